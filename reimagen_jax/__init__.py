@@ -1,0 +1,3 @@
+"""Re-Imagen in JAX and Flax: retrieval-augmented text-to-image generation."""
+
+__version__ = "0.1.0"

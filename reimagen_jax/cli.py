@@ -1,0 +1,84 @@
+"""The `reimagen` command: one subcommand for each arrow of the data's way.
+
+A command is a frozen dataclass in `reimagen_jax.commands` with a method `run`; its fields are the options. A module whose
+options depend on its arguments has a function `main(args)` instead. Only the module of the command asked for is imported.
+"""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from reimagen_jax import __version__, runtime
+from reimagen_jax.errors import UserError
+
+COMMANDS = {
+    "prepare": ("prepare:Prepare", "images with captions -> records"),
+    "index": ("index:Index", "records -> knowledge base"),
+    "triples": ("triples:BuildTriples", "records + knowledge base -> training data (KNN-ImageText)"),
+    "train": ("train:main", "training data -> checkpoints"),
+    "sample": ("sample:Sample", "prompts -> images, with neighbours from a knowledge base or given by hand"),
+    "sweep": ("sweep:Sweep", "prompts -> a report over eta: from all neighbours to all text"),
+    "evaluate": ("evaluate:Evaluate", "checkpoint -> tables of faithfulness and alignment"),
+    "demo": ("demo:Demo", "all of it in three minutes, with weights that come with the package"),
+}
+"""Name -> (module and class in `reimagen_jax.commands`, what it does)."""
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit status: 0, 2 on bad input (one line on stderr says what), 130 on Ctrl-C."""
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if args else USAGE_ERROR
+    if args[0] == "--version":
+        print(f"reimagen_jax {__version__}")
+        return 0
+    runtime.configure()
+    try:
+        _run(args[0], args[1:])
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _run(name: str, args: list[str]) -> None:
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"the commands are {', '.join(COMMANDS)}"
+        raise UserError(f"there is no command {name!r}: {hint}")
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    command = getattr(importlib.import_module(f"reimagen_jax.commands.{module}"), attribute)
+    if isinstance(command, type):
+        import tyro
+
+        tyro.cli(command, prog=f"reimagen {name}", args=args).run()
+    else:
+        command(args)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {purpose}" for name, (_, purpose) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Re-Imagen: retrieval-augmented text-to-image generation.",
+            "",
+            "usage: reimagen COMMAND [options]",
+            "",
+            *lines,
+            "",
+            "`reimagen COMMAND --help` explains a command and its options.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

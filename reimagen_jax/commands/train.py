@@ -1,0 +1,78 @@
+"""`reimagen train EXPERIMENT.py --workdir DIR`: triples to checkpoints, with any setting of the experiment overridden.
+
+The settings' defaults come from the experiment file, so the command line is read when the file is known: this command
+has a `main` of its own besides the fields that the other commands have.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from reimagen_jax.config import Experiment, load_experiment
+from reimagen_jax.errors import UserError
+
+PROGRAM = "reimagen train"
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an experiment, or go on with one.
+
+    Reads KNN-ImageText triples (`reimagen triples`), trains, logs to the console, TensorBoard and metrics.jsonl, draws
+    sample grids, and checkpoints. When the working folder holds a checkpoint, training goes on from it; the settings
+    have to be the same then, but for lengths, cadences, threads and the sampler.
+
+    Every setting of the experiment can be given here; the values shown are those of the experiment file.
+    """
+
+    experiment_file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT.py")]
+    """Python file that defines `config = Experiment(...)`."""
+    workdir: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder of the run: checkpoints, logs, samples. Made if it does not exist."""
+    config: Annotated[Experiment, tyro.conf.arg(name="")]
+
+    def run(self) -> None:
+        """Trains to the end, or until a signal. Raises `UserError` on bad settings or data."""
+        from reimagen_jax.data.loader import make_dataset
+        from reimagen_jax.data.triples import Triples
+        from reimagen_jax.systems.reimagen import ReImagen
+        from reimagen_jax.training.loop import train
+
+        # Orbax logs, with a traceback, what it raises as well; the user needs it once.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        if not self.config.data.triples:
+            raise UserError("data.triples is not set: pass --data.triples DIR, a folder written by `reimagen triples`")
+        triples = Triples.open(self.config.data.triples)
+        outcome = train(
+            self.config,
+            self.workdir,
+            ReImagen(self.config),
+            make_dataset(triples, self.config),
+            data_fingerprint=triples.fingerprint,
+        )
+        if outcome.stopped is not None:
+            sys.exit(128 + outcome.stopped)
+
+
+def parse(args: Sequence[str]) -> Train:
+    """The command line to settings, with the experiment file's own as defaults.
+
+    Exits with status 2 on an unknown or malformed option, 0 after `--help`. Raises `UserError` if the file is missing
+    or the settings contradict each other.
+    """
+    path = next((Path(arg) for arg in args if arg.endswith(".py")), None)
+    config = load_experiment(path) if path is not None else Experiment(name="unnamed")
+    command = tyro.cli(Train, prog=PROGRAM, args=list(args), default=Train(tyro.MISSING, tyro.MISSING, config))
+    if command.experiment_file != path:
+        raise UserError(f"experiment file {command.experiment_file} is not a .py file")
+    return command
+
+
+def main(args: Sequence[str]) -> None:
+    """Runs the command with the arguments after `reimagen train`."""
+    parse(args).run()

@@ -1,0 +1,283 @@
+"""The settings of an experiment: frozen dataclasses, contradictions refused at construction.
+
+An experiment file is a Python file that defines `config`, an `Experiment`; every field can be overridden on the command
+line (`--train.num-steps 10`). Settings are data: no functions, no arrays, so an experiment prints, compares and
+is stored beside its checkpoints as JSON.
+"""
+
+import dataclasses
+import json
+import runpy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from reimagen_jax.errors import UserError
+
+Prediction = Literal["eps", "x0", "v"]
+Solver = Literal["ddpm", "ddim"]
+Thresholding = Literal["dynamic", "static", "none"]
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises `UserError(message)` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of the U-Net, from high (first) to low (last)."""
+
+    width: int
+    """Channels."""
+    blocks: int = 2
+    """Residual blocks on the way down; the way up has as many."""
+    self_attention: bool = False
+    """Self-attention over this level's pixels and the text tokens after each residual block."""
+    neighbour_attention: bool = False
+    """Attention over the neighbours' features of this level, where DStack hands over to UStack."""
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """DStack and UStack (Re-Imagen section 3; Imagen appendix B)."""
+
+    levels: tuple[Level, ...] = (
+        Level(64, 1),
+        Level(128, 2, self_attention=True, neighbour_attention=True),
+        Level(192, 2, self_attention=True, neighbour_attention=True),
+    )
+    patch: int = 1
+    """Pixels are folded into patch x patch channels before the first level (space to depth), to save compute."""
+    head_width: int = 64
+    """Channels of an attention head."""
+    groups: int = 16
+    """Groups of every group norm; each level's width must be a multiple."""
+    cond_width: int = 256
+    """Width of the timestep-and-pooled-text embedding."""
+
+    def __post_init__(self) -> None:
+        require(len(self.levels) > 0, "unet.levels is empty: give at least one Level")
+        for i, level in enumerate(self.levels):
+            require(level.blocks > 0, f"unet.levels[{i}].blocks is {level.blocks}: at least 1 is needed")
+            require(
+                level.width % self.groups == 0,
+                f"unet.levels[{i}].width {level.width} is not a multiple of unet.groups {self.groups}",
+            )
+            require(
+                not (level.self_attention or level.neighbour_attention) or level.width % self.head_width == 0,
+                f"unet.levels[{i}].width {level.width} is not a multiple of unet.head_width {self.head_width}",
+            )
+
+    @property
+    def stride(self) -> int:
+        """The image's side must be a multiple of this many pixels."""
+        return self.patch * 2 ** (len(self.levels) - 1)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The byte-level transformer that is trained jointly (embedded experiments)."""
+
+    max_bytes: int = 96
+    """Captions are cut after this many UTF-8 bytes."""
+    stride: int = 4
+    """Bytes merged into one token by strided convolution before the transformer."""
+    width: int = 128
+    depth: int = 2
+    head_width: int = 64
+
+    def __post_init__(self) -> None:
+        require(
+            self.max_bytes % self.stride == 0,
+            f"text.max_bytes {self.max_bytes} is not a multiple of text.stride {self.stride}",
+        )
+        require(
+            self.width % self.head_width == 0,
+            f"text.width {self.width} is not a multiple of text.head_width {self.head_width}",
+        )
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The forward process and what the network predicts."""
+
+    schedule: Literal["cosine", "linear"] = "cosine"
+    prediction: Prediction = "v"
+    """What the network's output means; the loss is the squared error of this quantity."""
+    logsnr_min: float = -15.0
+    logsnr_max: float = 15.0
+    logsnr_shift: float = 0.0
+    """Added to the log signal-to-noise ratio at every t; negative values put more noise at every t (large images)."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.logsnr_min < self.logsnr_max,
+            f"diffusion.logsnr_min {self.logsnr_min} is not below diffusion.logsnr_max {self.logsnr_max}",
+        )
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How an image is drawn (Re-Imagen section 3.3; Imagen section 2.3)."""
+
+    solver: Solver = "ddim"
+    num_steps: int = 25
+    eta: float = 0.5
+    """Share of steps with text-enhanced guidance: 1 is all text, 0 all neighbours."""
+    text_weight: float = 2.0
+    """w_p; 1 is the plain conditional prediction."""
+    neighbour_weight: float = 2.0
+    """w_n; 1 is the plain conditional prediction."""
+    thresholding: Thresholding = "static"
+    percentile: float = 0.995
+    """Of |x0| in dynamic thresholding."""
+    ddpm_gamma: float = 0.0
+    """Variance of the ancestral step, in log space between the small (0) and the large (1) bound."""
+    ddim_noise: float = 0.0
+    """Stochasticity of DDIM: 0 deterministic, 1 as much noise as the ancestral step."""
+
+    def __post_init__(self) -> None:
+        require(self.num_steps > 0, f"sampler.num_steps is {self.num_steps}: at least 1 is needed")
+        require(0.0 <= self.eta <= 1.0, f"sampler.eta {self.eta} is not between 0 and 1")
+        require(0.0 < self.percentile <= 1.0, f"sampler.percentile {self.percentile} is not in (0, 1]")
+        require(0.0 <= self.ddpm_gamma <= 1.0, f"sampler.ddpm_gamma {self.ddpm_gamma} is not between 0 and 1")
+        require(0.0 <= self.ddim_noise <= 1.0, f"sampler.ddim_noise {self.ddim_noise} is not between 0 and 1")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read, and how a step's batch is made of it."""
+
+    triples: str = ""
+    """Folder written by `reimagen triples`."""
+    batch_size: int = 32
+    """Images a step, over all devices and hosts."""
+    num_neighbours: int = 2
+    """K: neighbours an example carries; fewer found is a mask."""
+    min_neighbours: int = 0
+    """With a value below `num_neighbours`, each example keeps a uniformly drawn number of neighbours, at least this."""
+    seed: int = 0
+    threads: int = 4
+    """Reader threads."""
+
+    def __post_init__(self) -> None:
+        require(self.batch_size > 0, f"data.batch_size is {self.batch_size}: at least 1 is needed")
+        require(self.num_neighbours >= 0, f"data.num_neighbours is {self.num_neighbours}: 0 or more is needed")
+        require(
+            0 <= self.min_neighbours <= self.num_neighbours,
+            f"data.min_neighbours {self.min_neighbours} is not between 0 and data.num_neighbours {self.num_neighbours}",
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation, logging and checkpoints."""
+
+    num_steps: int = 10_000
+    learning_rate: float = 1e-3
+    warmup_steps: int = 500
+    """Linear warm-up from 0."""
+    decay: Literal["constant", "cosine"] = "cosine"
+    """Of the learning rate after warm-up; cosine ends at 0 after `num_steps`."""
+    weight_decay: float = 0.0
+    beta2: float = 0.99
+    clip_norm: float = 1.0
+    """Largest global gradient norm."""
+    ema_decay: float = 0.999
+    """Of the averaged parameters; warmed up as min(ema_decay, (1 + step) / (10 + step))."""
+    text_drop: float = 0.1
+    """Probability that an example's caption is dropped (independent of its neighbours)."""
+    neighbour_drop: float = 0.1
+    """Probability that all of an example's neighbours are dropped."""
+    log_every: int = 50
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 3
+    sample_every: int = 1000
+    """Steps between sample grids; 0 draws none."""
+    sample_images: int = 8
+    fsdp: int = 1
+    """Devices over which parameters are sharded; the rest of the mesh is data-parallel."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "log_every", "checkpoint_every", "keep_checkpoints", "fsdp"):
+            require(getattr(self, name) > 0, f"train.{name} is {getattr(self, name)}: at least 1 is needed")
+        for name in ("text_drop", "neighbour_drop", "ema_decay"):
+            require(0.0 <= getattr(self, name) <= 1.0, f"train.{name} {getattr(self, name)} is not between 0 and 1")
+        require(self.warmup_steps >= 0, f"train.warmup_steps is {self.warmup_steps}: 0 or more is needed")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All settings of one experiment."""
+
+    name: str
+    resolution: int = 32
+    """Side of the image in pixels."""
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        require(
+            self.resolution > 0 and self.resolution % self.unet.stride == 0,
+            f"resolution {self.resolution} is not a multiple of {self.unet.stride}, "
+            f"what unet.patch {self.unet.patch} and {len(self.unet.levels)} levels need",
+        )
+
+
+def load_experiment(path: str | Path) -> Experiment:
+    """Runs an experiment file and returns its `config`.
+
+    Raises `UserError` when the file is missing or does not define `config = Experiment(...)`.
+    """
+    path = Path(path)
+    require(path.is_file(), f"experiment file {path} not found")
+    config = runpy.run_path(str(path)).get("config")
+    require(isinstance(config, Experiment), f"{path} does not define `config = Experiment(...)`")
+    return config
+
+
+def to_json(config: Experiment) -> str:
+    """The settings as indented JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Experiment:
+    """The inverse of `to_json`. Raises `UserError` on a field that this version does not know."""
+    return _build(Experiment, json.loads(text), "experiment")
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        unknown = sorted(set(value) - set(hints))
+        require(not unknown, f"{where} has unknown settings {unknown}: it was written by another version")
+        return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+    if get_origin(kind) is tuple:
+        element = get_args(kind)[0]
+        return tuple(_build(element, item, f"{where}[{i}]") for i, item in enumerate(value))
+    return value
+
+
+def differences(ours: Experiment, theirs: Experiment) -> list[str]:
+    """The fields in which two experiments differ, as `name: ours != theirs` lines."""
+
+    def flatten(value: Any, prefix: str) -> dict[str, Any]:
+        if isinstance(value, dict):
+            items = value.items()
+        elif isinstance(value, tuple | list):
+            items = enumerate(value)
+        else:
+            return {prefix: value}
+        return {
+            k: v for key, item in items for k, v in flatten(item, f"{prefix}.{key}" if prefix else str(key)).items()
+        }
+
+    a, b = flatten(dataclasses.asdict(ours), ""), flatten(dataclasses.asdict(theirs), "")
+    return [f"{k}: {a.get(k)!r} != {b.get(k)!r}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]

@@ -1,0 +1,146 @@
+"""From triples to batches: step number -> this process's share of the step's batch, a pure function of settings and data.
+
+The records' order is a new permutation each epoch; step s takes the places s B .. s B + B - 1 of the endless sequence of epochs.
+So the step number is the whole position in the data, and training resumes exactly.
+"""
+
+from dataclasses import dataclass
+
+import grain
+import jax
+import numpy as np
+
+from reimagen_jax.config import Experiment, require
+from reimagen_jax.data import images
+from reimagen_jax.data.batch import Batch
+from reimagen_jax.data.records import Records
+from reimagen_jax.data.triples import Triples
+from reimagen_jax.encoders.tokenizers import ByteTokenizer
+
+CACHE_BYTES = 2**31
+"""Decoded images and tokens are kept in memory while all of them together take less."""
+_BUFFERED_STEPS = 8
+
+
+def make_dataset(
+    triples: Triples,
+    config: Experiment,
+    *,
+    process_index: int | None = None,
+    process_count: int | None = None,
+    cache_bytes: int = CACHE_BYTES,
+) -> grain.IterDataset:
+    """Makes the endless data set of `Batch` (numpy) whose element s is this process's share of step s.
+
+    Processes take equal, consecutive parts of a step's batch (by default, as JAX numbers them), so that the batch as a whole
+    does not depend on their number. Each example keeps n of its neighbours, drawn at random, with n uniform in
+    data.min_neighbours .. data.num_neighbours. The iterator's state is the next step's number.
+
+    Raises `UserError` when the triples have fewer neighbours than the experiment wants, or when the batch cannot be
+    shared evenly by the processes.
+    """
+    settings = config.data
+    index = jax.process_index() if process_index is None else process_index
+    count = jax.process_count() if process_count is None else process_count
+    require(
+        settings.num_neighbours <= triples.num_neighbours,
+        f"data.num_neighbours is {settings.num_neighbours}, but {triples.path} holds {triples.num_neighbours} per "
+        f"record: run `reimagen triples` with --num-neighbours {settings.num_neighbours}",
+    )
+    require(
+        settings.batch_size % count == 0,
+        f"data.batch_size {settings.batch_size} is not a multiple of the {count} processes",
+    )
+    share = settings.batch_size // count
+    part = slice(index * share, (index + 1) * share)
+    read = _BatchReader(triples, config, cache_bytes)
+
+    def draw(ids_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        keep_BK = draw_kept_neighbours(rng, triples.neighbours[ids_B, : settings.num_neighbours] >= 0, settings.min_neighbours)
+        return ids_B[part], keep_BK[part]
+
+    steps = (
+        grain.MapDataset.range(len(triples))
+        .seed(settings.seed)
+        .shuffle()
+        .repeat()
+        .batch(settings.batch_size)
+        .random_map(draw)
+        .map(lambda drawn: read(*drawn))
+    )
+    options = grain.ReadOptions(num_threads=settings.threads, prefetch_buffer_size=max(_BUFFERED_STEPS, settings.threads))
+    return steps.to_iter_dataset(options)
+
+
+def draw_kept_neighbours(rng: np.random.Generator, found_BK: np.ndarray, fewest: int) -> np.ndarray:
+    """Draws for each example how many neighbours it keeps, uniform in `fewest`..K, and which: bool[B, K].
+
+    Examples with fewer found than drawn keep all of them.
+    """
+    b, k = found_BK.shape
+    number_B1 = rng.integers(fewest, k, size=(b, 1), endpoint=True)
+    order_BK = np.where(found_BK, rng.random((b, k)), np.inf)
+    rank_BK = order_BK.argsort(axis=1).argsort(axis=1)
+    return found_BK & (rank_BK < number_B1)
+
+
+class _BatchReader:
+    """Record ids and the neighbours kept -> `Batch`."""
+
+    def __init__(self, triples: Triples, config: Experiment, cache_bytes: int):
+        self._neighbours = triples.neighbours
+        self._k = config.data.num_neighbours
+        self._shape = (config.resolution, config.resolution, 3)
+        tokenizer = ByteTokenizer(config.text.max_bytes)
+        records, others = triples.records, triples.knowledge_base.records
+        same = records.fingerprint == others.fingerprint
+        number = len(records) + (0 if same else len(others))
+        size = number * (int(np.prod(self._shape)) + 4 * tokenizer.max_bytes)
+
+        def reader(of: Records) -> _Examples | _Cached:
+            examples = _Examples(of, config.resolution, tokenizer)
+            return _Cached(examples) if size <= cache_bytes else examples
+
+        self._examples = reader(records)
+        self._others = self._examples if same else reader(others)
+
+    def __call__(self, ids_B: np.ndarray, keep_BK: np.ndarray) -> Batch:
+        image_BHWC, tokens_BL = self._examples(ids_B)
+        nbr_image_BKHWC = np.zeros((*keep_BK.shape, *self._shape), np.uint8)
+        nbr_tokens_BKL = np.zeros((*keep_BK.shape, tokens_BL.shape[1]), np.int32)
+        if keep_BK.any():
+            nbr_BK = self._neighbours[ids_B, : self._k]
+            nbr_image_BKHWC[keep_BK], nbr_tokens_BKL[keep_BK] = self._others(nbr_BK[keep_BK])
+        return Batch(image_BHWC, tokens_BL, nbr_image_BKHWC, nbr_tokens_BKL, keep_BK)
+
+
+@dataclass
+class _Examples:
+    """Record ids -> images uint8 [N, R, R, 3] and tokens int32 [N, L]."""
+
+    records: Records
+    resolution: int
+    tokenizer: ByteTokenizer
+
+    def __call__(self, ids_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        examples = self.records.fetch(ids_N)
+        image_NHWC = np.stack([images.decode(example.image, self.resolution) for example in examples])
+        return image_NHWC, self.tokenizer.encode([example.text for example in examples])
+
+
+class _Cached:
+    """The same from memory: each record is decoded once. Threads may decode one twice, to the same result."""
+
+    def __init__(self, examples: _Examples):
+        number, side = len(examples.records), examples.resolution
+        self._examples = examples
+        self._image_NHWC = np.empty((number, side, side, 3), np.uint8)
+        self._tokens_NL = np.empty((number, examples.tokenizer.max_bytes), np.int32)
+        self._ready_N = np.zeros(number, bool)
+
+    def __call__(self, ids_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        missing = np.unique(ids_N[~self._ready_N[ids_N]])
+        if missing.size:
+            self._image_NHWC[missing], self._tokens_NL[missing] = self._examples(missing)
+            self._ready_N[missing] = True
+        return self._image_NHWC[ids_N], self._tokens_NL[ids_N]

@@ -1,0 +1,71 @@
+"""KNN-ImageText: every training record with its neighbours from a knowledge base (Re-Imagen section 3.2)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from reimagen_jax.data.manifest import fingerprint, follow, read_manifest
+from reimagen_jax.data.records import Records
+from reimagen_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+
+KIND = "triples"
+NEIGHBOURS_FILE = "neighbours.npy"
+SCORES_FILE = "scores.npy"
+
+
+@dataclass(frozen=True, eq=False)
+class Triples:
+    """A folder with, for each of N records, the ids and scores of up to K neighbours, best first."""
+
+    path: Path
+    manifest: dict[str, Any]
+    records: Records
+    knowledge_base: "KnowledgeBase"
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Triples":
+        """Opens triples, with their records and their knowledge base.
+
+        Raises `UserError` on what is missing or damaged, or is not what the triples were made from.
+        """
+        from reimagen_jax.retrieval.knowledge_base import KnowledgeBase, open_linked_records
+
+        manifest = read_manifest(path, KIND)
+        command = "reimagen triples"
+        records = open_linked_records(path, manifest["records"], manifest["records_fingerprint"], command)
+        place = follow(path, manifest["knowledge_base"])
+        if not place.is_dir():
+            raise UserError(f"{path} refers to the knowledge base {place}, which is gone: move it back, or run `{command}` again")
+        knowledge_base = KnowledgeBase.open(place)
+        if knowledge_base.fingerprint != manifest["knowledge_base_fingerprint"]:
+            raise UserError(f"{path} was made with another knowledge base than {place} holds now: run `{command}` again")
+        return cls(Path(path), manifest, records, knowledge_base)
+
+    @property
+    def fingerprint(self) -> str:
+        """Checksum of the neighbours, the records and the knowledge base."""
+        return fingerprint(self.manifest)
+
+    @property
+    def num_neighbours(self) -> int:
+        """K."""
+        return self.manifest["num_neighbours"]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @cached_property
+    def neighbours(self) -> np.ndarray:
+        """Ids in the knowledge base's records: int32[N, K], memory-mapped; -1 where fewer than K were found."""
+        return np.load(self.path / NEIGHBOURS_FILE, mmap_mode="r")
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """BM25 scores: float32[N, K], memory-mapped; 0 where there is no neighbour."""
+        return np.load(self.path / SCORES_FILE, mmap_mode="r")

@@ -1,0 +1,1 @@
+"""The diffusion process, its objectives, guidance and samplers."""

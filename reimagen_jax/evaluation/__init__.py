@@ -1,0 +1,1 @@
+"""Raters, tables, plots and reports."""

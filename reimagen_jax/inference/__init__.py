@@ -1,0 +1,1 @@
+"""From prompts to images: retrieval, then sampling, in batches of one shape."""

@@ -1,0 +1,104 @@
+"""The generator: an opened model that draws batches of requests with one compiled program.
+
+Batches are padded to one size and neighbours to one K, so that whatever is asked (any eta, any weights, 0 to K
+neighbours) runs through the same program: a sweep compiles once.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from reimagen_jax.config import Experiment, SamplerConfig
+from reimagen_jax.diffusion.sampler import image_keys
+from reimagen_jax.encoders.tokenizers import ByteTokenizer
+from reimagen_jax.errors import UserError
+from reimagen_jax.inference.requests import Request
+from reimagen_jax.pretrained.weights import EXPERIMENT, WEIGHTS, load_weights
+from reimagen_jax.progress import track
+from reimagen_jax.systems.reimagen import ReImagen
+
+
+class Generator:
+    """A model with its sampler settings; call it with requests."""
+
+    def __init__(
+        self,
+        config: Experiment,
+        params: Any,
+        sampler: SamplerConfig | None = None,
+        *,
+        max_neighbours: int,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> None:
+        """`max_neighbours` is K of the program; 0 makes the Imagen baseline, in which no neighbour is encoded."""
+        self.config = config
+        self.system = ReImagen(config)
+        self.params = params
+        self.sampler = sampler or config.sampler
+        self.max_neighbours = max_neighbours
+        self.batch_size = batch_size
+        self.seed = seed
+        self.compilations = 0
+        self.tokenizer = ByteTokenizer(config.text.max_bytes)
+
+    @classmethod
+    def open(cls, path: str | Path, sampler: SamplerConfig | None = None, **settings: Any) -> "Generator":
+        """Opens a training run's folder (its latest averaged weights) or a folder of weights."""
+        return cls(*open_weights(path), sampler, **settings)
+
+    @cached_property
+    def _program(self):
+        def program(params, *arrays):
+            self.compilations += 1  # runs when JAX traces, not when the program runs
+            return self.system.sample(params, *arrays[:5], self.sampler, *arrays[5:])
+
+        return jax.jit(program)
+
+    def __call__(self, requests: Sequence[Request], what: str = "sampling") -> np.ndarray:
+        """uint8 [N, R, R, 3], one image per request. Raises `UserError` for more neighbours than `max_neighbours`."""
+        batches = list(self._batches(requests))
+        images = [self._program(self.params, *batch) for batch in track(batches, len(batches), what, "batch")]
+        size = self.config.resolution
+        drawn = np.concatenate([np.asarray(x) for x in images]) if images else np.zeros((0, size, size, 3), np.uint8)
+        return drawn[: len(requests)]
+
+    def _batches(self, requests: Sequence[Request]) -> Iterator[tuple[Any, ...]]:
+        for first in range(0, len(requests), self.batch_size):
+            part = list(requests[first : first + self.batch_size])
+            yield self._arrays(part + part[-1:] * (self.batch_size - len(part)))
+
+    def _arrays(self, requests: Sequence[Request]) -> tuple[Any, ...]:
+        B, K, R, L = len(requests), self.max_neighbours, self.config.resolution, self.config.text.max_bytes
+        image = np.zeros((B, K, R, R, 3), np.uint8)
+        tokens = np.zeros((B, K, L), np.int32)
+        mask = np.zeros((B, K), bool)
+        for i, request in enumerate(requests):
+            found = request.neighbours
+            if len(found) > K:
+                raise UserError(f"{len(found)} neighbours for a prompt, but this generator takes at most {K}")
+            for j, neighbour in enumerate(found):
+                image[i, j], mask[i, j] = neighbour.image, True
+            tokens[i, : len(found)] = self.tokenizer.encode([neighbour.text for neighbour in found])
+        keys = image_keys(self.seed, [request.index for request in requests])
+        numbers = [
+            np.asarray([getattr(request, name) for request in requests], np.float32)
+            for name in ("eta", "text_weight", "neighbour_weight")
+        ]
+        return self.tokenizer.encode([request.prompt for request in requests]), image, tokens, mask, keys, *numbers
+
+
+def open_weights(path: str | Path) -> tuple[Experiment, Any]:
+    """The experiment and (averaged) parameters in a training run's folder or a folder of weights."""
+    path = Path(path)
+    if (path / WEIGHTS).is_file() and (path / EXPERIMENT).is_file():
+        return load_weights(path)
+    if not path.is_dir():
+        raise UserError(f"{path} not found: give the folder of a training run (--workdir) or of weights")
+    from reimagen_jax.training.checkpoint import load_ema
+
+    return load_ema(path)

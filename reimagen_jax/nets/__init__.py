@@ -1,0 +1,1 @@
+"""The networks: U-Net and attention over neighbours."""

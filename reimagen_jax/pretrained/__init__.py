@@ -1,0 +1,1 @@
+"""Weights in files: ours, and readers of published ones."""

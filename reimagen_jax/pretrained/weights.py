@@ -1,0 +1,73 @@
+"""Our own weights as files: safetensors for the parameters, JSON for the experiment that they belong to.
+
+A folder of weights holds `weights.safetensors` (names are the paths in the parameter tree, joined by "/"),
+`experiment.json` and, by custom, a `README.md` (the model card). Nothing is ever unpickled.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from reimagen_jax.config import Experiment, from_json, to_json
+from reimagen_jax.errors import UserError
+from reimagen_jax.files import write_text
+
+WEIGHTS, EXPERIMENT = "weights.safetensors", "experiment.json"
+
+
+def save_params(path: str | Path, params: Any, dtype: np.dtype | type = np.float32) -> None:
+    """Writes a parameter tree as one safetensors file, whole or not at all; floats are stored as `dtype`."""
+    path = Path(path)
+    flat = {name: np.asarray(leaf).astype(dtype) for name, leaf in flatten_dict(params, sep="/").items()}
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(flat, partial)
+    partial.replace(path)
+
+
+def load_params(path: str | Path, expected: Any) -> Any:
+    """Reads a parameter tree as float32.
+
+    `expected` is a tree of shapes (from `jax.eval_shape`). Raises `UserError` naming all missing, unknown and
+    differently shaped parameters at once.
+    """
+    try:
+        flat = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as safetensors: {error}") from error
+    shapes = {name: tuple(leaf.shape) for name, leaf in flatten_dict(expected, sep="/").items()}
+    problems = [f"{name} is missing" for name in sorted(shapes.keys() - flat.keys())]
+    problems += [f"{name} is unknown" for name in sorted(flat.keys() - shapes.keys())]
+    problems += [
+        f"{name} has shape {flat[name].shape}, not {shapes[name]}"
+        for name in sorted(shapes.keys() & flat.keys())
+        if flat[name].shape != shapes[name]
+    ]
+    if problems:
+        raise UserError(f"{path} does not fit the network: " + "; ".join(problems))
+    return unflatten_dict({name: jnp.asarray(leaf, jnp.float32) for name, leaf in flat.items()}, sep="/")
+
+
+def save_weights(folder: str | Path, config: Experiment, params: Any, dtype: np.dtype | type = np.float32) -> None:
+    """Writes a folder of weights."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_params(folder / WEIGHTS, params, dtype)
+    write_text(folder / EXPERIMENT, to_json(config))
+
+
+def load_weights(folder: str | Path) -> tuple[Experiment, Any]:
+    """Reads a folder of weights: the experiment and its parameters."""
+    from reimagen_jax.systems.reimagen import ReImagen
+
+    folder = Path(folder)
+    if not (folder / EXPERIMENT).is_file():
+        raise UserError(f"{folder} holds no {EXPERIMENT}: it is not a folder of weights")
+    config = from_json((folder / EXPERIMENT).read_text(encoding="utf-8"))
+    expected = jax.eval_shape(ReImagen(config).init, jax.random.key(0))
+    return config, load_params(folder / WEIGHTS, expected)

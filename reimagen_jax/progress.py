@@ -1,0 +1,14 @@
+"""Progress bars: shown on a terminal, silent in a log file or a pipe."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def track(iterable: Iterable[T], total: int | None, what: str, unit: str = "it") -> Iterator[T]:
+    """Yields from `iterable` behind a progress bar on stderr, or behind nothing where stderr is not a terminal."""
+    return tqdm(iterable, total=total, desc=what, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True)

@@ -1,0 +1,168 @@
+"""BM25 in Lucene's form: the best documents for many queries, exactly.
+
+With tf(w, d) how often word w occurs in document d, |d| its number of words, N documents, n(w) of them with w:
+    (1) score(q, d) = sum over words w of q:  idf(w) tf(w, d) / (tf(w, d) + k1 (1 - b + b |d| / mean |d|))
+    (2) idf(w) = ln(1 + (N - n(w) + 0.5) / (n(w) + 0.5))
+The index (bm25s) stores the summands of (1) by word: word w's documents are `indices[indptr[w]:indptr[w + 1]]`, ascending.
+
+The search goes through a query's words from the largest possible summand to the smallest, adding up scores:
+    (3) once the k-th best score so far exceeds all that the remaining words could add together, no document that has
+        not been met yet can be among the best k: from then on only the documents met are looked up
+so the long lists of common words are rarely read. Reference: Turtle and Flood (1995), MaxScore; Robertson and Zaragoza (2009).
+"""
+
+import logging
+import re
+import unicodedata
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+
+import numba
+import numpy as np
+
+from reimagen_jax.data.parallel import available_cores
+from reimagen_jax.progress import track
+
+_ASCII_WORD = re.compile(r"[0-9a-z]+")
+_QUERIES_PER_TASK = 1024
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in order: runs of letters, digits and combining marks, in any script, case folded (NFKC)."""
+    if text.isascii():
+        return _ASCII_WORD.findall(text.lower())
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text).split()
+
+
+class Index:
+    """An inverted index in memory or memory-mapped; safe to search from several threads."""
+
+    def __init__(self, vocabulary: dict[str, int], data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, size: int):
+        self.vocabulary = vocabulary
+        self.size = size
+        """Number of documents."""
+        self._lists = tuple(np.asarray(array) for array in (data, indices, indptr))
+        self._largest = np.maximum.reduceat(self._lists[0], self._lists[2][:-1].astype(np.int64))
+
+    def search(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The best k documents for each query: ids int32[Q, k] and scores float32[Q, k], best first, ties by lower id.
+
+        Only documents that share a word with the query count; where there are fewer, ids are -1 and scores 0.
+        """
+        ids_QK = np.full((len(queries), k), -1, np.int32)
+        scores_QK = np.zeros((len(queries), k), np.float32)
+
+        def task(start: int) -> None:
+            part = slice(start, start + _QUERIES_PER_TASK)
+            terms, starts = self._terms(queries[part])
+            _search(terms, starts, *self._lists, self._largest, self.size, ids_QK[part], scores_QK[part])
+
+        starts = range(0, len(queries), _QUERIES_PER_TASK)
+        with ThreadPoolExecutor(available_cores()) as pool:
+            for _ in track(pool.map(task, starts), len(starts), "search", "batch"):
+                pass
+        return ids_QK, scores_QK
+
+    def _terms(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Word ids of all queries in one array, each query's from the largest possible summand down, and their bounds."""
+        terms, starts = [], [0]
+        for query in queries:
+            known = [self.vocabulary[word] for word in words(query) if word in self.vocabulary]
+            terms.extend(sorted(known, key=lambda term: (-self._largest[term], term)))
+            starts.append(len(terms))
+        return np.array(terms, np.int64), np.array(starts, np.int64)
+
+
+def build(texts: Sequence[str], folder: Path, k1: float, b: float) -> None:
+    """Writes the index of `texts` to `folder` (bm25s's files). Raises `ValueError` when no text has a word."""
+    bm25s = _bm25s()
+    vocabulary: dict[str, int] = {}
+    documents = [
+        [vocabulary.setdefault(word, len(vocabulary)) for word in words(text)]
+        for text in track(texts, len(texts), "words", "text")
+    ]
+    if not vocabulary:
+        raise ValueError("no text has a word")
+    model = bm25s.BM25(k1=k1, b=b, method="lucene")
+    model.index((documents, vocabulary), create_empty_token=False, show_progress=False)
+    model.save(folder, show_progress=False)
+
+
+def load(folder: Path) -> Index:
+    """Opens what `build` wrote, memory-mapped."""
+    model = _bm25s().BM25.load(folder, mmap=True)
+    scores = model.scores
+    return Index(model.vocab_dict, scores["data"], scores["indices"], scores["indptr"], scores["num_docs"])
+
+
+def _bm25s() -> ModuleType:
+    import bm25s
+
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
+    return bm25s
+
+
+@numba.njit(nogil=True, cache=True)
+def _search(terms, starts, data, indices, indptr, largest, num_documents, ids_QK, scores_QK):
+    score = np.zeros(num_documents, np.float32)  # (1) so far; 0 means not met
+    met = np.empty(num_documents, np.int32)
+    k = ids_QK.shape[1]
+    for q in range(ids_QK.shape[0]):
+        query = terms[starts[q] : starts[q + 1]]
+        num_met = 0
+        remaining = 0.0
+        for term in query:
+            remaining += largest[term]
+        admitting = True
+        for term in query:
+            first, last = indptr[term], indptr[term + 1]
+            if admitting and num_met >= k:
+                _best(met[:num_met], score, ids_QK[q], scores_QK[q])
+                # (3), with room for the rounding of sums taken in another order
+                admitting = remaining * 1.00001 >= scores_QK[q, k - 1]
+            if admitting:
+                for place in range(first, last):
+                    document = indices[place]
+                    if score[document] == 0.0:
+                        met[num_met] = document
+                        num_met += 1
+                    score[document] += data[place]
+            elif num_met * np.log2(last - first + 1.0) < last - first:
+                for document in met[:num_met]:
+                    place = first + np.searchsorted(indices[first:last], document)
+                    if place < last and indices[place] == document:
+                        score[document] += data[place]
+            else:
+                for place in range(first, last):
+                    if score[indices[place]] > 0.0:
+                        score[indices[place]] += data[place]
+            remaining -= largest[term]
+        _best(met[:num_met], score, ids_QK[q], scores_QK[q])
+        for document in met[:num_met]:
+            score[document] = 0.0
+
+
+@numba.njit(nogil=True, cache=True)
+def _best(met, score, ids_K, scores_K):
+    """Fills in the best of the documents met, in order; -1 and 0 beyond them."""
+    k = ids_K.size
+    ids_K[:] = -1
+    scores_K[:] = 0.0
+    for document in met:
+        value = score[document]
+        if value < scores_K[k - 1] or (value == scores_K[k - 1] and document > ids_K[k - 1] >= 0):
+            continue
+        place = k - 1
+        while place > 0 and (
+            ids_K[place - 1] < 0
+            or value > scores_K[place - 1]
+            or (value == scores_K[place - 1] and document < ids_K[place - 1])
+        ):
+            ids_K[place] = ids_K[place - 1]
+            scores_K[place] = scores_K[place - 1]
+            place -= 1
+        ids_K[place] = document
+        scores_K[place] = value

@@ -1,0 +1,1 @@
+"""Complete generative systems: each an init, a loss and a denoiser."""

@@ -1,0 +1,206 @@
+"""Checkpoints of a run: state and data position together, written in the background, whole or not at all.
+
+A working folder holds `run.json` (the experiment, and the fingerprint of its data) and `checkpoints/<step>/`, each with
+`state` (step, params, ema, opt_state) and `data` (the position of the input pipeline, one file per process). Orbax
+writes a checkpoint under a temporary name and renames it when it is complete, so a killed run leaves only whole ones.
+"""
+
+import fcntl
+import json
+import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import grain.checkpoint
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from reimagen_jax.config import Experiment, differences, from_json
+from reimagen_jax.errors import UserError
+from reimagen_jax.files import read_json, write_json
+from reimagen_jax.training.state import Params, TrainState
+
+FORMAT = 1
+"""Of `run.json`."""
+
+FREE = re.compile(
+    r"train\.(num_steps|log_every|checkpoint_every|keep_checkpoints|sample_every|sample_images|fsdp)"
+    r"|data\.(threads|triples)|sampler\..*"
+)
+"""Settings that a resumed run may change: none of them touches what a step computes, but for `num_steps`.
+
+`num_steps` may change because training longer is the commonest wish. With cosine decay the learning rate of the steps
+to come then follows the new length, and what was trained so far followed the old one: the result is not that of a run
+of the new length. The loop says so when it resumes, and `run.json` keeps the change. `data.triples` may move to
+another path; its content may not change, which the fingerprint sees.
+"""
+
+
+@contextmanager
+def claim(workdir: Path) -> Iterator[None]:
+    """Makes `workdir` and holds it for this process. Raises `UserError` if it is unwritable or another run has it.
+
+    The lock is the operating system's: it goes with the process, however that ends. Of several processes of one run,
+    the first holds it for all.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write to --workdir {workdir}: {error.strerror}; choose another folder") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another run is training in {workdir}: wait for it, or choose another --workdir") from None
+        yield
+
+
+def read_run(workdir: Path) -> dict[str, Any]:
+    """The contents of `run.json`. Raises `UserError` if it is missing, broken or of another version."""
+    run = read_json(workdir / "run.json", "the record of a training run")
+    if not isinstance(run, dict) or run.get("format") != FORMAT:
+        raise UserError(f"{workdir / 'run.json'} is not of format {FORMAT}: it was written by another version")
+    return run
+
+
+def settle(workdir: Path, config: Experiment, data_fingerprint: str, step: int | None) -> list[str]:
+    """Writes `run.json`, or checks it when the run resumes at `step`; returns which free settings changed.
+
+    Raises `UserError` naming the fields that differ and may not (all but `FREE`), or if the data are not the same.
+    """
+    history: list[dict[str, Any]] = []
+    changed: list[str] = []
+    if step is not None:
+        run = read_run(workdir)
+        history = run["history"]
+        changed = differences(from_json(json.dumps(run["experiment"])), config)
+        fixed = [line for line in changed if not FREE.fullmatch(line.split(":", 1)[0])]
+        if fixed:
+            raise UserError(
+                f"{workdir} holds a run with other settings (there != here): {'; '.join(fixed)}. "
+                "Use the same settings, or another --workdir"
+            )
+        if run["data"] != data_fingerprint:
+            raise UserError(
+                f"{workdir} holds a run on other data: {config.data.triples or 'the data set'} has another content "
+                "than when the run began. Use the same data, or another --workdir"
+            )
+        if changed:
+            history.append({"step": step, "changed": changed})
+    if jax.process_index() == 0:
+        record = {"format": FORMAT, "data": data_fingerprint, "history": history, "experiment": asdict(config)}
+        write_json(workdir / "run.json", record)
+    return changed
+
+
+class Checkpoints:
+    """The checkpoints under one working folder. Saving is asynchronous: `close` (or `wait`) before reading them."""
+
+    def __init__(self, workdir: Path, keep: int):
+        self.path = workdir.absolute() / "checkpoints"
+        self._manager = ocp.CheckpointManager(
+            self.path,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True
+            ),
+        )
+
+    def latest(self) -> int | None:
+        """The step of the last whole checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, data: Any) -> None:
+        """Starts writing `state` and the position of the iterator `data`; both may move on at once.
+
+        Orbax copies to the host, or holds the buffers, before it returns, so the next step may take `state`'s memory.
+        Raises `UserError` if this checkpoint, or the one before it, cannot be written.
+        """
+        step = int(state.step)
+        if step == self.latest():
+            return
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=grain.checkpoint.CheckpointSave(data))
+        with _writing(self.path):
+            self._manager.save(step, args=args)
+
+    def restore(self, step: int, abstract: TrainState, data: Any) -> TrainState:
+        """The state of `step`, placed as `abstract` says; moves the iterator `data` to its position.
+
+        The number of devices may differ from when it was saved. Raises `UserError` if the checkpoint is damaged.
+        """
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), data=grain.checkpoint.CheckpointRestore(data)
+        )
+        with _named(self.path / str(step)):
+            return self._manager.restore(step, args=args).state
+
+    def wait(self) -> None:
+        """Returns when everything saved so far is on disk."""
+        with _writing(self.path):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then frees the threads."""
+        with _writing(self.path):
+            self._manager.close()
+
+
+def load_ema(workdir: str | Path, step: int | None = None) -> tuple[Experiment, Params]:
+    """The experiment of a run and its averaged parameters, at `step` or at the last checkpoint.
+
+    Reads nothing but the average; works on any number of devices. Raises `UserError` if there is no such checkpoint.
+    """
+    workdir = Path(workdir)
+    config = from_json(json.dumps(read_run(workdir)["experiment"]))
+    path = workdir.absolute() / "checkpoints"
+    steps = sorted(ocp.utils.checkpoint_steps(path)) if path.is_dir() else []
+    if not steps:
+        raise UserError(f"{workdir} holds no checkpoint yet: train until the first one is written")
+    if step is not None and step not in steps:
+        raise UserError(f"{workdir} holds no checkpoint of step {step}: there are {', '.join(map(str, steps))}")
+    step = steps[-1] if step is None else step
+    path = path / str(step)
+    # The handler itself, not a Checkpointer around it: only `state` is read, and the rest need not be known here.
+    with _named(path), closing(ocp.PyTreeCheckpointHandler()) as reader:
+        ema = reader.metadata(path / "state").tree["ema"]
+        wanted = {"ema": jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), ema)}
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
+        ema = reader.restore(path / "state", args=args)["ema"]
+    return config, jax.tree.map(jnp.asarray, ema)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turns what a reader raises over a damaged or foreign checkpoint into one line that names it."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"checkpoint {path} cannot be restored ({_reason(error)}): "
+            "delete this folder to go on from the one before it"
+        ) from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns a failure to write (a full disk, above all) into one line; the checkpoints before it stay whole."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # tensorstore reports what the system refuses as ValueError
+        raise UserError(
+            f"a checkpoint cannot be written to {path} ({_reason(error)}): make room, then run the same command again"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error's text, or its name, cut to a length that a line of console can carry."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

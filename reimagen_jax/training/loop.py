@@ -1,0 +1,222 @@
+"""The training loop, the only one: it feeds batches to the step, and looks after logs, checkpoints and signals.
+
+A run is a function of (experiment, data, seed): killed at any moment and started again, it continues from its last
+checkpoint and ends in the same state, bit for bit. For that, a checkpoint holds the state and the position in the data
+of one and the same step, and a step draws from a key that depends on its number alone.
+
+Step n is the n-th update, from 1; its metrics, and the checkpoint and samples after it, bear its number.
+"""
+
+import collections
+import functools
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from PIL import Image
+
+from reimagen_jax.config import Experiment
+from reimagen_jax.errors import UserError
+from reimagen_jax.progress import track
+from reimagen_jax.training import sharding, telemetry
+from reimagen_jax.training.checkpoint import Checkpoints, claim, settle
+from reimagen_jax.training.state import Params, TrainState, init_state
+from reimagen_jax.training.step import Metrics, System, make_optimizer, make_schedule, train_step
+
+OnSample = Callable[[int, Params], Path]
+"""(step, averaged parameters) -> the image file that it has drawn."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended; there is a checkpoint of `state`."""
+
+    step: int
+    state: TrainState
+    stopped: signal.Signals | None = None
+    """The signal that ended it before `num_steps`, if one did."""
+
+
+def train(
+    config: Experiment,
+    workdir: str | Path,
+    system: System,
+    dataset: Any,
+    on_sample: OnSample | None = None,
+    data_fingerprint: str = "",
+) -> Outcome:
+    """Trains `system` for `config.train.num_steps` steps, going on from the last checkpoint in `workdir` if it has one.
+
+    `dataset` is a grain dataset of this process's share of the batches: pytrees of numpy arrays, the batch axis first,
+    without end. `data_fingerprint` tells its content: a run does not resume on other data. `on_sample` is called every
+    `train.sample_every` steps. SIGTERM and Ctrl-C save and leave; a second one is not held back.
+
+    Raises `UserError` if the workdir cannot be used or holds a run with other settings or data, if the devices do not
+    divide the batch, if the data end, or if the loss stops being finite (the checkpoints stay as they were).
+    """
+    workdir = Path(workdir)
+    mesh = sharding.make_mesh(config.train.fsdp)
+    sharding.check_batch_size(config.data.batch_size, mesh)
+    optimizer, key = make_optimizer(config.train), jax.random.key(config.train.seed)
+    key_init, key_steps = jax.random.split(key)
+    init = functools.partial(init_state, system, optimizer, key_init)
+    abstract = sharding.abstract_state(init, mesh)
+    advance = sharding.jit_step(train_step(system, optimizer, config.train), abstract, mesh)
+
+    with (
+        claim(workdir),
+        closing(Checkpoints(workdir, config.train.keep_checkpoints)) as checkpoints,
+        _stop_requests() as stop,
+    ):
+        start = checkpoints.latest()
+        changed = settle(workdir, config, data_fingerprint, start)
+        data = iter(dataset)
+        if start is None:
+            start, state = 0, sharding.sharded_init(init, abstract)
+        else:
+            state = checkpoints.restore(start, abstract, data)
+        _announce(config, workdir, mesh, abstract, start, changed)
+        with closing(telemetry.default_writers(workdir, start, config.train.num_steps)) as writers:
+            report = _Report(config, writers, checkpoints)
+            for step in track(range(start + 1, config.train.num_steps + 1), config.train.num_steps - start, "training"):
+                batch = sharding.global_batch(_next(data, step), mesh)
+                state, metrics = advance(state, batch, key_steps)
+                report.dispatched(step, metrics)
+
+                last = step == config.train.num_steps or stop.agreed(_due(step, config.train.log_every))
+                save = last or step % config.train.checkpoint_every == 0
+                sample = on_sample is not None and _due(step, config.train.sample_every)
+                # Reading step n-1 while n runs keeps the devices busy; only a state that is used has to be known good.
+                report.read(until=step if save or sample else step - 1, last=last)
+                if save:
+                    checkpoints.save(state, data)
+                if sample:
+                    writers.write_images(step, {"samples": np.asarray(Image.open(on_sample(step, state.ema)))})
+                if save or sample:
+                    report.pause_over()
+                if last:
+                    break
+            checkpoints.wait()
+    stopped = stop.received if int(state.step) < config.train.num_steps else None
+    if stopped is not None:
+        telemetry.say(f"{stopped.name}: saved step {int(state.step)}; the same command goes on from there")
+    return Outcome(int(state.step), state, stopped)
+
+
+class _Report:
+    """Holds the metrics of steps still running, checks them when they are read, and logs them."""
+
+    def __init__(self, config: Experiment, writers: telemetry.Writers, checkpoints: Checkpoints):
+        self._log_every = config.train.log_every
+        self._writers, self._checkpoints = writers, checkpoints
+        self._meter = telemetry.Meter(config.data.batch_size, config.train.num_steps)
+        self._running: collections.deque[tuple[int, Metrics]] = collections.deque()
+
+    def dispatched(self, step: int, metrics: Metrics) -> None:
+        self._running.append((step, metrics))
+
+    def read(self, until: int, last: bool) -> None:
+        """Waits for the steps up to `until`; raises `UserError` if one was not finite; logs where a log is due."""
+        while self._running and self._running[0][0] <= until:
+            step, metrics = self._running.popleft()
+            scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            self._require_finite(step, scalars)
+            self._meter.add(scalars)
+            if _due(step, self._log_every) or (last and not self._running):
+                self._writers.write_scalars(step, self._meter.read(step))
+
+    def pause_over(self) -> None:
+        self._meter.pause_over()
+
+    def _require_finite(self, step: int, scalars: dict[str, float]) -> None:
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(scalars[name]):
+                self._checkpoints.wait()
+                good = self._checkpoints.latest()
+                path = "none" if good is None else self._checkpoints.path / str(good)
+                raise UserError(
+                    f"{name} is {scalars[name]} at step {step}; the last good checkpoint: {path}. "
+                    "Lower train.learning_rate or train.clip_norm, in a new --workdir"
+                )
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _next(data: Iterator[Any], step: int) -> Any:
+    try:
+        return next(data)
+    except StopIteration:
+        raise UserError(f"the data end before step {step}: the data set has to repeat") from None
+
+
+class _Stop:
+    """The signal that this process, or any, has received."""
+
+    received: signal.Signals | None = None
+
+    def agreed(self, may_wait: bool) -> bool:
+        """Whether all processes stop at this step: they have to leave, and save, at the same one.
+
+        One process decides at once. Several ask each other, which waits for the slowest: only where `may_wait`.
+        """
+        if jax.process_count() > 1 and may_wait:
+            mine = np.int32(self.received or 0)
+            number = int(np.max(multihost_utils.process_allgather(mine)))
+            self.received = signal.Signals(number) if number else None
+            return number != 0
+        return jax.process_count() == 1 and self.received is not None
+
+
+@contextmanager
+def _stop_requests() -> Iterator[_Stop]:
+    """Notes SIGTERM and SIGINT instead of dying of them; the second one finds things as they were before."""
+    stop, previous = _Stop(), {}
+
+    def note(number: int, frame: Any) -> None:
+        stop.received = signal.Signals(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    # Python delivers signals to the main thread only; a loop in another one is stopped by whoever runs it.
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            previous[number] = signal.signal(number, note)
+    try:
+        yield stop
+    finally:
+        restore()
+
+
+def _announce(
+    config: Experiment, workdir: Path, mesh: jax.sharding.Mesh, abstract: TrainState, start: int, changed: list[str]
+) -> None:
+    """Says what is about to run, and what is different from before."""
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract.params))
+    telemetry.say(
+        f"{config.name}: {count:,} parameters, {mesh.size} x {mesh.devices.flat[0].device_kind} "
+        f"(data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}), batch {config.data.batch_size}, in {workdir}"
+    )
+    if not start:
+        return
+    telemetry.say(f"going on from the checkpoint of step {start} of {config.train.num_steps}")
+    for line in changed:
+        telemetry.say(f"changed since then: {line.replace(' != ', ' -> ')}")
+        if line.startswith("train.num_steps:") and config.train.decay == "cosine":
+            rate = float(make_schedule(config.train)(start))
+            telemetry.say(
+                f"cosine decay now ends at step {config.train.num_steps}: the learning rate goes on from {rate:.2e}, "
+                "and the result is not that of a run planned for this length"
+            )

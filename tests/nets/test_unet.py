@@ -1,0 +1,125 @@
+"""The network: what neighbours and text may and may not change."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reimagen_jax.config import Level, UNetConfig
+from reimagen_jax.nets.layers import fold, unfold
+from reimagen_jax.nets.unet import Condition, UNet
+
+CONFIG = UNetConfig(
+    (Level(8, 1), Level(16, 1, self_attention=True, neighbour_attention=True)),
+    patch=2,
+    head_width=8,
+    groups=4,
+    cond_width=16,
+)
+B, K, L, D, R = 2, 3, 5, 8, 16
+
+
+@pytest.fixture(scope="module")
+def setting():
+    """A network with random weights (also where training would start at zero) and a full set of inputs."""
+    keys = iter(jax.random.split(jax.random.key(1), 8))
+    unet = UNet(CONFIG)
+    x = jax.random.normal(next(keys), (B, R, R, 3))
+    nbr = jax.random.normal(next(keys), (B, K, R, R, 3))
+    text = jax.random.normal(next(keys), (B, L, D))
+    nbr_text = jax.random.normal(next(keys), (B, K, L, D))
+    text_mask, nbr_text_mask = jnp.ones((B, L), bool), jnp.ones((B, K, L), bool)
+
+    def both(unet):
+        memory = unet.encode_neighbours(nbr, nbr_text, nbr_text_mask)
+        return unet(x, jnp.full(B, 0.5), Condition(text, text_mask, memory, jnp.ones((B, K), bool)))
+
+    params = unet.init(next(keys), method=both)["params"]
+    shake = jax.random.split(next(keys), len(jax.tree.leaves(params)))
+    shake = jax.tree.unflatten(jax.tree.structure(params), list(shake))
+    params = jax.tree.map(lambda p, k: p + 0.1 * jax.random.normal(k, p.shape), params, shake)
+
+    def remember(params, nbr, nbr_text=nbr_text):
+        return unet.apply({"params": params}, nbr, nbr_text, nbr_text_mask, method=UNet.encode_neighbours)
+
+    @jax.jit
+    def predict(params, x, t, text, text_mask, nbr, nbr_text, nbr_mask):
+        condition = Condition(text, text_mask, remember(params, nbr, nbr_text), nbr_mask)
+        return unet.apply({"params": params}, x, t, condition)
+
+    args = (params, x, jnp.full(B, 0.5), text, text_mask, nbr, nbr_text, jnp.ones((B, K), bool))
+    return unet, predict, args
+
+
+def without(args, **changes):
+    names = ("params", "x", "t", "text", "text_mask", "nbr", "nbr_text", "nbr_mask")
+    return tuple(changes.get(name, value) for name, value in zip(names, args, strict=True))
+
+
+def test_fold_and_unfold_are_inverse(key):
+    x = jax.random.normal(key, (2, 8, 12, 3))
+    np.testing.assert_array_equal(unfold(fold(x, 2), 2), x)
+
+
+def test_order_of_neighbours_changes_nothing(setting):
+    _, predict, args = setting
+    order = jnp.asarray([2, 0, 1])
+    mask = jnp.asarray([[True, True, False], [True, False, True]])
+    first = predict(*without(args, nbr_mask=mask))
+    permuted = without(args, nbr=args[5][:, order], nbr_text=args[6][:, order], nbr_mask=mask[:, order])
+    np.testing.assert_allclose(predict(*permuted), first, atol=2e-5)
+
+
+def test_a_masked_neighbour_has_no_value_and_no_gradient(setting):
+    _, predict, args = setting
+    mask = jnp.asarray([[True, False, True], [False, False, False]])
+    gradient = jax.grad(lambda nbr: predict(*without(args, nbr=nbr, nbr_mask=mask)).sum())(args[5])
+    assert jnp.all(gradient[0, 1] == 0) and jnp.all(gradient[1] == 0)
+    assert jnp.any(gradient[0, 0] != 0) and jnp.any(gradient[0, 2] != 0)
+
+
+def test_no_neighbour_left_is_the_network_without_neighbours(setting):
+    unet, predict, args = setting
+    masked = predict(*without(args, nbr_mask=jnp.zeros((B, K), bool)))
+    imagen = unet.apply({"params": args[0]}, args[1], args[2], Condition(args[3], args[4]))
+    np.testing.assert_allclose(masked, imagen, atol=1e-5)
+    assert not np.allclose(predict(*args), imagen, atol=1e-3)
+
+
+def test_masked_text_does_not_matter_and_its_absence_does(setting):
+    _, predict, args = setting
+    mask = args[4].at[:, 3:].set(False)
+    other = args[3].at[:, 3:].set(7.0)
+    np.testing.assert_array_equal(
+        predict(*without(args, text_mask=mask)), predict(*without(args, text_mask=mask, text=other))
+    )
+    none = jnp.zeros_like(mask)
+    np.testing.assert_array_equal(
+        predict(*without(args, text_mask=none)), predict(*without(args, text_mask=none, text=other))
+    )
+    assert not np.allclose(predict(*args), predict(*without(args, text_mask=none)), atol=1e-3)
+
+
+def test_neighbours_speak_through_image_and_caption_alike(setting):
+    _, predict, args = setting
+    assert not np.allclose(predict(*args), predict(*without(args, nbr=args[5] + 0.5)), atol=1e-3)
+    assert not np.allclose(predict(*args), predict(*without(args, nbr_text=args[6][:, :, ::-1] * 2.0)), atol=1e-4)
+
+
+def test_examples_of_a_batch_do_not_mix(setting):
+    _, predict, args = setting
+    gradient = jax.grad(lambda x, nbr: predict(*without(args, x=x, nbr=nbr))[0].sum(), argnums=(0, 1))(args[1], args[5])
+    assert all(jnp.all(g[1] == 0) and jnp.any(g[0] != 0) for g in gradient)
+
+
+def test_neighbour_attention_starts_as_the_identity():
+    unet, x = UNet(CONFIG), jnp.ones((1, R, R, 3))
+    text, mask = jnp.ones((1, L, D)), jnp.ones((1, L), bool)
+
+    def both(unet):
+        memory = unet.encode_neighbours(x[:, None], text[:, None], mask[:, None])
+        return unet(x, jnp.zeros(1), Condition(text, mask, memory, jnp.ones((1, 1), bool)))
+
+    params = unet.init(jax.random.key(0), method=both)["params"]
+    out = params["neighbour_attention_level1"]["out"]["kernel"]
+    assert out.shape == (16, 16) and jnp.all(out == 0)

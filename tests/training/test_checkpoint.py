@@ -1,0 +1,186 @@
+"""A checkpoint is whole, restores bit for bit on any number of devices, and belongs to one experiment and its data."""
+
+import functools
+import json
+import shutil
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from tiny_system import Regression, dataset, experiment, same
+
+from reimagen_jax.config import DataConfig, SamplerConfig
+from reimagen_jax.errors import UserError
+from reimagen_jax.training import sharding
+from reimagen_jax.training.checkpoint import Checkpoints, claim, load_ema, settle
+from reimagen_jax.training.state import init_state
+from reimagen_jax.training.step import make_optimizer, train_step
+
+CONFIG = experiment(num_steps=4)
+
+
+def on_mesh(num_devices, fsdp, system=Regression()):
+    """Mesh, abstract state, its init, compiled step."""
+    mesh = sharding.make_mesh(fsdp, jax.devices()[:num_devices])
+    optimizer = make_optimizer(CONFIG.train)
+    init = functools.partial(init_state, system, optimizer, jax.random.key(0))
+    abstract = sharding.abstract_state(init, mesh)
+    return mesh, abstract, init, sharding.jit_step(train_step(system, optimizer, CONFIG.train), abstract, mesh)
+
+
+def advance(state, data, mesh, step, count):
+    for _ in range(count):
+        state, _ = step(state, sharding.global_batch(next(data), mesh), jax.random.key(7))
+    return state
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A folder with the checkpoint of step 2 made on 8 devices, that state, and the one two steps later."""
+    mesh, abstract, init, step = on_mesh(8, 4)
+    data = iter(dataset())
+    state = advance(sharding.sharded_init(init, abstract), data, mesh, step, 2)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(state, data)
+    settle(tmp_path, CONFIG, "data", None)
+    at_2 = jax.device_get(state)
+    at_4 = jax.device_get(advance(state, data, mesh, step, 2))
+    checkpoints.close()
+    return tmp_path, at_2, at_4
+
+
+@pytest.mark.parametrize(("num_devices", "fsdp"), [(8, 4), (8, 1), (4, 2), (1, 1)])
+def test_a_state_saved_on_8_devices_is_restored_on_any_number(saved, num_devices, fsdp):
+    folder, at_2, at_4 = saved
+    mesh, abstract, _, step = on_mesh(num_devices, fsdp)
+    checkpoints, data = Checkpoints(folder, keep=2), iter(dataset())
+    state = checkpoints.restore(checkpoints.latest(), abstract, data)
+    checkpoints.close()
+    assert same(state, at_2)
+    assert jax.tree.leaves(state.params)[0].sharding.mesh == mesh
+    continued = jax.device_get(advance(state, data, mesh, step, 2))
+    if (num_devices, fsdp) == (8, 4):
+        assert same(continued, at_4), "4 steps = 2 + restore + 2, bit for bit"
+    else:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), continued, at_4)
+
+
+@pytest.mark.parametrize(("num_devices", "fsdp"), [(1, 1), (8, 8)])
+def test_steps_taken_while_a_checkpoint_is_written_do_not_touch_it(tmp_path, num_devices, fsdp):
+    """The step is given the state's own memory (donation) while Orbax writes it in the background."""
+    mesh, abstract, init, step = on_mesh(num_devices, fsdp, Regression(width=8192))
+    data, checkpoints = iter(dataset()), Checkpoints(tmp_path, keep=1)
+    state = advance(sharding.sharded_init(init, abstract), data, mesh, step, 1)
+    before = jax.tree.map(np.array, state)  # copies, not views
+    checkpoints.save(state, data)
+    advance(state, data, mesh, step, 10)
+    checkpoints.wait()
+    assert same(checkpoints.restore(1, abstract, iter(dataset())), before)
+    checkpoints.close()
+
+
+def test_only_the_last_checkpoints_are_kept_and_saving_one_twice_is_no_error(tmp_path):
+    mesh, abstract, init, step = on_mesh(1, 1)
+    data, checkpoints = iter(dataset()), Checkpoints(tmp_path, keep=2)
+    state = sharding.sharded_init(init, abstract)
+    assert checkpoints.latest() is None
+    for _ in range(4):
+        state = advance(state, data, mesh, step, 1)
+        checkpoints.save(state, data)
+        checkpoints.save(state, data)
+    checkpoints.close()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]
+
+
+def test_the_average_is_read_alone(saved):
+    folder, at_2, _ = saved
+    config, params = load_ema(folder)
+    assert config == CONFIG
+    assert same(params, at_2.ema)
+    assert same(load_ema(folder, step=2)[1], at_2.ema)
+    with pytest.raises(UserError, match="no checkpoint of step 3: there are 2"):
+        load_ema(folder, step=3)
+
+
+def test_the_average_of_a_folder_without_a_run_or_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"run\.json not found"):
+        load_ema(tmp_path)
+    settle(tmp_path, CONFIG, "data", None)
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        load_ema(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["state/manifest.ocdbt", "state/_METADATA", "data/process_0-of-1.json", "state"])
+def test_a_damaged_checkpoint_is_named(saved, damage):
+    folder, _, _ = saved
+    path = folder / "checkpoints" / "2" / damage
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    _, abstract, _, _ = on_mesh(8, 4)
+    checkpoints = Checkpoints(folder, keep=2)
+    with pytest.raises(UserError, match=r"checkpoints/2 cannot be restored"):
+        checkpoints.restore(2, abstract, iter(dataset()))
+    checkpoints.close()
+    if damage.startswith("state"):
+        with pytest.raises(UserError, match=r"checkpoints/2 cannot be restored"):
+            load_ema(folder)
+
+
+def test_a_run_goes_on_only_with_its_own_settings(tmp_path):
+    settle(tmp_path, CONFIG, "data", None)
+    other = replace(CONFIG, resolution=64, train=replace(CONFIG.train, learning_rate=0.5, log_every=7))
+    with pytest.raises(UserError) as caught:
+        settle(tmp_path, other, "data", 2)
+    assert "resolution: 32 != 64" in str(caught.value) and "train.learning_rate: 0.01 != 0.5" in str(caught.value)
+    assert "log_every" not in str(caught.value)
+    assert json.loads((tmp_path / "run.json").read_text())["experiment"]["resolution"] == 32
+
+
+def test_lengths_cadences_and_the_sampler_may_change_and_the_change_is_kept(tmp_path):
+    settle(tmp_path, CONFIG, "data", None)
+    train = replace(CONFIG.train, num_steps=9, log_every=2, checkpoint_every=3, keep_checkpoints=1, sample_every=0)
+    other = replace(CONFIG, train=train, sampler=SamplerConfig(num_steps=3), data=replace(CONFIG.data, threads=9))
+    changed = settle(tmp_path, other, "data", 2)
+    assert any(line.startswith("train.num_steps: 4 != 9") for line in changed)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["history"] == [{"step": 2, "changed": changed}]
+    assert settle(tmp_path, other, "data", 2) == []
+    assert json.loads((tmp_path / "run.json").read_text())["history"] == run["history"]
+
+
+def test_data_may_move_but_not_change(tmp_path):
+    settle(tmp_path, CONFIG, "data", None)
+    moved = replace(CONFIG, data=DataConfig(triples="elsewhere", batch_size=CONFIG.data.batch_size))
+    settle(tmp_path, moved, "data", 2)
+    with pytest.raises(UserError, match="elsewhere has another content"):
+        settle(tmp_path, moved, "other data", 2)
+
+
+def test_without_a_checkpoint_settings_are_free(tmp_path):
+    settle(tmp_path, CONFIG, "data", None)
+    other = replace(CONFIG, resolution=64)
+    assert settle(tmp_path, other, "other data", None) == []
+    assert json.loads((tmp_path / "run.json").read_text())["experiment"]["resolution"] == 64
+
+
+def test_a_record_of_another_version_is_refused(tmp_path):
+    settle(tmp_path, CONFIG, "data", None)
+    run = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**run, "format": 2}))
+    with pytest.raises(UserError, match="not of format 1"):
+        settle(tmp_path, CONFIG, "data", 2)
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with claim(tmp_path / "run"):
+        with pytest.raises(UserError, match="another run is training in"), claim(tmp_path / "run"):
+            pass
+    with claim(tmp_path / "run"):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match="cannot write to --workdir"), claim(place):
+            pass

@@ -1,0 +1,138 @@
+"""A sharded step is the unsharded step: same numbers, less memory per device; and pmap is the same again."""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+from tiny_system import Regression, dataset, experiment, same
+
+from reimagen_jax.errors import UserError
+from reimagen_jax.training import sharding
+from reimagen_jax.training.state import init_state
+from reimagen_jax.training.step import make_optimizer, train_step
+
+CONFIG = experiment(num_steps=4).train
+
+
+def prepare(num_devices, fsdp, system=Regression(), axis_name=None):
+    """Mesh, state and compiled step on the first devices."""
+    mesh = sharding.make_mesh(fsdp, jax.devices()[:num_devices])
+    optimizer = make_optimizer(CONFIG)
+    init = functools.partial(init_state, system, optimizer, jax.random.key(0))
+    abstract = sharding.abstract_state(init, mesh)
+    step = sharding.jit_step(train_step(system, optimizer, CONFIG, axis_name), abstract, mesh)
+    return mesh, sharding.sharded_init(init, abstract), step
+
+
+def after(num_steps, num_devices, fsdp):
+    """State and metrics after some steps on a mesh, as numpy."""
+    mesh, state, step = prepare(num_devices, fsdp)
+    batches = iter(dataset())
+    for _ in range(num_steps):
+        state, metrics = step(state, sharding.global_batch(next(batches), mesh), jax.random.key(7))
+    return jax.device_get((state, metrics))
+
+
+def assert_close(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-6), a, b)
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 8])
+def test_sharded_training_equals_unsharded(fsdp):
+    assert_close(after(4, 8, fsdp), after(4, 1, 1))
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_the_first_state_is_the_same_on_every_mesh_bit_for_bit(fsdp):
+    _, whole, _ = prepare(1, 1)
+    _, sharded, _ = prepare(8, fsdp)
+    assert same(whole, sharded)
+
+
+def bytes_per_device(tree):
+    totals = dict.fromkeys(jax.devices(), 0)
+    for leaf in jax.tree.leaves(tree):
+        for shard in leaf.addressable_shards:
+            totals[shard.device] += shard.data.nbytes
+    return set(totals.values())
+
+
+def test_parameters_average_and_moments_are_split_over_the_devices():
+    mesh, state, step = prepare(8, 8)
+    large = 4 * (32 * 128 + 128 * 33)  # hidden/kernel and table; the rest is small and whole
+    small = 4 * (128 + 128)
+    for _ in range(2):
+        assert bytes_per_device(state.params) == {large // 8 + small}
+        assert bytes_per_device(state.ema) == {large // 8 + small}
+        moments = state.opt_state[1][0]
+        assert bytes_per_device((moments.mu, moments.nu)) == {2 * (large // 8 + small)}
+        state, _ = step(state, sharding.global_batch(next(iter(dataset())), mesh), jax.random.key(7))
+
+
+def test_the_batch_is_split_over_all_devices():
+    mesh = sharding.make_mesh(2)
+    batch = sharding.global_batch({"x": np.arange(16.0, dtype=np.float32)}, mesh)["x"]
+    assert {shard.data.shape for shard in batch.addressable_shards} == {(2,)}
+    np.testing.assert_array_equal(batch, np.arange(16.0))
+
+
+def test_rules_come_before_the_fallback_and_small_leaves_stay_whole():
+    mesh = sharding.make_mesh(4)
+    spec = functools.partial(sharding.leaf_spec, mesh=mesh, min_size=64)
+    assert spec("params/conv/kernel", (3, 3, 128, 64)) == P(None, None, None, "fsdp")
+    assert spec("opt_state/1/0/mu/conv/kernel", (3, 3, 128, 64)) == P(None, None, None, "fsdp")
+    assert spec("params/conv/kernel", (3, 3, 128, 6)) == P(None, None, "fsdp", None), "6 does not divide: fallback"
+    assert spec("params/text/position", (1, 24, 40)) == P(None, None, "fsdp")
+    assert spec("params/text/position", (1, 24, 39)) == P(None, "fsdp", None)
+    assert spec("params/odd", (9, 13)) == P()
+    assert spec("params/norm/scale", (512,)) == P()
+    assert spec("params/conv/kernel", (1, 1, 4, 4)) == P(), "fewer elements than min_size"
+    assert spec("params/table", (8, 64), rules=[("table", P("data", None))]) == P("data", None)
+
+
+def test_without_fsdp_everything_is_whole():
+    assert sharding.leaf_spec("params/conv/kernel", (3, 3, 128, 64), sharding.make_mesh(1)) == P()
+
+
+def test_what_does_not_divide_is_refused():
+    with pytest.raises(UserError, match="fsdp 3 does not divide the 8 devices"):
+        sharding.make_mesh(3)
+    with pytest.raises(UserError, match=r"batch_size 12 is not divisible by the 8 devices: use 8"):
+        sharding.check_batch_size(12, sharding.make_mesh(2))
+    with pytest.raises(UserError, match="use 8"):
+        sharding.check_batch_size(3, sharding.make_mesh(1))
+    sharding.check_batch_size(16, sharding.make_mesh(2))
+
+
+@dataclass(frozen=True)
+class InShares:
+    """A system's loss as the mean over the devices' shares, each with its own key: what a map over devices computes."""
+
+    system: Regression
+    shares: int
+
+    def init(self, key):
+        return self.system.init(key)
+
+    def loss(self, params, batch, key):
+        batch = jax.tree.map(lambda leaf: leaf.reshape(self.shares, -1, *leaf.shape[1:]), batch)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.shares))
+        return jax.tree.map(jnp.mean, jax.vmap(self.system.loss, (None, 0, 0))(params, batch, keys))
+
+
+def test_pmap_gives_the_update_of_jit():
+    optimizer, system = make_optimizer(CONFIG), Regression(noise=0.5)
+    mapped = sharding.pmap_step(train_step(system, optimizer, CONFIG, axis_name="devices"), "devices")
+    mesh, state, step = prepare(8, 2, InShares(system, 8))
+    other = init_state(system, optimizer, jax.random.key(0))
+    batches = iter(dataset())
+    for _ in range(4):
+        batch = next(batches)
+        state, metrics = step(state, sharding.global_batch(batch, mesh), jax.random.key(7))
+        per_device = jax.tree.map(lambda leaf: leaf.reshape(8, -1, *leaf.shape[1:]), batch)
+        other, other_metrics = mapped(other, per_device, jax.random.key(7))
+        assert_close(jax.device_get((state, metrics)), jax.device_get((other, other_metrics)))

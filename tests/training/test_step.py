@@ -1,0 +1,136 @@
+"""The step's properties: schedule, clipping, weight decay, averaging, and what its randomness depends on."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny_system import Regression, dataset, experiment, same
+
+from reimagen_jax.config import TrainConfig
+from reimagen_jax.training.state import init_state
+from reimagen_jax.training.step import ema_decay, make_optimizer, make_schedule, train_step
+
+
+def run(config, system, steps, batches=None, key=None):
+    """The states after each step, the first included, and the metrics."""
+    optimizer = make_optimizer(config)
+    step = jax.jit(train_step(system, optimizer, config))
+    states, metrics = [init_state(system, optimizer, jax.random.key(0))], []
+    batches = iter(dataset()) if batches is None else iter(batches)
+    for _ in range(steps):
+        state, values = step(states[-1], next(batches), jax.random.key(7) if key is None else key)
+        states.append(state)
+        metrics.append(values)
+    return states, metrics
+
+
+@pytest.mark.parametrize(
+    ("decay", "expected"),
+    [
+        ("cosine", {0: 0.0, 5: 0.5, 10: 1.0, 60: 0.5, 110: 0.0, 500: 0.0}),
+        ("constant", {0: 0.0, 5: 0.5, 10: 1.0, 60: 1.0, 110: 1.0}),
+    ],
+)
+def test_learning_rate_warms_up_from_zero_then_decays(decay, expected):
+    config = TrainConfig(num_steps=110, warmup_steps=10, learning_rate=2e-3, decay=decay)
+    schedule = make_schedule(config)
+    for step, share in expected.items():
+        assert float(schedule(jnp.int32(step))) == pytest.approx(2e-3 * share, abs=1e-9)
+
+
+def test_without_warm_up_the_first_step_has_the_full_rate():
+    schedule = make_schedule(TrainConfig(num_steps=100, warmup_steps=0, learning_rate=1e-3))
+    assert float(schedule(jnp.int32(0))) == pytest.approx(1e-3)
+
+
+def test_a_warm_up_longer_than_the_run_stays_finite_and_below_the_maximum():
+    schedule = make_schedule(TrainConfig(num_steps=10, warmup_steps=500, learning_rate=1e-3))
+    rates = np.array([schedule(jnp.int32(n)) for n in range(11)])
+    np.testing.assert_allclose(rates, 1e-3 * np.arange(11) / 500, rtol=1e-5)
+
+
+def test_the_optimizer_follows_the_schedule_that_is_logged():
+    """Adam moves a parameter with a constant gradient by exactly the learning rate."""
+    config = TrainConfig(num_steps=20, warmup_steps=4, learning_rate=1e-2, clip_norm=1e9)
+    optimizer, schedule = make_optimizer(config), make_schedule(config)
+    params = {"w": jnp.zeros(3)}
+    state, gradient = optimizer.init(params), {"w": jnp.ones(3)}
+    for n in range(20):
+        with jax.numpy_dtype_promotion("standard"):
+            update, state = optimizer.update(gradient, state, params)
+        np.testing.assert_allclose(update["w"], -schedule(jnp.int32(n)) * jnp.ones(3), rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 100.0])
+def test_the_gradient_is_clipped_by_its_global_norm(scale):
+    """The first moment after one step is (1 - b1) times the clipped gradient, over all parameters at once."""
+    config = TrainConfig(warmup_steps=0, clip_norm=2.0)
+    gradient = {"a": scale * jnp.array([[3.0, 0.0]]), "b": scale * jnp.array([4.0])}
+    optimizer = make_optimizer(config)
+    with jax.numpy_dtype_promotion("standard"):
+        _, state = optimizer.update(gradient, optimizer.init(gradient), gradient)
+    clipped = optax.tree.scale(1 / 0.1, optax.tree.get(state, "mu"))
+    expected = optax.tree.scale(min(1.0, 2.0 / (5.0 * scale)), gradient)
+    for name in gradient:
+        np.testing.assert_allclose(clipped[name], expected[name], rtol=1e-5)
+
+
+def test_the_logged_gradient_norm_is_before_clipping():
+    config = experiment(clip_norm=1e-3).train
+    states, metrics = run(config, Regression(), 1)
+    batch, key = next(iter(dataset())), jax.random.fold_in(jax.random.key(7), 0)
+    gradient = jax.grad(lambda p: Regression().loss(p, batch, key)[0])(states[0].params)
+    assert float(metrics[0]["grad_norm"]) == pytest.approx(float(optax.global_norm(gradient)), rel=1e-5)
+    assert float(metrics[0]["grad_norm"]) > 1.0
+
+
+def test_weight_decay_shrinks_matrices_and_leaves_vectors():
+    config = TrainConfig(warmup_steps=0, learning_rate=0.1, decay="constant", weight_decay=0.5)
+    optimizer = make_optimizer(config)
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.05 * jnp.ones((2, 2)), rtol=1e-6)
+    np.testing.assert_array_equal(updates["bias"], jnp.zeros(2))
+
+
+def test_the_average_follows_its_formula():
+    states, _ = run(experiment(ema_decay=0.3, num_steps=6).train, Regression(), 6)
+    expected = states[0].params
+    for n, state in enumerate(states[1:]):
+        a = min(0.3, (1 + n) / (10 + n))
+        expected = jax.tree.map(lambda old, new, a=a: a * old + (1 - a) * new, expected, state.params)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7), state.ema, expected)
+
+
+def test_the_averages_memory_grows_to_its_limit():
+    decays = [float(ema_decay(jnp.int32(n), 0.999)) for n in (0, 90, 10_000)]
+    assert decays == pytest.approx([0.1, 91 / 100, 0.999])
+
+
+def test_the_step_counts_and_reduces_the_loss():
+    states, metrics = run(experiment(num_steps=60).train, Regression(), 60)
+    assert [int(state.step) for state in states] == list(range(61))
+    losses = [float(m["loss"]) for m in metrics]
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+def test_the_same_step_draws_the_same_noise_and_another_step_other_noise():
+    config, system = experiment().train, Regression(noise=1.0)
+    batch = next(iter(dataset()))
+    optimizer = make_optimizer(config)
+    step, state = jax.jit(train_step(system, optimizer, config)), init_state(system, optimizer, jax.random.key(0))
+    loss = [float(step(replace(state, step=jnp.int32(n)), batch, jax.random.key(7))[1]["loss"]) for n in (0, 0, 1)]
+    assert loss[0] == loss[1] != loss[2]
+
+
+def test_a_state_has_one_structure_however_it_was_made():
+    """Nothing but arrays is in it, so a checkpoint of one process fits the state of another."""
+    config = experiment().train
+    first, second = (init_state(Regression(), make_optimizer(config), jax.random.key(0)) for _ in range(2))
+    assert same(first, second)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(first))

@@ -1,0 +1,60 @@
+"""A small real system for tests of the loop: noisy linear regression, two layers, any batch of {"x", "y"}."""
+
+from dataclasses import dataclass, replace
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reimagen_jax.config import DataConfig, Experiment, TrainConfig
+
+
+@dataclass(frozen=True)
+class Regression:
+    """y ~ w2 tanh(w1 x + b1): the parameters' names and sizes are such that rules and fallback both apply."""
+
+    noise: float = 0.1
+    width: int = 128
+    explode_after: int | None = None
+    """The loss is NaN for examples numbered from here on."""
+
+    def init(self, key):
+        key1, key2 = jax.random.split(key)
+        return {
+            "hidden": {"kernel": jax.random.normal(key1, (32, self.width)) * 0.2, "bias": jnp.zeros(self.width)},
+            "out": {"kernel": jax.random.normal(key2, (self.width, 1)) * 0.1},
+            "table": jnp.ones((self.width, 33)),
+        }
+
+    def loss(self, params, batch, key):
+        x = batch["x"] + self.noise * jax.random.normal(key, batch["x"].shape)
+        hidden = jnp.tanh(x @ params["hidden"]["kernel"] + params["hidden"]["bias"][None, :])
+        error = (hidden @ params["out"]["kernel"])[:, 0] - batch["y"] + 0.01 * params["table"].mean()
+        if self.explode_after is not None:
+            error = jnp.where(batch["index"] >= self.explode_after, jnp.nan, error)
+        return (error**2).mean(), {"absolute_error": jnp.abs(error).mean()}
+
+
+def _example(index, rng):
+    x = rng.standard_normal(32, dtype=np.float32)
+    return {"x": x, "y": np.float32(np.sin(x.sum())), "index": np.int32(index)}
+
+
+def dataset(batch_size=16):
+    """1,000 examples, shuffled, without end; read ahead by threads, as the real loader does."""
+    source = grain.MapDataset.range(1000).seed(0).shuffle().repeat().random_map(lambda i, rng: _example(i, rng))
+    return source.batch(batch_size).to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
+
+
+def experiment(batch_size=16, **train):
+    """Few steps; any field of TrainConfig may be given."""
+    settings = TrainConfig(num_steps=4, warmup_steps=2, learning_rate=1e-2, log_every=1, checkpoint_every=1000)
+    return Experiment("tiny", data=DataConfig(batch_size=batch_size), train=replace(settings, **train))
+
+
+def same(a, b):
+    """Whether two trees are equal bit for bit."""
+    leaves_a, leaves_b = jax.tree.leaves(a), jax.tree.leaves(b)
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in zip(leaves_a, leaves_b, strict=True))

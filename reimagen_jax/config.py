@@ -179,8 +179,9 @@ class TrainConfig:
     learning_rate: float = 1e-3
     warmup_steps: int = 500
     """Linear warm-up from 0."""
-    decay: Literal["constant", "cosine"] = "cosine"
-    """Of the learning rate after warm-up; cosine ends at 0 after `num_steps`."""
+    decay: Literal["constant", "cosine", "tail"] = "cosine"
+    """Of the learning rate after warm-up; cosine ends at 0 after `num_steps`, tail is constant and falls linearly to 0
+    over the last fifth of `num_steps` (so that a run can be prolonged until then)."""
     weight_decay: float = 0.0
     beta2: float = 0.99
     clip_norm: float = 1.0

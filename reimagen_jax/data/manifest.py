@@ -72,10 +72,10 @@ def verify_checksums(folder: str | Path, manifest: dict[str, Any]) -> None:
             raise UserError(f"{Path(folder) / name} does not have the checksum that its manifest notes: it is damaged")
 
 
-def fingerprint(manifest: dict[str, Any]) -> str:
-    """A checksum that stands for the folder's content (hex)."""
+def fingerprint(manifest: dict[str, Any], *origins: str) -> str:
+    """A checksum (hex) that stands for the folder's content, wherever it lies, and for that of its `origins`."""
     sums = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([sums, origins], sort_keys=True).encode()).hexdigest()[:32]
 
 
 def link(target: str | Path, folder: str | Path) -> str:

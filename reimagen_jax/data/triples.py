@@ -50,7 +50,7 @@ class Triples:
     @property
     def fingerprint(self) -> str:
         """Checksum of the neighbours, the records and the knowledge base."""
-        return fingerprint(self.manifest)
+        return fingerprint(self.manifest, self.records.fingerprint, self.knowledge_base.fingerprint)
 
     @property
     def num_neighbours(self) -> int:

@@ -5,10 +5,11 @@ With tf(w, d) how often word w occurs in document d, |d| its number of words, N 
     (2) idf(w) = ln(1 + (N - n(w) + 0.5) / (n(w) + 0.5))
 The index (bm25s) stores the summands of (1) by word: word w's documents are `indices[indptr[w]:indptr[w + 1]]`, ascending.
 
-The search goes through a query's words from the largest possible summand to the smallest, adding up scores:
-    (3) once the k-th best score so far exceeds all that the remaining words could add together, no document that has
-        not been met yet can be among the best k: from then on only the documents met are looked up
-so the long lists of common words are rarely read. Reference: Turtle and Flood (1995), MaxScore; Robertson and Zaragoza (2009).
+The search first scores a few documents that have the query's weightiest word: the k-th best of them is a threshold that
+the result cannot fall below. Then it adds up (1) word by word, from the largest possible summand to the smallest:
+    (3) once all that the remaining words could add together is below the threshold, documents not met yet cannot be
+        among the best k, nor can those met whose score lacks more than that: the others alone are looked up
+so the long lists of common words are rarely read, and the result is exact. Reference: Turtle and Flood (1995), MaxScore; Robertson and Zaragoza (2009).
 """
 
 import logging
@@ -27,6 +28,10 @@ from reimagen_jax.progress import track
 
 _ASCII_WORD = re.compile(r"[0-9a-z]+")
 _QUERIES_PER_TASK = 1024
+_PROBED = 256
+"""Documents scored for the threshold."""
+_ROUNDING = 1.00001
+"""Room for the rounding of sums that are taken in another order."""
 
 
 def words(text: str) -> list[str]:
@@ -109,40 +114,73 @@ def _bm25s() -> ModuleType:
 def _search(terms, starts, data, indices, indptr, largest, num_documents, ids_QK, scores_QK):
     score = np.zeros(num_documents, np.float32)  # (1) so far; 0 means not met
     met = np.empty(num_documents, np.int32)
-    k = ids_QK.shape[1]
     for q in range(ids_QK.shape[0]):
         query = terms[starts[q] : starts[q + 1]]
-        num_met = 0
+        threshold = _threshold(query, data, indices, indptr, score, ids_QK[q], scores_QK[q])
         remaining = 0.0
         for term in query:
             remaining += largest[term]
-        admitting = True
+        num_met = 0
         for term in query:
             first, last = indptr[term], indptr[term + 1]
-            if admitting and num_met >= k:
-                _best(met[:num_met], score, ids_QK[q], scores_QK[q])
-                # (3), with room for the rounding of sums taken in another order
-                admitting = remaining * 1.00001 >= scores_QK[q, k - 1]
-            if admitting:
+            bound = remaining * _ROUNDING
+            if bound >= threshold:
                 for place in range(first, last):
                     document = indices[place]
                     if score[document] == 0.0:
                         met[num_met] = document
                         num_met += 1
                     score[document] += data[place]
-            elif num_met * np.log2(last - first + 1.0) < last - first:
-                for document in met[:num_met]:
-                    place = first + np.searchsorted(indices[first:last], document)
-                    if place < last and indices[place] == document:
-                        score[document] += data[place]
-            else:
-                for place in range(first, last):
-                    if score[indices[place]] > 0.0:
-                        score[indices[place]] += data[place]
+            else:  # (3)
+                num_met = _drop_hopeless(met[:num_met], score, threshold - bound)
+                _add_to_met(met[:num_met], score, data[first:last], indices[first:last])
             remaining -= largest[term]
         _best(met[:num_met], score, ids_QK[q], scores_QK[q])
         for document in met[:num_met]:
             score[document] = 0.0
+
+
+@numba.njit(nogil=True, cache=True)
+def _threshold(query, data, indices, indptr, score, ids_K, scores_K):
+    """A score that k documents reach: the k-th best of some with the query's weightiest word; 0 with fewer than k."""
+    if query.size == 0:
+        return 0.0
+    first = indptr[query[0]]
+    some = indices[first : min(indptr[query[0] + 1], first + _PROBED)]
+    for term in query:
+        _add_to_met(some, score, data[indptr[term] : indptr[term + 1]], indices[indptr[term] : indptr[term + 1]])
+    _best(some, score, ids_K, scores_K)
+    for document in some:
+        score[document] = 0.0
+    return float(scores_K[-1])
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_to_met(met, score, data, indices):
+    """Adds a word's summands to the scores of the documents met, by binary search in its list."""
+    for document in met:
+        low, high = 0, indices.size
+        while low < high:
+            middle = (low + high) // 2
+            if indices[middle] < document:
+                low = middle + 1
+            else:
+                high = middle
+        if low < indices.size and indices[low] == document:
+            score[document] += data[low]
+
+
+@numba.njit(nogil=True, cache=True)
+def _drop_hopeless(met, score, least):
+    """Forgets the documents with scores below `least`; returns how many are left, at the front of `met`."""
+    num_left = 0
+    for document in met:
+        if score[document] >= least:
+            met[num_left] = document
+            num_left += 1
+        else:
+            score[document] = 0.0
+    return num_left
 
 
 @numba.njit(nogil=True, cache=True)

@@ -66,8 +66,8 @@ class KnowledgeBase:
 
     @property
     def fingerprint(self) -> str:
-        """Checksum of the index."""
-        return fingerprint(self.manifest)
+        """Checksum of the index and its records."""
+        return fingerprint(self.manifest, self.records.fingerprint)
 
     def __len__(self) -> int:
         return len(self.records)

@@ -16,7 +16,7 @@ from reimagen_jax.data.triples import KIND, NEIGHBOURS_FILE, SCORES_FILE, Triple
 from reimagen_jax.files import atomic_dir
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
-SPARE_CANDIDATES = 6
+SPARE_CANDIDATES = 4
 """Candidates fetched beyond k at first; a record for which that is too few is searched again for four times as many."""
 
 

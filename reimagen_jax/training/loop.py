@@ -69,7 +69,8 @@ def train(
     key_init, key_steps = jax.random.split(key)
     init = functools.partial(init_state, system, optimizer, key_init)
     abstract = sharding.abstract_state(init, mesh)
-    advance = sharding.jit_step(train_step(system, optimizer, config.train), abstract, mesh)
+    gathered = sharding.Gathered(system, mesh)
+    advance = sharding.jit_step(train_step(gathered, optimizer, config.train), abstract, mesh)
 
     with (
         claim(workdir),
@@ -87,7 +88,7 @@ def train(
         with closing(telemetry.default_writers(workdir, start, config.train.num_steps)) as writers:
             report = _Report(config, writers, checkpoints)
             for step in track(range(start + 1, config.train.num_steps + 1), config.train.num_steps - start, "training"):
-                batch = sharding.global_batch(_next(data, step), mesh)
+                batch = sharding.global_batch(_next(data, step, config.data.batch_size), mesh)
                 state, metrics = advance(state, batch, key_steps)
                 report.dispatched(step, metrics)
 
@@ -152,11 +153,19 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _next(data: Iterator[Any], step: int) -> Any:
+def _next(data: Iterator[Any], step: int, batch_size: int) -> Any:
+    """This process's share of the step's batch."""
     try:
-        return next(data)
+        batch = next(data)
     except StopIteration:
         raise UserError(f"the data end before step {step}: the data set has to repeat") from None
+    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
+    if sizes != {batch_size // jax.process_count()}:
+        raise UserError(
+            f"the batch of step {step} has {', '.join(map(str, sorted(sizes)))} examples in this process, "
+            f"but data.batch_size over all {jax.process_count()} is {batch_size}"
+        )
+    return batch
 
 
 class _Stop:

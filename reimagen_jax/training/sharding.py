@@ -1,21 +1,23 @@
 """Where a training state and a batch lie on the devices: a mesh ("data", "fsdp") and rules on the parameter tree.
 
 The batch is split over both axes; parameters, their average and the optimizer's moments over "fsdp" alone. Networks
-know nothing of it: the rules speak of paths like `params/unet/down_0/conv1/kernel`, and `jit` moves what must move.
+know nothing of it: the rules speak of paths like `params/unet/dstack/stem/kernel`.
 """
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Key
 
 from reimagen_jax.errors import UserError
-from reimagen_jax.training.state import TrainState
-from reimagen_jax.training.step import Step
+from reimagen_jax.training.state import Params, TrainState
+from reimagen_jax.training.step import Metrics, Step, System
 
 Rules = Sequence[tuple[str, P]]
 
@@ -56,6 +58,8 @@ def leaf_spec(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules = RULE
         return P()
     for pattern, spec in rules:
         if re.search(pattern, path):
+            if not spec:
+                return spec
             spec = P(*(None,) * (len(shape) - len(spec)), *spec)
             if all(name is None or size % mesh.shape[name] == 0 for name, size in zip(spec, shape, strict=True)):
                 return spec
@@ -101,6 +105,25 @@ def global_batch(local: Any, mesh: Mesh) -> Any:
     """One global array per leaf, from the examples that each process has read (process order is batch order)."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), local)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A system whose loss sees whole parameters: each is gathered from "fsdp" where it is used, then dropped.
+
+    Left to itself, the compiler carries a kernel's sharding over to activations and moves those between devices; so it
+    moves parameters and gradients alone (all-gather, and all-reduce or reduce-scatter), and the batch stays put.
+    """
+
+    system: System
+    mesh: Mesh
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        return self.system.init(key)
+
+    def loss(self, params: Params, batch: Any, key: Key[Array, ""]) -> tuple[Float[Array, ""], Metrics]:
+        whole = NamedSharding(self.mesh, P())
+        return self.system.loss(jax.lax.with_sharding_constraint(params, whole), batch, key)
 
 
 def jit_step(step: Step, abstract: TrainState, mesh: Mesh) -> Step:

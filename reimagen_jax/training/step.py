@@ -45,6 +45,8 @@ def make_schedule(config: TrainConfig) -> Callable[[Int32[Array, ""]], Float[Arr
         if config.decay == "cosine":
             progress = (n - config.warmup_steps) / max(config.num_steps - config.warmup_steps, 1)
             rate = rate * 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
+        elif config.decay == "tail":
+            rate = rate * jnp.clip((config.num_steps - n) / (0.2 * config.num_steps), 0.0, 1.0)
         return rate
 
     return learning_rate
@@ -91,7 +93,7 @@ def train_step(
         metrics = {**metrics, "loss": loss}
         if axis_name is not None:
             grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
-        metrics |= {"learning_rate": learning_rate(state.step), "grad_norm": optax.global_norm(grads)}
+        metrics |= {"learning_rate": learning_rate(state.step), "grad_norm": optax.tree.norm(grads)}
 
         # optax mixes integers and floats, which strict promotion (our tests) forbids; the rest of the step keeps to it.
         with jax.numpy_dtype_promotion("standard"):

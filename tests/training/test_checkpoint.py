@@ -20,13 +20,18 @@ from reimagen_jax.training.step import make_optimizer, train_step
 CONFIG = experiment(num_steps=4)
 
 
-def on_mesh(num_devices, fsdp, system=Regression()):
+def on_mesh(num_devices, fsdp, width=128):
     """Mesh, abstract state, its init, compiled step."""
     mesh = sharding.make_mesh(fsdp, jax.devices()[:num_devices])
     optimizer = make_optimizer(CONFIG.train)
-    init = functools.partial(init_state, system, optimizer, jax.random.key(0))
+    init = functools.partial(init_state, Regression(width=width), optimizer, jax.random.key(0))
     abstract = sharding.abstract_state(init, mesh)
-    return mesh, abstract, init, sharding.jit_step(train_step(system, optimizer, CONFIG.train), abstract, mesh)
+    return (
+        mesh,
+        abstract,
+        init,
+        sharding.jit_step(train_step(Regression(width=width), optimizer, CONFIG.train), abstract, mesh),
+    )
 
 
 def advance(state, data, mesh, step, count):
@@ -69,7 +74,7 @@ def test_a_state_saved_on_8_devices_is_restored_on_any_number(saved, num_devices
 @pytest.mark.parametrize(("num_devices", "fsdp"), [(1, 1), (8, 8)])
 def test_steps_taken_while_a_checkpoint_is_written_do_not_touch_it(tmp_path, num_devices, fsdp):
     """The step is given the state's own memory (donation) while Orbax writes it in the background."""
-    mesh, abstract, init, step = on_mesh(num_devices, fsdp, Regression(width=8192))
+    mesh, abstract, init, step = on_mesh(num_devices, fsdp, width=8192)
     data, checkpoints = iter(dataset()), Checkpoints(tmp_path, keep=1)
     state = advance(sharding.sharded_init(init, abstract), data, mesh, step, 1)
     before = jax.tree.map(np.array, state)  # copies, not views
@@ -172,9 +177,9 @@ def test_a_record_of_another_version_is_refused(tmp_path):
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
-    with claim(tmp_path / "run"):
-        with pytest.raises(UserError, match="another run is training in"), claim(tmp_path / "run"):
-            pass
+    refused = pytest.raises(UserError, match="another run is training in")
+    with claim(tmp_path / "run"), refused, claim(tmp_path / "run"):
+        pass
     with claim(tmp_path / "run"):
         pass
 

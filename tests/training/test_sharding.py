@@ -1,6 +1,7 @@
 """A sharded step is the unsharded step: same numbers, less memory per device; and pmap is the same again."""
 
 import functools
+import re
 from dataclasses import dataclass
 
 import jax
@@ -18,13 +19,13 @@ from reimagen_jax.training.step import make_optimizer, train_step
 CONFIG = experiment(num_steps=4).train
 
 
-def prepare(num_devices, fsdp, system=Regression(), axis_name=None):
+def prepare(num_devices, fsdp, system=None):
     """Mesh, state and compiled step on the first devices."""
     mesh = sharding.make_mesh(fsdp, jax.devices()[:num_devices])
-    optimizer = make_optimizer(CONFIG)
+    optimizer, system = make_optimizer(CONFIG), system or Regression()
     init = functools.partial(init_state, system, optimizer, jax.random.key(0))
     abstract = sharding.abstract_state(init, mesh)
-    step = sharding.jit_step(train_step(system, optimizer, CONFIG, axis_name), abstract, mesh)
+    step = sharding.jit_step(train_step(sharding.Gathered(system, mesh), optimizer, CONFIG), abstract, mesh)
     return mesh, sharding.sharded_init(init, abstract), step
 
 
@@ -71,6 +72,17 @@ def test_parameters_average_and_moments_are_split_over_the_devices():
         moments = state.opt_state[1][0]
         assert bytes_per_device((moments.mu, moments.nu)) == {2 * (large // 8 + small)}
         state, _ = step(state, sharding.global_batch(next(iter(dataset())), mesh), jax.random.key(7))
+
+
+def test_parameters_travel_and_activations_do_not():
+    mesh, state, step = prepare(8, 4)
+    batch = sharding.global_batch(next(iter(dataset())), mesh)
+    program = step.lower(state, batch, jax.random.key(7)).compile().as_text()
+    used = {name for name in COLLECTIVES if re.search(rf" {name}(-start)?\(", program)}
+    assert "all-gather" in used and used <= {"all-gather", "all-reduce", "reduce-scatter"}
+
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 
 
 def test_the_batch_is_split_over_all_devices():

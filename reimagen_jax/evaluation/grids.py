@@ -1,0 +1,156 @@
+"""Grids of images as one picture: contact sheets, labelled grids, and the grid drawn as training goes on.
+
+Small images are enlarged by whole factors without smoothing, so that their pixels can be seen; large ones are shrunk.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from reimagen_jax.data.batch import Batch
+from reimagen_jax.diffusion.sampler import image_keys
+from reimagen_jax.encoders.tokenizers import ByteTokenizer
+from reimagen_jax.systems.reimagen import ReImagen
+
+INK, FAINT, PAPER = (28, 30, 34), (110, 115, 125), (255, 255, 255)
+GAP = 6
+MARGIN = 20
+LABEL_WIDTH = 260
+LINE_SPACING = 1.3
+
+
+@cache
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib and has Greek letters."""
+    import matplotlib
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+
+
+def fit(image: np.ndarray, side: int) -> Image.Image:
+    """A square uint8 image [R, R, 3] in a cell of `side` pixels: enlarged by the largest whole factor, or shrunk."""
+    picture, factor = Image.fromarray(np.asarray(image)), side // image.shape[0]
+    if factor >= 1:
+        return picture.resize((image.shape[0] * factor,) * 2, Image.Resampling.NEAREST)
+    return picture.resize((side, side), Image.Resampling.LANCZOS)
+
+
+def cell_side(resolution: int, wanted: int) -> int:
+    """A cell's side near `wanted`: a whole multiple of the resolution where that is smaller."""
+    return resolution * max(1, round(wanted / resolution)) if resolution <= wanted else wanted
+
+
+def wrap(text: str, face: ImageFont.FreeTypeFont, width: int, max_lines: int) -> list[str]:
+    """Breaks a text into lines of at most `width` pixels, at spaces or within words too long; cut with an ellipsis."""
+    lines, rest = [], " ".join(text.split())
+    while rest and len(lines) < max_lines:
+        fits = next((n for n in range(len(rest), 1, -1) if face.getlength(rest[:n]) <= width), 1)
+        space = rest.rfind(" ", 0, fits + 1)
+        end = len(rest) if fits == len(rest) else space if space > 0 else fits
+        lines.append(rest[:end].strip())
+        rest = rest[end:].strip()
+    if rest and lines:
+        line = lines[-1]
+        while line and face.getlength(line + "…") > width:
+            line = line[:-1]
+        lines[-1] = line.rstrip() + "…"
+    return lines
+
+
+def line_height(face: ImageFont.FreeTypeFont) -> int:
+    """Pixels from one line to the next."""
+    return round(face.size * LINE_SPACING)
+
+
+def write_lines(
+    draw: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str], face: ImageFont.FreeTypeFont, ink=INK
+) -> None:
+    """Writes lines under each other, from the top left corner `place`."""
+    for i, line in enumerate(lines):
+        draw.text((place[0], place[1] + i * line_height(face)), line, fill=ink, font=face)
+
+
+def contact_sheet(images: Sequence[np.ndarray], num_columns: int | None = None, side: int = 128) -> Image.Image:
+    """Images, uint8 [R, R, 3] each, in rows of `num_columns` (default: nearly a square), without words."""
+    num_columns = num_columns or int(np.ceil(np.sqrt(len(images))))
+    rows = [list(images[i : i + num_columns]) for i in range(0, len(images), num_columns)]
+    return labelled_grid(rows, side=side)
+
+
+def labelled_grid(
+    rows: Sequence[Sequence[np.ndarray | None]],
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    side: int = 96,
+) -> Image.Image:
+    """Rows of images, uint8 [R, R, 3] each (None: an empty place), with words left of rows and above columns."""
+    resolution = next((image.shape[0] for row in rows for image in row if image is not None), side)
+    side = cell_side(resolution, side)
+    left_face, top_face = font(13), font(12)
+    left = [wrap(label, left_face, LABEL_WIDTH, 4) for label in row_labels]
+    top = [wrap(label, top_face, side, 6) for label in column_labels]
+    left_width = max((round(left_face.getlength(line)) + MARGIN for lines in left for line in lines), default=0)
+    top_height = max((len(lines) * line_height(top_face) + GAP for lines in top), default=0)
+
+    x_C = [MARGIN + left_width + c * (side + GAP) for c in range(max(map(len, rows)))]
+    y_R = [MARGIN + top_height + r * (side + GAP) for r in range(len(rows))]
+    sheet = Image.new("RGB", (x_C[-1] + side + MARGIN, y_R[-1] + side + MARGIN), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for x, lines in zip(x_C, top, strict=False):
+        write_lines(draw, (x, MARGIN + top_height - GAP - len(lines) * line_height(top_face)), lines, top_face, FAINT)
+    for y, lines in zip(y_R, left, strict=False):
+        write_lines(draw, (MARGIN, y + (side - len(lines) * line_height(left_face)) // 2), lines, left_face)
+    for y, row in zip(y_R, rows, strict=True):
+        for x, image in zip(x_C, row, strict=False):
+            if image is not None:
+                sheet.paste(fit(image, side), (x, y))
+    return sheet
+
+
+def training_grid(system: ReImagen, batch: Batch, folder: str | Path) -> Callable[[int, Any], Path]:
+    """Makes the hook that the training loop calls as `on_sample(step, ema_params)`: it draws, saves, returns the path.
+
+    The picture's columns are the first `train.sample_images` examples of `batch`, always from the same noise; its rows
+    the neighbours, the target, and a sample without and one with the neighbours. Files are `folder/<step>.png`.
+    """
+    config = system.config
+    shown = jax.tree.map(lambda x: np.asarray(x)[: config.train.sample_images], batch)
+    tokenizer = ByteTokenizer(config.text.max_bytes)
+    captions = [tokenizer.decode(tokens_L) for tokens_L in shown.tokens_BL]
+    count, k = shown.nbr_mask_BK.shape
+
+    @jax.jit
+    def draw(params: Any, with_neighbours: jax.Array) -> jax.Array:
+        # One program for both rows. Without neighbours every step is text-enhanced, which is Imagen's guidance.
+        return system.sample(
+            params,
+            shown.tokens_BL,
+            shown.nbr_image_BKHWC,
+            shown.nbr_tokens_BKL,
+            shown.nbr_mask_BK & with_neighbours,
+            image_keys(config.train.seed, range(count)),
+            config.sampler,
+            jax.numpy.where(with_neighbours, config.sampler.eta, 1.0),
+            config.sampler.text_weight,
+            config.sampler.neighbour_weight,
+        )
+
+    def hook(step: int, ema_params: Any) -> Path:
+        neighbour_rows = [
+            [shown.nbr_image_BKHWC[b, j] if shown.nbr_mask_BK[b, j] else None for b in range(count)] for j in range(k)
+        ]
+        without, with_neighbours = (list(np.asarray(draw(ema_params, np.bool_(flag)))) for flag in (False, True))
+        labels = [*(f"neighbour {j + 1}" for j in range(k)), "target", "without neighbours", "with neighbours"]
+        rows = [*neighbour_rows, list(shown.image_BHWC), without, with_neighbours]
+        path = Path(folder) / f"{step:08d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        labelled_grid(rows, labels, captions).save(path)
+        return path
+
+    return hook

@@ -1,0 +1,114 @@
+"""Ratings of a sweep: faithful to the entity's look, aligned with the caption; shares over eta with 95 % intervals.
+
+A rater reads images of EntityWorld, so it applies to prompts that carry an EntityWorld record's attributes: the look
+that only images tell, the scene, and which of its attributes the caption tells.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from reimagen_jax.data.entityworld import CATEGORIES, LOOK_PARAMETERS, SCENE_PARAMETERS
+from reimagen_jax.evaluation.rater import Rater
+from reimagen_jax.evaluation.statistics import mean_ci
+from reimagen_jax.evaluation.svg import Curve, Estimate
+from reimagen_jax.evaluation.sweeps import Sweep
+from reimagen_jax.inference.prompts import Prompt
+
+VERDICTS = ("faithful", "aligned")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What an image has to show."""
+
+    look: np.ndarray
+    """int32 [1 + P]"""
+    scene: Mapping[str, int]
+    tells: np.ndarray
+    """bool [4]: the attributes of the scene that the caption tells."""
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """Verdicts on every image of a sweep, and the curves that they make."""
+
+    curves: tuple[Curve, ...]
+    """In the order of `VERDICTS`."""
+    verdict_VPSC: Bool[np.ndarray, "v p s c"]
+    applies_P: Bool[np.ndarray, " p"]
+    note: str
+    """How to read the curves."""
+
+
+def truth(attributes: Mapping[str, Any]) -> Truth | None:
+    """What a record's attributes say that its image shows; None unless they are those of EntityWorld."""
+    try:
+        look = [int(value) for value in attributes["look"]]
+        scene = {p.name: p.values.index(attributes["scene"][p.name]) for p in SCENE_PARAMETERS}
+        tells = [p.name in attributes["tells"] for p in SCENE_PARAMETERS]
+        parameters = LOOK_PARAMETERS[CATEGORIES[look[0]]]
+    except (KeyError, TypeError, ValueError, IndexError):
+        return None
+    inside = all(0 <= value < len(p.values) for value, p in zip(look[1:], parameters, strict=False))
+    if len(look) != 1 + len(parameters) or not inside:
+        return None
+    return Truth(np.asarray(look, np.int32), scene, np.asarray(tells))
+
+
+def why_unrated(prompts: Sequence[Prompt]) -> str:
+    """A sentence that says why no curves can be drawn; empty where they can."""
+    if any(truth(prompt.attributes) for prompt in prompts):
+        return ""
+    return (
+        "There are no curves: faithfulness and alignment are read off images of EntityWorld, by a rater that has to be "
+        "told what the image should show, and these prompts carry no EntityWorld look and scene."
+    )
+
+
+def judge(images: np.ndarray, truths: Sequence[Truth], rater: Rater) -> np.ndarray:
+    """Verdicts on images uint8 [N, R, R, 3], one truth each: bool [V, N] in the order of `VERDICTS`."""
+    looks = np.stack([known.look for known in truths])
+    scenes = {p.name: np.array([known.scene[p.name] for known in truths], np.int32) for p in SCENE_PARAMETERS}
+    rated = rater.rate(images, looks, scenes, np.stack([known.tells for known in truths]))
+    return np.stack([np.asarray(rated.faithful), np.asarray(rated.aligned)])
+
+
+def rate(sweep: Sweep, rater: Rater, ceilings: Sequence[float | None] = (None, None)) -> Ratings:
+    """Rates every image of the prompts that a rater can judge; `ceilings` is what true images reach, if known."""
+    truths = [truth(prompt.attributes) for prompt in sweep.prompts]
+    applies_P = np.array([known is not None for known in truths])
+    verdict_VPSC = np.zeros((len(VERDICTS), *sweep.image_PSCHWC.shape[:3]), bool)
+    image_QSCHWC = sweep.image_PSCHWC[applies_P]
+    repeated = [known for known in truths if known for _ in range(image_QSCHWC[0, :, :, 0, 0, 0].size)]
+    verdict_VN = judge(image_QSCHWC.reshape(-1, *image_QSCHWC.shape[3:]), repeated, rater)
+    verdict_VPSC[:, applies_P] = verdict_VN.reshape(len(VERDICTS), *image_QSCHWC.shape[:3])
+    curves = tuple(
+        _curve(name, verdict_PSC[applies_P], ceiling)
+        for name, verdict_PSC, ceiling in zip(VERDICTS, verdict_VPSC, ceilings, strict=True)
+    )
+    return Ratings(curves, verdict_VPSC, applies_P, _note(sweep, int(applies_P.sum())))
+
+
+def estimate(verdict_PS: np.ndarray) -> Estimate:
+    """The share of true verdicts with its interval; prompts are drawn at random, the seeds of one belong together."""
+    return Estimate(*mean_ci(verdict_PS))
+
+
+def _curve(name: str, verdict_PSC: np.ndarray, ceiling: float | None) -> Curve:
+    baseline, *points = (estimate(verdict_PSC[:, :, c]) for c in range(verdict_PSC.shape[2]))
+    return Curve(name, tuple(points), baseline, ceiling)
+
+
+def _note(sweep: Sweep, rated: int) -> str:
+    each = "one image" if sweep.num_seeds == 1 else f"{sweep.num_seeds} images"
+    left_out = len(sweep.prompts) - rated
+    return (
+        "Faithful: every parameter of the entity's look, which only its images tell, is right. Aligned: everything of "
+        f"the scene that the caption tells is right. Each point: {rated} prompts, {each} of each; bands and bars are "
+        "95 % intervals; dotted lines, where drawn, are what the rater says of true images."
+        + (f" {left_out} prompts without EntityWorld attributes are not rated." if left_out else "")
+    )

@@ -1,0 +1,56 @@
+"""A sweep over eta: every prompt at every eta from the same noise, and once without neighbours.
+
+Images are numbered p S + s (prompt p, seed s of S), and the number determines an image's noise and its guidance plan.
+So along a row of a sweep only eta changes, and a growing eta turns steps from neighbour- to text-enhanced one by one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+
+from reimagen_jax.config import SamplerConfig
+from reimagen_jax.inference.generator import Generator
+from reimagen_jax.inference.prompts import Prompt
+
+BASELINE = "no neighbours"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """P prompts, S seeds, E values of eta; column 0 is the baseline without neighbours, column 1 + e has etas[e]."""
+
+    prompts: tuple[Prompt, ...]
+    etas: tuple[float, ...]
+    image_PSCHWC: UInt8[np.ndarray, "p s c h w 3"]
+    sampler: SamplerConfig
+    seed: int
+
+    @property
+    def num_seeds(self) -> int:
+        """S."""
+        return self.image_PSCHWC.shape[1]
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images in pixels."""
+        return self.image_PSCHWC.shape[3]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Headings of the columns."""
+        return (BASELINE, *(f"η {eta:g}" for eta in self.etas))
+
+
+def draw_sweep(generator: Generator, prompts: Sequence[Prompt], etas: Sequence[float], num_seeds: int) -> Sweep:
+    """Draws all of a sweep's images with one program, at the generator's own guidance weights."""
+    sampler = generator.sampler
+    requests = []
+    for p, prompt in enumerate(prompts):
+        for index in range(p * num_seeds, (p + 1) * num_seeds):
+            requests.append(prompt.baseline(index, sampler))
+            requests += [prompt.request(index, eta, sampler) for eta in etas]
+    drawn = generator(requests)
+    image_PSCHWC = drawn.reshape(len(prompts), num_seeds, 1 + len(etas), *drawn.shape[1:])
+    return Sweep(tuple(prompts), tuple(etas), image_PSCHWC, sampler, generator.seed)

@@ -1,0 +1,117 @@
+"""Prompts and their neighbours: texts or the captions of records, and what retrieval finds for them.
+
+A record used as a prompt must not find itself: a hit is left out when it is the record (same source and key) or shows
+the record's own picture (equal pixels at the model's resolution), and further hits take its place.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reimagen_jax.config import SamplerConfig
+from reimagen_jax.data.images import decode
+from reimagen_jax.data.records import ImageText, Records
+from reimagen_jax.errors import UserError
+from reimagen_jax.inference.requests import Neighbour, Request, retrieve
+from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+
+TEXT_FIELDS = ("text", "prompt", "caption")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to draw, its neighbours, and what is known of the image that it asks for."""
+
+    text: str
+    neighbours: tuple[Neighbour, ...] = ()
+    """Best first."""
+    target: np.ndarray | None = field(default=None, repr=False)
+    """uint8 [R, R, 3]: the record's own image, never shown to the model; None where there is none."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """Of the record; a rater may find in them what the image has to show."""
+    key: str = ""
+    """Of the record; empty for a text of one's own."""
+    source: str = ""
+    """Of the record: equal sources and keys mean the same record."""
+
+    def request(self, index: int, eta: float, sampler: SamplerConfig) -> Request:
+        """Asks for image number `index` with the weights of `sampler`."""
+        return Request(self.text, self.neighbours, eta, sampler.text_weight, sampler.neighbour_weight, index)
+
+    def baseline(self, index: int, sampler: SamplerConfig) -> Request:
+        """The same image without neighbours: Imagen, in the same weights.
+
+        Every step is text-enhanced (eta 1): without neighbours the other kind would be no guidance at all.
+        """
+        return replace(self.request(index, 1.0, sampler), neighbours=())
+
+
+def from_file(path: str | Path) -> list[Prompt]:
+    """Reads prompts: one text a line, or (`.jsonl`) one JSON object a line with `text`; other fields are attributes.
+
+    Raises `UserError` when the file cannot be read, holds no prompt, or has a bad line (its number is named).
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UserError(f"--prompts {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"--prompts {path} is not UTF-8 text (byte {error.start})") from error
+    read = _from_json if path.suffix == ".jsonl" else _from_text
+    prompts = [read(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not prompts:
+        raise UserError(f"--prompts {path} holds no prompt: write one on each line")
+    return prompts
+
+
+def from_records(records: Records, limit: int, resolution: int) -> list[Prompt]:
+    """The captions of at most `limit` records, spread evenly over all, with their images as targets."""
+    ids = np.linspace(0, len(records) - 1, min(limit, len(records))).round().astype(int)
+    return [from_record(record, records.source, resolution) for record in records.fetch(ids)]
+
+
+def from_record(record: ImageText, source: str, resolution: int) -> Prompt:
+    """The caption of one record, with its image as target."""
+    target = decode(record.image, resolution)
+    return Prompt(record.text, (), target, record.attributes, record.key, source)
+
+
+def with_retrieved(prompts: Sequence[Prompt], base: KnowledgeBase, k: int, resolution: int) -> list[Prompt]:
+    """The prompts with their top-k neighbours from the knowledge base, fewer where fewer are found."""
+    return [replace(prompt, neighbours=_neighbours(prompt, base, k, resolution)) for prompt in prompts]
+
+
+def _neighbours(prompt: Prompt, base: KnowledgeBase, k: int, resolution: int) -> tuple[Neighbour, ...]:
+    """The best k that are not the prompt's own record: asks for twice as many while too few of them remain."""
+    width = k
+    while True:
+        found = retrieve(base, [prompt.text], width, resolution)[0]
+        others = tuple(hit for hit in found if not _is_own(hit, prompt, base.records.source))
+        if len(others) >= k or len(found) < width:
+            return others[:k]
+        width *= 2
+
+
+def _is_own(hit: Neighbour, prompt: Prompt, source: str) -> bool:
+    same_record = bool(prompt.key) and (hit.key, source) == (prompt.key, prompt.source)
+    return same_record or (prompt.target is not None and np.array_equal(hit.image, prompt.target))
+
+
+def _from_text(line: str, where: str) -> Prompt:
+    return Prompt(line.strip())
+
+
+def _from_json(line: str, where: str) -> Prompt:
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not JSON: {error}") from error
+    texts = [fields.pop(name) for name in TEXT_FIELDS if name in fields] if isinstance(fields, dict) else []
+    if not texts or not isinstance(texts[0], str) or not texts[0].strip():
+        raise UserError(f'{where} has no text: a line such as {{"text": "a cat on a mat"}} is expected')
+    return Prompt(texts[0].strip(), attributes=fields)

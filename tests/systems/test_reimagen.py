@@ -1,0 +1,99 @@
+"""The system: loss, condition dropout, and that retrieval is what is learned from neighbours."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from reimagen_jax.data.batch import Batch
+from reimagen_jax.diffusion import objective
+from reimagen_jax.diffusion.sampler import image_keys
+from reimagen_jax.systems.reimagen import ReImagen, to_bytes, to_model
+from tests.tiny import TINY
+
+
+def random_batch(seed: int, size: int = 8) -> Batch:
+    """Images of one colour each; the neighbours have the colour of the image, the captions tell nothing."""
+    rng = np.random.default_rng(seed)
+    colour = rng.integers(0, 256, (size, 1, 1, 3), dtype=np.uint8)
+    image = np.broadcast_to(colour, (size, 16, 16, 3))
+    tokens = np.full((size, 32), 7, np.int32)
+    neighbours = np.broadcast_to(image[:, None], (size, 2, 16, 16, 3))
+    return Batch(image, tokens, neighbours, np.repeat(tokens[:, None], 2, axis=1), np.ones((size, 2), bool))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A tiny system after a short training on `random_batch`."""
+    system = ReImagen(TINY)
+    optimizer = optax.adam(3e-3)
+
+    @jax.jit
+    def step(params, state, batch, key):
+        (loss, _), gradient = jax.value_and_grad(system.loss, has_aux=True)(params, batch, key)
+        with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic relies on it
+            updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    params = jax.jit(system.init)(jax.random.key(0))
+    state = optimizer.init(params)
+    losses = []
+    for i in range(300):
+        params, state, loss = step(params, state, random_batch(i, 16), jax.random.key(i))
+        losses.append(float(loss))
+    return system, params, losses
+
+
+def test_bytes_and_model_range_are_inverse():
+    levels = jnp.arange(256, dtype=jnp.uint8)[None, :, None, None]
+    np.testing.assert_array_equal(to_bytes(to_model(levels)), levels)
+    assert float(to_model(levels).min()) == -1.0 and float(to_model(levels).max()) == 1.0
+
+
+def test_conditions_are_dropped_independently_at_their_rate(key):
+    key_text, key_nbr = jax.random.split(key)
+    text, neighbours = objective.dropped(key_text, 20_000, 0.1), objective.dropped(key_nbr, 20_000, 0.1)
+    assert abs(float(text.mean()) - 0.1) < 0.01 and abs(float(neighbours.mean()) - 0.1) < 0.01
+    assert abs(float((text & neighbours).mean()) - 0.01) < 0.004
+
+
+def test_the_loss_starts_at_the_targets_power_and_falls(trained):
+    _, _, losses = trained
+    assert 0.5 < losses[0] < 2.0
+    assert np.mean(losses[-20:]) < 0.4 * losses[0]
+
+
+def test_what_only_neighbours_tell_is_learned_from_them(trained):
+    """The loss with neighbours is lower than without, and the samples take the neighbours' colour."""
+    system, params, _ = trained
+    batch = jax.tree.map(jnp.asarray, random_batch(999, 32))
+    quiet = ReImagen(
+        dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, text_drop=0.0, neighbour_drop=0.0))
+    )
+    with_neighbours = quiet.loss(params, batch, jax.random.key(5))[0]
+    without = quiet.loss(params, batch.replace(nbr_mask_BK=jnp.zeros((32, 2), bool)), jax.random.key(5))[0]
+    assert with_neighbours < 0.8 * without
+
+    def draw(mask):
+        keys = image_keys(0, range(32))
+        config = dataclasses.replace(TINY.sampler, num_steps=20)
+        neighbours = batch.nbr_image_BKHWC, batch.nbr_tokens_BKL, mask
+        return system.sample(params, batch.tokens_BL, *neighbours, keys, config, 0.0, 1.0, 2.0)
+
+    colour = np.asarray(batch.image_BHWC[:, 0, 0], np.float32)
+    drawn = np.asarray(draw(batch.nbr_mask_BK), np.float32).mean(axis=(1, 2))
+    imagined = np.asarray(draw(jnp.zeros((32, 2), bool)), np.float32).mean(axis=(1, 2))
+    assert np.abs(drawn - colour).mean() < 0.5 * np.abs(imagined - colour).mean()
+
+
+def test_without_neighbours_the_same_weights_are_imagen(trained):
+    system, params, _ = trained
+    batch = jax.tree.map(jnp.asarray, random_batch(5))
+    none = jnp.zeros((8, 2), bool)
+    args = image_keys(0, range(8)), TINY.sampler, 0.5, 2.0, 2.0
+    masked = system.sample(params, batch.tokens_BL, batch.nbr_image_BKHWC, batch.nbr_tokens_BKL, none, *args)
+    imagen = system.sample(params, batch.tokens_BL, None, None, None, *args)
+    assert np.abs(np.asarray(masked, np.int32) - np.asarray(imagen, np.int32)).max() <= 1

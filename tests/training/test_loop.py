@@ -1,0 +1,283 @@
+"""The loop: a run that is stopped, killed or resumed ends where an undisturbed one does; a bad one stops in time."""
+
+import functools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_system import Regression, dataset, experiment, same
+
+from reimagen_jax.errors import UserError
+from reimagen_jax.training import loop, sharding
+from reimagen_jax.training.checkpoint import Checkpoints, load_ema
+from reimagen_jax.training.loop import train
+from reimagen_jax.training.state import init_state
+from reimagen_jax.training.step import make_optimizer
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def data_position(workdir, step):
+    return json.loads((workdir / "checkpoints" / str(step) / "data" / "process_0-of-1.json").read_text())
+
+
+def test_4_steps_are_2_and_a_restart_and_2_bit_for_bit(tmp_path):
+    settings = functools.partial(experiment, decay="constant", fsdp=2)
+    whole = train(settings(num_steps=4), tmp_path / "whole", Regression(), dataset())
+    half = train(settings(num_steps=2), tmp_path / "parts", Regression(), dataset())
+    assert (half.step, half.stopped) == (2, None)
+    both = train(settings(num_steps=4), tmp_path / "parts", Regression(), dataset())
+    assert both.step == whole.step == 4
+    assert same(both.state, whole.state)
+    assert data_position(tmp_path / "parts", 4) == data_position(tmp_path / "whole", 4)
+    losses = [[line["loss"] for line in lines(tmp_path / name)] for name in ("whole", "parts")]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves_and_the_run_goes_on_bit_for_bit(tmp_path, number):
+    """With the cosine schedule, whose rate at each step depends on the planned length."""
+    whole = train(experiment(num_steps=5), tmp_path / "whole", Regression(), dataset())
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+
+    def interrupt(step, ema):
+        os.kill(os.getpid(), number)
+        return grid(tmp_path)(step, ema)
+
+    config = experiment(num_steps=5, sample_every=2)
+    first = train(config, tmp_path / "parts", Regression(), dataset(), on_sample=interrupt)
+    assert (first.step, first.stopped) == (3, number), "the signal came after step 2, while nothing was running"
+    assert (tmp_path / "parts" / "checkpoints" / "3").is_dir()
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    rest = train(config, tmp_path / "parts", Regression(), dataset())
+    assert rest.stopped is None and same(rest.state, whole.state)
+
+
+def grid(folder):
+    def draw(step, ema):
+        path = folder / f"{step}.png"
+        Image.fromarray(np.full((4, 6, 3), step, np.uint8)).save(path)
+        return path
+
+    return draw
+
+
+def test_a_finished_run_has_nothing_to_do(tmp_path):
+    first = train(experiment(), tmp_path, Regression(), dataset())
+    again = train(experiment(), tmp_path, Regression(), dataset())
+    assert again.step == 4 and same(first.state, again.state)
+    assert len(lines(tmp_path)) == 4
+
+
+def test_resuming_a_cosine_run_with_another_length_says_what_becomes_of_the_rate(tmp_path, capsys):
+    train(experiment(num_steps=4), tmp_path, Regression(), dataset())
+    capsys.readouterr()
+    train(experiment(num_steps=6), tmp_path, Regression(), dataset())
+    out = capsys.readouterr().out
+    assert "train.num_steps: 4 -> 6" in out and "the result is not that of a run planned for this length" in out
+    assert lines(tmp_path)[4]["learning_rate"] > lines(tmp_path)[3]["learning_rate"] * 0.99
+
+
+# --- kill -9 -----------------------------------------------------------------------------------------------------
+
+
+def start(workdir, num_steps, width):
+    command = [sys.executable, str(Path(__file__).with_name("run_tiny.py")), str(workdir), str(num_steps), str(width)]
+    path = os.pathsep.join([str(Path(loop.__file__).parents[2]), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition, process):
+    """Polls until the condition holds; fails if the process ends first."""
+    while not condition():
+        assert process.poll() is None, f"the run ended before it was killed, with status {process.returncode}"
+        time.sleep(0.0005)
+
+
+def whole_checkpoints(workdir):
+    return {path.name for path in workdir.glob("checkpoints/*") if path.name.isdecimal()}
+
+
+def half_written(workdir):
+    return {path.name for path in workdir.glob("checkpoints/*tmp*")}
+
+
+def saved_state(workdir, step, width):
+    """The checkpoint's state, on the mesh of the run."""
+    config = experiment(fsdp=2).train
+    init = functools.partial(init_state, Regression(width=width), make_optimizer(config), jax.random.key(0))
+    checkpoints = Checkpoints(workdir, keep=9)
+    assert checkpoints.latest() == step
+    state = checkpoints.restore(step, sharding.abstract_state(init, sharding.make_mesh(2)), iter(dataset()))
+    checkpoints.close()
+    return jax.device_get(state)
+
+
+def test_kill_9_at_any_moment_and_restart_end_in_the_same_state_bit_for_bit(tmp_path):
+    """Twice at random moments and twice while a checkpoint is being written; then the run is left to finish."""
+    num_steps, width, workdir = 90, 4096, tmp_path / "killed"
+    seed = random.getrandbits(32)
+    print(f"seed of the moments: {seed}")
+    moments = random.Random(seed)
+    for how in ["save", "random", "save", "random"]:
+        process, before = start(workdir, num_steps, width), whole_checkpoints(workdir)
+        reader = threading.Thread(target=process.stdout.read)
+        reader.start()
+        wait_for(lambda before=before: whole_checkpoints(workdir) - before, process)
+        if how == "save":
+            wait_for(lambda: half_written(workdir), process)
+        else:
+            time.sleep(moments.uniform(0.0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
+        reader.join()
+    process = start(workdir, num_steps, width)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    assert "going on from the checkpoint of step" in output
+    assert not half_written(workdir), "what the killed runs left is gone"
+
+    config = experiment(num_steps=num_steps, fsdp=2, checkpoint_every=1000)
+    whole = train(config, tmp_path / "whole", Regression(width=width), dataset())
+    assert same(saved_state(workdir, num_steps, width), whole.state)
+    assert data_position(workdir, num_steps) == data_position(tmp_path / "whole", num_steps)
+    steps = [line["step"] for line in lines(workdir)]
+    assert steps == list(range(1, num_steps + 1)), "every step is logged once, those lost with a kill again"
+    assert [line["loss"] for line in lines(workdir)] == [line["loss"] for line in lines(tmp_path / "whole")]
+
+
+# --- what goes wrong ---------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_names_the_last_good_checkpoint_and_leaves_it_whole(tmp_path):
+    """The data turn bad in the batch of step 6; the checkpoint of step 4 stays the last one and is as it was."""
+    good = train(experiment(num_steps=4, decay="constant"), tmp_path, Regression(), dataset())
+    order = [int(index) for index in np.concatenate([next_["index"] for next_ in first(6)])]
+    bad = max(set(order[5 * 16 :]) - set(order[: 5 * 16]))
+    system = Regression(explode_at=bad)
+    config = experiment(num_steps=12, decay="constant", checkpoint_every=6)
+    with pytest.raises(UserError, match=rf"loss is nan at step 6; the last good checkpoint: .*{tmp_path.name}/.*/4\."):
+        train(config, tmp_path, system, dataset())
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["4"]
+    assert same(load_ema(tmp_path)[1], good.state.ema)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5]
+
+
+def first(count):
+    data = iter(dataset())
+    return [next(data) for _ in range(count)]
+
+
+def test_a_loss_that_is_not_finite_before_any_checkpoint_leaves_none(tmp_path):
+    with pytest.raises(UserError, match="loss is nan at step 1; the last good checkpoint: none"):
+        train(experiment(checkpoint_every=1), tmp_path, Regression(explode_at=int(first(1)[0]["index"][0])), dataset())
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_data_that_end_are_an_error_that_says_where(tmp_path):
+    finite = dataset(epochs=1)
+    with pytest.raises(UserError, match="the data end before step 63"):
+        train(experiment(num_steps=100, log_every=50), tmp_path, Regression(), finite)
+
+
+def test_a_batch_of_another_size_is_an_error_that_names_both(tmp_path):
+    """A last, smaller batch would otherwise train with another weight, after compiling once more."""
+    with pytest.raises(UserError, match=r"step 63 has 8 examples.* data\.batch_size .* 16"):
+        train(experiment(num_steps=100, log_every=50), tmp_path, Regression(), dataset(epochs=1, ragged=True))
+
+
+def test_an_unfit_batch_size_and_an_unusable_folder_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match="batch_size 12 is not divisible by the 8 devices"):
+        train(experiment(batch_size=12), tmp_path / "run", Regression(), dataset(12))
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write to --workdir"):
+        train(experiment(), tmp_path / "file", Regression(), dataset())
+
+
+def test_other_settings_are_refused_and_nothing_changes(tmp_path):
+    train(experiment(), tmp_path, Regression(), dataset())
+    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.name != ".lock")
+    with pytest.raises(UserError, match=r"train\.learning_rate: 0\.01 != 0\.5"):
+        train(experiment(learning_rate=0.5, num_steps=9), tmp_path, Regression(), dataset())
+    with pytest.raises(UserError, match="other data"):
+        train(experiment(num_steps=9), tmp_path, Regression(), dataset(), data_fingerprint="other")
+    assert before == sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.name != ".lock")
+
+
+# --- what is reported --------------------------------------------------------------------------------------------
+
+
+def test_samples_are_drawn_at_their_cadence_from_the_average_and_shown_in_tensorboard(tmp_path):
+    seen = {}
+
+    def draw(step, ema):
+        seen[step] = jax.device_get(ema)
+        return grid(tmp_path)(step, ema)
+
+    config = experiment(num_steps=5, sample_every=2, checkpoint_every=2, keep_checkpoints=9)
+    train(config, tmp_path / "run", Regression(), dataset(), on_sample=draw)
+    assert sorted(seen) == [2, 4]
+    assert all(same(load_ema(tmp_path / "run", step)[1], seen[step]) for step in seen)
+    events = b"".join(path.read_bytes() for path in (tmp_path / "run" / "tensorboard").iterdir())
+    assert events.count(b"samples") == 2 and b"PNG" in events
+
+
+def test_metrics_of_a_step_are_read_only_after_the_next_is_dispatched(tmp_path, monkeypatch):
+    """Otherwise the devices would wait for the host at every step."""
+    order = []
+    real_jit, real_get = sharding.jit_step, jax.device_get
+
+    def jit_step(*args):
+        step = real_jit(*args)
+
+        def watched(state, batch, key):
+            order.append("dispatch")
+            return step(state, batch, key)
+
+        return watched
+
+    monkeypatch.setattr(loop.sharding, "jit_step", jit_step)
+    monkeypatch.setattr(loop.jax, "device_get", lambda tree: order.append("read") or real_get(tree))
+    train(experiment(num_steps=5), tmp_path, Regression(), dataset())
+    assert order == ["dispatch", "dispatch", "read", "dispatch", "read", "dispatch", "read", "dispatch", "read", "read"]
+
+
+def test_a_log_line_tells_means_since_the_one_before(tmp_path):
+    train(experiment(num_steps=6, decay="constant"), tmp_path / "each", Regression(), dataset())
+    train(experiment(num_steps=6, decay="constant", log_every=4), tmp_path / "some", Regression(), dataset())
+    each, some = lines(tmp_path / "each"), lines(tmp_path / "some")
+    assert [line["step"] for line in some] == [4, 6], "the last step is always logged"
+    assert some[0]["loss"] == pytest.approx(np.mean([line["loss"] for line in each[:4]]), rel=1e-6)
+    assert some[1]["absolute_error"] == pytest.approx(np.mean([line["absolute_error"] for line in each[4:]]), rel=1e-6)
+    assert some[1]["learning_rate"] == each[5]["learning_rate"]
+    assert {"grad_norm", "images_per_second", "process_peak_GiB"} <= some[0].keys()
+
+
+def test_the_run_is_a_function_of_the_seed(tmp_path):
+    outcomes = [
+        train(experiment(num_steps=2, seed=seed), tmp_path / str(n), Regression(), dataset())
+        for n, seed in enumerate([0, 0, 1])
+    ]
+    assert same(outcomes[0].state, outcomes[1].state)
+    assert not same(outcomes[0].state.params, outcomes[2].state.params)
+
+
+def test_a_map_dataset_is_taken_as_well(tmp_path):
+    lazy = dataset(lazy=True)
+    state = train(experiment(num_steps=2), tmp_path / "map", Regression(), lazy).state
+    assert same(state, train(experiment(num_steps=2), tmp_path / "iter", Regression(), dataset()).state)

@@ -1,40 +1,23 @@
 """Re-Imagen on EntityWorld at 32 x 32."""
 
-from reimagen_jax.config import (
-    DataConfig,
-    DiffusionConfig,
-    Experiment,
-    Level,
-    SamplerConfig,
-    TextConfig,
-    TrainConfig,
-    UNetConfig,
-)
+from reimagen_jax.config import DataConfig, DiffusionConfig, Experiment, SamplerConfig, TrainConfig
+from reimagen_jax.presets import TEXT_BYTES, UNET_32
 
 config = Experiment(
     name="entityworld32",
     resolution=32,
-    unet=UNetConfig(
-        levels=(
-            Level(48, 1),
-            Level(96, 1, self_attention=True, neighbour_attention=True),
-            Level(160, 1, self_attention=True, neighbour_attention=True),
-        ),
-        patch=2,
-        head_width=32,
-        cond_width=192,
-    ),
-    text=TextConfig(max_bytes=80, width=128, depth=2),
-    diffusion=DiffusionConfig(prediction="v"),
+    unet=UNET_32,
+    text=TEXT_BYTES,
+    diffusion=DiffusionConfig(prediction="v", time_exponent=0.5),
     sampler=SamplerConfig(solver="ddim", num_steps=25),
     data=DataConfig(batch_size=16, num_neighbours=2, min_neighbours=1),
     train=TrainConfig(
-        num_steps=9_000,
+        num_steps=8_000,
         learning_rate=1e-3,
         warmup_steps=200,
         decay="tail",
         ema_decay=0.999,
         checkpoint_every=500,
-        sample_every=0,
+        sample_every=1_000,
     ),
 )

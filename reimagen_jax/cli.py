@@ -1,7 +1,7 @@
 """The `reimagen` command: one subcommand for each arrow of the data's way.
 
-A command is a frozen dataclass in `reimagen_jax.commands` with a method `run`; its fields are the options. A module whose
-options depend on its arguments has a function `main(args)` instead. Only the module of the command asked for is imported.
+A command is a frozen dataclass in `reimagen_jax.commands` with a method `run`; its fields are the options. Where the
+options depend on the arguments, it is a function of the arguments instead. Only the module asked for is imported.
 """
 
 import difflib
@@ -59,7 +59,7 @@ def _run(name: str, args: list[str]) -> None:
     if isinstance(command, type):
         import tyro
 
-        tyro.cli(command, prog=f"reimagen {name}", args=args).run()
+        tyro.cli(command, prog=f"reimagen {name}", args=args, config=(tyro.conf.FlagCreatePairsOff,)).run()
     else:
         command(args)
 

@@ -13,6 +13,7 @@ from reimagen_jax.errors import UserError
 class Index:
     """Index records by their captions, so that neighbours can be found for a text: a knowledge base.
 
+    For example:
         reimagen index runs/knowledge --out runs/index
 
     The records stay where they are; the knowledge base refers to them.

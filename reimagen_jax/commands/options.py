@@ -51,10 +51,15 @@ class PromptOptions:
         )
         prompts = self._prompts(config.resolution)
         if self.knowledge_base:
-            k = config.data.num_neighbours if self.k is None else self.k
-            return with_retrieved(prompts, KnowledgeBase.open(self.knowledge_base), k, config.resolution)
+            base, k = KnowledgeBase.open(self.knowledge_base), self.resolved(config).k
+            return with_retrieved(prompts, base, k, config.resolution)
         given = tuple(_reference(path, text, config.resolution) for path, text in self.reference)[: self.k]
         return [dataclasses.replace(prompt, neighbours=given) for prompt in prompts]
+
+    def resolved(self, config: Experiment) -> "PromptOptions":
+        """The same with nothing left to the experiment."""
+        default = config.data.num_neighbours if self.knowledge_base else None
+        return dataclasses.replace(self, k=default if self.k is None else self.k)
 
     def sources(self) -> dict[str, str]:
         """Where prompts and neighbours come from, with checksums, for reports."""

@@ -17,15 +17,12 @@ SHOWN_PROBLEMS = 20
 class Prepare:
     """Turn images with captions into records, the form that every other command reads.
 
-    From EntityWorld (the embedded data set: nothing to download):
-
+    From EntityWorld, the embedded data set (nothing to download):
         reimagen prepare --out runs/train --where role=train
-
         reimagen prepare --out runs/knowledge
 
-    From your own folder of images with a metadata.jsonl beside them, whose lines look like
+    From your own folder of images, with a metadata.jsonl in it whose lines look like
     {"file_name": "cat.png", "text": "a cat on a mat"}:
-
         reimagen prepare --source photos --out runs/photos --resolution 64
     """
 
@@ -34,10 +31,9 @@ class Prepare:
     source: str = "entityworld"
     """`entityworld`, or a folder of images with metadata.jsonl."""
     resolution: int | None = None
-    """Side of the images in pixels. EntityWorld is drawn at this size (default 64); from a folder, larger images are
-    cropped to their central square and shrunk to it to save space (default: kept as they are)."""
+    """Side in pixels. EntityWorld is drawn at it (64 by default); larger images of a folder are cropped and shrunk."""
     where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Keep only items with FIELD=VALUE, such as role=train. Repeat it to allow further values or to ask more fields."""
+    """Keep only items with FIELD=VALUE, such as role=train. Repeat it for further values, or for further fields."""
     strict: bool = False
     """Stop at the first bad item instead of reporting and leaving out every one."""
     overwrite: bool = False
@@ -83,7 +79,8 @@ class Prepare:
             settings=settings,
         )
         if len(problems) > SHOWN_PROBLEMS:
-            print(f"... and {len(problems) - SHOWN_PROBLEMS} more, all named in {self.out}/skipped.jsonl", file=sys.stderr)
+            more = len(problems) - SHOWN_PROBLEMS
+            print(f"... and {more} more, all named in {self.out}/skipped.jsonl", file=sys.stderr)
         print(f"{len(records)} records in {self.out}, {len(problems)} items left out")
         for reason, count in records.manifest["skipped"].items():
             print(f"  {count} x {reason}")

@@ -3,7 +3,7 @@
 import hashlib
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ import orbax.checkpoint as ocp
 from reimagen_jax import __version__
 from reimagen_jax.commands.options import SamplingOptions
 from reimagen_jax.config import Experiment, SamplerConfig
+from reimagen_jax.evaluation.ratings import Ratings
+from reimagen_jax.evaluation.report import Report
+from reimagen_jax.evaluation.svg import Curve
 from reimagen_jax.inference.generator import Generator, open_weights
 from reimagen_jax.inference.prompts import Prompt
 from reimagen_jax.inference.requests import Neighbour
@@ -99,6 +102,53 @@ def neighbours_as_json(neighbours: Sequence[Neighbour]) -> list[dict[str, Any]]:
         }
         for hit in neighbours
     ]
+
+
+def as_json(report: Report, config: Experiment) -> dict[str, Any]:
+    """A report's numbers and settings, and each prompt with its neighbours, for programs."""
+    sweep, ratings = report.sweep, report.ratings
+    facts = {
+        "command": report.command,
+        "settings": report.settings,
+        "sampler": asdict(sweep.sampler),
+        "seed": sweep.seed,
+        "columns": sweep.columns,
+        "etas": sweep.etas,
+        "prompts": [
+            {
+                "prompt": prompt.text,
+                "record": prompt.key,
+                "indices": [p * sweep.num_seeds + s for s in range(sweep.num_seeds)],
+                "neighbours": neighbours_as_json(prompt.neighbours),
+            }
+            for p, prompt in enumerate(sweep.prompts)
+        ],
+        "experiment": asdict(config),
+    }
+    if ratings is None:
+        return facts | {"unrated": report.why_unrated}
+    return facts | {
+        "results": [
+            {"name": row.name, "images": row.images, **_named(ratings, [share._asdict() for share in row.shares])}
+            for row in report.rows
+        ],
+        "curves": _named(ratings, [_curve(curve) for curve in ratings.curves]),
+        "rated_prompts": ratings.applies_P.tolist(),
+        "verdicts_prompt_seed_column": _named(ratings, ratings.verdict_VPSC.tolist()),
+        "note": ratings.note,
+    }
+
+
+def _named(ratings: Ratings, values: Sequence[Any]) -> dict[str, Any]:
+    return {curve.name: value for curve, value in zip(ratings.curves, values, strict=True)}
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    return {
+        "over_eta": [point._asdict() for point in curve.points],
+        "no_neighbours": curve.baseline._asdict(),
+        "true_images": curve.ceiling,
+    }
 
 
 def _last_step(path: Path) -> int | None:

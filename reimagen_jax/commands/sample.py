@@ -25,12 +25,10 @@ class Sample:
     """Draw images for prompts.
 
     With neighbours from a knowledge base:
-
         reimagen sample --model runs/train --prompt "a cat on a mat" --knowledge-base runs/index --out runs/cats
 
     With neighbours given by hand (repeat --reference for more):
-
-        reimagen sample --model runs/train --prompt "Mitzi on a mat" --reference mitzi.png "Mitzi, a cat" --out runs/mitzi
+        reimagen sample --model runs/train --prompt "Mitzi on a mat" --reference a.png "Mitzi, a cat" --out runs/mitzi
 
     Without either, the images are drawn from the text alone, by the same weights.
     """
@@ -97,7 +95,8 @@ class Sample:
             neighbours = neighbours_as_json(request.neighbours)
             entries.append({"file": name, **_numbers(request), "record": prompts[p].key, "neighbours": neighbours})
         _grid(prompts, images.reshape(len(prompts), self.how.num_images, *images.shape[1:])).save(folder / "grid.png")
-        resolved = dataclasses.replace(self, eta=sampler.eta, how=self.how.resolved(sampler))
+        what, how = self.what.resolved(model.config), self.how.resolved(sampler)
+        resolved = dataclasses.replace(self, eta=sampler.eta, what=what, how=how)
         facts = {
             "command": command_line("sample", resolved),
             "model": model.facts(),

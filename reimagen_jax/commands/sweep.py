@@ -1,10 +1,9 @@
 """`reimagen sweep`: prompts over eta, from all neighbours to all text, as a report (HTML and PNG)."""
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -13,21 +12,24 @@ from reimagen_jax.config import require
 from reimagen_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from reimagen_jax.evaluation.ratings import Ratings
+    from reimagen_jax.commands.provenance import Model
+    from reimagen_jax.config import Experiment
+    from reimagen_jax.evaluation.rater import Rater
+    from reimagen_jax.evaluation.report import Report
     from reimagen_jax.evaluation.sweeps import Sweep as DrawnSweep
     from reimagen_jax.inference.prompts import Prompt
 
 ETAS = tuple(i / 10 for i in range(11))
+RESULTS = "sweep.json"
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Draw prompts at a range of eta, from all neighbours (0) to all text (1), and once without neighbours.
-
+    """Draw prompts at a range of eta, from all neighbours (0) to all text (1), and once without neighbours:
         reimagen sweep --model runs/train --records runs/test --knowledge-base runs/index --out runs/sweep
 
-    Writes report.html (one file that needs nothing else), report.png and sweep.json. Prompts and neighbours are given as
-    for `reimagen sample`. Where the prompts are captions of EntityWorld records, the images are rated as well.
+    Writes report.html (one file that needs nothing else), report.png and sweep.json. Prompts and neighbours are given
+    as for `reimagen sample`. Where the prompts are captions of EntityWorld records, the images are rated as well.
     """
 
     model: Path
@@ -38,14 +40,17 @@ class Sweep:
     etas: tuple[float, ...] = ETAS
     """One column each, between 0 and 1."""
     how: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(default_factory=SamplingOptions)
+    rater: Path | None = None
+    """A rater of EntityWorld for the model's resolution (default: the one that comes with the package)."""
     overwrite: bool = False
     """Replace an existing output folder, once the new one is complete."""
 
     def run(self) -> None:
         """Draws, rates where that is possible, and writes the report. Raises `UserError` on bad options or input."""
-        from reimagen_jax.commands.provenance import Model
+        from reimagen_jax.commands.provenance import Model, as_json
+        from reimagen_jax.evaluation.report import PAGE, write_report
         from reimagen_jax.evaluation.sweeps import draw_sweep
-        from reimagen_jax.files import atomic_dir
+        from reimagen_jax.files import atomic_dir, write_json
 
         require(len(self.etas) > 0, "--etas is empty: give at least one value between 0 and 1")
         require(all(0 <= eta <= 1 for eta in self.etas), f"--etas {self.etas}: every value is between 0 and 1")
@@ -53,17 +58,59 @@ class Sweep:
             model = Model.open(self.model)
             sampler = self.how.settings(model.config.sampler)
             prompts = self._prompts(model.config)
+            rater, why_unrated = self._rater(prompts, model.config.resolution)
             generator = model.generator(sampler, self.how, prompts)
             sweep = draw_sweep(generator, prompts, sorted(set(self.etas)), self.how.num_images)
-            ratings, why = rate_if_possible(sweep)
-            ...
+            report = self._report(model, sweep, rater, why_unrated)
+            write_report(report, folder)
+            write_json(folder / RESULTS, as_json(report, model.config))
+        print(f"report: {self.out / PAGE}")
 
-    def _prompts(self, config) -> "list[Prompt]":
+    def _rater(self, prompts: "list[Prompt]", resolution: int) -> "tuple[Rater | None, str]":
+        """The rater, or a sentence that says why there is none; before anything is drawn, as opening it may fail."""
+        from reimagen_jax.evaluation.rater import Rater
+        from reimagen_jax.evaluation.ratings import why_unrated
+
+        why = why_unrated(prompts)
+        return (None, why) if why else (Rater.open(self.rater), "")
+
+    def _report(self, model: "Model", sweep: "DrawnSweep", rater: "Rater | None", why_unrated: str) -> "Report":
+        """Rates the sweep where a rater applies, and notes everything that draws it again."""
+        from reimagen_jax.commands.provenance import sampler_facts, versions
+        from reimagen_jax.evaluation.ratings import ceiling, rate
+        from reimagen_jax.evaluation.report import Report
+
+        what, how = self.what.resolved(model.config), self.how.resolved(sweep.sampler)
+        return Report(
+            title=f"From neighbours to text: {model.config.name}",
+            introduction=(
+                f"{_count(len(sweep.prompts), 'prompt', 'prompts')}, {_count(len(sweep.etas), 'value', 'values')} of η "
+                f"and the same without neighbours, {_count(sweep.num_seeds, 'image', 'images')} of each."
+            ),
+            sweep=sweep,
+            command=command_line("sweep", dataclasses.replace(self, etas=sweep.etas, what=what, how=how)),
+            settings={
+                "Model": model.facts(),
+                "Data": self.what.sources(),
+                "Sampler": sampler_facts(sweep.sampler, self.how),
+                "Versions": versions(),
+            },
+            ratings=rate(sweep, rater, ceiling(rater, sweep.resolution)) if rater is not None else None,
+            why_unrated=why_unrated,
+        )
+
+    def _prompts(self, config: "Experiment") -> "list[Prompt]":
         if not (self.what.knowledge_base or self.what.reference):
             raise UserError("a sweep needs neighbours: give --knowledge-base DIR, or --reference IMAGE CAPTION")
         require(self.what.k != 0, "--k 0 leaves a sweep nothing to weigh against the text: at least 1 is needed")
         prompts = self.what.gather(config)
         warn_without_neighbours(prompts)
         if not any(prompt.neighbours for prompt in prompts):
-            raise UserError("no neighbours were found for any prompt: --knowledge-base has no caption that shares a word")
+            raise UserError(
+                "no neighbours were found for any prompt: --knowledge-base has no caption that shares a word"
+            )
         return prompts
+
+
+def _count(n: int, one: str, more: str) -> str:
+    return f"{n} {one if n == 1 else more}"

@@ -40,6 +40,8 @@ class Train:
         """Trains to the end, or until a signal. Raises `UserError` on bad settings or data."""
         from reimagen_jax.data.loader import make_dataset
         from reimagen_jax.data.triples import Triples
+        from reimagen_jax.evaluation.grids import training_grid
+        from reimagen_jax.inference.generator import open_weights
         from reimagen_jax.systems.reimagen import ReImagen
         from reimagen_jax.training.loop import train
 
@@ -48,12 +50,21 @@ class Train:
         if not self.config.data.triples:
             raise UserError("data.triples is not set: pass --data.triples DIR, a folder written by `reimagen triples`")
         triples = Triples.open(self.config.data.triples)
+        system, dataset = ReImagen(self.config), make_dataset(triples, self.config)
+        on_sample = None
+        if self.config.train.sample_every:
+            on_sample = training_grid(system, next(iter(dataset)), self.workdir / "samples")
+        initial = None
+        if self.config.init.weights:
+            initial = lambda: open_weights(self.config.init.weights)[1]  # noqa: E731
         outcome = train(
             self.config,
             self.workdir,
-            ReImagen(self.config),
-            make_dataset(triples, self.config),
+            system,
+            dataset,
+            on_sample=on_sample,
             data_fingerprint=triples.fingerprint,
+            initial=initial,
         )
         if outcome.stopped is not None:
             sys.exit(128 + outcome.stopped)

@@ -13,6 +13,7 @@ from reimagen_jax.errors import UserError
 class BuildTriples:
     """Find the neighbours of every training record: the data that `reimagen train` reads.
 
+    For example:
         reimagen triples runs/train --knowledge-base runs/index --out runs/triples
 
     A record is never its own neighbour, nor is another copy of its picture, even where the knowledge base holds the

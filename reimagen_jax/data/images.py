@@ -18,10 +18,15 @@ MAX_PIXELS = 2**26
 """Largest image that is decoded: 8192 x 8192."""
 MAX_BYTES = 2**28
 """Largest encoded image that is read."""
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP")
-"""What is read (MPO is how Pillow calls the JPEG of some telephones); of animations, the first frame."""
-STORED_FORMATS = ("PNG", "JPEG", "MPO", "WEBP")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+"""What is read; of animations, the first frame."""
+LOSSY_FORMATS = ("JPEG", "MPO")
+"""MPO is how Pillow calls the JPEG files of some telephones."""
+STORED_FORMATS = ("PNG", *LOSSY_FORMATS, "WEBP")
 """What records hold as it came; others are stored as PNG."""
+
+# Pillow warns of sizes, which are checked here, and of odd metadata, which are not used.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # Pillow's decoders let all of these through when a file is broken.
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
@@ -44,9 +49,7 @@ def load(data: bytes) -> Image.Image:
     if len(data) > MAX_BYTES:
         raise ImageError("oversized image", f"{len(data)} bytes, the limit is {MAX_BYTES}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of sizes (checked below) and of odd metadata (not used)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError("oversized image", str(error)) from None
     except UnidentifiedImageError:
@@ -57,10 +60,8 @@ def load(data: bytes) -> Image.Image:
     if width * height > MAX_PIXELS:
         raise ImageError("oversized image", f"{width} x {height} pixels, the limit is {MAX_PIXELS}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.load()
-            upright = _to_rgb(ImageOps.exif_transpose(image))
+        image.load()
+        upright = _to_rgb(ImageOps.exif_transpose(image))
     except _DECODER_ERRORS as error:
         raise ImageError("broken image", str(error)) from None
     upright.format = image.format

@@ -1,7 +1,7 @@
-"""From triples to batches: step number -> this process's share of the step's batch, a pure function of settings and data.
+"""From triples to batches: step number -> this process's share of the step's batch, a function of settings and data.
 
-The records' order is a new permutation each epoch; step s takes the places s B .. s B + B - 1 of the endless sequence of epochs.
-So the step number is the whole position in the data, and training resumes exactly.
+The records' order is a new permutation each epoch; with batches of B, step s takes the places s B .. s B + B - 1 of the
+endless sequence of epochs. So the step number is the whole position in the data, and training resumes exactly.
 """
 
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ def make_dataset(
 ) -> grain.IterDataset:
     """Makes the endless data set of `Batch` (numpy) whose element s is this process's share of step s.
 
-    Processes take equal, consecutive parts of a step's batch (by default, as JAX numbers them), so that the batch as a whole
-    does not depend on their number. Each example keeps n of its neighbours, drawn at random, with n uniform in
+    Processes take equal, consecutive parts of a step's batch (by default, as JAX numbers them), so that the batch as a
+    whole does not depend on their number. Each example keeps n of its neighbours, drawn at random, with n uniform in
     data.min_neighbours .. data.num_neighbours. The iterator's state is the next step's number.
 
     Raises `UserError` when the triples have fewer neighbours than the experiment wants, or when the batch cannot be
@@ -56,8 +56,8 @@ def make_dataset(
     read = _BatchReader(triples, config, cache_bytes)
 
     def draw(ids_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        keep_BK = draw_kept_neighbours(rng, triples.neighbours[ids_B, : settings.num_neighbours] >= 0, settings.min_neighbours)
-        return ids_B[part], keep_BK[part]
+        found_BK = triples.neighbours[ids_B, : settings.num_neighbours] >= 0
+        return ids_B[part], draw_kept_neighbours(rng, found_BK, settings.min_neighbours)[part]
 
     steps = (
         grain.MapDataset.range(len(triples))
@@ -68,8 +68,8 @@ def make_dataset(
         .random_map(draw)
         .map(lambda drawn: read(*drawn))
     )
-    options = grain.ReadOptions(num_threads=settings.threads, prefetch_buffer_size=max(_BUFFERED_STEPS, settings.threads))
-    return steps.to_iter_dataset(options)
+    buffered = max(_BUFFERED_STEPS, settings.threads)
+    return steps.to_iter_dataset(grain.ReadOptions(num_threads=settings.threads, prefetch_buffer_size=buffered))
 
 
 def draw_kept_neighbours(rng: np.random.Generator, found_BK: np.ndarray, fewest: int) -> np.ndarray:

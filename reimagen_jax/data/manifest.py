@@ -1,6 +1,6 @@
 """The manifest of an output folder: what it is, by which version, from what, and the checksums of its files.
 
-A reader opens a folder through `read_manifest`, which refuses what this version does not understand and what is not whole.
+A reader opens a folder through `read_manifest`, which refuses what this version does not know and what is not whole.
 """
 
 import hashlib

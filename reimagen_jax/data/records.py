@@ -1,7 +1,7 @@
-"""Records: image-text pairs on disk with random access, written and read through TFDS (ArrayRecord), without TensorFlow.
+"""Records: image-text pairs on disk with random access, through TFDS (ArrayRecord) and without TensorFlow.
 
-A folder of records holds the shards and the two JSON files that `tfds.builder_from_directory` reads (split "records"), a manifest,
-and `skipped.jsonl`, which names what the source held and the records do not.
+A folder of records holds the shards and the two JSON files that `tfds.builder_from_directory` reads (split "records"),
+a manifest, and `skipped.jsonl`, which names what the source held and the records do not.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ class ImageText:
     attributes: dict[str, Any] = field(default_factory=dict)
     """Whatever else the source tells (JSON types)."""
     digest: str = field(default="", compare=False)
-    """Checksum of the decoded pixels (`images.digest`); `write_records` fills it in where it is empty."""
+    """Checksum of the pixels as they came (`images.digest`); `write_records` fills it in where it is empty."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def write_records(
             writer.add_examples({SPLIT: [_to_features(example) for example in batch]})
         writer.close_all()
         if not keys:
-            raise UserError(f"no record to write to {out}: nothing usable came from {source}{_counted(problems)}")
+            raise UserError(f"nothing to write: {source} has nothing usable that fits the filter{_counted(problems)}")
         with (folder / "skipped.jsonl").open("w", encoding="utf-8") as file:
             for problem in problems:
                 file.write(json.dumps(vars(problem), ensure_ascii=False) + "\n")
@@ -171,7 +171,7 @@ class Records:
         return tfds.builder_from_directory(str(self.path)).as_data_source(split=SPLIT, deserialize_method=raw)
 
     def _features(self, ids: Iterable[int]) -> list[Any]:
-        """The stored features of records, as the protocol buffer's map. `as_data_source` can parse too, 15 times slower."""
+        """The stored features of records, as the protocol buffer's map (TFDS can unpack it too, 15 times slower)."""
         from tensorflow_datasets.proto import tf_example_pb2
 
         ids = np.asarray(list(ids), np.int64)
@@ -179,7 +179,8 @@ class Records:
             return []
         if ids.min() < 0 or ids.max() >= len(self):
             raise IndexError(f"record {ids.min() if ids.min() < 0 else ids.max()} of {len(self)} in {self.path}")
-        return [tf_example_pb2.Example.FromString(raw).features.feature for raw in self._shards.__getitems__(ids.tolist())]
+        parse = tf_example_pb2.Example.FromString
+        return [parse(raw).features.feature for raw in self._shards.__getitems__(ids.tolist())]
 
 
 def _tfds() -> Any:

@@ -1,15 +1,16 @@
 """Where image-text pairs come from: EntityWorld, or a folder of images with `metadata.jsonl`.
 
-A source yields, in a fixed order, an `ImageText` for what is usable and a `Problem` for what is not; it never stops at a bad item.
-The folder follows the Hugging Face imagefolder convention: each line of `metadata.jsonl` is a JSON object with
-`file_name`, and `text` or `caption`; its other fields become attributes.
+A source yields, in a fixed order, an `ImageText` for what is usable and a `Problem` for what is not; it never stops at
+a bad item. The folder follows the Hugging Face imagefolder convention: each line of `metadata.jsonl` is a JSON object
+with `file_name`, and `text` or `caption`; its other fields become attributes.
 """
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -109,12 +110,12 @@ class WorldSource:
 
 @dataclass(frozen=True)
 class FolderSource:
-    """A folder of images with `metadata.jsonl`. Raises `UserError` when there is none, or when the filter fits nothing."""
+    """A folder of images with `metadata.jsonl`. Raises `UserError` when there is none."""
 
     path: Path
     where: Where = Where()
     resolution: int | None = None
-    """Larger images are cropped to the central square and area-averaged to this side; `None` keeps every image as it is."""
+    """Larger images are cropped to the central square and area-averaged to this side; `None` keeps all as they are."""
 
     def __post_init__(self) -> None:
         if not self.path.is_dir():
@@ -139,20 +140,19 @@ class FolderSource:
         return fitting
 
     def items(self) -> Iterator[ImageText | Problem]:
-        seen: dict[tuple[str, str], str] = {}
-        keys: Counter[str] = Counter()
+        first: dict[tuple[str, str], str] = {}
+        keys: set[str] = set()
         for item in ordered_map(self._read, self._entries(self.where)):
             if isinstance(item, Problem):
                 yield item
-                continue
-            first = seen.setdefault((item.digest, item.text), item.key)
-            keys[item.key] += 1
-            if keys[item.key] > 1:  # one picture with several captions is several records
-                item = ImageText(f"{item.key}#{keys[item.key]}", item.image, item.text, item.attributes, item.digest)
-            if first != item.key:
-                yield Problem(item.key, "duplicate", f"same picture and same text as {first}")
+            elif (content := (item.digest, item.text)) in first:
+                yield Problem(item.key, "duplicate", f"same picture and same text as {first[content]}")
             else:
-                yield item
+                # One picture with several captions is several records.
+                key = next(k for n in count(1) if (k := item.key if n == 1 else f"{item.key}#{n}") not in keys)
+                keys.add(key)
+                first[content] = key
+                yield replace(item, key=key)
 
     def _entries(self, where: Where) -> Iterator["_Entry | Problem"]:
         with (self.path / METADATA).open("rb") as file:
@@ -180,7 +180,7 @@ class FolderSource:
             return Problem(entry.file_name, "unreadable file", error.strerror or str(error))
         digest = images.digest(image)
         if self.resolution is not None and min(image.size) > self.resolution:
-            data = images.encode(images.square(image, self.resolution), lossy=image.format in ("JPEG", "MPO"))
+            data = images.encode(images.square(image, self.resolution), lossy=image.format in images.LOSSY_FORMATS)
         elif image.format not in images.STORED_FORMATS:
             data = images.encode(image, lossy=False)
         return ImageText(entry.file_name, data, entry.text, entry.attributes, digest)
@@ -237,7 +237,7 @@ def _why_nothing_fits(where: Where, items: list[dict[str, Any]], path: Path) -> 
         values = Counter(value for attributes in items for value in _spellings(attributes, name))
         if not values:
             fields = sorted({known for attributes in items for known in attributes})
-            return f"--where {name}=...: nothing in {path} has the field {name}; there are {', '.join(fields) or 'none'}"
+            return f"--where {name}=...: nothing in {path} has the field {name}, but {', '.join(fields) or 'none'}"
         if not values.keys() & where.allowed[name]:
             known = ", ".join(value for value, _ in values.most_common(10))
             return f"--where {name}={min(where.allowed[name])}: in {path}, {name} is one of {known}"

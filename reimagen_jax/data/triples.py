@@ -39,12 +39,12 @@ class Triples:
         manifest = read_manifest(path, KIND)
         command = "reimagen triples"
         records = open_linked_records(path, manifest["records"], manifest["records_fingerprint"], command)
-        place = follow(path, manifest["knowledge_base"])
-        if not place.is_dir():
-            raise UserError(f"{path} refers to the knowledge base {place}, which is gone: move it back, or run `{command}` again")
-        knowledge_base = KnowledgeBase.open(place)
+        base = follow(path, manifest["knowledge_base"])
+        if not base.is_dir():
+            raise UserError(f"{path} refers to a knowledge base in {base}, which is gone: run `{command}` again")
+        knowledge_base = KnowledgeBase.open(base)
         if knowledge_base.fingerprint != manifest["knowledge_base_fingerprint"]:
-            raise UserError(f"{path} was made with another knowledge base than {place} holds now: run `{command}` again")
+            raise UserError(f"{path} was made with another knowledge base than {base} holds: run `{command}` again")
         return cls(Path(path), manifest, records, knowledge_base)
 
     @property

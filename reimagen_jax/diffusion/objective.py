@@ -2,7 +2,8 @@
 
   L = E_{x_0, eps, t} | prediction(x_t, t, c) - target(x_0, eps, t) |^2                                          (1)
 
-where text and neighbours are dropped from c independently of each other, each with its own probability.        (2)
+where text and neighbours are dropped from c independently of each other, each with its own probability,        (2)
+and t = u^r with u uniform in [0, 1].                                                                           (3)
 """
 
 import jax
@@ -27,7 +28,8 @@ def squared_error(
     """
     B = x0.shape[0]
     key_t, key_eps = jax.random.split(key)
-    t_B = (jax.random.uniform(key_t) + jnp.arange(B, dtype=jnp.float32) / B) % 1.0
+    u_B = (jax.random.uniform(key_t) + jnp.arange(B, dtype=jnp.float32) / B) % 1.0
+    t_B = u_B**config.time_exponent  # (3)
     eps = jax.random.normal(key_eps, x0.shape)
     alpha_B, sigma_B = schedule.alpha_sigma(t_B, config)
     prediction = denoise(process.diffuse(x0, eps, alpha_B, sigma_B), t_B, condition)

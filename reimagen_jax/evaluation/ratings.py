@@ -6,19 +6,34 @@ that only images tell, the scene, and which of its attributes the caption tells.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import jax
 import numpy as np
 from jaxtyping import Bool
 
-from reimagen_jax.data.entityworld import CATEGORIES, LOOK_PARAMETERS, SCENE_PARAMETERS
-from reimagen_jax.evaluation.rater import Rater
-from reimagen_jax.evaluation.statistics import mean_ci
-from reimagen_jax.evaluation.svg import Curve, Estimate
+from reimagen_jax.data.entityworld import (
+    CATEGORIES,
+    LOOK_PARAMETERS,
+    SCENE_PARAMETERS,
+    render_batch,
+    sample_looks,
+    sample_scenes,
+)
+from reimagen_jax.evaluation.statistics import Interval, mean_ci
+from reimagen_jax.evaluation.svg import Curve
 from reimagen_jax.evaluation.sweeps import Sweep
 from reimagen_jax.inference.prompts import Prompt
 
 VERDICTS = ("faithful", "aligned")
+
+
+class Rater(Protocol):
+    """What `judge` needs of `evaluation.rater.Rater`."""
+
+    def rate(self, images: np.ndarray, looks: np.ndarray, scenes: Mapping[str, np.ndarray], tells: np.ndarray) -> Any:
+        """Bool arrays for images uint8 [N, R, R, 3]: faithful [N], aligned [N], look_right [N, 1 + P], scene_right."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -69,46 +84,70 @@ def why_unrated(prompts: Sequence[Prompt]) -> str:
     )
 
 
-def judge(images: np.ndarray, truths: Sequence[Truth], rater: Rater) -> np.ndarray:
-    """Verdicts on images uint8 [N, R, R, 3], one truth each: bool [V, N] in the order of `VERDICTS`."""
+def judge(images: np.ndarray, truths: Sequence[Truth], rater: Rater) -> Any:
+    """The rater's `Ratings` of images uint8 [N, R, R, 3], given one truth for each."""
     looks = np.stack([known.look for known in truths])
     scenes = {p.name: np.array([known.scene[p.name] for known in truths], np.int32) for p in SCENE_PARAMETERS}
-    rated = rater.rate(images, looks, scenes, np.stack([known.tells for known in truths]))
-    return np.stack([np.asarray(rated.faithful), np.asarray(rated.aligned)])
+    return rater.rate(images, looks, scenes, np.stack([known.tells for known in truths]))
 
 
-def rate(sweep: Sweep, rater: Rater, ceilings: Sequence[float | None] = (None, None)) -> Ratings:
-    """Rates every image of the prompts that a rater can judge; `ceilings` is what true images reach, if known."""
+def verdicts(rated: Any) -> Bool[np.ndarray, "v n"]:
+    """The verdicts of a rater, in the order of `VERDICTS`."""
+    return np.stack([np.asarray(getattr(rated, name), bool) for name in VERDICTS])
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What a rater says of true images: the most that a model can reach in its eyes."""
+
+    shares: tuple[Interval, ...]
+    """In the order of `VERDICTS`."""
+    accuracy: float
+    """Share of single parameters, of looks and scenes, that it reads right."""
+    images: int
+
+
+def ceiling(rater: Rater, resolution: int, num_images: int = 512, seed: int = 1) -> Ceiling:
+    """Rates fresh renders, of looks and scenes drawn independently."""
+    key_looks, key_scenes = jax.random.split(jax.random.key(seed))
+    looks, scenes = sample_looks(key_looks, num_images), sample_scenes(key_scenes, num_images)
+    images = np.round(render_batch(looks, scenes, resolution) * 255.0).astype(np.uint8)
+    named = {p.name: np.asarray(getattr(scenes, p.name)) for p in SCENE_PARAMETERS}
+    rated = rater.rate(images, np.asarray(looks), named, np.ones((num_images, len(SCENE_PARAMETERS)), bool))
+    right = np.concatenate([np.ravel(rated.look_right), np.ravel(rated.scene_right)])
+    return Ceiling(tuple(map(mean_ci, verdicts(rated))), float(right.mean()), num_images)
+
+
+def rate(sweep: Sweep, rater: Rater, most: Ceiling) -> Ratings:
+    """Rates every image of those prompts that a rater can judge: at least one of them."""
     truths = [truth(prompt.attributes) for prompt in sweep.prompts]
     applies_P = np.array([known is not None for known in truths])
-    verdict_VPSC = np.zeros((len(VERDICTS), *sweep.image_PSCHWC.shape[:3]), bool)
     image_QSCHWC = sweep.image_PSCHWC[applies_P]
-    repeated = [known for known in truths if known for _ in range(image_QSCHWC[0, :, :, 0, 0, 0].size)]
-    verdict_VN = judge(image_QSCHWC.reshape(-1, *image_QSCHWC.shape[3:]), repeated, rater)
-    verdict_VPSC[:, applies_P] = verdict_VN.reshape(len(VERDICTS), *image_QSCHWC.shape[:3])
+    shape_QSC, shape_HWC = image_QSCHWC.shape[:3], image_QSCHWC.shape[3:]
+    repeated = [known for known in truths if known is not None for _ in range(shape_QSC[1] * shape_QSC[2])]
+    verdict_VN = verdicts(judge(image_QSCHWC.reshape(-1, *shape_HWC), repeated, rater))
+    verdict_VPSC = np.zeros((len(VERDICTS), *sweep.image_PSCHWC.shape[:3]), bool)
+    verdict_VPSC[:, applies_P] = verdict_VN.reshape(-1, *shape_QSC)
     curves = tuple(
-        _curve(name, verdict_PSC[applies_P], ceiling)
-        for name, verdict_PSC, ceiling in zip(VERDICTS, verdict_VPSC, ceilings, strict=True)
+        _curve(name, verdict_PSC[applies_P], share.mean)
+        for name, verdict_PSC, share in zip(VERDICTS, verdict_VPSC, most.shares, strict=True)
     )
-    return Ratings(curves, verdict_VPSC, applies_P, _note(sweep, int(applies_P.sum())))
-
-
-def estimate(verdict_PS: np.ndarray) -> Estimate:
-    """The share of true verdicts with its interval; prompts are drawn at random, the seeds of one belong together."""
-    return Estimate(*mean_ci(verdict_PS))
+    return Ratings(curves, verdict_VPSC, applies_P, _note(sweep, int(applies_P.sum()), most))
 
 
 def _curve(name: str, verdict_PSC: np.ndarray, ceiling: float | None) -> Curve:
-    baseline, *points = (estimate(verdict_PSC[:, :, c]) for c in range(verdict_PSC.shape[2]))
+    # Prompts are drawn at random, the images of one belong together: `mean_ci` knows of rows.
+    baseline, *points = (mean_ci(verdict_PSC[:, :, c]) for c in range(verdict_PSC.shape[2]))
     return Curve(name, tuple(points), baseline, ceiling)
 
 
-def _note(sweep: Sweep, rated: int) -> str:
+def _note(sweep: Sweep, rated: int, most: Ceiling) -> str:
     each = "one image" if sweep.num_seeds == 1 else f"{sweep.num_seeds} images"
     left_out = len(sweep.prompts) - rated
     return (
         "Faithful: every parameter of the entity's look, which only its images tell, is right. Aligned: everything of "
         f"the scene that the caption tells is right. Each point: {rated} prompts, {each} of each; bands and bars are "
-        "95 % intervals; dotted lines, where drawn, are what the rater says of true images."
+        f"95 % intervals. The rater reads {most.accuracy:.1%} of the single parameters of {most.images} true images "
+        "right; the dotted lines are how many of those it calls faithful and aligned."
         + (f" {left_out} prompts without EntityWorld attributes are not rated." if left_out else "")
     )

@@ -11,18 +11,24 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from reimagen_jax.evaluation.ratings import Ratings
 from reimagen_jax.evaluation.report_style import STYLE
-from reimagen_jax.evaluation.svg import Curve, Estimate, curves_svg
-from reimagen_jax.evaluation.sweeps import Ratings, Sweep
+from reimagen_jax.evaluation.sheet import sweep_sheet
+from reimagen_jax.evaluation.statistics import Interval
+from reimagen_jax.evaluation.svg import Curve, curves_svg
+from reimagen_jax.evaluation.sweeps import Sweep
+from reimagen_jax.files import write_text
 from reimagen_jax.inference.prompts import Prompt
 from reimagen_jax.inference.requests import Neighbour
 
-CELL = 74
-"""Side of an image on the page, in CSS pixels, unless its own pixels fit a larger cell better."""
+PAGE, PICTURE = "report.html", "report.png"
+CELL = 64
+"""Side of an image on the page, in CSS pixels; or a whole multiple of its own pixels near this."""
 PIXEL_ART = 128
 """Images below this resolution are enlarged without smoothing."""
 
@@ -39,7 +45,7 @@ class Row:
     """One line of the table of results."""
 
     name: str
-    shares: tuple[Estimate, ...]
+    shares: tuple[Interval, ...]
     """One per curve, in their order."""
     images: int
     """How many the shares are of."""
@@ -61,6 +67,13 @@ class Report:
     """Where `ratings` is None: a sentence that says why."""
     rows: Sequence[Row] = field(default_factory=tuple)
     """A table on top; none, no table."""
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Writes report.html and report.png."""
+    write_text(folder / PAGE, render(report))
+    curves = report.ratings.curves if report.ratings is not None else ()
+    sweep_sheet(report.sweep, report.title, curves).save(folder / PICTURE)
 
 
 def render(report: Report) -> str:
@@ -113,7 +126,7 @@ def _results(report: Report) -> str:
     )
 
 
-def _share(share: Estimate) -> str:
+def _share(share: Interval) -> str:
     return f"<td><b>{share.mean:.2f}</b><small>{share.low:.2f} to {share.high:.2f}</small></td>"
 
 
@@ -154,9 +167,9 @@ def _neighbour(hit: Neighbour) -> str:
 def _strip(report: Report, p: int) -> str:
     """The images of one prompt: a column for the baseline and for each eta, the true image last where it is known."""
     sweep, target = report.sweep, report.sweep.prompts[p].target
-    heads = [f'<th scope="col" class="{_apart(c)}">{name}</th>' for c, name in enumerate(sweep.columns)]
+    heads = [f'<th scope="col" class="{_apart(c)}"><span>{name}</span></th>' for c, name in enumerate(sweep.columns)]
     if target is not None:
-        heads.append('<th scope="col" class="before">true image</th>')
+        heads.append('<th scope="col" class="before"><span>true image</span></th>')
     rows = []
     for s in range(sweep.num_seeds):
         cells = [_cell(report, p, s, c) for c in range(len(sweep.columns))]

@@ -18,7 +18,7 @@ body {
   margin: 0; background: var(--paper); color: var(--ink);
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif;
 }
-main, header, footer { max-width: 1240px; margin: 0 auto; padding: 0 24px; }
+main, header, footer { max-width: 1080px; margin: 0 auto; padding: 0 24px; }
 header { padding-top: 44px; padding-bottom: 8px; }
 h1 { font-size: 30px; line-height: 1.2; letter-spacing: -0.015em; margin: 0 0 6px; }
 h2 { font-size: 20px; letter-spacing: -0.01em; margin: 44px 0 14px; }
@@ -36,17 +36,20 @@ img { display: block; border-radius: 5px; background: var(--well); }
 img.pixels { image-rendering: pixelated; }
 
 .neighbours { display: flex; flex-wrap: wrap; gap: 10px 28px; margin: 12px 0 14px; padding: 0; list-style: none; }
-.neighbours li { display: flex; gap: 11px; align-items: center; flex: 0 1 350px; min-width: 240px; }
-.neighbours img { width: 60px; height: 60px; flex: none; }
+.neighbours li { display: flex; gap: 11px; align-items: center; flex: 0 1 380px; min-width: 240px; }
+.neighbours img { width: 64px; height: 64px; flex: none; }
 .neighbours span { font-size: 13px; line-height: 1.4; overflow-wrap: anywhere; }
 .neighbours small { display: block; color: var(--soft); font-size: 12px; }
 
 table.strip { border-collapse: separate; border-spacing: 6px 4px; margin: 0 -6px; }
-table.strip th { font-size: 12px; font-weight: 500; color: var(--soft); padding: 0 0 2px; white-space: nowrap; }
+table.strip th {
+  font-size: 12px; line-height: 1.25; font-weight: 500; color: var(--soft); padding: 0 0 2px; vertical-align: bottom;
+}
+table.strip th span { display: block; width: var(--cell); }
 table.strip td { padding: 0; vertical-align: top; }
 table.strip img { width: var(--cell); height: var(--cell); }
-table.strip .apart { padding-right: 16px; }
-table.strip .before { padding-left: 16px; }
+table.strip .apart { padding-right: 14px; }
+table.strip .before { padding-left: 14px; }
 .marks { display: flex; gap: 5px; justify-content: center; height: 15px; padding-top: 5px; }
 .mark { width: 9px; height: 9px; border: 1.5px solid var(--series); opacity: 0.55; }
 .mark.yes { background: var(--series); opacity: 1; }

@@ -1,7 +1,9 @@
-"""A sweep as one picture (PNG): a prompt's neighbours, the baseline without them, then one column per eta."""
+"""A sweep as one picture (PNG): a prompt's neighbours, the baseline without them, one column per eta; curves below."""
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from reimagen_jax.evaluation.grids import (
@@ -17,28 +19,61 @@ from reimagen_jax.evaluation.grids import (
     wrap,
     write_lines,
 )
+from reimagen_jax.evaluation.svg import Curve
 from reimagen_jax.evaluation.sweeps import Sweep
 from reimagen_jax.inference.prompts import Prompt
 
 SECTION_GAP = 22
 """Between neighbours, baseline, and the columns of eta; and between prompts."""
+MIN_CURVES_WIDTH = 760
 RULE = (222, 225, 230)
 
 
-def sweep_sheet(sweep: Sweep, title: str, below: Image.Image | None = None, side: int = 96) -> Image.Image:
-    """Draws the whole sweep, a block of S rows of images per prompt, with `below` (curves) under it."""
-    side = cell_side(sweep.resolution, side)
-    layout = _Layout(sweep, side)
-    blocks = [_block(sweep, p, layout) for p in range(len(sweep.prompts))]
-    header = _header(sweep, title, layout)
-    parts = [header, *blocks] + ([below] if below is not None else [])
-    width = max(layout.width, *(part.width for part in parts))
-    sheet = Image.new("RGB", (width, sum(part.height for part in parts) + MARGIN), PAPER)
+def sweep_sheet(sweep: Sweep, title: str, curves: Sequence[Curve] = (), side: int = 96) -> Image.Image:
+    """Draws the whole sweep, a block of S rows of images for each prompt, with the curves, if any, under it."""
+    layout = _Layout(sweep, cell_side(sweep.resolution, side))
+    parts = [_header(sweep, title, layout), *(_block(sweep, p, layout) for p in range(len(sweep.prompts)))]
+    if curves:
+        parts.append(curves_picture(sweep.etas, curves, max(layout.width, MIN_CURVES_WIDTH)))
+    sheet = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts) + MARGIN), PAPER)
     y = 0
     for part in parts:
-        sheet.paste(part, (0 if part.width == layout.width else (width - part.width) // 2, y))
+        sheet.paste(part, (0, y))
         y += part.height
     return sheet
+
+
+def curves_picture(etas: Sequence[float], curves: Sequence[Curve], width: int) -> Image.Image:
+    """The curves over eta with bands, and left of them what there is without neighbours, `width` pixels wide."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from reimagen_jax.evaluation.plots import COLOURS, MARKERS
+
+    figure = Figure(figsize=(width / 100, 3.6), dpi=100, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 8))
+    for i, (curve, colour, marker) in enumerate(zip(curves, COLOURS, MARKERS, strict=False)):
+        style = {"color": colour, "marker": marker, "markersize": 6}
+        mean_E, low_E, high_E = np.array(curve.points).T
+        right.fill_between(etas, low_E, high_E, color=colour, alpha=0.15, linewidth=0)
+        right.plot(etas, mean_E, label=curve.name, linewidth=2, **style)
+        if curve.ceiling is not None:
+            right.axhline(curve.ceiling, color=colour, linewidth=1.2, linestyle=":")
+        mean, low, high = curve.baseline
+        left.errorbar([i], [mean], [[mean - low], [high - mean]], elinewidth=2, **style)
+    left.set(
+        xlim=(-0.8, 1.8), xticks=[0.5], xticklabels=["no neighbours"], ylim=(-0.03, 1.03), ylabel="share of images"
+    )
+    right.set(xticks=list(etas), xlabel="η: all neighbours (0) to all text (1)")
+    right.legend(frameon=False, ncols=len(curves), loc="lower left", bbox_to_anchor=(0, 1))
+    for axes in (left, right):
+        axes.grid(axis="y", color="#e1e4ea")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(left=False)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 class _Layout:

@@ -6,7 +6,8 @@ Needs the style's classes `series-0`, `series-1`, ... (each sets `--series`), `g
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import NamedTuple
+
+from reimagen_jax.evaluation.statistics import Interval
 
 WIDTH, HEIGHT = 860, 330
 LEFT, RIGHT, TOP, BOTTOM = 52, 110, 16, 48
@@ -15,25 +16,14 @@ FIRST_X, LAST_X = LEFT + 110, WIDTH - RIGHT
 LABEL_HEIGHT = 17
 
 
-class Estimate(NamedTuple):
-    """A share in [0, 1] with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
-
 @dataclass(frozen=True)
 class Curve:
-    """One measure over eta."""
+    """One measure over eta: shares in [0, 1] with 95 % intervals."""
 
     name: str
-    points: tuple[Estimate, ...]
+    points: tuple[Interval, ...]
     """One per eta."""
-    baseline: Estimate
+    baseline: Interval
     """Without neighbours."""
     ceiling: float | None = None
     """What true images reach."""
@@ -49,6 +39,11 @@ def curves_svg(etas: Sequence[float], curves: Sequence[Curve], title: str) -> st
         "</svg>",
     ]
     return "\n".join(parts)
+
+
+def say(share: Interval) -> str:
+    """A share with its interval in words."""
+    return f"{share.mean:.2f} ({share.low:.2f} to {share.high:.2f})"
 
 
 def _x(eta: float) -> float:
@@ -95,9 +90,9 @@ def _series(i: int, curve: Curve, etas: Sequence[float]) -> list[str]:
             f'<line class="ceiling" x1="{LEFT}" x2="{LAST_X}" y1="{y:.1f}" y2="{y:.1f}">'
             f"<title>{escape(curve.name)}: {curve.ceiling:.2f} for true images</title></line>"
         )
-    parts.append(_marker(i, shift, _y(curve.baseline.mean), f"{curve.name}, no neighbours: {curve.baseline}"))
+    parts.append(_marker(i, shift, _y(curve.baseline.mean), f"{curve.name}, no neighbours: {say(curve.baseline)}"))
     for eta, (x, y), point in zip(etas, middle, curve.points, strict=True):
-        parts.append(_marker(i, x, y, f"{curve.name}, η {eta:g}: {point}"))
+        parts.append(_marker(i, x, y, f"{curve.name}, η {eta:g}: {say(point)}"))
     return [*parts, "</g>"]
 
 

@@ -3,27 +3,28 @@
 With tf(w, d) how often word w occurs in document d, |d| its number of words, N documents, n(w) of them with w:
     (1) score(q, d) = sum over words w of q:  idf(w) tf(w, d) / (tf(w, d) + k1 (1 - b + b |d| / mean |d|))
     (2) idf(w) = ln(1 + (N - n(w) + 0.5) / (n(w) + 0.5))
-The index (bm25s) stores the summands of (1) by word: word w's documents are `indices[indptr[w]:indptr[w + 1]]`, ascending.
+The index (bm25s) stores the summands of (1) by word: those of word w are `data[indptr[w]:indptr[w + 1]]`, and their
+documents, ascending, the same part of `indices`.
 
 The search first scores a few documents that have the query's weightiest word: the k-th best of them is a threshold that
 the result cannot fall below. Then it adds up (1) word by word, from the largest possible summand to the smallest:
     (3) once all that the remaining words could add together is below the threshold, documents not met yet cannot be
         among the best k, nor can those met whose score lacks more than that: the others alone are looked up
-so the long lists of common words are rarely read, and the result is exact. Reference: Turtle and Flood (1995), MaxScore; Robertson and Zaragoza (2009).
+so the long lists of common words are rarely read, and the result is exact.
+References: Robertson and Zaragoza (2009), BM25; Turtle and Flood (1995), the bound (MaxScore).
 """
 
 import logging
 import re
 import unicodedata
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
 import numba
 import numpy as np
 
-from reimagen_jax.data.parallel import available_cores
+from reimagen_jax.data.parallel import ordered_map
 from reimagen_jax.progress import track
 
 _ASCII_WORD = re.compile(r"[0-9a-z]+")
@@ -35,28 +36,33 @@ _ROUNDING = 1.00001
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in order: runs of letters, digits and combining marks, in any script, case folded (NFKC)."""
+    """The words of a text in order: letters and digits with their combining marks, in any script, case folded (NFKC)."""
     if text.isascii():
         return _ASCII_WORD.findall(text.lower())
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text).split()
+    runs = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text).split()
+    return [run for run in runs if any(c.isalnum() for c in run)]  # marks alone are no word (emoji have some)
 
 
 class Index:
     """An inverted index in memory or memory-mapped; safe to search from several threads."""
 
-    def __init__(self, vocabulary: dict[str, int], data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, size: int):
+    def __init__(self, vocabulary: dict[str, int], lists: Sequence[np.ndarray], size: int):
+        """`vocabulary` maps words to numbers; `lists` are data, indices, indptr; `size` is the number of documents."""
         self.vocabulary = vocabulary
         self.size = size
-        """Number of documents."""
-        self._lists = tuple(np.asarray(array) for array in (data, indices, indptr))
-        self._largest = np.maximum.reduceat(self._lists[0], self._lists[2][:-1].astype(np.int64))
+        self._lists = tuple(np.asarray(array) for array in lists)
+        data, _, indptr = self._lists
+        self._largest = np.maximum.reduceat(data, indptr[:-1].astype(np.int64))
 
     def search(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
         """The best k documents for each query: ids int32[Q, k] and scores float32[Q, k], best first, ties by lower id.
 
         Only documents that share a word with the query count; where there are fewer, ids are -1 and scores 0.
+        Raises `ValueError` when k is not positive.
         """
+        if k < 1:
+            raise ValueError(f"k is {k}: at least 1 is needed")
         ids_QK = np.full((len(queries), k), -1, np.int32)
         scores_QK = np.zeros((len(queries), k), np.float32)
 
@@ -66,13 +72,12 @@ class Index:
             _search(terms, starts, *self._lists, self._largest, self.size, ids_QK[part], scores_QK[part])
 
         starts = range(0, len(queries), _QUERIES_PER_TASK)
-        with ThreadPoolExecutor(available_cores()) as pool:
-            for _ in track(pool.map(task, starts), len(starts), "search", "batch"):
-                pass
+        for _ in track(ordered_map(task, starts), len(starts), "search", "batch"):
+            pass
         return ids_QK, scores_QK
 
     def _terms(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Word ids of all queries in one array, each query's from the largest possible summand down, and their bounds."""
+        """Words of all queries in one array, each query's from the largest possible summand down; where each starts."""
         terms, starts = [], [0]
         for query in queries:
             known = [self.vocabulary[word] for word in words(query) if word in self.vocabulary]
@@ -99,8 +104,8 @@ def build(texts: Sequence[str], folder: Path, k1: float, b: float) -> None:
 def load(folder: Path) -> Index:
     """Opens what `build` wrote, memory-mapped."""
     model = _bm25s().BM25.load(folder, mmap=True)
-    scores = model.scores
-    return Index(model.vocab_dict, scores["data"], scores["indices"], scores["indptr"], scores["num_docs"])
+    lists = [model.scores[name] for name in ("data", "indices", "indptr")]
+    return Index(model.vocab_dict, lists, model.scores["num_docs"])
 
 
 def _bm25s() -> ModuleType:

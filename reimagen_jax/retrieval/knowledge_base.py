@@ -90,7 +90,7 @@ def open_linked_records(folder: str | Path, relative: str, expected: str, comman
     """Opens the records that `folder` refers to. Raises `UserError` when they are gone or others (fingerprint)."""
     path = follow(folder, relative)
     if not path.is_dir():
-        raise UserError(f"{folder} refers to records in {path}, which is gone: move it back, or run `{command}` again")
+        raise UserError(f"{folder} refers to records in {path}, which are gone: run `{command}` again")
     records = Records.open(path)
     if records.fingerprint != expected:
         raise UserError(f"{folder} was made from other records than {path} holds now: run `{command}` again")

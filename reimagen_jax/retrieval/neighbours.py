@@ -50,7 +50,7 @@ def build_triples(
 def find_neighbours(
     records: Records, knowledge_base: KnowledgeBase, k: int
 ) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
-    """Neighbours of every record: ids int32[N, k] (-1: none), scores float32[N, k], and candidates left out by reason."""
+    """Finds neighbours of every record: ids int32[N, k] (-1: none), scores float32[N, k], counts of those left out."""
     texts = records.texts()
     self_N = _same_records(records, knowledge_base.records)
     image_N, kb_image_M = _image_numbers(records, knowledge_base.records)
@@ -77,8 +77,9 @@ def _same_records(records: Records, others: Records) -> np.ndarray:
     """For each record its own id among the others, -1 where it is not among them: int64[N]."""
     if records.source != others.source:
         return np.full(len(records), -1, np.int64)
-    place = {key: i for i, key in enumerate(others.keys())}
-    return np.array([place.get(key, -1) for key in records.keys()], np.int64)
+    other_keys, keys = others.keys(), records.keys()
+    place = {key: i for i, key in enumerate(other_keys)}
+    return np.array([place.get(key, -1) for key in keys], np.int64)
 
 
 def _image_numbers(records: Records, others: Records) -> tuple[np.ndarray, np.ndarray]:

@@ -34,10 +34,10 @@ FREE = re.compile(
 )
 """Settings that a resumed run may change: none of them touches what a step computes, but for `num_steps`.
 
-`num_steps` may change because training longer is the commonest wish. With cosine decay the learning rate of the steps
-to come then follows the new length, and what was trained so far followed the old one: the result is not that of a run
-of the new length. The loop says so when it resumes, and `run.json` keeps the change. `data.triples` may move to
-another path; its content may not change, which the fingerprint sees.
+`num_steps` may change because training longer is the commonest wish. The learning rate of the steps to come then
+follows the new length. Where the steps so far would have had another rate under it (cosine decay always, tail decay
+once the tail has begun), the result is not that of a run of the new length: the loop says so when it resumes, and
+`run.json` keeps the change. `data.triples` may move; its content may not change, which the fingerprint sees.
 """
 
 
@@ -72,17 +72,18 @@ def read_run(workdir: Path) -> dict[str, Any]:
     return run
 
 
-def settle(workdir: Path, config: Experiment, data_fingerprint: str, step: int | None) -> list[str]:
-    """Writes `run.json`, or checks it when the run resumes at `step`; returns which free settings changed.
+def settle(workdir: Path, config: Experiment, data_fingerprint: str, step: int | None) -> Experiment | None:
+    """Writes `run.json`, or checks it when the run resumes at `step`; returns the settings that it had then.
 
     Raises `UserError` naming the fields that differ and may not (all but `FREE`), or if the data are not the same.
     """
     history: list[dict[str, Any]] = []
-    changed: list[str] = []
+    before = None
     if step is not None:
         run = read_run(workdir)
         history = run["history"]
-        changed = differences(from_json(json.dumps(run["experiment"])), config)
+        before = from_json(json.dumps(run["experiment"]))
+        changed = differences(before, config)
         fixed = [line for line in changed if not FREE.fullmatch(line.split(":", 1)[0])]
         if fixed:
             raise UserError(
@@ -99,7 +100,7 @@ def settle(workdir: Path, config: Experiment, data_fingerprint: str, step: int |
     if jax.process_index() == 0:
         record = {"format": FORMAT, "data": data_fingerprint, "history": history, "experiment": asdict(config)}
         write_json(workdir / "run.json", record)
-    return changed
+    return before
 
 
 class Checkpoints:

@@ -11,24 +11,23 @@ import collections
 import functools
 import math
 import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from PIL import Image
 
-from reimagen_jax.config import Experiment
+from reimagen_jax.config import Experiment, differences
 from reimagen_jax.errors import UserError
 from reimagen_jax.progress import track
 from reimagen_jax.training import sharding, telemetry
 from reimagen_jax.training.checkpoint import Checkpoints, claim, settle
-from reimagen_jax.training.state import Params, TrainState, init_state
+from reimagen_jax.training.signals import stop_requests
+from reimagen_jax.training.state import Params, TrainState, init_state, start_from
 from reimagen_jax.training.step import Metrics, System, make_optimizer, make_schedule, train_step
 
 OnSample = Callable[[int, Params], Path]
@@ -52,12 +51,14 @@ def train(
     dataset: Any,
     on_sample: OnSample | None = None,
     data_fingerprint: str = "",
+    initial: Callable[[], Params] | None = None,
 ) -> Outcome:
     """Trains `system` for `config.train.num_steps` steps, going on from the last checkpoint in `workdir` if it has one.
 
     `dataset` is a grain dataset of this process's share of the batches: pytrees of numpy arrays, the batch axis first,
     without end. `data_fingerprint` tells its content: a run does not resume on other data. `on_sample` is called every
-    `train.sample_every` steps. SIGTERM and Ctrl-C save and leave; a second one is not held back.
+    `train.sample_every` steps. A fresh run starts from the parameters that `initial` returns (random ones by default),
+    one that goes on does not ask for them. SIGTERM and Ctrl-C save and leave; a second one is not held back.
 
     Raises `UserError` if the workdir cannot be used or holds a run with other settings or data, if the devices do not
     divide the batch, if the data end, or if the loss stops being finite (the checkpoints stay as they were).
@@ -75,16 +76,18 @@ def train(
     with (
         claim(workdir),
         closing(Checkpoints(workdir, config.train.keep_checkpoints)) as checkpoints,
-        _stop_requests() as stop,
+        stop_requests() as stop,
     ):
         start = checkpoints.latest()
-        changed = settle(workdir, config, data_fingerprint, start)
+        before = settle(workdir, config, data_fingerprint, start)
         data = iter(dataset)
         if start is None:
             start, state = 0, sharding.sharded_init(init, abstract)
+            if initial is not None:
+                state = start_from(state, initial())
         else:
             state = checkpoints.restore(start, abstract, data)
-        _announce(config, workdir, mesh, abstract, start, changed)
+        _announce(config, workdir, mesh, abstract, start, before)
         with closing(telemetry.default_writers(workdir, start, config.train.num_steps)) as writers:
             report = _Report(config, writers, checkpoints)
             for step in track(range(start + 1, config.train.num_steps + 1), config.train.num_steps - start, "training"):
@@ -168,49 +171,13 @@ def _next(data: Iterator[Any], step: int, batch_size: int) -> Any:
     return batch
 
 
-class _Stop:
-    """The signal that this process, or any, has received."""
-
-    received: signal.Signals | None = None
-
-    def agreed(self, may_wait: bool) -> bool:
-        """Whether all processes stop at this step: they have to leave, and save, at the same one.
-
-        One process decides at once. Several ask each other, which waits for the slowest: only where `may_wait`.
-        """
-        if jax.process_count() > 1 and may_wait:
-            mine = np.int32(self.received or 0)
-            number = int(np.max(multihost_utils.process_allgather(mine)))
-            self.received = signal.Signals(number) if number else None
-            return number != 0
-        return jax.process_count() == 1 and self.received is not None
-
-
-@contextmanager
-def _stop_requests() -> Iterator[_Stop]:
-    """Notes SIGTERM and SIGINT instead of dying of them; the second one finds things as they were before."""
-    stop, previous = _Stop(), {}
-
-    def note(number: int, frame: Any) -> None:
-        stop.received = signal.Signals(number)
-        restore()
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    # Python delivers signals to the main thread only; a loop in another one is stopped by whoever runs it.
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            previous[number] = signal.signal(number, note)
-    try:
-        yield stop
-    finally:
-        restore()
-
-
 def _announce(
-    config: Experiment, workdir: Path, mesh: jax.sharding.Mesh, abstract: TrainState, start: int, changed: list[str]
+    config: Experiment,
+    workdir: Path,
+    mesh: jax.sharding.Mesh,
+    abstract: TrainState,
+    start: int,
+    before: Experiment | None,
 ) -> None:
     """Says what is about to run, and what is different from before."""
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract.params))
@@ -218,14 +185,14 @@ def _announce(
         f"{config.name}: {count:,} parameters, {mesh.size} x {mesh.devices.flat[0].device_kind} "
         f"(data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}), batch {config.data.batch_size}, in {workdir}"
     )
-    if not start:
+    if before is None:
         return
     telemetry.say(f"going on from the checkpoint of step {start} of {config.train.num_steps}")
-    for line in changed:
+    for line in differences(before, config):
         telemetry.say(f"changed since then: {line.replace(' != ', ' -> ')}")
-        if line.startswith("train.num_steps:") and config.train.decay == "cosine":
-            rate = float(make_schedule(config.train)(start))
-            telemetry.say(
-                f"cosine decay now ends at step {config.train.num_steps}: the learning rate goes on from {rate:.2e}, "
-                "and the result is not that of a run planned for this length"
-            )
+    planned, done = make_schedule(config.train), np.arange(start, dtype=np.int32)
+    if not np.array_equal(planned(done), make_schedule(before.train)(done)):
+        telemetry.say(
+            f"the learning rate goes on from {float(planned(start)):.2e}, as planned for {config.train.num_steps} "
+            f"steps; the steps so far followed a plan for {before.train.num_steps}: the result is not that of one run"
+        )

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int32, Key
 
+from reimagen_jax.errors import UserError
+
 Params = Any
 """A pytree of arrays; dictionaries all the way down for Linen."""
 
@@ -30,3 +32,26 @@ def init_state(system: Any, optimizer: optax.GradientTransformation, key: Key[Ar
     # The average is a copy: a step gives both away (donation), so they may not share memory.
     ema = jax.tree.map(jnp.copy, params)
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=ema, opt_state=optimizer.init(params))
+
+
+def start_from(state: TrainState, params: Params) -> TrainState:
+    """The state with `params` as parameters and as their average, placed as those of `state` are.
+
+    Raises `UserError` naming the parameters that differ in name or shape.
+    """
+    ours, theirs = (
+        {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (state.params, params)
+    )
+    wrong = [name for name in sorted(ours.keys() | theirs.keys()) if _shape(ours, name) != _shape(theirs, name)]
+    if wrong:
+        raise UserError(f"the initial weights are those of another network, they differ in {', '.join(wrong)}")
+
+    def placed() -> Params:  # two copies: parameters and average are updated in place, each in its own memory
+        return jax.tree.map(lambda old, new: jax.device_put(jnp.array(new), old.sharding), state.params, params)
+
+    return state.replace(params=placed(), ema=placed())
+
+
+def _shape(leaves: dict[str, Any], name: str) -> tuple[int, ...] | None:
+    return leaves[name].shape if name in leaves else None

@@ -1,10 +1,12 @@
 """One training step: a pure function (state, batch, key) -> (state, metrics).
 
-  lr(n)  = lr_max min(1, n / warmup) d(n)                                                                       (1)
-  d(n)   = 1 (constant),  or (1 + cos(pi p)) / 2 with p = (n - warmup) / (num_steps - warmup) in [0, 1] (cosine)   (2)
-  g      = grad L(theta),  g <- g min(1, clip / |g|)                                                            (3)
-  theta  = AdamW(theta, g, lr(n))                                                                               (4)
-  theta' = a theta' + (1 - a) theta   with a = min(decay, (1 + n) / (10 + n))                                   (5)
+  lr(n)  = lr_max min(1, n / warmup) d(n)                                                                      (1)
+  d(n)   = 1                                                                                       (constant)   (2)
+           (1 + cos(pi p)) / 2,  p = (n - warmup) / (num_steps - warmup) in [0, 1]                 (cosine)
+           min(1, (num_steps - n) / (0.2 num_steps))                                               (tail)
+  g      = grad L(theta),  g <- g min(1, clip / |g|)                                                           (3)
+  theta  = AdamW(theta, g, lr(n))                                                                              (4)
+  theta' = a theta' + (1 - a) theta   with a = min(decay, (1 + n) / (10 + n))                                  (5)
 
 n counts from 0. Sources: AdamW, Loshchilov and Hutter 2019; (3) Pascanu et al. 2013 over all parameters at once.
 """
@@ -34,14 +36,14 @@ class System(Protocol):
         ...
 
 
-def make_schedule(config: TrainConfig) -> Callable[[Int32[Array, ""]], Float[Array, ""]]:
-    """Equations (1) and (2): the learning rate of step n, in float32."""
+def make_schedule(config: TrainConfig) -> Callable[[Int32[Array, "*n"]], Float[Array, "*n"]]:
+    """Equations (1) and (2): the learning rate of step n (an integer, or an array of them), in float32."""
 
-    def learning_rate(step: Int32[Array, ""]) -> Float[Array, ""]:
+    def learning_rate(step: Int32[Array, "*n"]) -> Float[Array, "*n"]:
         n = jnp.asarray(step).astype(jnp.float32)
-        rate = config.learning_rate * jnp.minimum(1.0, n / max(config.warmup_steps, 1))
-        if config.warmup_steps == 0:
-            rate = jnp.full_like(n, config.learning_rate)
+        rate = jnp.full_like(n, config.learning_rate)
+        if config.warmup_steps > 0:
+            rate = rate * jnp.minimum(1.0, n / config.warmup_steps)
         if config.decay == "cosine":
             progress = (n - config.warmup_steps) / max(config.num_steps - config.warmup_steps, 1)
             rate = rate * 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))

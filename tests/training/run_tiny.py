@@ -3,9 +3,8 @@
 import sys
 from pathlib import Path
 
-from tiny_system import Regression, dataset, experiment
-
 from reimagen_jax.training.loop import train
+from tests.training.tiny_system import Regression, dataset, experiment
 
 if __name__ == "__main__":
     workdir, num_steps, width = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])

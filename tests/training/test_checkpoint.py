@@ -8,14 +8,14 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from tiny_system import Regression, dataset, experiment, same
 
-from reimagen_jax.config import DataConfig, SamplerConfig
+from reimagen_jax.config import DataConfig, SamplerConfig, differences
 from reimagen_jax.errors import UserError
 from reimagen_jax.training import sharding
 from reimagen_jax.training.checkpoint import Checkpoints, claim, load_ema, settle
 from reimagen_jax.training.state import init_state
 from reimagen_jax.training.step import make_optimizer, train_step
+from tests.training.tiny_system import Regression, dataset, experiment, same
 
 CONFIG = experiment(num_steps=4)
 
@@ -145,11 +145,11 @@ def test_lengths_cadences_and_the_sampler_may_change_and_the_change_is_kept(tmp_
     settle(tmp_path, CONFIG, "data", None)
     train = replace(CONFIG.train, num_steps=9, log_every=2, checkpoint_every=3, keep_checkpoints=1, sample_every=0)
     other = replace(CONFIG, train=train, sampler=SamplerConfig(num_steps=3), data=replace(CONFIG.data, threads=9))
-    changed = settle(tmp_path, other, "data", 2)
-    assert any(line.startswith("train.num_steps: 4 != 9") for line in changed)
+    assert settle(tmp_path, other, "data", 2) == CONFIG
     run = json.loads((tmp_path / "run.json").read_text())
-    assert run["history"] == [{"step": 2, "changed": changed}]
-    assert settle(tmp_path, other, "data", 2) == []
+    assert run["history"] == [{"step": 2, "changed": differences(CONFIG, other)}]
+    assert any(line.startswith("train.num_steps: 4 != 9") for line in run["history"][0]["changed"])
+    assert settle(tmp_path, other, "data", 2) == other
     assert json.loads((tmp_path / "run.json").read_text())["history"] == run["history"]
 
 
@@ -164,7 +164,7 @@ def test_data_may_move_but_not_change(tmp_path):
 def test_without_a_checkpoint_settings_are_free(tmp_path):
     settle(tmp_path, CONFIG, "data", None)
     other = replace(CONFIG, resolution=64)
-    assert settle(tmp_path, other, "other data", None) == []
+    assert settle(tmp_path, other, "other data", None) is None
     assert json.loads((tmp_path / "run.json").read_text())["experiment"]["resolution"] == 64
 
 

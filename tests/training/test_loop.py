@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,6 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_system import Regression, dataset, experiment, same
 
 from reimagen_jax.errors import UserError
 from reimagen_jax.training import loop, sharding
@@ -23,6 +23,7 @@ from reimagen_jax.training.checkpoint import Checkpoints, load_ema
 from reimagen_jax.training.loop import train
 from reimagen_jax.training.state import init_state
 from reimagen_jax.training.step import make_optimizer
+from tests.training.tiny_system import Regression, dataset, experiment, same
 
 
 def lines(workdir):
@@ -81,22 +82,33 @@ def test_a_finished_run_has_nothing_to_do(tmp_path):
     assert len(lines(tmp_path)) == 4
 
 
-def test_resuming_a_cosine_run_with_another_length_says_what_becomes_of_the_rate(tmp_path, capsys):
-    train(experiment(num_steps=4), tmp_path, Regression(), dataset())
+@pytest.mark.parametrize(("decay", "one_run"), [("constant", True), ("tail", True), ("cosine", False)])
+def test_a_longer_run_is_told_when_it_is_not_one_run_and_equals_one_otherwise(tmp_path, capsys, decay, one_run):
+    """Tail decay may be prolonged until its tail begins; step 7 of 10 is before it, and 10 of 20 too."""
+    settings = functools.partial(experiment, decay=decay, warmup_steps=2)
+
+    def interrupt(step, ema):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return grid(tmp_path)(step, ema)
+
+    first = train(settings(num_steps=10, sample_every=6), tmp_path / "a", Regression(), dataset(), on_sample=interrupt)
+    assert first.step == 7
     capsys.readouterr()
-    train(experiment(num_steps=6), tmp_path, Regression(), dataset())
+    longer = train(settings(num_steps=20), tmp_path / "a", Regression(), dataset())
     out = capsys.readouterr().out
-    assert "train.num_steps: 4 -> 6" in out and "the result is not that of a run planned for this length" in out
-    assert lines(tmp_path)[4]["learning_rate"] > lines(tmp_path)[3]["learning_rate"] * 0.99
+    assert "train.num_steps: 10 -> 20" in out
+    assert ("the result is not that of one run" not in out) == one_run
+    whole = train(settings(num_steps=20), tmp_path / "b", Regression(), dataset())
+    assert same(longer.state, whole.state) == one_run
 
 
 # --- kill -9 -----------------------------------------------------------------------------------------------------
 
 
 def start(workdir, num_steps, width):
-    command = [sys.executable, str(Path(__file__).with_name("run_tiny.py")), str(workdir), str(num_steps), str(width)]
-    path = os.pathsep.join([str(Path(loop.__file__).parents[2]), *sys.path])
-    environment = {**os.environ, "PYTHONPATH": path, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
+    command = [sys.executable, "-m", "tests.training.run_tiny", str(workdir), str(num_steps), str(width)]
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -158,6 +170,40 @@ def test_kill_9_at_any_moment_and_restart_end_in_the_same_state_bit_for_bit(tmp_
     steps = [line["step"] for line in lines(workdir)]
     assert steps == list(range(1, num_steps + 1)), "every step is logged once, those lost with a kill again"
     assert [line["loss"] for line in lines(workdir)] == [line["loss"] for line in lines(tmp_path / "whole")]
+
+
+# --- two processes ------------------------------------------------------------------------------------------------
+
+
+def run_pair(workdir):
+    """Both processes' last lines; they share one mesh of two devices, with parameters split between them."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "XLA_FLAGS": ""}
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.training.run_pair", str(workdir), str(port), str(process)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    outputs = [process.communicate()[0] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], outputs
+    return [output.splitlines()[-1] for output in outputs]
+
+
+def test_two_processes_train_as_one_and_stop_together_when_one_is_told_to(tmp_path):
+    stopped = "step 4, <Signals.SIGTERM: 15>"
+    assert run_pair(tmp_path / "pair") == [f"process {n} of 2: {stopped}" for n in range(2)]
+    assert whole_checkpoints(tmp_path / "pair") == {"4"}
+    assert run_pair(tmp_path / "pair") == [f"process {n} of 2: step 6, None" for n in range(2)]
+    train(experiment(num_steps=6), tmp_path / "one", Regression(), dataset())
+    losses = [[line["loss"] for line in lines(tmp_path / name)] for name in ("pair", "one")]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 # --- what goes wrong ---------------------------------------------------------------------------------------------

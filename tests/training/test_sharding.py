@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from tiny_system import Regression, dataset, experiment, same
 
 from reimagen_jax.errors import UserError
 from reimagen_jax.training import sharding
 from reimagen_jax.training.state import init_state
 from reimagen_jax.training.step import make_optimizer, train_step
+from tests.training.tiny_system import Regression, dataset, experiment, same
 
 CONFIG = experiment(num_steps=4).train
 

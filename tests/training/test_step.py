@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_system import Regression, dataset, experiment, same
 
 from reimagen_jax.config import TrainConfig
 from reimagen_jax.training.state import init_state
 from reimagen_jax.training.step import ema_decay, make_optimizer, make_schedule, train_step
+from tests.training.tiny_system import Regression, dataset, experiment, same
 
 
 def run(config, system, steps, batches=None, key=None):
@@ -31,6 +31,7 @@ def run(config, system, steps, batches=None, key=None):
     ("decay", "expected"),
     [
         ("cosine", {0: 0.0, 5: 0.5, 10: 1.0, 60: 0.5, 110: 0.0, 500: 0.0}),
+        ("tail", {0: 0.0, 5: 0.5, 10: 1.0, 88: 1.0, 99: 0.5, 110: 0.0, 500: 0.0}),
         ("constant", {0: 0.0, 5: 0.5, 10: 1.0, 60: 1.0, 110: 1.0}),
     ],
 )

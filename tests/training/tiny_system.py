@@ -1,11 +1,13 @@
 """A small real system for tests of the loop: noisy linear regression, two layers, any batch of {"x", "y"}."""
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 
 from reimagen_jax.config import DataConfig, Experiment, TrainConfig
 
@@ -58,3 +60,12 @@ def same(a, b):
     leaves_a, leaves_b = jax.tree.leaves(a), jax.tree.leaves(b)
     assert jax.tree.structure(a) == jax.tree.structure(b)
     return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in zip(leaves_a, leaves_b, strict=True))
+
+
+def read_state(workdir, step):
+    """Everything in a checkpoint's state, as numpy; for comparisons without the system at hand."""
+    path = workdir.absolute() / "checkpoints" / str(step) / "state"
+    with closing(ocp.PyTreeCheckpointHandler()) as reader:
+        tree = reader.metadata(path).tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        return reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))

@@ -1,0 +1,173 @@
+"""EntityDrawBench on EntityWorld: prompts about its entities, and the neighbours that come with them.
+
+A prompt is a fresh scene with one entity, worded in a caption that no record of the knowledge base has. Its neighbours
+come from one of these sources:
+    retrieval   the best k records for the prompt (BM25)
+    none        nothing: Imagen, in the same weights
+    random      k records of other entities, of any category
+    wrong       k records of one other entity of the same category
+Source: Re-Imagen (Chen et al., ICLR 2023), section 4.3; the entities there are real, and the judges people.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from reimagen_jax.data.entityworld import CATEGORIES, Scene, World, caption, entity_look, entity_name
+from reimagen_jax.data.entityworld.dataset import SPLITS
+from reimagen_jax.data.entityworld.scenes import draw_scene
+from reimagen_jax.data.images import decode
+from reimagen_jax.errors import UserError
+from reimagen_jax.inference.requests import Neighbour, retrieve
+from reimagen_jax.progress import track
+from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+
+SOURCES = ("retrieval", "none", "random", "wrong")
+
+
+@dataclass(frozen=True)
+class EntityPrompt:
+    """A text to draw, and what its image has to show."""
+
+    text: str
+    index: int
+    """Of the entity."""
+    look: np.ndarray
+    """int32 [1 + P]"""
+    scene: Scene
+    tells: tuple[str, ...]
+    """The attributes of the scene that the text tells."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inventory:
+    """A knowledge base of EntityWorld, with the entity that each of its records shows."""
+
+    base: KnowledgeBase
+    world: World
+    entity_R: np.ndarray
+    """int64: the index of every record's entity."""
+    category_R: np.ndarray
+    """int64: its category."""
+
+    @classmethod
+    def read(cls, base: KnowledgeBase) -> "Inventory":
+        """Reads the attributes of all records. Raises `UserError` when they are not of EntityWorld, or of another one."""
+        world = world_of(base)
+        attributes = [record.attributes for record in track(base.records, len(base), "reading records", "record")]
+        first = attributes[0]
+        if first["look"] != entity_look(world.seed, first["entity_index"]).tolist():
+            raise UserError(
+                f"{base.records.path} was drawn by another version of EntityWorld, in which {first['entity']} looks "
+                "different: write it again with `reimagen prepare`, then index it"
+            )
+        entity_R = np.array([a["entity_index"] for a in attributes])
+        return cls(base, world, entity_R, np.array([a["look"][0] for a in attributes]))
+
+    @cached_property
+    def entities(self) -> np.ndarray:
+        """The indices of the entities of which there is a record, ascending."""
+        return np.unique(self.entity_R)
+
+    @cached_property
+    def texts(self) -> frozenset[str]:
+        """All captions."""
+        return frozenset(self.base.records.texts())
+
+    @cached_property
+    def record_of(self) -> dict[str, int]:
+        """The number of the record with a key."""
+        return {key: i for i, key in enumerate(self.base.records.keys())}
+
+    def of_split(self, split: str) -> np.ndarray:
+        """The entities of a split of which there is a record. Raises `UserError` when there are none."""
+        members = self.world.entities(split)
+        found = self.entities[(self.entities >= members.start) & (self.entities < members.stop)]
+        if len(found) == 0:
+            raise UserError(
+                f"{self.base.path} has no image of an entity of the split {split}: index records that have, or leave "
+                "the split out (--splits)"
+            )
+        return found
+
+    def shown(self, neighbours: Sequence[Neighbour]) -> list[int]:
+        """The entities that neighbours show."""
+        return [int(self.entity_R[self.record_of[neighbour.key]]) for neighbour in neighbours]
+
+
+def world_of(base: KnowledgeBase) -> World:
+    """The world that the records of a knowledge base were drawn from. Raises `UserError` when they were not."""
+    settings = base.records.manifest["settings"].get("world")
+    if settings is None:
+        raise UserError(
+            f"{base.path} is not a knowledge base of EntityWorld, so nobody knows what its entities look like: "
+            "`reimagen prepare` and `reimagen index` make one"
+        )
+    known = {field.name for field in dataclasses.fields(World)}
+    if set(settings) != known:
+        raise UserError(
+            f"{base.records.path} was drawn from an EntityWorld with the settings {sorted(settings)}; this version has "
+            f"{sorted(known)}: write it again with `reimagen prepare`"
+        )
+    return World(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
+
+
+def draw_prompts(inventory: Inventory, split: str, count: int, seed: int) -> list[EntityPrompt]:
+    """Prompts about entities of a split that the knowledge base has: all different ones, as long as there are enough.
+
+    Prompt i depends on (seed, split, i) alone, so fewer prompts are the first of more.
+    """
+    world, stream = inventory.world, SPLITS.index(split)
+    entities = np.random.default_rng((world.seed, seed, stream)).permutation(inventory.of_split(split))
+    prompts = []
+    for i in range(count):
+        index = int(entities[i % len(entities)])
+        look, name = entity_look(world.seed, index), entity_name(world.seed, index)
+        rng = np.random.default_rng((world.seed, seed, stream, 1 + i))
+        while True:
+            scene = draw_scene(rng)
+            text, tells = caption(rng, name, CATEGORIES[look[0]], scene)
+            if text not in inventory.texts:
+                break
+        prompts.append(EntityPrompt(text, index, look, scene, tells))
+    return prompts
+
+
+def find_neighbours(
+    source: str, prompts: Sequence[EntityPrompt], inventory: Inventory, k: int, resolution: int, seed: int
+) -> list[tuple[Neighbour, ...]]:
+    """At most k neighbours of every prompt, best first; the first j of them are those for k = j."""
+    if source == "none" or k == 0:
+        return [()] * len(prompts)
+    if source == "retrieval":
+        return retrieve(inventory.base, [prompt.text for prompt in prompts], k, resolution)
+    choose = {"random": _others, "wrong": _another}[source]
+    chosen = []
+    for i, prompt in enumerate(prompts):
+        ids = choose(np.random.default_rng((seed, SOURCES.index(source), i)), prompt, inventory, k)
+        records = inventory.base.records.fetch(ids)
+        chosen.append(tuple(Neighbour(decode(r.image, resolution), r.text, float("nan"), r.key) for r in records))
+    return chosen
+
+
+def _others(rng: np.random.Generator, prompt: EntityPrompt, inventory: Inventory, k: int) -> np.ndarray:
+    """k records of other entities."""
+    return _some(rng, inventory.entity_R != prompt.index, k, prompt, inventory)
+
+
+def _another(rng: np.random.Generator, prompt: EntityPrompt, inventory: Inventory, k: int) -> np.ndarray:
+    """k records of one other entity of the same category, fewer where it has fewer."""
+    rivals = np.unique(
+        inventory.entity_R[(inventory.category_R == prompt.look[0]) & (inventory.entity_R != prompt.index)]
+    )
+    rival = rng.choice(rivals) if len(rivals) else -1
+    return _some(rng, inventory.entity_R == rival, k, prompt, inventory)
+
+
+def _some(rng: np.random.Generator, allowed_R: np.ndarray, k: int, prompt: EntityPrompt, inventory: Inventory) -> np.ndarray:
+    if not allowed_R.any():
+        raise UserError(f"{inventory.base.path} is too small: it has no other entity to mistake for that of {prompt.text!r}")
+    return rng.permutation(np.flatnonzero(allowed_R))[:k]

@@ -1,0 +1,175 @@
+"""`reimagen train`: any setting from the command line, one clear line on bad input, and a run that survives kill -9."""
+
+import dataclasses
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from reimagen_jax import cli
+from reimagen_jax.commands.train import parse
+from reimagen_jax.data.records import ImageText, write_records
+from reimagen_jax.errors import UserError
+from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+from reimagen_jax.retrieval.neighbours import build_triples
+from tests.tiny import TINY
+from tests.training.tiny_system import read_state, same
+
+EXPERIMENT = "from tests.tiny import TINY as config\n"
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    """An experiment file."""
+    path = tmp_path / "tiny.py"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def triples(tmp_path_factory):
+    """Triples of 24 small pictures."""
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+
+    def example(number):
+        png = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(png, "png")
+        return ImageText(
+            str(number), png.getvalue(), f"picture {number} of a {['red', 'green', 'blue'][number % 3]} cat"
+        )
+
+    records = write_records((example(number) for number in range(24)), folder / "records", source="test")
+    build_triples(records, KnowledgeBase.build(records, folder / "index"), 2, folder / "triples")
+    return folder / "triples"
+
+
+def test_any_setting_can_be_overridden_and_the_others_come_from_the_file(experiment):
+    options = "--train.num-steps 10 --data.triples there --unet.levels.0.width 32 --unet.levels.1.no-self-attention"
+    command = parse([str(experiment), "--workdir", "run", *options.split()])
+    first, second = TINY.unet.levels
+    levels = (dataclasses.replace(first, width=32), dataclasses.replace(second, self_attention=False))
+    assert command.config == dataclasses.replace(
+        TINY,
+        unet=dataclasses.replace(TINY.unet, levels=levels),
+        train=dataclasses.replace(TINY.train, num_steps=10),
+        data=dataclasses.replace(TINY.data, triples="there"),
+    )
+    assert (command.workdir, command.experiment_file) == (Path("run"), experiment)
+    assert parse(["--train.num-steps", "10", "--workdir", "run", str(experiment)]).config.train.num_steps == 10
+
+
+def test_help_shows_every_setting_with_the_experiments_values(experiment, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse([str(experiment), "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    for name in settings(TINY):
+        assert f"--{name}" in text, name
+    assert re.search(r"--unet.levels.1.width INT\s.*\(default: 16\)", text, re.DOTALL)
+
+
+def settings(value, prefix=""):
+    """All option names: fields of dataclasses, their fields, elements of tuples."""
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from settings(getattr(value, field.name), f"{prefix}.{field.name}" if prefix else field.name)
+    elif isinstance(value, tuple):
+        for index, element in enumerate(value):
+            yield from settings(element, f"{prefix}.{index}")
+    else:
+        yield prefix.replace("_", "-")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--train.num-step", "10"], "--train.num-steps"),
+        (["--train.num-steps", "ten"], "'ten'"),
+        (["--train.decay", "sometimes"], "cosine"),
+    ],
+)
+def test_unknown_names_and_malformed_values_exit_2_and_help(experiment, capsys, options, said):
+    with pytest.raises(SystemExit) as stopped:
+        parse([str(experiment), "--workdir", "run", *options])
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["FILE", "--workdir", "DIR", "--train.num-steps", "0"], "train.num_steps is 0"),
+        (["FILE", "--workdir", "DIR", "--unet.levels.0.width", "30"], "not a multiple of unet.groups"),
+        (["missing.py", "--workdir", "DIR"], "missing.py not found"),
+        (["FILE.txt", "--workdir", "DIR"], "is not a .py file"),
+        (["FILE", "--workdir", "DIR"], "data.triples is not set"),
+        (["FILE", "--workdir", "DIR", "--data.triples", "nowhere"], "nowhere not found"),
+        (["FILE", "--workdir", "FILE/run", "--data.triples", "TRIPLES"], "cannot write to --workdir"),
+        (["FILE", "--workdir", "DIR", "--data.triples", "TRIPLES", "--data.batch-size", "9"], "not divisible by the 8"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(experiment, triples, tmp_path, capsys, arguments, said):
+    places = {"FILE": str(experiment), "DIR": str(tmp_path / "run"), "TRIPLES": str(triples)}
+    status = cli.main(["train", *(re.sub("FILE|DIR|TRIPLES", lambda m: places[m[0]], each) for each in arguments)])
+    error = capsys.readouterr().err
+    assert status == 2 and said in error
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_suggestions_do_not_hide_a_missing_workdir(experiment, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse([str(experiment)])
+    assert stopped.value.code == 2 and "--workdir" in capsys.readouterr().err
+
+
+def test_another_exception_type_is_not_swallowed(tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("config = 3\n")
+    with pytest.raises(UserError, match="does not define `config = Experiment"):
+        parse([str(broken), "--workdir", "run"])
+
+
+def start(workdir, experiment, triples):
+    """The command in a process of its own, on one device."""
+    command = [sys.executable, "-m", "reimagen_jax.cli", "train", str(experiment), "--workdir", str(workdir)]
+    command += ["--data.triples", str(triples), "--train.num-steps", "24", "--train.sample-every", "16"]
+    cache = jax.config.jax_compilation_cache_dir
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": cache}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_kill_9_and_the_same_command_end_where_an_undisturbed_run_does_bit_for_bit(experiment, triples, tmp_path):
+    whole = start(tmp_path / "whole", experiment, triples)
+    output = whole.communicate()[0]
+    assert whole.returncode == 0, output
+
+    killed = start(tmp_path / "killed", experiment, triples)
+    while not list((tmp_path / "killed").glob("checkpoints/[0-9]*[0-9]")):
+        assert killed.poll() is None, killed.stdout.read()
+        time.sleep(0.001)
+    killed.kill()
+    killed.communicate()
+    assert killed.returncode == -9
+    assert not (tmp_path / "killed" / "checkpoints" / "24").exists(), "it was to be killed before its end"
+
+    again = start(tmp_path / "killed", experiment, triples)
+    output = again.communicate()[0]
+    assert again.returncode == 0 and "going on from the checkpoint of step" in output, output
+    assert same(read_state(tmp_path / "killed", 24), read_state(tmp_path / "whole", 24))
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("killed", "whole")
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 24
+    assert [path.name for path in (tmp_path / "killed" / "samples").iterdir()] == ["00000016.png"]

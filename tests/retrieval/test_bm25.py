@@ -1,0 +1,114 @@
+"""BM25: the numba search equals the formula, written out here plainly, on any texts."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reimagen_jax.retrieval import bm25
+
+WORDS = [f"w{i}" for i in range(30)]
+# Some words are common and some are rare, so that both ways of adding up are taken.
+TEXT = st.lists(st.sampled_from(WORDS + WORDS[:3] * 15), max_size=8).map(" ".join)
+
+
+def formula(query: str, texts: list[str], k1: float, b: float) -> np.ndarray:
+    """Equations (1) and (2), word by word."""
+    documents = [Counter(text.split()) for text in texts]
+    lengths = [sum(d.values()) for d in documents]
+    mean = sum(lengths) / len(lengths)
+    scores = np.zeros(len(texts))
+    for word in query.split():
+        having = sum(word in d for d in documents)
+        idf = math.log(1 + (len(texts) - having + 0.5) / (having + 0.5))
+        for i, d in enumerate(documents):
+            if d[word]:
+                scores[i] += idf * d[word] / (d[word] + k1 * (1 - b + b * lengths[i] / mean))
+    return scores
+
+
+def index(folder, texts, k1=1.5, b=0.75):
+    bm25.build(texts, folder, k1, b)
+    return bm25.load(folder)
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts=st.lists(TEXT, min_size=1, max_size=60), queries=st.lists(TEXT, max_size=6), k=st.integers(1, 70))
+def test_equals_the_formula(tmp_path_factory, texts, queries, k):
+    texts[0] += " w0"
+    ids_QK, scores_QK = index(tmp_path_factory.mktemp("index"), texts).search(queries, k)
+    assert (ids_QK.shape, ids_QK.dtype, scores_QK.dtype) == ((len(queries), k), np.int32, np.float32)
+    for query, ids, scores in zip(queries, ids_QK, scores_QK, strict=True):
+        truth = formula(query, texts, 1.5, 0.75)
+        found = ids >= 0
+        assert found.sum() == min(k, (truth > 0).sum())
+        assert not (~found[:-1] & found[1:]).any()
+        assert (scores[~found] == 0).all()
+        np.testing.assert_allclose(scores, np.pad(np.sort(truth)[::-1], (0, k))[:k], rtol=1e-5)
+        np.testing.assert_allclose(truth[ids[found]], scores[found], rtol=1e-5)
+
+
+def test_large_index_where_bounds_matter(tmp_path):
+    rng = np.random.default_rng(0)
+    chances = 1 / np.arange(1, 2001)
+    texts = [" ".join(f"w{w}" for w in rng.choice(2000, 10, p=chances / chances.sum())) for _ in range(3000)]
+    queries = texts[:20] + ["w0 w1 w2", "w1999 w0", "nothing known", ""]
+    ids_QK, scores_QK = index(tmp_path, texts).search(queries, 7)
+    for query, ids, scores in zip(queries, ids_QK, scores_QK, strict=True):
+        truth = formula(query, texts, 1.5, 0.75)
+        np.testing.assert_allclose(scores, np.sort(truth)[::-1][:7], rtol=1e-5)
+        np.testing.assert_allclose(truth[ids[ids >= 0]], scores[ids >= 0], rtol=1e-5)
+
+
+def test_ties_go_to_the_lower_id_and_threads_change_nothing(tmp_path):
+    built = index(tmp_path, ["red cat", "blue cat", "dog", "red cat", "cat red"] * 600)
+    ids_QK, _ = built.search(["red cat"] * 3000, 5)
+    assert (ids_QK == [0, 3, 4, 5, 8]).all()
+
+
+def test_order_of_words_does_not_matter_repetition_does(tmp_path):
+    built = index(tmp_path, ["red cat", "red red dog", "blue cat"])
+    _, (one, turned, twice) = built.search(["red cat", "cat red", "red red"], 3)
+    np.testing.assert_array_equal(one, turned)
+    np.testing.assert_allclose(twice, 2 * built.search(["red"], 3)[1][0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("k1", "b"), [(0.5, 0.0), (1.2, 1.0)])
+def test_parameters_are_used(tmp_path, k1, b):
+    texts = ["cat", "cat cat", "cat and many more words here", "dog"]
+    _, scores = index(tmp_path, texts, k1, b).search(["cat"], 4)
+    np.testing.assert_allclose(scores[0], np.sort(formula("cat", texts, k1, b))[::-1], rtol=1e-5)
+
+
+def test_no_words_at_all(tmp_path):
+    with pytest.raises(ValueError, match="word"):
+        bm25.build(["", "🐶", "..."], tmp_path, 1.5, 0.75)
+
+
+def test_k_has_to_be_positive(tmp_path):
+    with pytest.raises(ValueError, match="k is 0"):
+        index(tmp_path, ["a"]).search(["a"], 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A mid-sized DOG, 3 years!", ["a", "mid", "sized", "dog", "3", "years"]),
+        ("Straße ÉCOLE", ["strasse", "école"]),
+        ("E\u0301cole", ["école"]),
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
+        ("ﬁne ２０", ["fine", "20"]),
+        ("❤️ 🐶🏽", []),
+        ("", []),
+    ],
+)
+def test_words(text, expected):
+    assert bm25.words(text) == expected
+
+
+@given(st.text())
+def test_words_do_not_depend_on_case(text):
+    assert bm25.words(text) == bm25.words(" ".join(bm25.words(text)))

@@ -5,6 +5,7 @@ options depend on the arguments, it is a function of the arguments instead. Only
 """
 
 import difflib
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ COMMANDS = {
 }
 """Name -> (module and class in `reimagen_jax.commands`, what it does)."""
 
+MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What the system refuses and the user can mend: permissions and full disks."""
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
@@ -42,6 +45,11 @@ def main(args: Sequence[str] | None = None) -> int:
         _run(args[0], args[1:])
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USAGE_ERROR
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        print(f"error: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

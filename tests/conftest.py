@@ -8,6 +8,12 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+# Shapes and dtypes written in the signatures are checked at every call.
+install_import_hook(
+    ["reimagen_jax.nets", "reimagen_jax.diffusion", "reimagen_jax.encoders", "reimagen_jax.systems"], "beartype.beartype"
+)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

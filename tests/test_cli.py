@@ -1,7 +1,9 @@
 """The command line: the data's way from a folder to triples, and one clear line for whatever is wrong."""
 
+import errno
 import importlib
 import inspect
+import os
 import subprocess
 import sys
 
@@ -16,7 +18,11 @@ from tests.samples import picture, write_folder
 @pytest.fixture
 def photos(tmp_path):
     lines = [
-        {"file_name": f"{i}.png", "text": f"{'cat' if i % 2 else 'dog'} number {i}", "role": "train" if i < 4 else "test"}
+        {
+            "file_name": f"{i}.png",
+            "text": f"{'cat' if i % 2 else 'dog'} number {i}",
+            "role": "train" if i < 4 else "test",
+        }
         for i in range(6)
     ]
     lines.insert(2, {"file_name": "lost.png", "text": "lost", "role": "train"})
@@ -53,7 +59,10 @@ def test_folder_to_triples(photos, tmp_path, capsys):
 
 
 def test_several_conditions(photos, tmp_path):
-    assert run("prepare", "--source", photos, "--out", tmp_path / "r", "--where", "role=train", "--where", "role=test") == 0
+    assert (
+        run("prepare", "--source", photos, "--out", tmp_path / "r", "--where", "role=train", "--where", "role=test")
+        == 0
+    )
     assert len(Records.open(tmp_path / "r")) == 6
 
 
@@ -126,6 +135,21 @@ def test_ctrl_c(photos, tmp_path, capsys, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
 
 
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 2), (errno.EACCES, 2), (errno.EBADF, None)])
+def test_full_disks_are_the_users_and_other_errors_are_bugs(photos, tmp_path, capsys, monkeypatch, number, status):
+    def refused(*args, **kwargs):
+        raise OSError(number, os.strerror(number), "shard")
+
+    monkeypatch.setattr("reimagen_jax.data.records.write_manifest", refused)
+    args = ("prepare", "--source", photos, "--out", tmp_path / "r", "--where", "role=test")
+    if status is None:
+        with pytest.raises(OSError, match="shard"):
+            run(*args)
+    else:
+        assert os.strerror(number) in fails(capsys, *args)
+    assert not (tmp_path / "r").exists()
+
+
 def test_overview_and_version(capsys):
     assert run("--help") == 0
     overview = capsys.readouterr().out
@@ -147,5 +171,7 @@ def test_every_command_exists_and_explains_itself(name, capsys):
 
 
 def test_help_is_quick_to_import():
-    code = "import reimagen_jax.cli, sys; sys.exit(bool({'jax', 'tensorflow_datasets', 'matplotlib'} & set(sys.modules)))"
+    code = (
+        "import reimagen_jax.cli, sys; sys.exit(bool({'jax', 'tensorflow_datasets', 'matplotlib'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -32,6 +32,8 @@ class PromptOptions:
     """With --records: at most this many, spread evenly over all."""
     knowledge_base: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Where neighbours are looked for: a folder written by `reimagen index`."""
+    query_by: str | None = None
+    """Ask the knowledge base for this attribute of the prompts' records (such as entity), not for the whole text."""
     reference: Annotated[
         tuple[tuple[Path, str], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="IMAGE CAPTION")
     ] = ()
@@ -41,7 +43,7 @@ class PromptOptions:
 
     def gather(self, config: Experiment) -> "list[Prompt]":
         """The prompts with their neighbours, decoded for the model. Raises `UserError` on contradictions."""
-        from reimagen_jax.inference.prompts import with_retrieved
+        from reimagen_jax.inference.prompts import asking_by, with_retrieved
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
         require(self.k is None or self.k >= 0, f"--k {self.k} is not a number of neighbours")
@@ -49,8 +51,12 @@ class PromptOptions:
             not (self.knowledge_base and self.reference),
             "--knowledge-base and --reference are both given: neighbours come from one of them",
         )
+        require(
+            not (self.query_by and not self.knowledge_base), "--query-by is about --knowledge-base, which is not given"
+        )
         prompts = self._prompts(config.resolution)
         if self.knowledge_base:
+            prompts = asking_by(prompts, self.query_by) if self.query_by else prompts
             base, k = KnowledgeBase.open(self.knowledge_base), self.resolved(config).k
             return with_retrieved(prompts, base, k, config.resolution)
         given = tuple(_reference(path, text, config.resolution) for path, text in self.reference)[: self.k]
@@ -77,6 +83,7 @@ class PromptOptions:
             facts["knowledge base"] = str(self.knowledge_base.resolve())
             facts["its checksum"] = base.fingerprint
             facts["its size"] = f"{len(base):,} records"
+            facts["asked for"] = f"the prompts' {self.query_by}" if self.query_by else "the prompts"
         if self.reference:
             facts["neighbours"] = f"given by hand: {', '.join(path.name for path, _ in self.reference)}"
         return facts

@@ -135,7 +135,7 @@ def as_json(report: Report, config: Experiment) -> dict[str, Any]:
         "curves": _named(ratings, [_curve(curve) for curve in ratings.curves]),
         "rated_prompts": ratings.applies_P.tolist(),
         "verdicts_prompt_seed_column": _named(ratings, ratings.verdict_VPSC.tolist()),
-        "note": ratings.note,
+        "note": f"{ratings.note} {ratings.about_rater}",
     }
 
 

@@ -71,13 +71,21 @@ class Sweep:
         from reimagen_jax.evaluation.rater import Rater
         from reimagen_jax.evaluation.ratings import why_unrated
 
-        why = why_unrated(prompts)
-        return (None, why) if why else (Rater.open(self.rater), "")
+        if why := why_unrated(prompts):
+            return None, why
+        rater = Rater.open(self.rater)
+        if rater.config.resolution == resolution:
+            return rater, ""
+        sides = f"{rater.config.resolution} x {rater.config.resolution}", f"{resolution} x {resolution}"
+        return (
+            None,
+            f"There are no curves: the rater reads images of {sides[0]} pixels, these have {sides[1]} (--rater).",
+        )
 
     def _report(self, model: "Model", sweep: "DrawnSweep", rater: "Rater | None", why_unrated: str) -> "Report":
         """Rates the sweep where a rater applies, and notes everything that draws it again."""
         from reimagen_jax.commands.provenance import sampler_facts, versions
-        from reimagen_jax.evaluation.ratings import ceiling, rate
+        from reimagen_jax.evaluation.ratings import rate
         from reimagen_jax.evaluation.report import Report
 
         what, how = self.what.resolved(model.config), self.how.resolved(sweep.sampler)
@@ -95,7 +103,7 @@ class Sweep:
                 "Sampler": sampler_facts(sweep.sampler, self.how),
                 "Versions": versions(),
             },
-            ratings=rate(sweep, rater, ceiling(rater, sweep.resolution)) if rater is not None else None,
+            ratings=rate(sweep, rater) if rater is not None else None,
             why_unrated=why_unrated,
         )
 

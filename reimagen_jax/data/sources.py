@@ -133,10 +133,11 @@ class FolderSource:
 
     def count(self) -> int:
         """Items that fit the filter. Raises `UserError`, naming the fields or values there are, when none does."""
-        entries = [entry for entry in self._entries(Where()) if isinstance(entry, _Entry)]
-        fitting = sum(self.where(entry.attributes) for entry in entries)
-        if entries and not fitting:
-            raise UserError(_why_nothing_fits(self.where, [entry.attributes for entry in entries], self.path))
+        fitting = sum(isinstance(entry, _Entry) for entry in self._entries(self.where))
+        if not fitting:
+            known = [entry.attributes for entry in self._entries(Where()) if isinstance(entry, _Entry)]
+            if known:
+                raise UserError(_why_nothing_fits(self.where, known, self.path))
         return fitting
 
     def items(self) -> Iterator[ImageText | Problem]:

@@ -26,8 +26,8 @@ def guided(
     t_B: Float[Array, " b"],
     condition,
     text_enhanced_B: Bool[Array, " b"],
-    text_weight: Float[Array, ""] | float,
-    neighbour_weight: Float[Array, ""] | float,
+    text_weight: Float[Array, " b"] | Float[Array, ""] | float,
+    neighbour_weight: Float[Array, " b"] | Float[Array, ""] | float,
 ) -> Float[Array, "b h w c"]:
     """The guided prediction: (1) for the images where `text_enhanced_B`, (2) for the others."""
     less = condition.drop(text_B=text_enhanced_B, neighbours_B=~text_enhanced_B)

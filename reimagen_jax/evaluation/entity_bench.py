@@ -1,8 +1,8 @@
 """EntityDrawBench on EntityWorld: what a model draws of an entity under each condition, rated image by image.
 
-A condition says of which split the entities are, where the neighbours come from, how many there are, and eta. The same
-prompts are drawn from the same noise under every condition, so conditions are compared prompt by prompt. Every condition
-is written as soon as it is rated, under a checksum of all that it depends on: a later run goes on where one ended.
+A condition says of which split the entities are, where the neighbours come from, how many there are, and eta. Under
+every condition the same prompts are drawn from the same noise, so conditions are compared prompt by prompt. What a
+condition gave is written as soon as it is rated, under a checksum of all that it depends on: a later run goes on there.
 """
 
 import dataclasses
@@ -55,8 +55,8 @@ def plan(
 ) -> tuple[Condition, ...]:
     """The conditions of a run, without repetitions: true renders, all sources on all splits, then both sweeps.
 
-    Sweeps use retrieval: over `ks` at `eta`, and over `etas` at `k`. No neighbours is one condition, whatever eta is: it
-    is drawn with text-enhanced guidance only (eta 1), as Imagen is.
+    Sweeps use retrieval: over `ks` at `eta`, and over `etas` at `k`. No neighbours is one condition, whatever eta is:
+    it is drawn with text-enhanced guidance only (eta 1), as Imagen is.
     """
 
     def condition(split: str, source: str, k: int, eta: float) -> Condition:
@@ -93,9 +93,18 @@ class EntityBench:
     """Draws and rates conditions: a generator, a rater, a knowledge base, and the prompts about its entities."""
 
     def __init__(
-        self, generator: Generator, rater: Rater, inventory: Inventory, *, num_prompts: int, num_images: int = 1
+        self,
+        generator: Generator,
+        model: str,
+        rater: Rater,
+        inventory: Inventory,
+        *,
+        num_prompts: int,
+        num_images: int = 1,
     ) -> None:
+        """`model` is a checksum of the generator's parameters."""
         self.generator = generator
+        self.model = model
         self.rater = rater
         self.inventory = inventory
         self.num_prompts = num_prompts
@@ -121,7 +130,7 @@ class EntityBench:
         return [few[: condition.k] for few in self._neighbours[condition.split, source]]
 
     def requests(self, condition: Condition) -> list[Request]:
-        """What is asked of the generator: S images of each prompt; image s of prompt i has the same noise throughout."""
+        """What is asked of the generator: S images of each prompt, each from noise that is its own."""
         sampler, S = self.generator.sampler, self.num_images
         asked = zip(self.prompts(condition.split), self.neighbours(condition), strict=True)
         return [
@@ -155,12 +164,18 @@ class EntityBench:
             scene_right_NSA=ratings.scene_right.reshape(*shape, -1),
             told_NA=told[:: self.num_images],
             copied_NS=copied.reshape(shape),
-            found_N=np.array(
-                [np.mean([i == prompt.index for i in ids]) if ids else 0.0 for prompt, ids in zip(prompts, shown, strict=True)]
-            ),
+            found_N=np.array([ids.count(p.index) / max(len(ids), 1) for p, ids in zip(prompts, shown, strict=True)]),
             category_N=looks[:: self.num_images, 0],
             seconds=seconds,
         )
+
+    def seconds_per_image(self, condition: Condition) -> float:
+        """Draws a batch twice and times the second: the first also compiles the program."""
+        requests = self.requests(condition)[: self.generator.batch_size]
+        self.generator(requests, "compiling")
+        began = time.perf_counter()
+        self.generator(requests, "timing")
+        return (time.perf_counter() - began) / self.generator.batch_size
 
     def settings(self, condition: Condition) -> dict[str, Any]:
         """All that an outcome depends on."""
@@ -172,7 +187,7 @@ class EntityBench:
             "images_per_prompt": self.num_images,
             "seed": generator.seed,
             "sampler": dataclasses.asdict(generator.sampler),
-            "model": digest(generator.params),
+            "model": self.model,
             "rater": self.rater.digest,
             "knowledge_base": {"index": base.fingerprint, "records": base.records.fingerprint},
         }
@@ -182,3 +197,57 @@ class EntityBench:
         looks = np.stack([entity_look(self.inventory.world.seed, ids[0] if ids else 0) for ids in shown])
         right = self.rater.read(images).look_right(np.repeat(looks, self.num_images, axis=0)).all(axis=1)
         return right & np.repeat([bool(ids) for ids in shown], self.num_images)
+
+
+def run_condition(bench: EntityBench, condition: Condition, folder: Path) -> Outcome:
+    """What a condition gives: read from `folder` if an earlier run has stored it there, else drawn and stored."""
+    path = stored(bench, condition, folder)
+    if path.is_file():
+        return from_json(read_json(path, "ratings")["outcome"])
+    outcome = bench.outcome(condition)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"settings": bench.settings(condition), "outcome": to_json(outcome)})
+    return outcome
+
+
+def stored(bench: EntityBench, condition: Condition, folder: Path) -> Path:
+    """Where the outcome of a condition is stored, once there is one."""
+    return folder / f"{checksum(bench.settings(condition))}.json"
+
+
+def truths(prompts: Sequence[EntityPrompt], repeats: int) -> tuple[np.ndarray, Scene, np.ndarray]:
+    """What images have to show, each `repeats` times: looks [M, 1 + P], scenes with leaves [M], told bool [M, A]."""
+    rows = [prompt for prompt in prompts for _ in range(repeats)]
+    scenes = jax.tree.map(lambda *leaves: np.stack(leaves), *(row.scene for row in rows))
+    told = np.array([[p.name in row.tells for p in SCENE_PARAMETERS] for row in rows])
+    return np.stack([row.look for row in rows]), scenes, told
+
+
+def to_json(outcome: Outcome) -> dict[str, Any]:
+    """The fields of an outcome; ratings as one string of 0 and 1 for each prompt, which is short and can be read."""
+
+    def encode(value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            return value
+        if value.dtype != bool:
+            return value.tolist()
+        rows = ["".join("01"[int(x)] for x in row) for row in value.reshape(len(value), -1)]
+        return {"shape": list(value.shape), "bits": rows}
+
+    return {f.name: encode(getattr(outcome, f.name)) for f in dataclasses.fields(outcome)}
+
+
+def from_json(stored: dict[str, Any]) -> Outcome:
+    """The inverse of `to_json`."""
+
+    def decode(value: Any) -> Any:
+        if isinstance(value, dict):
+            return np.array([bit == "1" for row in value["bits"] for bit in row]).reshape(value["shape"])
+        return np.array(value) if isinstance(value, list) else value
+
+    return Outcome(**{name: decode(value) for name, value in stored.items()})
+
+
+def checksum(settings: dict[str, Any]) -> str:
+    """Of JSON types (hex)."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

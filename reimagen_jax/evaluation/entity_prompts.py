@@ -2,11 +2,13 @@
 
 A prompt is a fresh scene with one entity, worded in a caption that no record of the knowledge base has. Its neighbours
 come from one of these sources:
-    retrieval   the best k records for the prompt (BM25)
+    retrieval   the best k records for the entity's name (BM25)
+    caption     the best k records for the whole prompt: other entities in such scenes are among them
     none        nothing: Imagen, in the same weights
     random      k records of other entities, of any category
     wrong       k records of one other entity of the same category
-Source: Re-Imagen (Chen et al., ICLR 2023), section 4.3; the entities there are real, and the judges people.
+Source: Re-Imagen (Chen et al., ICLR 2023), section 4.3. There the neighbours are the entity's own pairs, which asking
+for the name finds here; the entities are real, and the judges people.
 """
 
 import dataclasses
@@ -25,7 +27,7 @@ from reimagen_jax.inference.requests import Neighbour, retrieve
 from reimagen_jax.progress import track
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
-SOURCES = ("retrieval", "none", "random", "wrong")
+SOURCES = ("retrieval", "caption", "none", "random", "wrong")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class EntityPrompt:
     """A text to draw, and what its image has to show."""
 
     text: str
+    name: str
+    """Of the entity."""
     index: int
     """Of the entity."""
     look: np.ndarray
@@ -55,7 +59,7 @@ class Inventory:
 
     @classmethod
     def read(cls, base: KnowledgeBase) -> "Inventory":
-        """Reads the attributes of all records. Raises `UserError` when they are not of EntityWorld, or of another one."""
+        """Reads the attributes of all records. Raises `UserError` when they are not of this EntityWorld."""
         world = world_of(base)
         attributes = [record.attributes for record in track(base.records, len(base), "reading records", "record")]
         first = attributes[0]
@@ -132,7 +136,7 @@ def draw_prompts(inventory: Inventory, split: str, count: int, seed: int) -> lis
             text, tells = caption(rng, name, CATEGORIES[look[0]], scene)
             if text not in inventory.texts:
                 break
-        prompts.append(EntityPrompt(text, index, look, scene, tells))
+        prompts.append(EntityPrompt(text, name, index, look, scene, tells))
     return prompts
 
 
@@ -142,8 +146,9 @@ def find_neighbours(
     """At most k neighbours of every prompt, best first; the first j of them are those for k = j."""
     if source == "none" or k == 0:
         return [()] * len(prompts)
-    if source == "retrieval":
-        return retrieve(inventory.base, [prompt.text for prompt in prompts], k, resolution)
+    if source in ("retrieval", "caption"):
+        queries = [prompt.name if source == "retrieval" else prompt.text for prompt in prompts]
+        return retrieve(inventory.base, queries, k, resolution)
     choose = {"random": _others, "wrong": _another}[source]
     chosen = []
     for i, prompt in enumerate(prompts):
@@ -167,7 +172,9 @@ def _another(rng: np.random.Generator, prompt: EntityPrompt, inventory: Inventor
     return _some(rng, inventory.entity_R == rival, k, prompt, inventory)
 
 
-def _some(rng: np.random.Generator, allowed_R: np.ndarray, k: int, prompt: EntityPrompt, inventory: Inventory) -> np.ndarray:
+def _some(
+    rng: np.random.Generator, allowed_R: np.ndarray, k: int, prompt: EntityPrompt, inventory: Inventory
+) -> np.ndarray:
     if not allowed_R.any():
-        raise UserError(f"{inventory.base.path} is too small: it has no other entity to mistake for that of {prompt.text!r}")
+        raise UserError(f"{inventory.base.path} has no other entity to mistake for that of {prompt.text!r}")
     return rng.permutation(np.flatnonzero(allowed_R))[:k]

@@ -6,34 +6,20 @@ that only images tell, the scene, and which of its attributes the caption tells.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Bool
 
-from reimagen_jax.data.entityworld import (
-    CATEGORIES,
-    LOOK_PARAMETERS,
-    SCENE_PARAMETERS,
-    render_batch,
-    sample_looks,
-    sample_scenes,
-)
+from reimagen_jax.data.entityworld import CATEGORIES, LOOK_PARAMETERS, SCENE_PARAMETERS
+from reimagen_jax.evaluation.rater import Rater
+from reimagen_jax.evaluation.rater_check import lowest
 from reimagen_jax.evaluation.statistics import Interval, mean_ci
 from reimagen_jax.evaluation.svg import Curve
 from reimagen_jax.evaluation.sweeps import Sweep
 from reimagen_jax.inference.prompts import Prompt
 
 VERDICTS = ("faithful", "aligned")
-
-
-class Rater(Protocol):
-    """What `judge` needs of `evaluation.rater.Rater`."""
-
-    def rate(self, images: np.ndarray, looks: np.ndarray, scenes: Mapping[str, np.ndarray], tells: np.ndarray) -> Any:
-        """Bool arrays for images uint8 [N, R, R, 3]: faithful [N], aligned [N], look_right [N, 1 + P], scene_right."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -57,6 +43,8 @@ class Ratings:
     applies_P: Bool[np.ndarray, " p"]
     note: str
     """How to read the curves."""
+    about_rater: str
+    """How well the rater reads."""
 
 
 def truth(attributes: Mapping[str, Any]) -> Truth | None:
@@ -75,64 +63,45 @@ def truth(attributes: Mapping[str, Any]) -> Truth | None:
 
 
 def why_unrated(prompts: Sequence[Prompt]) -> str:
-    """A sentence that says why no curves can be drawn; empty where they can."""
+    """A sentence that says why a rater cannot judge any of the prompts; empty where it can."""
     if any(truth(prompt.attributes) for prompt in prompts):
         return ""
     return (
         "There are no curves: faithfulness and alignment are read off images of EntityWorld, by a rater that has to be "
-        "told what the image should show, and these prompts carry no EntityWorld look and scene."
+        "told what an image should show, and these prompts carry no EntityWorld look and scene."
     )
 
 
-def judge(images: np.ndarray, truths: Sequence[Truth], rater: Rater) -> Any:
-    """The rater's `Ratings` of images uint8 [N, R, R, 3], given one truth for each."""
-    looks = np.stack([known.look for known in truths])
-    scenes = {p.name: np.array([known.scene[p.name] for known in truths], np.int32) for p in SCENE_PARAMETERS}
-    return rater.rate(images, looks, scenes, np.stack([known.tells for known in truths]))
+def ceilings(rater: Rater) -> tuple[Interval, ...]:
+    """The shares of true images that the rater calls faithful and aligned: what a perfect model reaches in its eyes."""
+    return tuple(Interval(*rater.metrics[name]) for name in VERDICTS)
 
 
-def verdicts(rated: Any) -> Bool[np.ndarray, "v n"]:
-    """The verdicts of a rater, in the order of `VERDICTS`."""
-    return np.stack([np.asarray(getattr(rated, name), bool) for name in VERDICTS])
+def rate(sweep: Sweep, rater: Rater) -> Ratings:
+    """Rates every image of those prompts that a rater can judge: at least one of them.
 
-
-@dataclass(frozen=True)
-class Ceiling:
-    """What a rater says of true images: the most that a model can reach in its eyes."""
-
-    shares: tuple[Interval, ...]
-    """In the order of `VERDICTS`."""
-    accuracy: float
-    """Share of single parameters, of looks and scenes, that it reads right."""
-    images: int
-
-
-def ceiling(rater: Rater, resolution: int, num_images: int = 512, seed: int = 1) -> Ceiling:
-    """Rates fresh renders, of looks and scenes drawn independently."""
-    key_looks, key_scenes = jax.random.split(jax.random.key(seed))
-    looks, scenes = sample_looks(key_looks, num_images), sample_scenes(key_scenes, num_images)
-    images = np.round(render_batch(looks, scenes, resolution) * 255.0).astype(np.uint8)
-    named = {p.name: np.asarray(getattr(scenes, p.name)) for p in SCENE_PARAMETERS}
-    rated = rater.rate(images, np.asarray(looks), named, np.ones((num_images, len(SCENE_PARAMETERS)), bool))
-    right = np.concatenate([np.ravel(rated.look_right), np.ravel(rated.scene_right)])
-    return Ceiling(tuple(map(mean_ci, verdicts(rated))), float(right.mean()), num_images)
-
-
-def rate(sweep: Sweep, rater: Rater, most: Ceiling) -> Ratings:
-    """Rates every image of those prompts that a rater can judge: at least one of them."""
+    Raises `UserError` when the rater reads images of another resolution.
+    """
     truths = [truth(prompt.attributes) for prompt in sweep.prompts]
     applies_P = np.array([known is not None for known in truths])
     image_QSCHWC = sweep.image_PSCHWC[applies_P]
     shape_QSC, shape_HWC = image_QSCHWC.shape[:3], image_QSCHWC.shape[3:]
-    repeated = [known for known in truths if known is not None for _ in range(shape_QSC[1] * shape_QSC[2])]
-    verdict_VN = verdicts(judge(image_QSCHWC.reshape(-1, *shape_HWC), repeated, rater))
+    each = [known for known in truths if known is not None for _ in range(shape_QSC[1] * shape_QSC[2])]
     verdict_VPSC = np.zeros((len(VERDICTS), *sweep.image_PSCHWC.shape[:3]), bool)
-    verdict_VPSC[:, applies_P] = verdict_VN.reshape(-1, *shape_QSC)
+    verdict_VPSC[:, applies_P] = _judge(image_QSCHWC.reshape(-1, *shape_HWC), each, rater).reshape(-1, *shape_QSC)
     curves = tuple(
-        _curve(name, verdict_PSC[applies_P], share.mean)
-        for name, verdict_PSC, share in zip(VERDICTS, verdict_VPSC, most.shares, strict=True)
+        _curve(name, verdict_PSC[applies_P], ceiling.mean)
+        for name, verdict_PSC, ceiling in zip(VERDICTS, verdict_VPSC, ceilings(rater), strict=True)
     )
-    return Ratings(curves, verdict_VPSC, applies_P, _note(sweep, int(applies_P.sum()), most))
+    return Ratings(curves, verdict_VPSC, applies_P, _note(sweep, int(applies_P.sum())), describe_rater(rater))
+
+
+def _judge(images: np.ndarray, truths: Sequence[Truth], rater: Rater) -> Bool[np.ndarray, "v n"]:
+    """Verdicts on images uint8 [N, R, R, 3], given one truth for each, in the order of `VERDICTS`."""
+    looks = np.stack([known.look for known in truths])
+    scenes = {p.name: np.array([known.scene[p.name] for known in truths]) for p in SCENE_PARAMETERS}
+    rated = rater.rate(images, looks, scenes, np.stack([known.tells for known in truths]))
+    return np.stack([getattr(rated, name) for name in VERDICTS])
 
 
 def _curve(name: str, verdict_PSC: np.ndarray, ceiling: float | None) -> Curve:
@@ -141,13 +110,23 @@ def _curve(name: str, verdict_PSC: np.ndarray, ceiling: float | None) -> Curve:
     return Curve(name, tuple(points), baseline, ceiling)
 
 
-def _note(sweep: Sweep, rated: int, most: Ceiling) -> str:
+def _note(sweep: Sweep, rated: int) -> str:
     each = "one image" if sweep.num_seeds == 1 else f"{sweep.num_seeds} images"
     left_out = len(sweep.prompts) - rated
     return (
         "Faithful: every parameter of the entity's look, which only its images tell, is right. Aligned: everything of "
         f"the scene that the caption tells is right. Each point: {rated} prompts, {each} of each; bands and bars are "
-        f"95 % intervals. The rater reads {most.accuracy:.1%} of the single parameters of {most.images} true images "
-        "right; the dotted lines are how many of those it calls faithful and aligned."
+        "95 % intervals; dotted lines are the shares of true images."
         + (f" {left_out} prompts without EntityWorld attributes are not rated." if left_out else "")
+    )
+
+
+def describe_rater(rater: Rater) -> str:
+    """How well the rater reads, in a sentence."""
+    parameter, accuracy = lowest(rater.metrics)
+    faithful, aligned = ceilings(rater)
+    return (
+        f"The rater, on {rater.metrics['num_images']:,} true images: every parameter is read right in at least "
+        f"{100 * accuracy:.1f} % (worst: {parameter}); {100 * faithful.mean:.1f} % are called faithful and "
+        f"{100 * aligned.mean:.1f} % aligned."
     )

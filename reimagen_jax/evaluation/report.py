@@ -117,12 +117,12 @@ def _results(report: Report) -> str:
         return ""
     heads = "".join(f"<th>{_key(i, curve.name)}</th>" for i, curve in enumerate(report.ratings.curves))
     rows = "".join(
-        f'<tr><th scope="row">{escape(row.name)}</th>{"".join(map(_share, row.shares))}<td>{row.images}</td></tr>'
+        f'<tr><th scope="row">{escape(row.name)}</th>{"".join(map(_share, row.shares))}<td>{row.images:,}</td></tr>'
         for row in report.rows
     )
     return (
         f'<div class="card scroll"><table class="numbers"><thead><tr><th></th>{heads}<th>images</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
+        f'<tbody>{rows}</tbody></table><p class="soft small">{escape(report.ratings.about_rater)}</p></div>'
     )
 
 
@@ -211,10 +211,8 @@ def _curves(report: Report) -> str:
         return f'<p class="card">{escape(report.why_unrated)}</p>'
     ratings, etas = report.ratings, report.sweep.etas
     chart = curves_svg(etas, ratings.curves, "shares over eta with 95 % intervals")
-    return (
-        f'<figure class="card"><div class="scroll">{chart}</div>'
-        f"<figcaption>{escape(ratings.note)}</figcaption>{_numbers(etas, ratings.curves)}</figure>"
-    )
+    words = f"<figcaption>{escape(ratings.note)} {escape(ratings.about_rater)}</figcaption>"
+    return f'<figure class="card"><div class="scroll">{chart}</div>{words}{_numbers(etas, ratings.curves)}</figure>'
 
 
 def _numbers(etas: Sequence[float], curves: Sequence[Curve]) -> str:

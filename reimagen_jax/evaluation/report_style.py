@@ -28,6 +28,7 @@ a { color: var(--accent); text-decoration: none; }
 a:hover { text-decoration: underline; }
 nav { display: flex; gap: 20px; flex-wrap: wrap; margin-top: 14px; font-weight: 600; }
 .soft, figcaption { color: var(--soft); }
+.small { font-size: 13px; margin: 12px 0 0; }
 .card {
   background: var(--card); border: 1px solid var(--rule); border-radius: 12px; padding: 18px 20px; margin: 0 0 16px;
 }

@@ -46,7 +46,8 @@ def wilson(successes: int, trials: int) -> Interval:
 def mean_ci(values: Sequence | np.ndarray) -> Interval:
     """The mean of one value a prompt [N], or of several [N, S], with its 95 % confidence interval.
 
-    Wilson's interval (1) for one 0/1 value a prompt, else the bootstrap over prompts (3). Raises `ValueError` when empty.
+    Wilson's interval (1) for one 0/1 value a prompt, else the bootstrap over prompts (3). Raises `ValueError` when
+    empty.
     """
     values = np.asarray(values)
     if values.ndim > 1 and values.shape[1] == 1:

@@ -37,6 +37,8 @@ class Prompt:
     """Of the record; empty for a text of one's own."""
     source: str = ""
     """Of the record: equal sources and keys mean the same record."""
+    query: str = ""
+    """What the knowledge base is asked for; the text where empty."""
 
     def request(self, index: int, eta: float, sampler: SamplerConfig) -> Request:
         """Asks for image number `index` with the weights of `sampler`."""
@@ -81,6 +83,19 @@ def from_record(record: ImageText, source: str, resolution: int) -> Prompt:
     return Prompt(record.text, (), target, record.attributes, record.key, source)
 
 
+def asking_by(prompts: Sequence[Prompt], attribute: str) -> list[Prompt]:
+    """The prompts, to ask a knowledge base for an attribute (an entity's name, say) instead of the whole text.
+
+    BM25 adds up words: in a small knowledge base several common words outweigh the one that matters.
+    Raises `UserError` when a prompt does not have the attribute as a text.
+    """
+    for prompt in prompts:
+        if not isinstance(value := prompt.attributes.get(attribute), str) or not value.strip():
+            known = ", ".join(name for name, value in prompt.attributes.items() if isinstance(value, str)) or "none"
+            raise UserError(f"--query-by {attribute}: {prompt.text!r} has no such text; the texts it has: {known}")
+    return [replace(prompt, query=prompt.attributes[attribute]) for prompt in prompts]
+
+
 def with_retrieved(prompts: Sequence[Prompt], base: KnowledgeBase, k: int, resolution: int) -> list[Prompt]:
     """The prompts with their top-k neighbours from the knowledge base, fewer where fewer are found."""
     return [replace(prompt, neighbours=_neighbours(prompt, base, k, resolution)) for prompt in prompts]
@@ -90,7 +105,7 @@ def _neighbours(prompt: Prompt, base: KnowledgeBase, k: int, resolution: int) ->
     """The best k that are not the prompt's own record: asks for twice as many while too few of them remain."""
     width = k
     while True:
-        found = retrieve(base, [prompt.text], width, resolution)[0]
+        found = retrieve(base, [prompt.query or prompt.text], width, resolution)[0]
         others = tuple(hit for hit in found if not _is_own(hit, prompt, base.records.source))
         if len(others) >= k or len(found) < width:
             return others[:k]

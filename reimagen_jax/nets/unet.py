@@ -22,6 +22,9 @@ from reimagen_jax.nets.layers import Conditioning, ResBlock, fold, unfold
 Memory = dict[str, NeighbourMemory]
 """Per level with neighbour attention: its keys and values."""
 
+FeatureMaps = list[list[Float[Array, "b _ _ _"]]]
+"""features[i][j] is the j-th map [B, H, W, C] of level i."""
+
 
 @flax.struct.dataclass
 class Condition:
@@ -48,11 +51,11 @@ class DStack(nn.Module):
     def __call__(
         self,
         x_BHWC: Float[Array, "b h w c"],
-        cond_BD: Float[Array, "b d"],
+        cond_BD: Float[Array, "b cond"],
         text_BLD: Float[Array, "b l d"],
         text_mask_BL: Bool[Array, "b l"],
-    ) -> list[list[Float[Array, "b h w c"]]]:
-        """features[i][j]: the j-th map of level i; the last one of each level is what neighbours are attended from."""
+    ) -> FeatureMaps:
+        """The last map of each level is what neighbours are attended from."""
         config = self.config
         h = nn.Conv(config.levels[0].width, (3, 3), name="stem")(fold(x_BHWC, config.patch))
         features = []
@@ -79,11 +82,11 @@ class UStack(nn.Module):
     @nn.compact
     def __call__(
         self,
-        features: list[list[Float[Array, "b h w c"]]],
-        cond_BD: Float[Array, "b d"],
+        features: FeatureMaps,
+        cond_BD: Float[Array, "b cond"],
         text_BLD: Float[Array, "b l d"],
         text_mask_BL: Bool[Array, "b l"],
-    ) -> Float[Array, "b h w c"]:
+    ) -> Float[Array, "b height width channels"]:
         config = self.config
         h = features[-1][-1]
         h = ResBlock(h.shape[-1], config.groups, name="middle_block0")(h, cond_BD)

@@ -36,7 +36,7 @@ _ROUNDING = 1.00001
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in order: letters and digits with their combining marks, in any script, case folded (NFKC)."""
+    """The words of a text in order: letters and digits with their combining marks, of any script, case folded."""
     if text.isascii():
         return _ASCII_WORD.findall(text.lower())
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())

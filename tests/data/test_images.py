@@ -73,7 +73,12 @@ def test_exif_rotation_is_applied():
 
 def test_digest_depends_on_pixels_alone():
     image = picture(4)
-    same = [encoded(image), encoded(image, "BMP"), encoded(image, compress_level=0), encoded(image, "WEBP", lossless=True)]
+    same = [
+        encoded(image),
+        encoded(image, "BMP"),
+        encoded(image, compress_level=0),
+        encoded(image, "WEBP", lossless=True),
+    ]
     assert len({images.digest(images.load(data)) for data in same}) == 1
     others = [picture(5), image.rotate(90), image.crop((0, 0, 8, 7))]
     assert len({images.digest(images.load(encoded(other))) for other in [image, *others]}) == 4

@@ -78,7 +78,10 @@ class TestFolder:
             assert item.digest == images.digest(picture(i))
 
     def test_text_comes_before_caption(self, tmp_path):
-        lines = [{"file_name": "a.png", "caption": "second", "text": "first"}, {"file_name": "b.png", "caption": "only"}]
+        lines = [
+            {"file_name": "a.png", "caption": "second", "text": "first"},
+            {"file_name": "b.png", "caption": "only"},
+        ]
         good, _ = split(FolderSource(write_folder(tmp_path / "f", lines, {"a.png": picture(0), "b.png": picture(1)})))
         assert [item.text for item in good] == ["first", "only"]
         assert [item.attributes for item in good] == [{}, {}]
@@ -216,31 +219,33 @@ class TestFolder:
             assert isinstance(_parse(line.encode(), "here"), _Entry | Problem)
 
 
+WORLD = World(num_entities=10, num_images=60)
+
+
+@pytest.fixture(scope="module")
+def everything():
+    return list(WorldSource(WORLD, resolution=16).items())
+
+
 class TestWorld:
-    world = World(num_entities=10, num_images=60)
-
-    @pytest.fixture(scope="class")
-    def everything(self):
-        return list(WorldSource(self.world, resolution=16).items())
-
     @pytest.mark.parametrize("conditions", [["role=train"], ["role=reference", "split=unseen"], ["split=rare"]])
     def test_filter_equals_choosing_afterwards(self, everything, conditions):
         where = Where.parse(conditions)
-        source = WorldSource(self.world, where, 16)
+        source = WorldSource(WORLD, where, 16)
         kept = list(source.items())
         assert kept == [item for item in everything if where(item.attributes)]
         assert 0 < len(kept) == source.count()
 
     def test_any_attribute_can_filter(self, everything):
         name = everything[0].attributes["entity"]
-        kept = list(WorldSource(self.world, Where.parse([f"entity={name}"]), 16).items())
+        kept = list(WorldSource(WORLD, Where.parse([f"entity={name}"]), 16).items())
         assert kept == [item for item in everything if item.attributes["entity"] == name]
 
     def test_keys_are_unique_and_pictures_have_the_resolution(self, everything):
-        assert len({item.key for item in everything}) == len(everything) == len(self.world)
+        assert len({item.key for item in everything}) == len(everything) == len(WORLD)
         assert {images.load(item.image).size for item in everything} == {(16, 16)}
 
     @pytest.mark.parametrize("condition", ["role=test", "split=common"])
     def test_unknown_role_or_split(self, condition):
         with pytest.raises(UserError, match=condition):
-            WorldSource(self.world, Where.parse([condition]))
+            WorldSource(WORLD, Where.parse([condition]))

@@ -15,19 +15,22 @@ WORDS = [f"w{i}" for i in range(30)]
 TEXT = st.lists(st.sampled_from(WORDS + WORDS[:3] * 15), max_size=8).map(" ".join)
 
 
-def formula(query: str, texts: list[str], k1: float, b: float) -> np.ndarray:
+def formula(query: str, documents: list[Counter[str]], k1: float = 1.5, b: float = 0.75) -> np.ndarray:
     """Equations (1) and (2), word by word."""
-    documents = [Counter(text.split()) for text in texts]
-    lengths = [sum(d.values()) for d in documents]
+    lengths = [d.total() for d in documents]
     mean = sum(lengths) / len(lengths)
-    scores = np.zeros(len(texts))
+    scores = np.zeros(len(documents))
     for word in query.split():
         having = sum(word in d for d in documents)
-        idf = math.log(1 + (len(texts) - having + 0.5) / (having + 0.5))
+        idf = math.log(1 + (len(documents) - having + 0.5) / (having + 0.5))
         for i, d in enumerate(documents):
             if d[word]:
                 scores[i] += idf * d[word] / (d[word] + k1 * (1 - b + b * lengths[i] / mean))
     return scores
+
+
+def counted(texts: list[str]) -> list[Counter[str]]:
+    return [Counter(text.split()) for text in texts]
 
 
 def index(folder, texts, k1=1.5, b=0.75):
@@ -35,14 +38,15 @@ def index(folder, texts, k1=1.5, b=0.75):
     return bm25.load(folder)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(texts=st.lists(TEXT, min_size=1, max_size=60), queries=st.lists(TEXT, max_size=6), k=st.integers(1, 70))
 def test_equals_the_formula(tmp_path_factory, texts, queries, k):
     texts[0] += " w0"
+    documents = counted(texts)
     ids_QK, scores_QK = index(tmp_path_factory.mktemp("index"), texts).search(queries, k)
     assert (ids_QK.shape, ids_QK.dtype, scores_QK.dtype) == ((len(queries), k), np.int32, np.float32)
     for query, ids, scores in zip(queries, ids_QK, scores_QK, strict=True):
-        truth = formula(query, texts, 1.5, 0.75)
+        truth = formula(query, documents)
         found = ids >= 0
         assert found.sum() == min(k, (truth > 0).sum())
         assert not (~found[:-1] & found[1:]).any()
@@ -55,10 +59,11 @@ def test_large_index_where_bounds_matter(tmp_path):
     rng = np.random.default_rng(0)
     chances = 1 / np.arange(1, 2001)
     texts = [" ".join(f"w{w}" for w in rng.choice(2000, 10, p=chances / chances.sum())) for _ in range(3000)]
-    queries = texts[:20] + ["w0 w1 w2", "w1999 w0", "nothing known", ""]
+    documents = counted(texts)
+    queries = [*texts[:20], "w0 w1 w2", "w1999 w0", "nothing known", ""]
     ids_QK, scores_QK = index(tmp_path, texts).search(queries, 7)
     for query, ids, scores in zip(queries, ids_QK, scores_QK, strict=True):
-        truth = formula(query, texts, 1.5, 0.75)
+        truth = formula(query, documents)
         np.testing.assert_allclose(scores, np.sort(truth)[::-1][:7], rtol=1e-5)
         np.testing.assert_allclose(truth[ids[ids >= 0]], scores[ids >= 0], rtol=1e-5)
 
@@ -80,7 +85,11 @@ def test_order_of_words_does_not_matter_repetition_does(tmp_path):
 def test_parameters_are_used(tmp_path, k1, b):
     texts = ["cat", "cat cat", "cat and many more words here", "dog"]
     _, scores = index(tmp_path, texts, k1, b).search(["cat"], 4)
-    np.testing.assert_allclose(scores[0], np.sort(formula("cat", texts, k1, b))[::-1], rtol=1e-5)
+    np.testing.assert_allclose(scores[0], np.sort(formula("cat", counted(texts), k1, b))[::-1], rtol=1e-5)
+
+
+def test_index_is_memory_mapped(tmp_path):
+    assert all(isinstance(array.base, np.memmap) for array in index(tmp_path, ["a b", "b c"])._lists)
 
 
 def test_no_words_at_all(tmp_path):

@@ -112,12 +112,12 @@ class TestTriples:
 
     def test_rebuilt_knowledge_base_is_refused(self, triples, tmp_path):
         KnowledgeBase.build(triples.records, tmp_path / "kb", k1=0.9, overwrite=True)
-        with pytest.raises(UserError, match="another knowledge base.*reimagen triples"):
+        with pytest.raises(UserError, match=r"another knowledge base.*reimagen triples"):
             Triples.open(triples.path)
 
     def test_missing_knowledge_base_is_refused(self, triples, tmp_path):
         (tmp_path / "kb").rename(tmp_path / "away")
-        with pytest.raises(UserError, match="gone.*reimagen triples"):
+        with pytest.raises(UserError, match=r"gone.*reimagen triples"):
             Triples.open(triples.path)
 
     def test_rewritten_records_are_refused(self, triples, tmp_path):

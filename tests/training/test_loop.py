@@ -102,6 +102,27 @@ def test_a_longer_run_is_told_when_it_is_not_one_run_and_equals_one_otherwise(tm
     assert same(longer.state, whole.state) == one_run
 
 
+def test_a_fresh_run_starts_from_given_parameters_and_one_that_goes_on_does_not_ask_for_them(tmp_path):
+    source = train(experiment(seed=5), tmp_path / "source", Regression(), dataset()).state.params
+    given = jax.tree.map(np.array, source)
+    config = experiment(learning_rate=0.0, num_steps=2, decay="constant", fsdp=2)
+    first = train(config, tmp_path / "run", Regression(), dataset(), initial=lambda: given)
+    assert same(first.state.params, given)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), first.state.ema, given)
+
+    def asked():
+        raise AssertionError("a run that goes on has its parameters")
+
+    longer = experiment(learning_rate=0.0, num_steps=3, decay="constant", fsdp=2)
+    assert train(longer, tmp_path / "run", Regression(), dataset(), initial=asked).step == 3
+
+
+def test_parameters_of_another_network_are_refused_by_name(tmp_path):
+    other = Regression(width=64).init(jax.random.key(0))
+    with pytest.raises(UserError, match=r"another network.*hidden.*kernel"):
+        train(experiment(), tmp_path, Regression(), dataset(), initial=lambda: other)
+
+
 # --- kill -9 -----------------------------------------------------------------------------------------------------
 
 

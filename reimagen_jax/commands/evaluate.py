@@ -1,0 +1,183 @@
+"""`reimagen evaluate`: what a model is worth, in numbers."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from reimagen_jax.commands.options import SamplingOptions, command_line
+from reimagen_jax.config import require
+
+if TYPE_CHECKING:
+    from reimagen_jax.commands.provenance import Model
+    from reimagen_jax.evaluation.entity_bench import Condition, EntityBench, Outcome
+
+Split = Literal["frequent", "rare", "unseen"]
+Source = Literal["retrieval", "caption", "none", "random", "wrong"]
+DESCRIPTION = "Measure a model: benchmarks, each with options of its own."
+RESULTS = "results.json"
+ROWS = "rows"
+
+
+@dataclass(frozen=True)
+class Entities:
+    """EntityDrawBench on EntityWorld: are entities drawn faithfully, and what the caption tells of the scene as well?
+
+        reimagen evaluate entities --model runs/train --knowledge-base runs/index --out runs/evaluation
+
+    Prompts are fresh scenes with entities that the training data shows often, rarely or never. Each condition is a row:
+    where the neighbours come from (retrieval by the entity's name or by the whole caption, none, random, wrong), how
+    many they are, and eta. Rows are stored as they are done: after a stop, the same command goes on where it was.
+    Writes results.json, results.csv, parameters.csv, prompts.json and plots.
+    """
+
+    model: Path
+    """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""
+    knowledge_base: Path
+    """Folder written by `reimagen index`, over records of EntityWorld."""
+    out: Path
+    """Folder to write, or to go on with."""
+    num_prompts: int = 256
+    """Prompts about the entities of each split."""
+    splits: tuple[Split, ...] = ("unseen", "frequent", "rare")
+    """Splits of the entities."""
+    conditions: tuple[Source, ...] = ("retrieval", "none", "caption", "random", "wrong")
+    """Sources of the neighbours, compared on every split."""
+    k: int | None = None
+    """Neighbours (default: as many as the model was trained with)."""
+    eta: float | None = None
+    """Share of text-enhanced steps (default: as in the model's experiment)."""
+    ks: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Sweep over the number of retrieved neighbours; give nothing after --ks for no sweep."""
+    etas: tuple[float, ...] = tuple(i / 10 for i in range(11))
+    """Sweep over eta, with retrieval; give nothing after --etas for no sweep."""
+    sweep_splits: tuple[Split, ...] = ("unseen",)
+    """Splits on which the two sweeps are made."""
+    rater: Path | None = None
+    """Folder written by `reimagen rater train` (default: the rater that comes with the package)."""
+    how: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(default_factory=SamplingOptions)
+
+    def run(self) -> None:
+        """Draws, rates, stores and prints row after row. Raises `UserError` on bad options or input."""
+        from reimagen_jax.commands.provenance import Model
+        from reimagen_jax.evaluation import entity_bench, entity_tables
+
+        self._check()
+        model = Model.open(self.model)
+        command = self._resolved(model)
+        bench = command._bench(model)
+        plan = entity_bench.plan(
+            command.splits, command.conditions, command.k, command.eta, command.ks, command.etas, command.sweep_splits
+        )
+        print(entity_tables.about_rater(bench.rater.metrics), flush=True)
+        entity_tables.write_prompts({split: bench.prompts(split) for split in command.splits}, self.out)
+        _announce(bench, [c for c in plan if not entity_bench.stored(bench, c, self.out / ROWS).is_file()])
+        print(entity_tables.heading(bench.num_images > 1), flush=True)
+        outcomes: dict[Condition, Outcome] = {}
+        for condition in plan:
+            outcomes[condition] = entity_bench.run_condition(bench, condition, self.out / ROWS)
+            rows = [entity_tables.row(condition, outcome) for condition, outcome in outcomes.items()]
+            print(entity_tables.line(rows[-1]), flush=True)
+            command._write(model, bench, outcomes, rows, complete=len(rows) == len(plan))
+        for entry in entity_tables.comparisons(outcomes, command.k, command.eta):
+            print(f"{entry['what']}: {entry['difference']}")
+        print(f"results: {self.out / RESULTS}")
+
+    def _check(self) -> None:
+        require(self.num_prompts > 0, f"--num-prompts {self.num_prompts}: at least 1 is needed")
+        require(len(self.splits) > 0, "--splits is empty: give at least one of frequent, rare, unseen")
+        require(self.k is None or self.k > 0, f"--k {self.k}: at least 1 is needed (no neighbours is a condition)")
+        require(all(k >= 0 for k in self.ks), f"--ks {self.ks}: numbers of neighbours are needed")
+        given = self.etas if self.eta is None else (self.eta, *self.etas)
+        require(all(0 <= eta <= 1 for eta in given), f"--eta, --etas {given}: every value is between 0 and 1")
+
+    def _resolved(self, model: "Model") -> "Entities":
+        """The same with nothing left to the model's experiment."""
+        sampler = self.how.settings(model.config.sampler)
+        return dataclasses.replace(
+            self,
+            k=self.k or max(model.config.data.num_neighbours, 1),
+            eta=sampler.eta if self.eta is None else self.eta,
+            how=self.how.resolved(sampler),
+        )
+
+    def _bench(self, model: "Model") -> "EntityBench":
+        from reimagen_jax.evaluation.entity_bench import EntityBench
+        from reimagen_jax.evaluation.entity_prompts import Inventory
+        from reimagen_jax.evaluation.rater import Rater
+        from reimagen_jax.inference.generator import Generator
+        from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+
+        rater = Rater.open(self.rater)
+        rater.require_resolution(model.config.resolution)
+        generator = Generator(
+            model.config,
+            model.params,
+            self.how.settings(model.config.sampler),
+            max_neighbours=max(self.k, *self.ks, 0),
+            batch_size=self.how.batch_size,
+            seed=self.how.seed,
+        )
+        inventory = Inventory.read(KnowledgeBase.open(self.knowledge_base))
+        return EntityBench(
+            generator, model.digest, rater, inventory, num_prompts=self.num_prompts, num_images=self.how.num_images
+        )
+
+    def _write(
+        self,
+        model: "Model",
+        bench: "EntityBench",
+        outcomes: "dict[Condition, Outcome]",
+        rows: Sequence[dict[str, Any]],
+        *,
+        complete: bool,
+    ) -> None:
+        """Tables and plots of the rows so far."""
+        from reimagen_jax.commands.provenance import sampler_facts, versions
+        from reimagen_jax.evaluation import entity_tables
+        from reimagen_jax.files import write_json
+
+        base = bench.inventory.base
+        results = {
+            "complete": complete,
+            "command": command_line("entities", self).replace("reimagen", "reimagen evaluate", 1),
+            "model": model.facts(),
+            "knowledge_base": {"folder": str(base.path), "records": len(base), "checksum": base.fingerprint},
+            "world": dataclasses.asdict(bench.inventory.world),
+            "sampler": sampler_facts(bench.generator.sampler, self.how),
+            "versions": versions(),
+            "rater": {"checksum": bench.rater.digest, **bench.rater.metrics},
+            "rows": rows,
+            "comparisons": entity_tables.comparisons(outcomes, self.k, self.eta),
+        }
+        write_json(self.out / RESULTS, results)
+        entity_tables.write_csv(rows, bench.rater.metrics, self.out)
+        entity_tables.write_plots(rows, bench.rater.metrics, self.k, self.eta, self.out)
+
+
+def main(args: Sequence[str]) -> None:
+    """Parses and runs; `args` are those after `evaluate`."""
+    commands = {"entities": Entities}
+    tyro.extras.subcommand_cli_from_dict(commands, prog="reimagen evaluate", description=DESCRIPTION, args=args).run()
+
+
+def _announce(bench: "EntityBench", missing: "Sequence[Condition]") -> None:
+    """Says how long it will take."""
+    from reimagen_jax.evaluation.entity_bench import TRUTH
+
+    drawn = [condition for condition in missing if condition.source != TRUTH]
+    if not drawn:
+        return
+    images = len(drawn) * bench.num_prompts * bench.num_images
+    print(f"{len(drawn)} conditions to draw, {images:,} images; compiling", flush=True)
+    seconds = images * bench.seconds_per_image(drawn[0])
+    print(f"this takes about {_duration(seconds)}", flush=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,189 @@
+"""The rater: reads off an image of EntityWorld what it shows, and says whether that is what was asked for.
+
+    (1) faithful   the category and every parameter of the look are right
+    (2) aligned    every attribute of the scene that the caption tells is right
+Both are 0 or 1 for an image, as in EntityDrawBench (Re-Imagen, section 4.3). The look is read as one of the true
+category; an image of another category is not faithful whatever else it shows. How well the rater reads is measured on
+fresh true renders, and stored with its weights: the share of them that it calls faithful is the ceiling of the measure.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+from jaxtyping import Bool, Int, UInt8
+
+from reimagen_jax.data.entityworld import CATEGORIES, LOOK_PARAMETERS, SCENE_PARAMETERS
+from reimagen_jax.data.entityworld.looks import PALETTE
+from reimagen_jax.data.entityworld.render import FLOOR, OFFSETS, SIZES
+from reimagen_jax.errors import UserError
+from reimagen_jax.evaluation.rater_net import SCENE_NAMES, Logits, RaterConfig, RaterNet
+from reimagen_jax.files import read_json, write_json
+from reimagen_jax.pretrained.weights import WEIGHTS, load_params, save_params
+
+SHIPPED = Path(__file__).parent.parent / "assets" / "rater32"
+SETTINGS = "rater.json"
+FORMAT = 1
+BATCH = 128
+REMEDY = "train one with `reimagen rater train`"
+
+
+class Readings(NamedTuple):
+    """What N images show."""
+
+    category_N: Int[np.ndarray, " n"]
+    look_NCP: Int[np.ndarray, "n c p"]
+    """If the image shows category c: the value of its parameter p."""
+    scene_NA: Int[np.ndarray, "n a"]
+
+    def look_right(self, looks: Int[np.ndarray, "n l"]) -> Bool[np.ndarray, "n l"]:
+        """Which of (category, v_1 .. v_P) are as in the true looks."""
+        category_N = looks[:, 0]
+        values_NP = self.look_NCP[np.arange(len(looks)), category_N]
+        return np.concatenate([(self.category_N == category_N)[:, None], values_NP == looks[:, 1:]], axis=1)
+
+
+class Ratings(NamedTuple):
+    """Verdicts on N images, and what they rest on."""
+
+    faithful: Bool[np.ndarray, " n"]
+    aligned: Bool[np.ndarray, " n"]
+    look_right: Bool[np.ndarray, "n l"]
+    """Category, then the look's parameters."""
+    scene_right: Bool[np.ndarray, "n a"]
+    """Every attribute of the scene, told or not."""
+
+
+class Rater:
+    """A trained rater with its measured accuracy."""
+
+    def __init__(self, config: RaterConfig, params: Any, metrics: Mapping[str, Any] | None = None) -> None:
+        """`metrics` is what `rater_check.measure` returns."""
+        self.config = config
+        self.params = params
+        self.metrics = dict(metrics or {})
+
+    @classmethod
+    def rounded(cls, config: RaterConfig, params: Any) -> "Rater":
+        """A rater with the parameters as they will be read again once saved: rounded to float16."""
+        return cls(config, jax.tree.map(lambda leaf: np.asarray(leaf, np.float16).astype(np.float32), params))
+
+    @classmethod
+    def open(cls, path: str | Path | None = None) -> "Rater":
+        """Opens a folder written by `reimagen rater train`; None: the rater that comes with the package.
+
+        Raises `UserError` when there is none, when it is damaged, or when it was trained on another EntityWorld.
+        """
+        path = SHIPPED if path is None else Path(path)
+        if not (path / SETTINGS).is_file():
+            raise UserError(f"{path} holds no rater (there is no {SETTINGS} in it): {REMEDY}")
+        stored = read_json(path / SETTINGS, "the settings of a rater")
+        if stored.get("format") != FORMAT:
+            raise UserError(
+                f"{path} has a rater of format {stored.get('format')}, this version reads {FORMAT}: {REMEDY}"
+            )
+        if stored["world"] != world_version():
+            versions = f"{stored['world']}, this one is {world_version()}"
+            raise UserError(f"the rater in {path} was trained on EntityWorld {versions}: {REMEDY}")
+        fields = {name: tuple(v) if isinstance(v, list) else v for name, v in stored["network"].items()}
+        config = RaterConfig(**fields)
+        return cls(config, load_params(path / WEIGHTS, shapes(config)), stored["metrics"])
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the weights (float16) and the settings with the metrics into an existing folder."""
+        folder = Path(folder)
+        save_params(folder / WEIGHTS, self.params, np.float16)
+        settings = {
+            "format": FORMAT,
+            "world": world_version(),
+            "network": dataclasses.asdict(self.config),
+            "metrics": self.metrics,
+        }
+        write_json(folder / SETTINGS, settings)
+
+    @property
+    def ceilings(self) -> tuple[float, float]:
+        """Shares of true renders that it calls faithful and aligned. Raises `UserError` when it was never measured."""
+        if not self.metrics:
+            raise UserError(f"this rater has not been measured: {REMEDY}, or measure it with `reimagen rater check`")
+        return self.metrics["faithful"][0], self.metrics["aligned"][0]
+
+    @cached_property
+    def digest(self) -> str:
+        """Checksum of the network and its weights (hex)."""
+        content = hashlib.sha256(json.dumps(dataclasses.asdict(self.config)).encode())
+        for name, leaf in sorted(flatten_dict(self.params, sep="/").items()):
+            content.update(name.encode() + np.asarray(leaf, np.float32).tobytes())
+        return content.hexdigest()[:16]
+
+    def require_resolution(self, resolution: int) -> None:
+        """Raises `UserError` when images of this size are not what the rater reads."""
+        size = self.config.resolution
+        if resolution != size:
+            raise UserError(
+                f"this rater reads images of {size} x {size} pixels, not {resolution} x {resolution}: "
+                f"train one with `reimagen rater train --resolution {resolution}`"
+            )
+
+    def read(self, images: UInt8[np.ndarray, "n r r 3"]) -> Readings:
+        """What the images show. Raises `UserError` when they do not have the resolution that the rater reads."""
+        self.require_resolution(images.shape[1])
+        parts = [self._read_batch(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+        return Readings(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    def rate(
+        self,
+        images: UInt8[np.ndarray, "n r r 3"],
+        looks: Int[np.ndarray, "n l"],
+        scenes: Mapping[str, Int[np.ndarray, " n"]],
+        tells: Bool[np.ndarray, "n a"],
+    ) -> Ratings:
+        """Compares images with what they have to show.
+
+        `looks` are (category, v_1 .. v_P); `scenes` has the value indices of every attribute by its name; `tells` says
+        which attributes the captions tell, in the order of SCENE_PARAMETERS.
+        """
+        readings = self.read(images)
+        look_right = readings.look_right(np.asarray(looks))
+        scene_right = readings.scene_NA == np.stack([np.asarray(scenes[name]) for name in SCENE_NAMES], axis=1)
+        return Ratings(
+            faithful=look_right.all(axis=1),  # (1)
+            aligned=(scene_right | ~np.asarray(tells)).all(axis=1),  # (2)
+            look_right=look_right,
+            scene_right=scene_right,
+        )
+
+    def _read_batch(self, images: np.ndarray) -> Readings:
+        missing = BATCH - len(images)  # one program for every number of images
+        padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)])
+        return Readings(*(np.asarray(part)[: len(images)] for part in self._program(self.params, padded)))
+
+    @cached_property
+    def _program(self):
+        net = RaterNet(self.config)
+
+        def program(params: Any, image_BHWC: jax.Array) -> Readings:
+            logits: Logits = net.apply({"params": params}, image_BHWC.astype(np.float32) / 255.0)
+            return Readings(*(part.argmax(axis=-1) for part in logits))
+
+        return jax.jit(program)
+
+
+def shapes(config: RaterConfig) -> Any:
+    """The tree of the network's parameters, as shapes."""
+    image = jax.ShapeDtypeStruct((1, config.resolution, config.resolution, 3), np.float32)
+    return jax.eval_shape(RaterNet(config).init, jax.random.key(0), image)["params"]
+
+
+def world_version() -> str:
+    """A checksum of what EntityWorld's looks and scenes can be: a rater is of use only where this is the same."""
+    looks = [[category, [list(p) for p in LOOK_PARAMETERS[category]]] for category in CATEGORIES]
+    tables = [looks, sorted(PALETTE.items()), [list(p) for p in SCENE_PARAMETERS], SIZES, OFFSETS, FLOOR]
+    return hashlib.sha256(json.dumps(tables).encode()).hexdigest()[:12]

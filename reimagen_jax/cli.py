@@ -20,7 +20,7 @@ COMMANDS = {
     "train": ("train:main", "training data -> checkpoints"),
     "sample": ("sample:Sample", "prompts -> images, with neighbours from a knowledge base or given by hand"),
     "sweep": ("sweep:Sweep", "prompts -> a report over eta: from all neighbours to all text"),
-    "evaluate": ("evaluate:Evaluate", "checkpoint -> tables of faithfulness and alignment"),
+    "evaluate": ("evaluate:main", "checkpoint -> tables of faithfulness and alignment"),
     "demo": ("demo:Demo", "all of it in three minutes, with weights that come with the package"),
 }
 """Name -> (module and class in `reimagen_jax.commands`, what it does)."""

@@ -82,6 +82,7 @@ class Entities:
             rows = [entity_tables.row(condition, outcome) for condition, outcome in outcomes.items()]
             print(entity_tables.line(rows[-1]), flush=True)
             command._write(model, bench, outcomes, rows, complete=len(rows) == len(plan))
+        entity_tables.write_plots(rows, bench.rater.metrics, command.k, command.eta, self.out)
         for entry in entity_tables.comparisons(outcomes, command.k, command.eta):
             print(f"{entry['what']}: {entry['difference']}")
         print(f"results: {self.out / RESULTS}")
@@ -135,7 +136,7 @@ class Entities:
         *,
         complete: bool,
     ) -> None:
-        """Tables and plots of the rows so far."""
+        """The tables of the rows so far."""
         from reimagen_jax.commands.provenance import sampler_facts, versions
         from reimagen_jax.evaluation import entity_tables
         from reimagen_jax.files import write_json
@@ -155,7 +156,6 @@ class Entities:
         }
         write_json(self.out / RESULTS, results)
         entity_tables.write_csv(rows, bench.rater.metrics, self.out)
-        entity_tables.write_plots(rows, bench.rater.metrics, self.k, self.eta, self.out)
 
 
 def main(args: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -128,15 +129,16 @@ def training_grid(system: ReImagen, batch: Batch, folder: str | Path) -> Callabl
     @jax.jit
     def draw(params: Any, with_neighbours: jax.Array) -> jax.Array:
         # One program for both rows. Without neighbours every step is text-enhanced, which is Imagen's guidance.
+        asked = jax.tree.map(jnp.asarray, shown)
         return system.sample(
             params,
-            shown.tokens_BL,
-            shown.nbr_image_BKHWC,
-            shown.nbr_tokens_BKL,
-            shown.nbr_mask_BK & with_neighbours,
+            asked.tokens_BL,
+            asked.nbr_image_BKHWC,
+            asked.nbr_tokens_BKL,
+            asked.nbr_mask_BK & with_neighbours,
             image_keys(config.train.seed, range(count)),
             config.sampler,
-            jax.numpy.where(with_neighbours, config.sampler.eta, 1.0),
+            jnp.where(with_neighbours, config.sampler.eta, 1.0),
             config.sampler.text_weight,
             config.sampler.neighbour_weight,
         )

@@ -19,6 +19,7 @@ from reimagen_jax.evaluation.statistics import Interval
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "++")
+DASHES = ((5, 3), (1, 2))
 INK, GRID = "#333333", "#DDDDDD"
 DPI = 150
 
@@ -110,8 +111,8 @@ def _canvas(size: tuple[float, float], title: str) -> tuple[Figure, Axes]:
 
 
 def _levels(axes: Axes, levels: Mapping[str, float] | None) -> None:
-    for name, y in (levels or {}).items():
-        axes.axhline(y, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=name, zorder=1)
+    for (name, y), dashes in zip((levels or {}).items(), cycle(DASHES), strict=False):
+        axes.axhline(y, color=INK, linewidth=1, linestyle=(0, dashes), label=name, zorder=1)
 
 
 def _finish(axes: Axes, x_label: str, y_label: str) -> None:

@@ -31,8 +31,8 @@ _ASCII_WORD = re.compile(r"[0-9a-z]+")
 _QUERIES_PER_TASK = 1024
 _PROBED = 256
 """Documents scored for the threshold."""
-_ROUNDING = 1.00001
-"""Room for the rounding of sums that are taken in another order."""
+_ROUNDING = 1e-4
+"""Room for the rounding of float32 sums: the threshold is lowered by this share."""
 
 
 def words(text: str) -> list[str]:
@@ -121,15 +121,14 @@ def _search(terms, starts, data, indices, indptr, largest, num_documents, ids_QK
     met = np.empty(num_documents, np.int32)
     for q in range(ids_QK.shape[0]):
         query = terms[starts[q] : starts[q + 1]]
-        threshold = _threshold(query, data, indices, indptr, score, ids_QK[q], scores_QK[q])
+        threshold = _threshold(query, data, indices, indptr, score, ids_QK[q], scores_QK[q]) * (1.0 - _ROUNDING)
         remaining = 0.0
         for term in query:
             remaining += largest[term]
         num_met = 0
         for term in query:
             first, last = indptr[term], indptr[term + 1]
-            bound = remaining * _ROUNDING
-            if bound >= threshold:
+            if remaining >= threshold:
                 for place in range(first, last):
                     document = indices[place]
                     if score[document] == 0.0:
@@ -137,7 +136,7 @@ def _search(terms, starts, data, indices, indptr, largest, num_documents, ids_QK
                         num_met += 1
                     score[document] += data[place]
             else:  # (3)
-                num_met = _drop_hopeless(met[:num_met], score, threshold - bound)
+                num_met = _drop_hopeless(met[:num_met], score, threshold - remaining)
                 _add_to_met(met[:num_met], score, data[first:last], indices[first:last])
             remaining -= largest[term]
         _best(met[:num_met], score, ids_QK[q], scores_QK[q])

@@ -225,13 +225,13 @@ def test_zipf_counts_follow_the_law_above_the_floor():
 def test_default_world_has_its_splits():
     world = World()
     frequent, rare, unseen = (world.entities(split) for split in ("frequent", "rare", "unseen"))
-    assert [*frequent, *rare, *unseen] == list(range(4096))
-    assert (len(frequent), len(rare), len(unseen)) == world.split_sizes == (2458, 819, 819)
+    assert [*frequent, *rare, *unseen] == list(range(8192))
+    assert (len(frequent), len(rare), len(unseen)) == world.split_sizes == (4915, 1638, 1639)
     train, reference = world.image_counts("train"), world.image_counts("reference")
-    assert train.sum() == 60_000 == world.num_examples("train")
+    assert train.sum() == 100_000 == world.num_examples("train")
     assert train[frequent].min() >= 8 and set(train[rare]) == {2, 3, 4, 5} and train[unseen].max() == 0
     assert reference[unseen].min() >= 6 and reference[rare].min() >= 1
-    assert [world.split_of(i) for i in (0, 2457, 2458, 3276, 3277, 4095)] == (
+    assert [world.split_of(i) for i in (0, 4914, 4915, 6552, 6553, 8191)] == (
         ["frequent"] * 2 + ["rare"] * 2 + ["unseen"] * 2
     )
 

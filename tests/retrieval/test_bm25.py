@@ -74,6 +74,17 @@ def test_ties_go_to_the_lower_id_and_threads_change_nothing(tmp_path):
     assert (ids_QK == [0, 3, 4, 5, 8]).all()
 
 
+def test_equal_captions_with_words_that_all_have(tmp_path):
+    """Words of all captions weigh less than what rounding makes of the sums of the others: no hit may be lost by it."""
+    sizes = np.random.default_rng(0).integers(1, 60, 40)
+    texts = [f"a photo of w{i} a vegetable in a grocery store" for i, n in enumerate(sizes) for _ in range(n)]
+    built, documents, queries = index(tmp_path, texts), counted(texts), sorted(set(texts))
+    for k in (1, 6, 60):
+        for query, scores in zip(queries, built.search(queries, k)[1], strict=True):
+            truth = formula(query, documents)
+            np.testing.assert_allclose(scores, np.sort(truth)[::-1][:k], rtol=1e-5)
+
+
 def test_order_of_words_does_not_matter_repetition_does(tmp_path):
     built = index(tmp_path, ["red cat", "red red dog", "blue cat"])
     _, (one, turned, twice) = built.search(["red cat", "cat red", "red red"], 3)

@@ -34,9 +34,9 @@ class World:
 
     seed: int = 0
     """Seed of looks, names, scenes and captions."""
-    num_entities: int = 4096
+    num_entities: int = 8192
     """Number of entities."""
-    num_images: int = 60_000
+    num_images: int = 100_000
     """Number of training images, of frequent and rare entities together."""
     frequent_share: float = 0.6
     """Share of entities that are frequent."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
 RESULTS = "demo.json"
-MAX_BATCH = 24
+MAX_BATCH = 20
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Demo:
 
     out: Path = Path("demo")
     """Folder to write; one written by an earlier demo is replaced."""
-    num_prompts: int = 24
+    num_prompts: int = 20
     """Prompts about unseen entities, and as many about frequent ones. With fewer it is faster and less certain."""
     seed: int = 0
     """Of the noise."""

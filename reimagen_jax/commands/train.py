@@ -50,7 +50,7 @@ class Train:
         if not self.config.data.triples:
             raise UserError("data.triples is not set: pass --data.triples DIR, a folder written by `reimagen triples`")
         triples = Triples.open(self.config.data.triples)
-        # The first read imports TFDS, piece by piece: left to the loader's threads, they can wait for each other for ever.
+        # The first read imports TFDS piece by piece: threads of the loader that begin with it can block each other.
         triples.records.fetch([0])
         system, dataset = ReImagen(self.config), make_dataset(triples, self.config)
         on_sample = None

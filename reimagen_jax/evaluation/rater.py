@@ -135,7 +135,7 @@ class Rater:
     def read(self, images: UInt8[np.ndarray, "n r r 3"]) -> Readings:
         """What the images show. Raises `UserError` when they do not have the resolution that the rater reads."""
         self.require_resolution(images.shape[1])
-        parts = [self._read_batch(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+        parts = [self._read_batch(images[start : start + BATCH]) for start in range(0, max(len(images), 1), BATCH)]
         return Readings(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def rate(

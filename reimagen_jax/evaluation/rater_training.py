@@ -80,7 +80,8 @@ def make_step(net: RaterNet, optimizer: optax.GradientTransformation, training: 
             return loss(net.apply({"params": params}, images, scenes.position, scenes.size), looks, scenes)
 
         value, gradient = jax.value_and_grad(batch_loss)(params)
-        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats, which strict promotion forbids
+            updates, opt_state = optimizer.update(gradient, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, value
 
     return step

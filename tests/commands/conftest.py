@@ -1,0 +1,47 @@
+"""What `sample`, `sweep` and `demo` need: tiny weights, a small EntityWorld with its knowledge base, a tiny rater."""
+
+import jax
+import pytest
+
+from reimagen_jax.data.entityworld import World
+from reimagen_jax.data.records import write_records
+from reimagen_jax.data.sources import WorldSource
+from reimagen_jax.evaluation.rater import Rater
+from reimagen_jax.evaluation.rater_check import measure
+from reimagen_jax.evaluation.rater_net import RaterConfig, RaterNet
+from reimagen_jax.pretrained.weights import save_weights
+from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+from reimagen_jax.systems.reimagen import ReImagen
+from tests.tiny import TINY
+
+SMALL_WORLD = World(num_entities=20, num_images=120)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """A folder of weights, away from the zeros that a network starts with."""
+    folder = tmp_path_factory.mktemp("model") / "weights"
+    params = jax.jit(ReImagen(TINY).init)(jax.random.key(0))
+    save_weights(folder, TINY, jax.tree.map(lambda leaf: leaf + 0.05, params))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rater(tmp_path_factory):
+    """A folder with an untrained rater."""
+    folder = tmp_path_factory.mktemp("rater")
+    config = RaterConfig(16, look_widths=(8, 8, 8), look_hidden=8, scene_widths=(4, 4), scene_hidden=8)
+    params = jax.jit(RaterNet(config).init)(jax.random.key(0), jax.numpy.zeros((1, 16, 16, 3)))["params"]
+    fresh = Rater(config, params)
+    Rater(config, params, measure(fresh, num_images=64)).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A folder with `records` and their knowledge base, `index`."""
+    folder = tmp_path_factory.mktemp("world")
+    source = WorldSource(SMALL_WORLD, resolution=16)
+    records = write_records(source.items(), folder / "records", source=source.name)
+    KnowledgeBase.build(records, folder / "index")
+    return folder

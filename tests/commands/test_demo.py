@@ -1,0 +1,56 @@
+"""`reimagen demo`: says first and last where the report is, replaces its own output and nobody else's."""
+
+import json
+
+import pytest
+
+from reimagen_jax.cli import main
+from reimagen_jax.evaluation import demonstration
+from tests.commands.conftest import SMALL_WORLD
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """The demo's own world has 4,096 entities."""
+    monkeypatch.setattr("reimagen_jax.data.entityworld.World", lambda: SMALL_WORLD)
+
+
+def test_the_demo_says_where_its_report_is_and_can_run_again(model, rater, tmp_path, capsys):
+    out = tmp_path / "demo"
+    args = ["demo", "--model", str(model), "--rater", str(rater), "--out", str(out), "--num-prompts", "2"]
+    assert main(args) == 0
+    said = capsys.readouterr().out.strip().splitlines()
+    assert said[0].startswith(f"report: {out / 'report.html'}") and said[-1] == f"report: {out / 'report.html'}"
+    assert any(line.startswith("unseen entities, with retrieval") for line in said)
+
+    noted = json.loads((out / "demo.json").read_text())
+    assert [row["images"] for row in noted["results"]] == [2, 2, 2, 2, 64]
+    unseen = SMALL_WORLD.entities("unseen")
+    for prompt in noted["prompts"]:
+        entity = int(prompt["record"].split("-")[0])
+        assert entity in unseen, "the prompts are about entities that no training image shows"
+        assert [int(hit["key"].split("-")[0]) for hit in prompt["neighbours"]] == [entity, entity]
+    page = (out / "report.html").read_text()
+    assert "absent from its training data" in page and page.count("<article") == 2
+
+    assert main(args) == 0
+    assert (out / "report.html").read_text() == page, "the same demo draws the same report"
+
+
+def test_the_demo_does_not_replace_what_is_not_its_own(model, rater, tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    args = ["demo", "--model", str(model), "--rater", str(rater), "--num-prompts", "1"]
+    assert main([*args, "--out", str(tmp_path)]) == 2
+    assert "choose another --out" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_entities_are_chosen_evenly_and_their_prompts_are_new(tmp_path):
+    chosen = demonstration.choose(SMALL_WORLD, "unseen", 3)
+    assert len(set(chosen)) == 3 and set(chosen) <= set(SMALL_WORLD.entities("unseen"))
+    assert demonstration.choose(SMALL_WORLD, "unseen", 1000) == list(SMALL_WORLD.entities("unseen"))
+    base = demonstration.knowledge_base(SMALL_WORLD, demonstration.choose(SMALL_WORLD, "frequent", 2), tmp_path, 16)
+    texts = set(base.records.texts())
+    assert len(base) == SMALL_WORLD.num_examples("reference", "unseen") + 2 * SMALL_WORLD.unseen_references
+    new = [SMALL_WORLD.example(i, demonstration.NEW_SCENE, resolution=16)["text"] for i in chosen]
+    assert not texts & set(new)

@@ -12,7 +12,8 @@ from jaxtyping import install_import_hook
 
 # Shapes and dtypes written in the signatures are checked at every call.
 install_import_hook(
-    ["reimagen_jax.nets", "reimagen_jax.diffusion", "reimagen_jax.encoders", "reimagen_jax.systems"], "beartype.beartype"
+    ["reimagen_jax.nets", "reimagen_jax.diffusion", "reimagen_jax.encoders", "reimagen_jax.systems"],
+    "beartype.beartype",
 )
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -41,19 +41,26 @@ class PromptOptions:
     k: int | None = None
     """Neighbours of each prompt (default: as many as the model was trained with, or all references)."""
 
-    def gather(self, config: Experiment) -> "list[Prompt]":
-        """The prompts with their neighbours, decoded for the model. Raises `UserError` on contradictions."""
-        from reimagen_jax.inference.prompts import asking_by, with_retrieved
-        from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
-
+    def check(self) -> None:
+        """Raises `UserError` on options that contradict each other; opens nothing."""
+        given = [name for name in ("prompt", "prompts", "records") if getattr(self, name)]
+        if len(given) != 1:
+            what = "nothing to draw" if not given else f"--{' and --'.join(given)} are both given"
+            raise UserError(f"{what}: give one of --prompt TEXT, --prompts FILE, --records DIR")
+        require(all(map(str.strip, self._texts)), "--prompt is empty: say what to draw")
+        require(self.limit > 0, f"--limit {self.limit} is not a number of prompts")
         require(self.k is None or self.k >= 0, f"--k {self.k} is not a number of neighbours")
         require(
             not (self.knowledge_base and self.reference),
             "--knowledge-base and --reference are both given: neighbours come from one of them",
         )
-        require(
-            not (self.query_by and not self.knowledge_base), "--query-by is about --knowledge-base, which is not given"
-        )
+        require(bool(self.knowledge_base) or not self.query_by, "--query-by asks a --knowledge-base: none is given")
+
+    def gather(self, config: Experiment) -> "list[Prompt]":
+        """The prompts with their neighbours, decoded for the model. Raises `UserError` on bad input."""
+        from reimagen_jax.inference.prompts import asking_by, with_retrieved
+        from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+
         prompts = self._prompts(config.resolution)
         if self.knowledge_base:
             prompts = asking_by(prompts, self.query_by) if self.query_by else prompts
@@ -88,22 +95,17 @@ class PromptOptions:
             facts["neighbours"] = f"given by hand: {', '.join(path.name for path, _ in self.reference)}"
         return facts
 
+    @property
+    def _texts(self) -> list[str]:
+        return [text for group in self.prompt for text in group]
+
     def _prompts(self, resolution: int) -> "list[Prompt]":
         from reimagen_jax.data.records import Records
         from reimagen_jax.inference.prompts import Prompt, from_file, from_records
 
-        given = [name for name in ("prompt", "prompts", "records") if getattr(self, name)]
-        if len(given) != 1:
-            what = "nothing to draw" if not given else f"--{' and --'.join(given)} are both given"
-            raise UserError(f"{what}: give one of --prompt TEXT, --prompts FILE, --records DIR")
         if self.records:
-            require(self.limit > 0, f"--limit {self.limit} is not a number of prompts")
             return from_records(Records.open(self.records), self.limit, resolution)
-        if self.prompts:
-            return from_file(self.prompts)
-        texts = [text.strip() for group in self.prompt for text in group]
-        require(bool(texts) and all(texts), "--prompt is empty: say what to draw")
-        return [Prompt(text) for text in texts]
+        return from_file(self.prompts) if self.prompts else [Prompt(text.strip()) for text in self._texts]
 
 
 def _reference(path: Path, text: str, resolution: int) -> "Neighbour":
@@ -131,7 +133,7 @@ class SamplingOptions:
     neighbour_weight: float | None = None
     """Guidance weight of steps that strengthen the neighbours; 1 is none."""
     seed: int = 0
-    """Of the noise. Image number i of a run depends on the seed and i alone."""
+    """Of the noise. The noise of image number i depends on the seed and i alone."""
     batch_size: int = 16
     """Images drawn at once; changes speed and memory, not the images."""
 

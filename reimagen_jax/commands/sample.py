@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from reimagen_jax.commands.options import PromptOptions, SamplingOptions, command_line, warn_without_neighbours
+from reimagen_jax.config import SamplerConfig
 
 if TYPE_CHECKING:
     import numpy as np
     import PIL.Image
 
     from reimagen_jax.commands.provenance import Model
-    from reimagen_jax.config import SamplerConfig
     from reimagen_jax.inference.prompts import Prompt
     from reimagen_jax.inference.requests import Request
 
@@ -51,10 +51,11 @@ class Sample:
         from reimagen_jax.commands.provenance import Model
         from reimagen_jax.files import atomic_dir
 
+        self.what.check()
+        self._sampler(SamplerConfig())  # refuses what is out of range before anything is opened
         with atomic_dir(self.out, overwrite=self.overwrite) as folder:
             model = Model.open(self.model)
-            sampler = self.how.settings(model.config.sampler)
-            sampler = sampler if self.eta is None else dataclasses.replace(sampler, eta=self.eta)
+            sampler = self._sampler(model.config.sampler)
             prompts = self.what.gather(model.config)
             if self.what.knowledge_base:
                 warn_without_neighbours(prompts)
@@ -63,7 +64,11 @@ class Sample:
             self._save(folder, model, sampler, prompts, requests, images)
         print(f"{len(images)} images of {len(prompts)} prompts in {self.out}")
 
-    def _requests(self, prompts: "list[Prompt]", sampler: "SamplerConfig") -> "list[Request]":
+    def _sampler(self, default: SamplerConfig) -> SamplerConfig:
+        sampler = self.how.settings(default)
+        return sampler if self.eta is None else dataclasses.replace(sampler, eta=self.eta)
+
+    def _requests(self, prompts: "list[Prompt]", sampler: SamplerConfig) -> "list[Request]":
         """`num_images` a prompt, in order; the baseline (plain Imagen) for a prompt that has no neighbours."""
         requests = []
         for p, prompt in enumerate(prompts):
@@ -76,7 +81,7 @@ class Sample:
         self,
         folder: Path,
         model: "Model",
-        sampler: "SamplerConfig",
+        sampler: SamplerConfig,
         prompts: "list[Prompt]",
         requests: "list[Request]",
         images: "np.ndarray",

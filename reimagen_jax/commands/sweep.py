@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from reimagen_jax.commands.options import PromptOptions, SamplingOptions, command_line, warn_without_neighbours
-from reimagen_jax.config import require
+from reimagen_jax.config import SamplerConfig, require
 from reimagen_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ class Sweep:
         from reimagen_jax.evaluation.sweeps import draw_sweep
         from reimagen_jax.files import atomic_dir, write_json
 
-        require(len(self.etas) > 0, "--etas is empty: give at least one value between 0 and 1")
-        require(all(0 <= eta <= 1 for eta in self.etas), f"--etas {self.etas}: every value is between 0 and 1")
+        self._check()
         with atomic_dir(self.out, overwrite=self.overwrite) as folder:
             model = Model.open(self.model)
             sampler = self.how.settings(model.config.sampler)
@@ -107,15 +106,24 @@ class Sweep:
             why_unrated=why_unrated,
         )
 
-    def _prompts(self, config: "Experiment") -> "list[Prompt]":
-        if not (self.what.knowledge_base or self.what.reference):
-            raise UserError("a sweep needs neighbours: give --knowledge-base DIR, or --reference IMAGE CAPTION")
+    def _check(self) -> None:
+        """Raises `UserError` on options that make no sense; opens nothing."""
+        self.what.check()
+        self.how.settings(SamplerConfig())
+        require(len(self.etas) > 0, "--etas is empty: give at least one value between 0 and 1")
+        require(all(0 <= eta <= 1 for eta in self.etas), f"--etas {self.etas}: every value is between 0 and 1")
         require(self.what.k != 0, "--k 0 leaves a sweep nothing to weigh against the text: at least 1 is needed")
+        require(
+            bool(self.what.knowledge_base or self.what.reference),
+            "a sweep needs neighbours: give --knowledge-base DIR, or --reference IMAGE CAPTION",
+        )
+
+    def _prompts(self, config: "Experiment") -> "list[Prompt]":
         prompts = self.what.gather(config)
         warn_without_neighbours(prompts)
         if not any(prompt.neighbours for prompt in prompts):
             raise UserError(
-                "no neighbours were found for any prompt: --knowledge-base has no caption that shares a word"
+                f"no neighbours were found for any prompt: no caption in {self.what.knowledge_base} shares a word"
             )
         return prompts
 

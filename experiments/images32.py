@@ -21,7 +21,7 @@ config = Experiment(
     unet=UNET_32,
     text=dataclasses.replace(TEXT_BYTES, max_bytes=160),
     diffusion=DiffusionConfig(prediction="v", time_exponent=0.5),
-    sampler=SamplerConfig(solver="ddim", num_steps=25, text_weight=2.0, neighbour_weight=4.0),
+    sampler=SamplerConfig(solver="ddpm", num_steps=25, text_weight=3.0, neighbour_weight=8.0),
     data=DataConfig(batch_size=16, num_neighbours=2, min_neighbours=1),
     train=TrainConfig(num_steps=5_000, learning_rate=1e-3, warmup_steps=200, decay="tail", sample_every=500),
 )

@@ -127,6 +127,6 @@ def describe_rater(rater: Rater) -> str:
     faithful, aligned = ceilings(rater)
     return (
         f"The rater, on {rater.metrics['num_images']:,} true images: every parameter is read right in at least "
-        f"{100 * accuracy:.1f} % (worst: {parameter}); {100 * faithful.mean:.1f} % are called faithful and "
-        f"{100 * aligned.mean:.1f} % aligned."
+        f"{100 * accuracy:.2f} % (worst: {parameter}); {100 * faithful.mean:.2f} % are called faithful and "
+        f"{100 * aligned.mean:.2f} % aligned."
     )

@@ -50,7 +50,8 @@ def curves_picture(etas: Sequence[float], curves: Sequence[Curve], width: int) -
 
     from reimagen_jax.evaluation.plots import COLOURS, MARKERS
 
-    figure = Figure(figsize=(width / 100, 3.6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(width / 100, 3.9), dpi=100, layout="constrained")
+    figure.get_layout_engine().set(w_pad=MARGIN / 100, h_pad=MARGIN / 100)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 8))
     for i, (curve, colour, marker) in enumerate(zip(curves, COLOURS, MARKERS, strict=False)):
         style = {"color": colour, "marker": marker, "markersize": 6}

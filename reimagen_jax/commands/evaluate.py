@@ -55,7 +55,7 @@ class Entities:
     etas: tuple[float, ...] = tuple(i / 10 for i in range(11))
     """Sweep over eta, with retrieval; give nothing after --etas for no sweep."""
     sweep_splits: tuple[Split, ...] = ("unseen",)
-    """Splits on which the two sweeps are made."""
+    """Splits on which the two sweeps are made, if they are among --splits."""
     rater: Path | None = None
     """Folder written by `reimagen rater train` (default: the rater that comes with the package)."""
     how: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(default_factory=SamplingOptions)
@@ -69,8 +69,9 @@ class Entities:
         model = Model.open(self.model)
         command = self._resolved(model)
         bench = command._bench(model)
+        swept = [split for split in command.splits if split in command.sweep_splits]
         plan = entity_bench.plan(
-            command.splits, command.conditions, command.k, command.eta, command.ks, command.etas, command.sweep_splits
+            command.splits, command.conditions, command.k, command.eta, command.ks, command.etas, swept
         )
         print(entity_tables.about_rater(bench.rater.metrics), flush=True)
         entity_tables.write_prompts({split: bench.prompts(split) for split in command.splits}, self.out)

@@ -5,7 +5,7 @@
     reimagen triples runs/world/train --knowledge-base runs/world/train_index --out runs/world/triples
     reimagen train experiments/entityworld32.py --workdir runs/world/run --data.triples runs/world/triples
 
-Hardware: 2 CPU cores, about 40 images a second when nothing else runs (an hour for 9,844 steps, as the shipped weights).
+Hardware: 2 CPU cores, about 40 images a second when nothing else runs (an hour for the shipped weights).
 The shipped weights were trained in two runs: 2,844 steps with --diffusion.time-exponent 1, then 7,000 from those
 (--init.weights) as below. What they reach stands in the README; the loss was still falling (0.100 at step 300,
 0.071 at 5,500, 0.059 at the end), so train longer: --train.num-steps 50000, or from the shipped weights with

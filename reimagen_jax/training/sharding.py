@@ -109,10 +109,11 @@ def global_batch(local: Any, mesh: Mesh) -> Any:
 
 @dataclass(frozen=True)
 class Gathered:
-    """A system whose loss sees whole parameters: each is gathered from "fsdp" where it is used, then dropped.
+    """A system whose loss sees whole parameters, gathered from "fsdp" for the step; between steps they are split.
 
     Left to itself, the compiler carries a kernel's sharding over to activations and moves those between devices; so it
-    moves parameters and gradients alone (all-gather, and all-reduce or reduce-scatter), and the batch stays put.
+    moves parameters and gradients alone (all-gather, and all-reduce or reduce-scatter), and the batch stays put. When
+    it gathers a parameter, and how long it keeps it, is the compiler's choice.
     """
 
     system: System

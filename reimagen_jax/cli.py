@@ -21,6 +21,7 @@ COMMANDS = {
     "sample": ("sample:Sample", "prompts -> images, with neighbours from a knowledge base or given by hand"),
     "sweep": ("sweep:Sweep", "prompts -> a report over eta: from all neighbours to all text"),
     "evaluate": ("evaluate:main", "checkpoint -> tables of faithfulness and alignment"),
+    "rater": ("rater:main", "trains and checks the rater that evaluate, sweep and demo use"),
     "demo": ("demo:Demo", "all of it in three minutes, with weights that come with the package"),
 }
 """Name -> (module and class in `reimagen_jax.commands`, what it does)."""

@@ -20,7 +20,7 @@ class Train:
     """Folder to write; it must not exist yet."""
     resolution: int = 32
     """Side in pixels of the images that it is to read."""
-    num_steps: int = 5000
+    num_steps: int = 4000
     batch_size: int = 64
     """Renders a step."""
     learning_rate: float = 2e-3

@@ -16,7 +16,7 @@ position, size, time of day). With it `reimagen evaluate`, `sweep` and `demo` sa
 - Network: {num_weights:,} weights, stored as float16. It reads the scene, straightens the body by what it has read, and
   reads the look (`reimagen_jax/evaluation/rater_net.py`).
 - Trained on {num_renders:,} renders of looks and scenes drawn independently and uniformly, none seen twice, most of
-  them slightly warped, blurred, blotched or noised, as generated images are. World version `{world}`.
+  them slightly blurred or noised. World version `{world}`.
 - Made by `{command}`.
 - Not meant for anything but EntityWorld. An image that shows no entity gets readings like any other.
 
@@ -39,8 +39,8 @@ def table(metrics: Mapping[str, Any]) -> str:
         f"         true renders called aligned   {_share(metrics['aligned'])}",
         f"called faithful to a look with one parameter changed  {_share(metrics['deceived'])}",
         f"lowest accuracy of a parameter: {name} {share:.4f}",
-        f"the same of distorted renders: faithful {_share(metrics['distorted']['faithful'])}, "
-        f"aligned {_share(metrics['distorted']['aligned'])}, lowest {lowest(metrics['distorted'])[1]:.4f}",
+        f"the same of softened renders: faithful {_share(metrics['softened']['faithful'])}, "
+        f"aligned {_share(metrics['softened']['aligned'])}, lowest {lowest(metrics['softened'])[1]:.4f}",
         "",
         "share of renders in which a parameter is read right:",
         _row("", [("category", parameters["category"])]),

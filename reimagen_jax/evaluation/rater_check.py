@@ -3,8 +3,8 @@
     accuracy   share of renders in which a parameter is read right, for every parameter (of the true category)
     ceiling    shares of renders that it calls faithful, and aligned (all attributes told): what a perfect model reaches
     deceived   share of renders that it calls faithful to a look that differs from the true one in one parameter
-Renders are rounded to 8 bits, as images are. `distorted` repeats the first two on renders that are all warped, blurred,
-blotched and noised as in training: generated images are in between.
+Renders are rounded to 8 bits, as images are. `softened` repeats the first two on renders blurred and noised as in
+training, to which generated images are closer.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ from reimagen_jax.data.entityworld import (
 )
 from reimagen_jax.evaluation.rater import Rater
 from reimagen_jax.evaluation.rater_net import LOOK_COUNTS, SCENE_NAMES
-from reimagen_jax.evaluation.rater_training import Distortion, distort
+from reimagen_jax.evaluation.rater_training import Softening, soften
 from reimagen_jax.evaluation.statistics import Interval, mean_ci
 
 REQUIRED_ACCURACY, REQUIRED_CEILING = 0.99, 0.90
@@ -33,7 +33,7 @@ def measure(rater: Rater, num_images: int = 8192, seed: int = 1) -> dict[str, An
 
     Returns JSON types; every share is [mean, low, high] with a 95 % interval. The training draws from other seeds.
     """
-    key_look, key_scene, key_distort, key_change = jax.random.split(jax.random.key(seed), 4)
+    key_look, key_scene, key_soften, key_change = jax.random.split(jax.random.key(seed), 4)
     looks = np.asarray(sample_looks(key_look, num_images))
     scenes = jax.tree.map(np.asarray, sample_scenes(key_scene, num_images))
     renders = render_batch(looks, scenes, rater.config.resolution)
@@ -45,14 +45,14 @@ def measure(rater: Rater, num_images: int = 8192, seed: int = 1) -> dict[str, An
         return {**ceiling, "parameters": accuracies(looks[:, 0], rated.look_right, rated.scene_right, told)}
 
     clean = np.round(renders * 255.0).astype(np.uint8)
-    distorted = np.asarray(jax.jit(distort, static_argnums=2)(key_distort, renders, Distortion(share=1.0)))
+    softened = np.asarray(jax.jit(soften, static_argnums=2)(key_soften, renders, Softening(share=1.0)))
     deceived = rater.read(clean).look_right(one_changed(looks, key_change)).all(axis=1)
     return {
         "num_images": num_images,
         "seed": seed,
         **shares(clean),
         "deceived": mean_ci(deceived),
-        "distorted": shares(np.round(distorted * 255.0).astype(np.uint8)),
+        "softened": shares(np.round(softened * 255.0).astype(np.uint8)),
     }
 
 

@@ -27,6 +27,7 @@ def save_params(path: str | Path, params: Any, dtype: np.dtype | type = np.float
     flat = {name: np.asarray(leaf).astype(dtype) for name, leaf in flatten_dict(params, sep="/").items()}
     partial = path.with_name(f".{path.name}.partial")
     save_file(flat, partial)
+    partial.chmod(0o644)  # safetensors makes files private; an installed package is read by others
     partial.replace(path)
 
 

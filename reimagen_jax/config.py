@@ -10,6 +10,7 @@ import json
 import runpy
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from reimagen_jax.errors import UserError
@@ -17,6 +18,8 @@ from reimagen_jax.errors import UserError
 Prediction = Literal["eps", "x0", "v"]
 Solver = Literal["ddpm", "ddim"]
 Thresholding = Literal["dynamic", "static", "none"]
+Shrinking = Literal["area", "linear", "cubic", "lanczos3"]
+Enlarging = Literal["linear", "cubic"]
 
 
 def require(condition: bool, message: str) -> None:
@@ -37,6 +40,8 @@ class Level:
     """Self-attention over this level's pixels and the text tokens after each residual block."""
     neighbour_attention: bool = False
     """Attention over the neighbours' features of this level, where DStack hands over to UStack."""
+    head_width: int | None = None
+    """Channels of an attention head here; `unet.head_width` when not given."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,15 @@ class UNetConfig:
                 level.width % self.groups == 0,
                 f"unet.levels[{i}].width {level.width} is not a multiple of unet.groups {self.groups}",
             )
+            head_width = self.head_width_at(i)
             require(
-                not (level.self_attention or level.neighbour_attention) or level.width % self.head_width == 0,
-                f"unet.levels[{i}].width {level.width} is not a multiple of unet.head_width {self.head_width}",
+                not (level.self_attention or level.neighbour_attention) or level.width % head_width == 0,
+                f"unet.levels[{i}].width {level.width} is not a multiple of its head_width {head_width}",
             )
+
+    def head_width_at(self, level: int) -> int:
+        """Channels of an attention head at a level."""
+        return self.levels[level].head_width or self.head_width
 
     @property
     def stride(self) -> int:
@@ -123,6 +133,50 @@ class DiffusionConfig:
 
 
 @dataclass(frozen=True)
+class SuperResolutionConfig:
+    """A stage that enlarges the image of the stage before it (Imagen section 2.4, appendix C; DALL-E 2 appendix C)."""
+
+    low_resolution: int = 64
+    """Side in pixels of the image that the stage before draws; the experiment's resolution is a multiple."""
+    crop: int = 0
+    """Side of the random crops that the network is trained on, 0 for whole images. Drawing is always of whole images,
+    so the network has to be convolutional, and it attends to no neighbours."""
+    enlarging: Enlarging = "cubic"
+    """How the low-resolution image is brought to this stage's resolution before the network sees it."""
+    shrinking: tuple[Shrinking, ...] = ("area", "linear", "cubic")
+    """Filters that make the low-resolution image in training, one drawn for each image. Drawing, and neighbours, use
+    area averaging, as does the data set of the stage before."""
+    blur: float = 0.5
+    """Probability that a training image is blurred (Gaussian) before it is shrunk."""
+    blur_width: tuple[float, float] = (0.2, 0.8)
+    """Least and largest standard deviation of the blur, drawn uniformly, in pixels of the low-resolution image."""
+    aug_levels: tuple[float, float] = (0.0, 1.0)
+    """Least and largest level of the noise-conditioning augmentation in training, drawn uniformly: 0 leaves the
+    low-resolution image as it is, 1 leaves nothing but noise. The network is told the level."""
+    aug_schedule: Literal["cosine", "linear"] = "cosine"
+    """How much noise a level means."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.low_resolution > 0,
+            f"super_resolution.low_resolution is {self.low_resolution}: give the side of the stage before in pixels",
+        )
+        require(self.crop >= 0, f"super_resolution.crop is {self.crop}: a side in pixels, or 0 for whole images")
+        require(len(self.shrinking) > 0, "super_resolution.shrinking is empty: give at least one filter")
+        require(0.0 <= self.blur <= 1.0, f"super_resolution.blur {self.blur} is not between 0 and 1")
+        for name, most in (("blur_width", float("inf")), ("aug_levels", 1.0)):
+            low, high = getattr(self, name)
+            require(
+                0.0 <= low <= high <= most,
+                f"super_resolution.{name} {low} .. {high} is not a range{'' if most > 1 else ' within 0 .. 1'}",
+            )
+        require(
+            self.blur == 0.0 or self.blur_width[0] > 0.0,
+            f"super_resolution.blur_width begins at {self.blur_width[0]}: a blur has a width above 0",
+        )
+
+
+@dataclass(frozen=True)
 class SamplerConfig:
     """How an image is drawn (Re-Imagen section 3.3; Imagen section 2.3)."""
 
@@ -141,6 +195,8 @@ class SamplerConfig:
     """Variance of the ancestral step, in log space between the small (0) and the large (1) bound."""
     ddim_noise: float = 0.0
     """Stochasticity of DDIM: 0 deterministic, 1 as much noise as the ancestral step."""
+    aug_level: float = 0.1
+    """Of the noise on the low-resolution image of a super-resolution stage; 0.1 to 0.3 work well (Imagen)."""
 
     def __post_init__(self) -> None:
         require(self.num_steps > 0, f"sampler.num_steps is {self.num_steps}: at least 1 is needed")
@@ -148,6 +204,7 @@ class SamplerConfig:
         require(0.0 < self.percentile <= 1.0, f"sampler.percentile {self.percentile} is not in (0, 1]")
         require(0.0 <= self.ddpm_gamma <= 1.0, f"sampler.ddpm_gamma {self.ddpm_gamma} is not between 0 and 1")
         require(0.0 <= self.ddim_noise <= 1.0, f"sampler.ddim_noise {self.ddim_noise} is not between 0 and 1")
+        require(0.0 <= self.aug_level <= 1.0, f"sampler.aug_level {self.aug_level} is not between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -181,6 +238,9 @@ class InitConfig:
 
     weights: str = ""
     """Folder of another run (its averaged parameters) or of weights, with the same network; random when empty."""
+    fresh: tuple[str, ...] = ()
+    """Modules that the weights need not have, by how their names begin (`neighbour_attention`): what is missing there
+    starts as in a network made anew (neighbour attention: as the identity)."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +292,8 @@ class Experiment:
     unet: UNetConfig = field(default_factory=UNetConfig)
     text: TextConfig = field(default_factory=TextConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    super_resolution: SuperResolutionConfig | None = None
+    """Of a stage that enlarges another stage's image; None for one that draws from text and neighbours alone."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     init: InitConfig = field(default_factory=InitConfig)
@@ -243,6 +305,41 @@ class Experiment:
             f"resolution {self.resolution} is not a multiple of {self.unet.stride}, "
             f"what unet.patch {self.unet.patch} and {len(self.unet.levels)} levels need",
         )
+        if self.super_resolution is not None:
+            self._check_stage(self.super_resolution)
+
+    def _check_stage(self, stage: SuperResolutionConfig) -> None:
+        low, crop = stage.low_resolution, stage.crop
+        require(
+            low < self.resolution and self.resolution % low == 0,
+            f"resolution {self.resolution} is not a multiple (2 or more) of super_resolution.low_resolution {low}",
+        )
+        require(
+            crop % self.factor == 0 and crop % self.unet.stride == 0 and crop < self.resolution,
+            f"super_resolution.crop {crop} has to be a multiple of {self.factor} (resolution / low_resolution) and of "
+            f"{self.unet.stride} (what the U-Net needs), below resolution {self.resolution}; 0 trains on whole images",
+        )
+        require(
+            not crop or self.data.num_neighbours == 0,
+            f"super_resolution.crop is {crop} and data.num_neighbours {self.data.num_neighbours}: a stage that is "
+            "trained on crops attends to no neighbours, set data.num_neighbours to 0",
+        )
+        low_level, high_level = stage.aug_levels
+        require(
+            low_level <= self.sampler.aug_level <= high_level,
+            f"sampler.aug_level {self.sampler.aug_level} is outside of what the stage is trained for: "
+            f"super_resolution.aug_levels {low_level} .. {high_level}",
+        )
+
+    @property
+    def factor(self) -> int:
+        """How many times a super-resolution stage enlarges a side; 1 for a base stage."""
+        return 1 if self.super_resolution is None else self.resolution // self.super_resolution.low_resolution
+
+    @property
+    def train_resolution(self) -> int:
+        """Side of the images that the network is trained on: that of the crops, where it is trained on crops."""
+        return (self.super_resolution and self.super_resolution.crop) or self.resolution
 
 
 def load_experiment(path: str | Path) -> Experiment:
@@ -273,6 +370,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         unknown = sorted(set(value) - set(hints))
         require(not unknown, f"{where} has unknown settings {unknown}: it was written by another version")
         return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+    if get_origin(kind) is UnionType:
+        return None if value is None else _build(next(k for k in get_args(kind) if k is not NoneType), value, where)
     if get_origin(kind) is tuple:
         element = get_args(kind)[0]
         return tuple(_build(element, item, f"{where}[{i}]") for i, item in enumerate(value))

@@ -11,17 +11,23 @@ from typing import Any
 
 from reimagen_jax.errors import UserError
 
+MARK = ".reimagen_jax"
+"""In every folder that `atomic_dir` wrote: only such a folder, or an empty one, is ever replaced."""
+
 
 @contextmanager
 def atomic_dir(target: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yields a temporary sibling of `target`, renamed to `target` when the block ends without an exception.
 
     With `overwrite`, an existing `target` stays untouched until the new folder is complete, then makes place for it.
-    Raises `UserError` if `target` exists and `overwrite` is false, or if it cannot be written.
+    Raises `UserError` if `target` exists and `overwrite` is false, if it is anything else than a folder written here
+    before, or if it cannot be written.
     """
     target = Path(target)
     if target.exists() and not overwrite:
         raise UserError(f"{target} already exists: pass --overwrite to replace it, or choose another --out")
+    if target.exists() and not _replaceable(target):
+        raise UserError(f"{target} was not written by this program, so it is not replaced: choose another --out")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
@@ -29,6 +35,7 @@ def atomic_dir(target: str | Path, *, overwrite: bool = False) -> Iterator[Path]
         raise UserError(f"cannot write {target}: {error.strerror}; choose a folder you may write to") from error
     try:
         yield partial
+        write_text(partial / MARK, "Written by reimagen_jax, which may replace this folder when asked to overwrite.\n")
         # mkdtemp makes the folder private; the result follows the user's umask like any other folder.
         umask = os.umask(0)
         os.umask(umask)
@@ -43,6 +50,10 @@ def atomic_dir(target: str | Path, *, overwrite: bool = False) -> Iterator[Path]
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _replaceable(target: Path) -> bool:
+    return target.is_dir() and ((target / MARK).is_file() or not any(target.iterdir()))
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -4,7 +4,7 @@ from reimagen_jax.config import Level, TextConfig, UNetConfig
 
 UNET_32 = UNetConfig(
     levels=(
-        Level(48, 1),
+        Level(48, 1, neighbour_attention=True, head_width=48),
         Level(96, 1, self_attention=True, neighbour_attention=True),
         Level(160, 1, self_attention=True, neighbour_attention=True),
     ),

@@ -11,4 +11,4 @@ T = TypeVar("T")
 
 def track(iterable: Iterable[T], total: int | None, what: str, unit: str = "it") -> Iterator[T]:
     """Yields from `iterable` behind a progress bar on stderr, or behind nothing where stderr is not a terminal."""
-    return tqdm(iterable, total=total, desc=what, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    return iter(tqdm(iterable, total=total, desc=what, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True))

@@ -5,11 +5,11 @@ import os
 import pytest
 
 from reimagen_jax.errors import UserError
-from reimagen_jax.files import atomic_dir, read_json, write_json, write_text
+from reimagen_jax.files import MARK, atomic_dir, read_json, write_json, write_text
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != MARK)
 
 
 def test_folder_appears_when_complete(tmp_path):
@@ -45,6 +45,27 @@ def test_overwriting_replaces_all_or_nothing(tmp_path):
         assert names(tmp_path / "out") == ["old"]
     assert names(tmp_path / "out") == ["new"]
     assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("theirs", ["folder", "file"])
+def test_what_others_wrote_is_never_replaced(tmp_path, theirs):
+    target = tmp_path / "out"
+    if theirs == "folder":
+        target.mkdir()
+    (target / "thesis.tex" if theirs == "folder" else target).write_text("years of work")
+    with (
+        pytest.raises(UserError, match="not written by this program"),
+        atomic_dir(target, overwrite=True),
+    ):
+        pytest.fail("the block must not run")
+    assert (target / "thesis.tex" if theirs == "folder" else target).read_text() == "years of work"
+
+
+def test_an_empty_folder_is_replaced_when_asked(tmp_path):
+    (tmp_path / "out").mkdir()
+    with atomic_dir(tmp_path / "out", overwrite=True) as folder:
+        (folder / "new").write_text("new")
+    assert names(tmp_path / "out") == ["new"]
 
 
 def test_folder_has_the_usual_permissions(tmp_path):

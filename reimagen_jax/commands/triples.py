@@ -28,6 +28,10 @@ class BuildTriples:
     """Folder to write; it must not exist yet."""
     num_neighbours: int = 2
     """Neighbours of each record."""
+    query_by: tuple[str, ...] = ("caption",)
+    """What of a record its neighbours are asked by: `caption`, and the names of attributes (`--query-by entity`). A
+    field named n times counts n times: with `entity entity caption` the entity's name weighs three times as much as
+    the caption's other words, which then decide between pictures of one entity."""
     overwrite: bool = False
     """Replace an existing output folder, once the new one is complete."""
 
@@ -40,7 +44,9 @@ class BuildTriples:
         if self.num_neighbours < 1:
             raise UserError(f"--num-neighbours {self.num_neighbours} has to be at least 1")
         records, knowledge_base = Records.open(self.records), KnowledgeBase.open(self.knowledge_base)
-        triples = build_triples(records, knowledge_base, self.num_neighbours, self.out, overwrite=self.overwrite)
+        triples = build_triples(
+            records, knowledge_base, self.num_neighbours, self.out, query_by=self.query_by, overwrite=self.overwrite
+        )
         print(f"{len(triples)} records with up to {self.num_neighbours} neighbours in {self.out}")
         for number, count in enumerate(triples.manifest["records_by_neighbours_found"]):
             if count:

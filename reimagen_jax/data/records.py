@@ -78,7 +78,7 @@ def write_records(
     with atomic_dir(out, overwrite=overwrite) as folder:
         content, keys = hashlib.sha256(), set()
         writer = _tfds_writer(folder)
-        examples = iter(track(ordered_map(_with_digest, examples), total, "records", "image"))
+        examples = track(ordered_map(_with_digest, examples), total, "records", "image")
         while batch := list(islice(examples, _WRITE_BATCH)):
             for example in batch:
                 if example.key in keys:

@@ -54,6 +54,9 @@ def mean_ci(values: Sequence | np.ndarray) -> Interval:
         values = values[:, 0]
     if values.ndim == 1 and np.isin(values, (0, 1)).all():
         return wilson(int(values.sum()), len(values))
+    if values.size and np.isin(values, (0, 1)).all() and (values == values.flat[0]).all():
+        # Resampling prompts that all agree would claim certainty; as many prompts with one value each would not.
+        return wilson(len(values) * int(values.flat[0]), len(values))
     return _bootstrap(values)
 
 

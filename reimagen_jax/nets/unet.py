@@ -66,7 +66,7 @@ class DStack(nn.Module):
             for j in range(level.blocks):
                 h = ResBlock(level.width, config.groups, name=f"level{i}_block{j}")(h, cond_BD)
                 if level.self_attention:
-                    attention = SelfTextAttention(config.head_width, config.groups, name=f"level{i}_attention{j}")
+                    attention = SelfTextAttention(config.head_width_at(i), config.groups, name=f"level{i}_attention{j}")
                     h = attention(h, text_BLD, text_mask_BL)
                 maps.append(h)
             features.append(maps)
@@ -91,7 +91,7 @@ class UStack(nn.Module):
         h = features[-1][-1]
         h = ResBlock(h.shape[-1], config.groups, name="middle_block0")(h, cond_BD)
         if config.levels[-1].self_attention:
-            attention = SelfTextAttention(config.head_width, config.groups, name="middle_attention")
+            attention = SelfTextAttention(config.head_width_at(-1), config.groups, name="middle_attention")
             h = attention(h, text_BLD, text_mask_BL)
         h = ResBlock(h.shape[-1], config.groups, name="middle_block1")(h, cond_BD)
         for i, level in reversed(list(enumerate(config.levels))):
@@ -99,7 +99,7 @@ class UStack(nn.Module):
                 h = jnp.concatenate([h, skip], axis=-1)
                 h = ResBlock(level.width, config.groups, name=f"level{i}_block{j}")(h, cond_BD)
                 if level.self_attention:
-                    attention = SelfTextAttention(config.head_width, config.groups, name=f"level{i}_attention{j}")
+                    attention = SelfTextAttention(config.head_width_at(i), config.groups, name=f"level{i}_attention{j}")
                     h = attention(h, text_BLD, text_mask_BL)
             if i > 0:
                 h = ResBlock(level.width, config.groups, "up", name=f"up{i}")(h, cond_BD)
@@ -120,7 +120,7 @@ class UNet(nn.Module):
         self.dstack = DStack(config)
         self.ustack = UStack(config, self.channels)
         self.neighbour_attention = {
-            f"level{i}": NeighbourAttention(level.width, config.head_width, config.groups)
+            f"level{i}": NeighbourAttention(level.width, config.head_width_at(i), config.groups)
             for i, level in enumerate(config.levels)
             if level.neighbour_attention
         }

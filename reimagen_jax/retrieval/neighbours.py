@@ -6,14 +6,17 @@ remain, the record has fewer neighbours. Reference: Re-Imagen, section 3.2.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from reimagen_jax.data.manifest import link, write_manifest
-from reimagen_jax.data.records import Records
+from reimagen_jax.data.records import ImageText, Records
 from reimagen_jax.data.triples import KIND, NEIGHBOURS_FILE, SCORES_FILE, Triples
+from reimagen_jax.errors import UserError
 from reimagen_jax.files import atomic_dir
+from reimagen_jax.progress import track
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
 SPARE_CANDIDATES = 4
@@ -21,21 +24,29 @@ SPARE_CANDIDATES = 4
 
 
 def build_triples(
-    records: Records, knowledge_base: KnowledgeBase, k: int, out: str | Path, *, overwrite: bool = False
+    records: Records,
+    knowledge_base: KnowledgeBase,
+    k: int,
+    out: str | Path,
+    *,
+    query_by: Sequence[str] = ("caption",),
+    overwrite: bool = False,
 ) -> Triples:
     """Finds up to k neighbours of every record, writes them to the new folder `out` and opens it.
 
     The manifest counts the candidates left out, by reason, and the records by their number of neighbours.
-    Raises `UserError` when `out` exists and `overwrite` is false.
+    `query_by` names what of a record is the query: see `queries`.
+    Raises `UserError` when `out` exists and `overwrite` is false, or a record lacks a field of `query_by`.
     """
     with atomic_dir(out, overwrite=overwrite) as folder:
-        ids_NK, scores_NK, excluded = find_neighbours(records, knowledge_base, k)
+        ids_NK, scores_NK, excluded = find_neighbours(records, knowledge_base, k, query_by)
         np.save(folder / NEIGHBOURS_FILE, ids_NK)
         np.save(folder / SCORES_FILE, scores_NK)
         found = np.bincount((ids_NK >= 0).sum(axis=1), minlength=k + 1)
         fields = {
             "count": len(records),
             "num_neighbours": k,
+            "query_by": list(query_by),
             "records": link(records.path, out),
             "records_fingerprint": records.fingerprint,
             "knowledge_base": link(knowledge_base.path, out),
@@ -47,11 +58,30 @@ def build_triples(
     return Triples.open(out)
 
 
+def queries(records: Records, query_by: Sequence[str]) -> list[str]:
+    """Each record's query: the fields named, `caption` or an attribute, one after the other.
+
+    A field named n times weighs n times as much, since BM25 adds the score of a word once for each time it is asked.
+    Raises `UserError` naming the first record without such an attribute, and those it has.
+    """
+    if set(query_by) == {"caption"}:
+        return [" ".join([text] * len(query_by)) for text in records.texts()]
+
+    def query(record: ImageText) -> str:
+        fields = {"caption": record.text, **record.attributes}
+        for name in query_by:
+            if name not in fields:
+                raise UserError(f"record {record.key} has no attribute {name!r} to be asked by: it has {list(fields)}")
+        return " ".join(str(fields[name]) for name in query_by)
+
+    return [query(record) for record in track(records, len(records), "queries", "record")]
+
+
 def find_neighbours(
-    records: Records, knowledge_base: KnowledgeBase, k: int
+    records: Records, knowledge_base: KnowledgeBase, k: int, query_by: Sequence[str] = ("caption",)
 ) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
     """Finds neighbours of every record: ids int32[N, k] (-1: none), scores float32[N, k], counts of those left out."""
-    texts = records.texts()
+    texts = queries(records, query_by)
     self_N = _same_records(records, knowledge_base.records)
     image_N, kb_image_M = _image_numbers(records, knowledge_base.records)
     ids_NK = np.full((len(records), k), -1, np.int32)

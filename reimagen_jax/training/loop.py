@@ -84,7 +84,7 @@ def train(
         if start is None:
             start, state = 0, sharding.sharded_init(init, abstract)
             if initial is not None:
-                state = start_from(state, initial())
+                state = start_from(state, initial(), config.init.fresh)
         else:
             state = checkpoints.restore(start, abstract, data)
         _announce(config, workdir, mesh, abstract, start, before)

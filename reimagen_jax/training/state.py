@@ -1,11 +1,13 @@
 """What a training step carries from one step to the next; restoring it continues training bit for bit."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Int32, Key
 
 from reimagen_jax.errors import UserError
@@ -34,18 +36,22 @@ def init_state(system: Any, optimizer: optax.GradientTransformation, key: Key[Ar
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=ema, opt_state=optimizer.init(params))
 
 
-def start_from(state: TrainState, params: Params) -> TrainState:
+def start_from(state: TrainState, params: Params, fresh: Sequence[str] = ()) -> TrainState:
     """The state with `params` as parameters and as their average, placed as those of `state` are.
 
+    A parameter that `params` lacks stays as in `state` if a name on its path begins with one of `fresh`.
     Raises `UserError` naming the parameters that differ in name or shape.
     """
-    ours, theirs = (
-        {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (state.params, params)
-    )
-    wrong = [name for name in sorted(ours.keys() | theirs.keys()) if _shape(ours, name) != _shape(theirs, name)]
+    ours, theirs = (flatten_dict(tree) for tree in (state.params, params))
+    made_anew = {path: leaf for path, leaf in ours.items() if any(name.startswith(tuple(fresh)) for name in path)}
+    theirs = made_anew | theirs
+    wrong = [
+        "/".join(path) for path in sorted(ours.keys() | theirs.keys()) if _shape(ours, path) != _shape(theirs, path)
+    ]
     if wrong:
         raise UserError(f"the initial weights are those of another network, they differ in {', '.join(wrong)}")
+
+    params = unflatten_dict(theirs)
 
     def placed() -> Params:  # two copies: parameters and average are updated in place, each in its own memory
         return jax.tree.map(lambda old, new: jax.device_put(jnp.array(new), old.sharding), state.params, params)
@@ -53,5 +59,5 @@ def start_from(state: TrainState, params: Params) -> TrainState:
     return state.replace(params=placed(), ema=placed())
 
 
-def _shape(leaves: dict[str, Any], name: str) -> tuple[int, ...] | None:
-    return leaves[name].shape if name in leaves else None
+def _shape(leaves: dict[tuple[str, ...], Any], path: tuple[str, ...]) -> tuple[int, ...] | None:
+    return leaves[path].shape if path in leaves else None

@@ -16,7 +16,12 @@ def asked(world, rater=None) -> list[str]:
 def test_entityworld_records_are_rated_and_the_noted_command_draws_the_same_report(model, world, rater, tmp_path):
     args = [*asked(world, rater), "--limit", "3", "--num-images", "2", "--etas", "1", "0", ".5", "--steps", "2"]
     assert main(["sweep", "--model", str(model), "--out", str(tmp_path / "a"), *args]) == 0
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["report.html", "report.png", "sweep.json"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        ".reimagen_jax",
+        "report.html",
+        "report.png",
+        "sweep.json",
+    ]
     noted = json.loads((tmp_path / "a" / "sweep.json").read_text())
     assert noted["etas"] == [0.0, 0.5, 1.0] and noted["columns"][0] == "no neighbours"
     assert len(noted["curves"]["faithful"]["over_eta"]) == 3

@@ -87,3 +87,8 @@ def test_nothing_has_no_mean():
             mean_ci(empty)
     with pytest.raises(ValueError, match="not paired"):
         paired_difference_ci([1, 0], [1])
+
+
+def test_prompts_that_all_agree_do_not_make_certainty():
+    assert mean_ci(np.ones((8, 4))) == mean_ci(np.ones(8))
+    assert mean_ci(np.zeros((8, 4))) == mean_ci(np.zeros(8))

@@ -29,6 +29,30 @@ def test_best_others_in_order(tmp_path):
     assert excluded == {"the record itself": 4, "same picture": 0, "picture already taken": 0}
 
 
+def test_a_field_asked_twice_weighs_twice(tmp_path):
+    texts = {"asker": "zu big", "name": "zu red", "scene": "big big green"}
+    examples = [
+        replace(example(i, text, key=key), attributes={"entity": "zu"}) for i, (key, text) in enumerate(texts.items())
+    ]
+    records = write_records(examples, tmp_path / "r", source="test")
+    base = KnowledgeBase.build(records, tmp_path / "kb")
+    by_caption, by_name = (
+        find_neighbours(records, base, 2, query_by)[0][0].tolist()
+        for query_by in (("caption",), ("entity", "entity", "caption"))
+    )
+    assert by_caption == [2, 1]
+    assert by_name == [1, 2]
+    triples = build_triples(records, base, 2, tmp_path / "t", query_by=("entity", "entity", "caption"))
+    assert triples.manifest["query_by"] == ["entity", "entity", "caption"]
+    assert triples.neighbours[0].tolist() == [1, 2]
+
+
+def test_asked_by_what_a_record_lacks(tmp_path):
+    records = records_of(tmp_path / "r", ["red cat"])
+    with pytest.raises(UserError, match=r"record k0 has no attribute 'entity'.*caption"):
+        find_neighbours(records, KnowledgeBase.build(records, tmp_path / "kb"), 1, ("entity",))
+
+
 def test_same_key_of_another_source_is_another_record(tmp_path):
     records = records_of(tmp_path / "r", ["red cat", "red dog"])
     other = base_of(tmp_path, [example(50, "red cat", key="k0")], source="other")

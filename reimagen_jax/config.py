@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from reimagen_jax.errors import UserError
 
 Prediction = Literal["eps", "x0", "v"]
+Weighting = Literal["plain", "min_snr"]
 Solver = Literal["ddpm", "ddim"]
 Thresholding = Literal["dynamic", "static", "none"]
 Shrinking = Literal["area", "linear", "cubic", "lanczos3"]
@@ -42,6 +43,10 @@ class Level:
     """Attention over the neighbours' features of this level, where DStack hands over to UStack."""
     head_width: int | None = None
     """Channels of an attention head here; `unet.head_width` when not given."""
+    text_attention: bool = False
+    """Instead of self-attention: this level's pixels attend to the text tokens alone (large images)."""
+    attention_every: int = 1
+    """Self- or text attention follows every n-th residual block only."""
 
 
 @dataclass(frozen=True)
@@ -61,20 +66,65 @@ class UNetConfig:
     """Groups of every group norm; each level's width must be a multiple."""
     cond_width: int = 256
     """Width of the timestep-and-pooled-text embedding."""
+    efficient: bool = False
+    """Imagen's Efficient U-Net, for large images: every level, the first too, halves the sides by a convolution
+    *before* its blocks and doubles them after; one skip a level, added; no middle blocks."""
+    residual_scale: float = 1.0
+    """What the sum of a block and its skip is multiplied by: 1/sqrt(2) keeps the variance (super-resolution)."""
+    activation: Literal["swish", "gelu"] = "swish"
+    norm_epsilon: float = 1e-6
+    """Added to the variance in every norm."""
+    time_features: int | None = None
+    """Sines and cosines that t is given as; `cond_width` of them when not given."""
+    text_width: int | None = None
+    """Text tokens are projected to this width first, inside the network; taken as they are when not given."""
+    text_pooling: Literal["score", "attention"] = "score"
+    """How tokens become one vector: one learned score a token, or a learned token that attends (DeepFloyd IF)."""
+    text_norm: Literal["layer", "group"] = "layer"
+    """Norm of the text in attention: each token by itself, or groups of channels over all tokens (DeepFloyd IF)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of convolutions and matrix products; parameters, norms, softmax and the output stay float32."""
+    remat: Literal["none", "blocks", "matmuls"] = "none"
+    """What backpropagation computes again: nothing; all inside residual blocks and attentions (least memory); or that
+    without the results of convolutions and projections (norms, activations and attention weights only)."""
+    attention: Literal["auto", "einsum", "xla", "cudnn"] = "auto"
+    """Implementation: plain einsum, or `jax.nn.dot_product_attention` by XLA or by cuDNN (flash; bfloat16 on NVIDIA
+    GPUs). `auto` takes what is fastest where the program is traced: einsum on CPUs, cuDNN where it can, else XLA."""
 
     def __post_init__(self) -> None:
         require(len(self.levels) > 0, "unet.levels is empty: give at least one Level")
         for i, level in enumerate(self.levels):
-            require(level.blocks > 0, f"unet.levels[{i}].blocks is {level.blocks}: at least 1 is needed")
+            name, head_width = f"unet.levels[{i}]", self.head_width_at(i)
+            attends = level.self_attention or level.text_attention or level.neighbour_attention
+            require(level.blocks > 0, f"{name}.blocks is {level.blocks}: at least 1 is needed")
             require(
                 level.width % self.groups == 0,
-                f"unet.levels[{i}].width {level.width} is not a multiple of unet.groups {self.groups}",
+                f"{name}.width {level.width} is not a multiple of unet.groups {self.groups}",
             )
-            head_width = self.head_width_at(i)
             require(
-                not (level.self_attention or level.neighbour_attention) or level.width % head_width == 0,
-                f"unet.levels[{i}].width {level.width} is not a multiple of its head_width {head_width}",
+                not attends or level.width % head_width == 0,
+                f"{name}.width {level.width} is not a multiple of its head_width {head_width}",
             )
+            require(
+                not (level.self_attention and level.text_attention),
+                f"{name} has both self_attention (pixels and text) and text_attention (text alone): choose one",
+            )
+            require(
+                1 <= level.attention_every <= level.blocks,
+                f"{name}.attention_every {level.attention_every} is not between 1 and its {level.blocks} blocks",
+            )
+        for name in ("cond_width", "time_features"):
+            value = getattr(self, name)
+            require(value is None or value % 2 == 0, f"unet.{name} {value} is odd: sines and cosines come in pairs")
+        require(
+            self.text_norm == "layer" or self.text_width is None or self.text_width % self.groups == 0,
+            f"unet.text_width {self.text_width} is not a multiple of unet.groups {self.groups}, "
+            "what unet.text_norm 'group' needs",
+        )
+        require(
+            self.attention != "cudnn" or self.dtype == "bfloat16",
+            f"unet.attention 'cudnn' needs unet.dtype 'bfloat16', not {self.dtype!r}",
+        )
 
     def head_width_at(self, level: int) -> int:
         """Channels of an attention head at a level."""
@@ -83,7 +133,7 @@ class UNetConfig:
     @property
     def stride(self) -> int:
         """The image's side must be a multiple of this many pixels."""
-        return self.patch * 2 ** (len(self.levels) - 1)
+        return self.patch * 2 ** (len(self.levels) - (0 if self.efficient else 1))
 
 
 @dataclass(frozen=True)
@@ -116,6 +166,18 @@ class DiffusionConfig:
     schedule: Literal["cosine", "linear"] = "cosine"
     prediction: Prediction = "v"
     """What the network's output means; the loss is the squared error of this quantity."""
+    weighting: Weighting = "plain"
+    """Of that squared error: plain is 1 at every t; min_snr is Hang et al.'s, which weighs the error of x0 with the
+    signal-to-noise ratio, at most `snr_limit` (plain eps weighs it with the whole ratio: mostly the last details)."""
+    snr_limit: float = 5.0
+    """gamma of min_snr."""
+    learned_variance: bool = False
+    """The network has twice the channels: besides its prediction, where the variance of an ancestral step lies between
+    its bounds (learned range, Nichol and Dhariwal). A variational term trains it, the ddpm solver uses it."""
+    variance_steps: int = 1000
+    """T: the chain whose steps that term judges."""
+    variance_weight: float = 0.001
+    """Of that term, in bits a pixel channel summed over the T steps, beside the squared error."""
     logsnr_min: float = -15.0
     logsnr_max: float = 15.0
     logsnr_shift: float = 0.0
@@ -130,6 +192,13 @@ class DiffusionConfig:
             f"diffusion.logsnr_min {self.logsnr_min} is not below diffusion.logsnr_max {self.logsnr_max}",
         )
         require(self.time_exponent > 0, f"diffusion.time_exponent {self.time_exponent} is not above 0")
+        require(self.snr_limit > 0, f"diffusion.snr_limit {self.snr_limit} is not above 0")
+        require(self.variance_steps > 1, f"diffusion.variance_steps is {self.variance_steps}: at least 2 are needed")
+        require(self.variance_weight >= 0, f"diffusion.variance_weight {self.variance_weight} is below 0")
+
+    def output_channels(self, image_channels: int) -> int:
+        """Channels that a network's output needs for images of so many."""
+        return image_channels * (2 if self.learned_variance else 1)
 
 
 @dataclass(frozen=True)
@@ -248,6 +317,8 @@ class TrainConfig:
     """Optimisation, logging and checkpoints."""
 
     num_steps: int = 10_000
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    """Adafactor keeps a row and a column of second moments for a matrix, where AdamW keeps two moments of its size."""
     learning_rate: float = 1e-3
     warmup_steps: int = 500
     """Linear warm-up from 0."""
@@ -255,9 +326,14 @@ class TrainConfig:
     """Of the learning rate after warm-up; cosine ends at 0 after `num_steps`, tail is constant and falls linearly to 0
     over the last fifth of `num_steps` (so that a run can be prolonged until then)."""
     weight_decay: float = 0.0
+    """Share of a matrix that a step takes away, times the learning rate."""
     beta2: float = 0.99
+    """Of AdamW; Adafactor's memory grows with the steps, as 1 - n^-0.8."""
     clip_norm: float = 1.0
     """Largest global gradient norm."""
+    accumulate: int = 1
+    """Micro-batches that a step's batch is cut into, one after the other, to save memory: the update is that of the
+    whole batch, but for rounding and for which random numbers an example meets."""
     ema_decay: float = 0.999
     """Of the averaged parameters; warmed up as min(ema_decay, (1 + step) / (10 + step))."""
     text_drop: float = 0.1
@@ -275,7 +351,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "log_every", "checkpoint_every", "keep_checkpoints", "fsdp"):
+        for name in ("num_steps", "log_every", "checkpoint_every", "keep_checkpoints", "fsdp", "accumulate"):
             require(getattr(self, name) > 0, f"train.{name} is {getattr(self, name)}: at least 1 is needed")
         for name in ("text_drop", "neighbour_drop", "ema_decay"):
             require(0.0 <= getattr(self, name) <= 1.0, f"train.{name} {getattr(self, name)} is not between 0 and 1")

@@ -1,5 +1,7 @@
 """Networks that experiments start from, by size."""
 
+import dataclasses
+
 from reimagen_jax.config import Level, TextConfig, UNetConfig
 
 UNET_32 = UNetConfig(
@@ -16,3 +18,71 @@ UNET_32 = UNetConfig(
 
 TEXT_BYTES = TextConfig(max_bytes=80, width=128, depth=2)
 """0.5M parameters; captions of up to 80 bytes."""
+
+RE_IMAGEN_64 = UNetConfig(
+    levels=(
+        Level(512, 3),
+        Level(1024, 3, self_attention=True, neighbour_attention=True),
+        Level(1536, 3, self_attention=True, neighbour_attention=True),
+        Level(2048, 3, self_attention=True, neighbour_attention=True),
+    ),
+    head_width=64,
+    groups=32,
+    cond_width=2048,
+    text_width=4096,
+    time_features=512,
+    text_pooling="attention",
+    dtype="bfloat16",
+    remat="blocks",
+)
+"""Re-Imagen's 64 x 64 model on Imagen's base U-Net: 2.5B parameters."""
+
+RE_IMAGEN_64_SMALL = dataclasses.replace(
+    RE_IMAGEN_64,
+    levels=(
+        Level(384, 3),
+        Level(768, 3, self_attention=True, neighbour_attention=True),
+        Level(1152, 3, self_attention=True, neighbour_attention=True),
+        Level(1536, 3, self_attention=True, neighbour_attention=True),
+    ),
+    cond_width=1536,
+    text_width=2560,
+    time_features=384,
+)
+"""The paper's smaller 64 x 64 model: 1.4B parameters."""
+
+RE_IMAGEN_256 = UNetConfig(
+    levels=(
+        Level(128, 2),
+        Level(256, 4),
+        Level(512, 8),
+        Level(1024, 8, self_attention=True, neighbour_attention=True, head_width=128),
+    ),
+    efficient=True,
+    residual_scale=0.5**0.5,
+    groups=32,
+    cond_width=2048,
+    text_width=2048,
+    time_features=512,
+    text_pooling="attention",
+    dtype="bfloat16",
+    remat="blocks",
+)
+"""Super-resolution 64 -> 256 on Imagen's Efficient U-Net, with neighbours: 750M parameters."""
+
+RE_IMAGEN_1024 = UNetConfig(
+    levels=(
+        Level(128, 2),
+        Level(256, 4),
+        Level(512, 8),
+        Level(1024, 8, text_attention=True, attention_every=8, head_width=128),
+    ),
+    efficient=True,
+    residual_scale=0.5**0.5,
+    groups=32,
+    cond_width=128,
+    text_width=512,
+    dtype="bfloat16",
+    remat="blocks",
+)
+"""Super-resolution 256 -> 1024, text alone: 400M parameters."""

@@ -21,7 +21,12 @@ from reimagen_jax.config import (
     to_json,
 )
 from reimagen_jax.errors import UserError
-from tests.tiny import TINY
+from tests.tiny import TINY, TINY_CROPS, TINY_SR
+
+
+def stage(**settings) -> Experiment:
+    """`TINY_SR` with other super-resolution settings."""
+    return replace(TINY_SR, super_resolution=replace(TINY_SR.super_resolution, **settings))
 
 
 @pytest.mark.parametrize(
@@ -47,6 +52,20 @@ from tests.tiny import TINY
         (lambda: TrainConfig(text_drop=1.5), ["text_drop", "1.5"]),
         (lambda: TrainConfig(warmup_steps=-1), ["warmup_steps", "-1"]),
         (lambda: replace(TINY, resolution=18), ["resolution", "18", "4"]),
+        (lambda: SamplerConfig(aug_level=1.5), ["aug_level", "1.5"]),
+        (lambda: stage(low_resolution=0), ["low_resolution", "0"]),
+        (lambda: stage(low_resolution=12), ["resolution 32", "low_resolution 12"]),
+        (lambda: stage(low_resolution=32), ["resolution 32", "low_resolution 32"]),
+        (lambda: stage(crop=-4), ["crop", "-4"]),
+        (lambda: stage(crop=6), ["crop 6", "4"]),
+        (lambda: stage(crop=32), ["crop 32", "resolution 32"]),
+        (lambda: stage(crop=16), ["crop is 16", "num_neighbours 2"]),
+        (lambda: stage(shrinking=()), ["shrinking"]),
+        (lambda: stage(blur=2.0), ["blur 2.0"]),
+        (lambda: stage(blur_width=(0.0, 1.0)), ["blur_width", "0.0"]),
+        (lambda: stage(blur_width=(2.0, 1.0)), ["blur_width", "2.0", "1.0"]),
+        (lambda: stage(aug_levels=(0.0, 1.5)), ["aug_levels", "1.5"]),
+        (lambda: stage(aug_levels=(0.3, 0.5)), ["sampler.aug_level 0.1", "0.3", "0.5"]),
     ],
 )
 def test_contradictions_are_named(make, said):
@@ -62,7 +81,7 @@ def test_settings_are_hashable_and_frozen():
         TINY.resolution = 8
 
 
-@pytest.mark.parametrize("config", [TINY, Experiment(name="default")])
+@pytest.mark.parametrize("config", [TINY, TINY_SR, TINY_CROPS, Experiment(name="default")], ids=lambda c: c.name)
 def test_json_comes_back_equal(config):
     assert from_json(to_json(config)) == config
 
@@ -87,6 +106,19 @@ def test_differences_name_the_fields():
     assert differences(TINY, other) == ["resolution: 16 != 32", "train.seed: 0 != 5"]
     deeper = replace(TINY, unet=replace(TINY.unet, levels=(*TINY.unet.levels, Level(16))))
     assert any(line.startswith("unet.levels.2.width: None") for line in differences(TINY, deeper))
+
+
+def test_a_missing_part_differs_in_all_its_fields():
+    assert differences(TINY_SR, TINY_SR) == []
+    said = differences(replace(TINY_SR, super_resolution=None), TINY_SR)
+    assert "super_resolution.low_resolution: None != 16" in said
+    assert all(line.startswith("super_resolution.") for line in said)
+
+
+def test_sizes_of_a_stage():
+    assert (TINY.factor, TINY.train_resolution) == (1, 16)
+    assert (TINY_SR.factor, TINY_SR.train_resolution) == (2, 32)
+    assert (TINY_CROPS.factor, TINY_CROPS.train_resolution) == (2, 16)
 
 
 def test_experiment_file(tmp_path):

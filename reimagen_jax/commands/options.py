@@ -1,6 +1,7 @@
 """Options that commands share: what to draw, and how; and the command line that a command stands for."""
 
 import dataclasses
+import hashlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -10,12 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from reimagen_jax.config import Experiment, SamplerConfig, Solver, require
+from reimagen_jax.config import Experiment, SamplerConfig, Solver, Thresholding, require
 from reimagen_jax.errors import UserError
 
 if TYPE_CHECKING:
     from reimagen_jax.inference.prompts import Prompt
     from reimagen_jax.inference.requests import Neighbour
+
+
+STAGE_SETTINGS = {
+    "steps": "num_steps",
+    "solver": "solver",
+    "eta": "eta",
+    "text_weight": "text_weight",
+    "neighbour_weight": "neighbour_weight",
+    "thresholding": "thresholding",
+}
+"""Options of a stage's sampler -> the settings that they set."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +144,8 @@ class SamplingOptions:
     """Guidance weight of steps that strengthen the text; 1 is none."""
     neighbour_weight: float | None = None
     """Guidance weight of steps that strengthen the neighbours; 1 is none."""
+    thresholding: Thresholding | None = None
+    """How predicted images are kept within the range of images."""
     seed: int = 0
     """Of the noise. The noise of image number i depends on the seed and i alone."""
     batch_size: int = 16
@@ -142,23 +156,111 @@ class SamplingOptions:
         require(self.num_images > 0, f"--num-images {self.num_images}: at least 1 is needed")
         require(self.batch_size > 0, f"--batch-size {self.batch_size}: at least 1 is needed")
         require(0 <= self.seed < 2**32, f"--seed {self.seed} is not between 0 and 2^32 - 1")
-        given = {
-            "num_steps": self.steps,
-            "solver": self.solver,
-            "text_weight": self.text_weight,
-            "neighbour_weight": self.neighbour_weight,
-        }
+        given = {STAGE_SETTINGS[option]: getattr(self, option) for option in STAGE_SETTINGS if option != "eta"}
         return dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
 
     def resolved(self, sampler: SamplerConfig) -> "SamplingOptions":
         """The same with nothing left to the experiment."""
-        return dataclasses.replace(
-            self,
-            steps=sampler.num_steps,
-            solver=sampler.solver,
-            text_weight=sampler.text_weight,
-            neighbour_weight=sampler.neighbour_weight,
-        )
+        settings = {option: getattr(sampler, name) for option, name in STAGE_SETTINGS.items() if option != "eta"}
+        return dataclasses.replace(self, **settings)
+
+
+@dataclass(frozen=True)
+class CascadeOptions:
+    """Super-resolution: further models that enlarge what --model draws, or an image for --model itself to enlarge."""
+
+    cascade: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="MODEL ...")] = ()
+    """Super-resolution models, each enlarging the images of the one before it; the first those of --model. Options
+    --cascade-... are about them: one value for all of them, or one for each; default: as in each one's experiment."""
+    low_res: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE")] = None
+    """An image to enlarge, where --model is a super-resolution model itself."""
+    aug_level: tuple[float, ...] = ()
+    """Noise that a super-resolution model puts on its input, 0 to 1 (0.1 to 0.3 work well): more hides what the stage
+    before got wrong, and lets more be drawn anew. One for all super-resolution models, or one each (--model too)."""
+    cascade_steps: tuple[int, ...] = ()
+    """--steps of the models of --cascade."""
+    cascade_solver: tuple[Solver, ...] = ()
+    """--solver of the models of --cascade."""
+    cascade_eta: tuple[float, ...] = ()
+    """--eta of the models of --cascade."""
+    cascade_text_weight: tuple[float, ...] = ()
+    """--text-weight of the models of --cascade."""
+    cascade_neighbour_weight: tuple[float, ...] = ()
+    """--neighbour-weight of the models of --cascade."""
+    cascade_thresholding: tuple[Thresholding, ...] = ()
+    """--thresholding of the models of --cascade."""
+    cascade_k: tuple[int, ...] = ()
+    """Neighbours, of those found, that the models of --cascade see (0: none; default: all, where a model was trained
+    with neighbours)."""
+    cascade_batch_size: tuple[int, ...] = ()
+    """--batch-size of the models of --cascade: large images may need a smaller one."""
+
+    def check(self) -> None:
+        """Raises `UserError` on numbers of values that do not fit the models; opens nothing."""
+        for option in (*STAGE_SETTINGS, "k", "batch_size"):
+            self._each(f"cascade_{option}")
+        require(all(k >= 0 for k in self.cascade_k), f"--cascade-k {self.cascade_k}: 0 or more is needed")
+        sizes = self.cascade_batch_size
+        require(all(size > 0 for size in sizes), f"--cascade-batch-size {sizes}: at least 1 is needed")
+
+    def samplers(self, configs: Sequence[Experiment], first: SamplerConfig) -> list[SamplerConfig]:
+        """The settings of all stages: `first` of --model, and each experiment's own with what was given.
+
+        Raises `UserError` on values out of range.
+        """
+        samplers = [first, *(config.sampler for config in configs[1:])]
+        for option, name in STAGE_SETTINGS.items():
+            for i, value in enumerate(self._each(f"cascade_{option}"), 1):
+                if value is not None:
+                    samplers[i] = dataclasses.replace(samplers[i], **{name: value})
+        enlarging = [i for i, config in enumerate(configs) if config.super_resolution is not None]
+        levels = _spread("aug_level", self.aug_level, len(enlarging), "super-resolution models")
+        for i, level in zip(enlarging, levels, strict=True):
+            if level is not None:
+                samplers[i] = dataclasses.replace(samplers[i], aug_level=level)
+        return samplers
+
+    def neighbours(self, configs: Sequence[Experiment], found: int) -> list[int]:
+        """How many neighbours each stage sees: --model all that were found, others none if trained without."""
+        given = zip(configs[1:], self._each("cascade_k"), strict=True)
+        wanted = [0 if config.data.num_neighbours == 0 else found if k is None else k for config, k in given]
+        return [found, *(min(k, found) for k in wanted)]
+
+    def batch_sizes(self, first: int) -> list[int]:
+        """Of all stages."""
+        return [first, *(size or first for size in self._each("cascade_batch_size"))]
+
+    def resolved(
+        self, configs: Sequence[Experiment], samplers: Sequence[SamplerConfig], neighbours: Sequence[int]
+    ) -> "CascadeOptions":
+        """The same with nothing left to the experiments."""
+        levels = (s.aug_level for c, s in zip(configs, samplers, strict=True) if c.super_resolution is not None)
+        settings = {
+            f"cascade_{option}": tuple(getattr(sampler, name) for sampler in samplers[1:])
+            for option, name in STAGE_SETTINGS.items()
+        }
+        return dataclasses.replace(self, aug_level=tuple(levels), cascade_k=tuple(neighbours[1:]), **settings)
+
+    def sources(self) -> dict[str, str]:
+        """The image to enlarge, if one was given, with its checksum."""
+        if self.low_res is None:
+            return {}
+        checksum = hashlib.sha256(self.low_res.read_bytes()).hexdigest()
+        return {"low-resolution image": str(self.low_res.resolve()), "its SHA-256": checksum}
+
+    def _each(self, name: str) -> list[Any]:
+        return _spread(name, getattr(self, name), len(self.cascade), "models of --cascade")
+
+
+def _spread(name: str, values: tuple[Any, ...], count: int, of: str) -> list[Any]:
+    """One value for each of `count`: all None where none is given. Raises `UserError` when the numbers do not fit."""
+    flag = "--" + name.replace("_", "-")
+    require(count > 0 or not values, f"{flag} is given, but there are no {of}")
+    require(
+        len(values) in (0, 1, count),
+        f"{flag} has {len(values)} values for {count} {of}: give one for all of them, or one for each",
+    )
+    return list(values) if len(values) == count else [values[0] if values else None] * count
 
 
 def warn_without_neighbours(prompts: "Sequence[Prompt]") -> None:
@@ -166,6 +268,17 @@ def warn_without_neighbours(prompts: "Sequence[Prompt]") -> None:
     for prompt in prompts:
         if not prompt.neighbours:
             print(f"no neighbours found for {prompt.text!r}: it is drawn without", file=sys.stderr)
+
+
+def warn_of_small_neighbours(prompts: "Sequence[Prompt]", resolution: int) -> None:
+    """Says when the neighbours' images are smaller than what a stage shows its network (judged by the first)."""
+    side = next((hit.side for prompt in prompts for hit in prompt.neighbours), resolution)
+    if side < resolution:
+        print(
+            f"the neighbours are images of {side} pixels, which the stage of {resolution} pixels sees enlarged: prepare"
+            f" the knowledge base with --resolution {resolution} (or more) to show it their detail",
+            file=sys.stderr,
+        )
 
 
 def command_line(name: str, command: Any) -> str:

@@ -35,6 +35,9 @@ class Train:
     workdir: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder of the run: checkpoints, logs, samples. Made if it does not exist."""
     config: Annotated[Experiment, tyro.conf.arg(name="")]
+    distributed: bool = False
+    """This process is one of several of one run, each started with the same command. Not needed where the environment
+    says so: JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID, srun, mpirun, TPU pods under GKE."""
 
     def run(self) -> None:
         """Trains to the end, or until a signal. Raises `UserError` on bad settings or data."""
@@ -43,8 +46,10 @@ class Train:
         from reimagen_jax.evaluation.grids import training_grid
         from reimagen_jax.inference.generator import open_weights
         from reimagen_jax.systems.reimagen import ReImagen
+        from reimagen_jax.training import distributed
         from reimagen_jax.training.loop import train
 
+        distributed.start(self.distributed)
         # Orbax logs, with a traceback, what it raises as well; the user needs it once.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         if not self.config.data.triples:
@@ -80,7 +85,14 @@ def parse(args: Sequence[str]) -> Train:
     """
     path = next((Path(arg) for arg in args if arg.endswith(".py")), None)
     config = load_experiment(path) if path is not None else Experiment(name="unnamed")
-    command = tyro.cli(Train, prog=PROGRAM, args=list(args), default=Train(tyro.MISSING, tyro.MISSING, config))
+    # An optional part (super_resolution) has options where the experiment has the part, instead of a subcommand.
+    command = tyro.cli(
+        Train,
+        prog=PROGRAM,
+        args=list(args),
+        default=Train(tyro.MISSING, tyro.MISSING, config),
+        config=(tyro.conf.AvoidSubcommands,),
+    )
     if command.experiment_file != path:
         raise UserError(f"experiment file {command.experiment_file} is not a .py file")
     return command

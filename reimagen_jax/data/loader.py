@@ -34,10 +34,11 @@ def make_dataset(
 
     Processes take equal, consecutive parts of a step's batch (by default, as JAX numbers them), so that the batch as a
     whole does not depend on their number. Each example keeps n of its neighbours, drawn at random, with n uniform in
-    data.min_neighbours .. data.num_neighbours. The iterator's state is the next step's number.
+    data.min_neighbours .. data.num_neighbours. Where the experiment trains on crops, each image is cut at a place drawn
+    at random, on the grid of the low-resolution image. The iterator's state is the next step's number.
 
-    Raises `UserError` when the triples have fewer neighbours than the experiment wants, or when the batch cannot be
-    shared evenly by the processes.
+    Raises `UserError` when the triples have fewer neighbours than the experiment wants, when the batch cannot be
+    shared evenly by the processes, or when the images are smaller than what a super-resolution stage has to learn.
     """
     settings = config.data
     index = jax.process_index() if process_index is None else process_index
@@ -51,13 +52,16 @@ def make_dataset(
         settings.batch_size % count == 0,
         f"data.batch_size {settings.batch_size} is not a multiple of the {count} processes",
     )
+    if config.super_resolution is not None:
+        _require_detail(triples.records, config.resolution)
     share = settings.batch_size // count
     part = slice(index * share, (index + 1) * share)
     read = _BatchReader(triples, config, cache_bytes)
 
-    def draw(ids_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def draw(ids_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         found_BK = triples.neighbours[ids_B, : settings.num_neighbours] >= 0
-        return ids_B[part], draw_kept_neighbours(rng, found_BK, settings.min_neighbours)[part]
+        keep_BK = draw_kept_neighbours(rng, found_BK, settings.min_neighbours)
+        return ids_B[part], keep_BK[part], draw_corners(rng, len(ids_B), config)[part]
 
     steps = (
         grain.MapDataset.range(len(triples))
@@ -84,13 +88,38 @@ def draw_kept_neighbours(rng: np.random.Generator, found_BK: np.ndarray, fewest:
     return found_BK & (rank_BK < number_B1)
 
 
+def draw_corners(rng: np.random.Generator, batch: int, config: Experiment) -> np.ndarray:
+    """Top left corners of the crops to train on, uniform over the low-resolution image's grid: int64[B, 2] pixels.
+
+    On that grid, the low-resolution image of a crop is the crop of the low-resolution image. Whole images begin at 0.
+    """
+    places = (config.resolution - config.train_resolution) // config.factor + 1
+    return config.factor * rng.integers(places, size=(batch, 2))
+
+
+def crop(image_BHWC: np.ndarray, corner_B2: np.ndarray, side: int) -> np.ndarray:
+    """Cuts the square of `side` pixels at each image's own corner (y, x)."""
+    return np.stack([image[y : y + side, x : x + side] for image, (y, x) in zip(image_BHWC, corner_B2, strict=True)])
+
+
+def _require_detail(records: Records, resolution: int) -> None:
+    """Raises `UserError` if the first record's image is too small: enlarged images have no detail to be learned."""
+    side = min(images.load(records[0].image).size)
+    require(
+        side >= resolution,
+        f"{records.path} holds images of {side} pixels, but this stage learns to draw {resolution}: "
+        f"run `reimagen prepare` with --resolution {resolution} (or more), then index and triples",
+    )
+
+
 class _BatchReader:
-    """Record ids and the neighbours kept -> `Batch`."""
+    """Record ids, the neighbours kept and the corners of crops -> `Batch`."""
 
     def __init__(self, triples: Triples, config: Experiment, cache_bytes: int):
         self._neighbours = triples.neighbours
         self._k = config.data.num_neighbours
         self._shape = (config.resolution, config.resolution, 3)
+        self._side = config.train_resolution
         tokenizer = ByteTokenizer(config.text.max_bytes)
         records, others = triples.records, triples.knowledge_base.records
         same = records.fingerprint == others.fingerprint
@@ -104,8 +133,9 @@ class _BatchReader:
         self._examples = reader(records)
         self._others = self._examples if same else reader(others)
 
-    def __call__(self, ids_B: np.ndarray, keep_BK: np.ndarray) -> Batch:
+    def __call__(self, ids_B: np.ndarray, keep_BK: np.ndarray, corner_B2: np.ndarray) -> Batch:
         image_BHWC, tokens_BL = self._examples(ids_B)
+        image_BHWC = crop(image_BHWC, corner_B2, self._side)
         nbr_image_BKHWC = np.zeros((*keep_BK.shape, *self._shape), np.uint8)
         nbr_tokens_BKL = np.zeros((*keep_BK.shape, tokens_BL.shape[1]), np.int32)
         if keep_BK.any():

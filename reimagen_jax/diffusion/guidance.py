@@ -5,7 +5,8 @@
 
 At every step, R ~ U[0, 1] chooses (1) where R < eta, else (2). Both are two evaluations, [full, dropped], made as one
 doubled batch. The combination is affine with weights that sum to one, and so is the map between eps, x_0 and v at a
-given x_t: guiding any of the three is guiding eps.
+given x_t: guiding any of the three is guiding eps. What a network says of the variance (variance.py) is not guided: it
+is taken as it is said with the full condition.
 """
 
 import jax
@@ -28,10 +29,15 @@ def guided(
     text_enhanced_B: Bool[Array, " b"],
     text_weight: Float[Array, " b"] | Float[Array, ""] | float,
     neighbour_weight: Float[Array, " b"] | Float[Array, ""] | float,
-) -> Float[Array, "b h w c"]:
-    """The guided prediction: (1) for the images where `text_enhanced_B`, (2) for the others."""
+) -> Float[Array, "b h w d"]:
+    """The guided output of a denoiser: (1) for the images where `text_enhanced_B`, (2) for the others.
+
+    The prediction is its first C channels, C those of `x`; channels beyond are handed on from the full condition.
+    """
     less = condition.drop(text_B=text_enhanced_B, neighbours_B=~text_enhanced_B)
     doubled = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), condition, less)
     full, dropped = jnp.split(denoise(jnp.concatenate([x, x]), jnp.concatenate([t_B, t_B]), doubled), 2)
     weight = over_pixels(jnp.where(text_enhanced_B, text_weight, neighbour_weight))
-    return weight * full - (weight - 1.0) * dropped
+    C = x.shape[-1]
+    prediction = weight * full[..., :C] - (weight - 1.0) * dropped[..., :C]
+    return jnp.concatenate([prediction, full[..., C:]], axis=-1) if full.shape[-1] > C else prediction

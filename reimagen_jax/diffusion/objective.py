@@ -1,9 +1,17 @@
 """The training loss (Re-Imagen equation 4, with any prediction):
 
-  L = E_{x_0, eps, t} | prediction(x_t, t, c) - target(x_0, eps, t) |^2                                          (1)
+  L = E_{x_0, eps, t} w(t) | prediction(x_t, t, c) - target(x_0, eps, t) |^2  (+ lambda L_vlb, variance.py)      (1)
 
 where text and neighbours are dropped from c independently of each other, each with its own probability,        (2)
 and t = u^r with u uniform in [0, 1].                                                                           (3)
+
+  w(t) = 1                                                                                          (plain)      (4)
+  w(t) = min(SNR, gamma) / SNR, min(SNR, gamma), min(SNR, gamma) / (SNR + 1)  for eps, x_0, v     (min_snr)      (5)
+
+The three of (5) are one loss, min(SNR, gamma) |x_0^ - x_0|^2, since at a given x_t an error of eps is sqrt(SNR) times
+that of x_0, and one of v sqrt(SNR + 1) times.
+
+Sources: Hang et al. 2023 (5); Nichol and Dhariwal 2021 (lambda L_vlb).
 """
 
 import jax
@@ -11,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from reimagen_jax.config import DiffusionConfig
-from reimagen_jax.diffusion import process, schedule
+from reimagen_jax.diffusion import process, schedule, variance
 
 
 def dropped(key: Key[Array, ""], batch: int, probability: float) -> Bool[Array, " b"]:
@@ -19,12 +27,20 @@ def dropped(key: Key[Array, ""], batch: int, probability: float) -> Bool[Array, 
     return jax.random.bernoulli(key, probability, (batch,))
 
 
-def squared_error(
+def min_snr_weight(logsnr_B: Float[Array, " b"], config: DiffusionConfig) -> Float[Array, " b"]:
+    """(5), for the prediction of `config`."""
+    log_limited_B = jnp.minimum(logsnr_B, jnp.log(config.snr_limit))
+    log_error_scale_B = {"eps": logsnr_B, "x0": jnp.zeros_like(logsnr_B), "v": jax.nn.softplus(logsnr_B)}
+    return jnp.exp(log_limited_B - log_error_scale_B[config.prediction])
+
+
+def diffusion_loss(
     denoise, x0: Float[Array, "b h w c"], condition, key: Key[Array, ""], config: DiffusionConfig
 ) -> Float[Array, " b"]:
     """(1) per image, at one time each; the times of a batch are stratified to lower the variance of its mean.
 
-    `denoise(x, t, condition)` is a denoiser, `x0` lies in [-1, 1].
+    `denoise(x, t, condition)` is a denoiser, whose output has `config.output_channels(c)` channels; `x0` lies in
+    [-1, 1]. The loss is float32 whatever the network computes in.
     """
     B = x0.shape[0]
     key_t, key_eps = jax.random.split(key)
@@ -32,6 +48,14 @@ def squared_error(
     t_B = u_B**config.time_exponent  # (3)
     eps = jax.random.normal(key_eps, x0.shape)
     alpha_B, sigma_B = schedule.alpha_sigma(t_B, config)
-    prediction = denoise(process.diffuse(x0, eps, alpha_B, sigma_B), t_B, condition)
+    x = process.diffuse(x0, eps, alpha_B, sigma_B)
+    output = denoise(x, t_B, condition).astype(jnp.float32)
+    prediction, fraction = variance.split(output, x0.shape[-1], config)
     target = process.target(x0, eps, alpha_B, sigma_B, config.prediction)
-    return jnp.mean((prediction - target) ** 2, axis=(1, 2, 3))
+    loss_B = jnp.mean((prediction - target) ** 2, axis=(1, 2, 3))
+    if config.weighting == "min_snr":
+        loss_B = min_snr_weight(schedule.logsnr(t_B, config), config) * loss_B
+    if fraction is not None:
+        bits_B = variance.variational_bits(prediction, fraction, x, x0, t_B, config)
+        loss_B = loss_B + config.variance_weight * bits_B
+    return loss_B

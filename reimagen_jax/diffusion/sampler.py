@@ -4,7 +4,7 @@ For t = 1 down to 0 in `num_steps` equal steps:
   prediction = guided(x_t, t)                       guidance.py                                                  (1)
   x_0 = threshold(x_0 of the prediction)            static: clip to [-1, 1]; dynamic: Imagen section 2.3         (2)
   eps = recomputed from x_t and the thresholded x_0                                                              (3)
-  x_s = solver(x_t, x_0, eps)                       solvers.py                                                   (4)
+  x_s = solver(x_t, x_0, eps)                       solvers.py, with the learned variance if there is one        (4)
 
 Every image has its own key, from which its initial noise, its guidance plan and its step noise derive: an image does
 not depend on what else is in the batch. eta, both weights and the masks of the condition are traced: a sweep compiles
@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from reimagen_jax.config import DiffusionConfig, SamplerConfig
-from reimagen_jax.diffusion import guidance, process, schedule, solvers
+from reimagen_jax.config import DiffusionConfig, SamplerConfig, require
+from reimagen_jax.diffusion import guidance, process, schedule, solvers, variance
 
 
 def image_keys(seed: int, indices: Sequence[int]) -> Key[Array, " b"]:
@@ -52,7 +52,13 @@ def sample(
 
     `denoise(x, t, condition)` is a denoiser whose predictions mean `diffusion.prediction`. `eta` and the weights are
     taken from these arguments, one number or one per image, not from `config`, so that they can be traced.
+
+    Raises `UserError` if `config` sets a variance that the network has learned.
     """
+    require(
+        not (diffusion.learned_variance and config.solver == "ddpm" and config.ddpm_gamma > 0),
+        f"sampler.ddpm_gamma is {config.ddpm_gamma}, but the model has learned its variance: leave it at 0",
+    )
     B, steps = keys_B.shape[0], config.num_steps
     eta_B, text_weight_B, neighbour_weight_B = (
         jnp.broadcast_to(jnp.asarray(x, jnp.float32), (B,)) for x in (eta, text_weight, neighbour_weight)
@@ -67,16 +73,17 @@ def sample(
         i, t, s, text_enhanced_B = inputs
         scales = solvers.Scales(*schedule.alpha_sigma(t, diffusion), *schedule.alpha_sigma(s, diffusion))
         alpha_B, sigma_B = jnp.full(B, scales.alpha_t), jnp.full(B, scales.sigma_t)
-        prediction = guidance.guided(
+        output = guidance.guided(
             denoise, x, jnp.full(B, t), condition, text_enhanced_B, text_weight_B, neighbour_weight_B
         )  # (1)
+        prediction, fraction = variance.split(output, shape[-1], diffusion)
         x0 = threshold(process.to_x0(prediction, x, alpha_B, sigma_B, diffusion.prediction), config)  # (2)
         eps = process.to_eps(x0, x, alpha_B, sigma_B)  # (3)
         noise = jnp.zeros_like(x)
         if stochastic:
             noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(step_B)
         if config.solver == "ddpm":
-            x = solvers.ddpm(x, x0, noise, scales, config.ddpm_gamma)  # (4)
+            x = solvers.ddpm(x, x0, noise, scales, config.ddpm_gamma if fraction is None else fraction)  # (4)
         else:
             x = solvers.ddim(x0, eps, noise, scales, config.ddim_noise)
         return x, None

@@ -4,6 +4,7 @@
 
   DDPM   x_s = (alpha_ts sigma_s^2 / sigma_t^2) x_t + (alpha_s sigma_ts^2 / sigma_t^2) x_0 + sd * noise          (1)
          sd^2 between sigma_ts^2 sigma_s^2 / sigma_t^2 (gamma = 0) and sigma_ts^2 (gamma = 1), in log space      (2)
+         gamma is a setting, or f of variance.py: what the network says for each pixel
   DDIM   x_s = alpha_s x_0 + sqrt(sigma_s^2 - sd^2) eps + sd * noise                                             (3)
          sd = noise share * sqrt(sigma_ts^2 sigma_s^2 / sigma_t^2);  share 0 is deterministic                    (4)
 
@@ -37,7 +38,7 @@ class Scales(NamedTuple):
         return self.variance_ts * self.sigma_s**2 / self.sigma_t**2
 
 
-def ddpm(x: Array, x0: Array, noise: Array, scales: Scales, gamma: float) -> Array:
+def ddpm(x: Array, x0: Array, noise: Array, scales: Scales, gamma: Array | float) -> Array:
     """Ancestral sampling, (1) and (2)."""
     from_x = scales.alpha_ts * scales.sigma_s**2 / scales.sigma_t**2
     from_x0 = scales.alpha_s * scales.variance_ts / scales.sigma_t**2

@@ -21,7 +21,6 @@ import numpy as np
 from reimagen_jax.data.entityworld import CATEGORIES, Scene, World, caption, entity_look, entity_name
 from reimagen_jax.data.entityworld.dataset import SPLITS
 from reimagen_jax.data.entityworld.scenes import draw_scene
-from reimagen_jax.data.images import decode
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.requests import Neighbour, retrieve
 from reimagen_jax.progress import track
@@ -154,7 +153,7 @@ def find_neighbours(
     for i, prompt in enumerate(prompts):
         ids = choose(np.random.default_rng((seed, SOURCES.index(source), i)), prompt, inventory, k)
         records = inventory.base.records.fetch(ids)
-        chosen.append(tuple(Neighbour(decode(r.image, resolution), r.text, float("nan"), r.key) for r in records))
+        chosen.append(tuple(Neighbour.of(record, float("nan"), resolution) for record in records))
     return chosen
 
 

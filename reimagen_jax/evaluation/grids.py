@@ -14,9 +14,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from reimagen_jax.data.batch import Batch
+from reimagen_jax.data.degrade import shrink
 from reimagen_jax.diffusion.sampler import image_keys
 from reimagen_jax.encoders.tokenizers import ByteTokenizer
-from reimagen_jax.systems.reimagen import ReImagen
+from reimagen_jax.systems.reimagen import ReImagen, to_bytes, to_model
+from reimagen_jax.training import distributed
 
 INK, FAINT, PAPER = (28, 30, 34), (110, 115, 125), (255, 255, 255)
 GAP = 6
@@ -118,13 +120,18 @@ def training_grid(system: ReImagen, batch: Batch, folder: str | Path) -> Callabl
     """Makes the hook that the training loop calls as `on_sample(step, ema_params)`: it draws, saves, returns the path.
 
     The picture's columns are the first `train.sample_images` examples of `batch`, always from the same noise; its rows
-    the neighbours, the target, and a sample without and one with the neighbours. Files are `folder/<step>.png`.
+    the neighbours, the low-resolution image that a super-resolution stage enlarges, the target, and a sample without
+    and one with the neighbours. Files are `folder/<step>.png`.
     """
     config = system.config
     shown = jax.tree.map(lambda x: np.asarray(x)[: config.train.sample_images], batch)
+    shown = distributed.from_first_process(shown)  # each has its own share of the data, and all draw one picture
     tokenizer = ByteTokenizer(config.text.max_bytes)
     captions = [tokenizer.decode(tokens_L) for tokens_L in shown.tokens_BL]
     count, k = shown.nbr_mask_BK.shape
+    low_res = None
+    if config.super_resolution is not None:
+        low_res = to_bytes(shrink(to_model(jnp.asarray(shown.image_BHWC)), config.train_resolution // config.factor))
 
     @jax.jit
     def draw(params: Any, with_neighbours: jax.Array) -> jax.Array:
@@ -141,18 +148,23 @@ def training_grid(system: ReImagen, batch: Batch, folder: str | Path) -> Callabl
             jnp.where(with_neighbours, config.sampler.eta, 1.0),
             config.sampler.text_weight,
             config.sampler.neighbour_weight,
+            low_res,
         )
 
     def hook(step: int, ema_params: Any) -> Path:
         neighbour_rows = [
             [shown.nbr_image_BKHWC[b, j] if shown.nbr_mask_BK[b, j] else None for b in range(count)] for j in range(k)
         ]
-        without, with_neighbours = (list(np.asarray(draw(ema_params, np.bool_(flag)))) for flag in (False, True))
+        drawn = [list(distributed.whole(draw(ema_params, np.bool_(flag)))) for flag in (False, True)[: k + 1]]
         labels = [*(f"neighbour {j + 1}" for j in range(k)), "target", "without neighbours", "with neighbours"]
-        rows = [*neighbour_rows, list(shown.image_BHWC), without, with_neighbours]
+        rows = [*neighbour_rows, list(shown.image_BHWC), *drawn]
+        if low_res is not None:
+            labels.insert(k, "low resolution")
+            rows.insert(k, list(np.asarray(low_res)))
         path = Path(folder) / f"{step:08d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        labelled_grid(rows, labels, captions).save(path)
+        if jax.process_index() == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            labelled_grid(rows, labels, captions).save(path)
         return path
 
     return hook

@@ -1,10 +1,11 @@
-"""The generator: an opened model that draws batches of requests with one compiled program.
+"""The generator: an opened model, one stage, that draws batches of requests with one compiled program.
 
 Batches are padded to one size and neighbours to one K, so that whatever is asked (any eta, any weights, 0 to K
 neighbours) runs through the same program: a sweep compiles once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from reimagen_jax.config import Experiment, SamplerConfig
+from reimagen_jax.config import Experiment, SamplerConfig, require
 from reimagen_jax.diffusion.sampler import image_keys
 from reimagen_jax.encoders.tokenizers import ByteTokenizer
 from reimagen_jax.errors import UserError
@@ -35,7 +36,12 @@ class Generator:
         batch_size: int = 32,
         seed: int = 0,
     ) -> None:
-        """`max_neighbours` is K of the program; 0 makes the Imagen baseline, in which no neighbour is encoded."""
+        """`max_neighbours` is K of the program; 0 makes the Imagen baseline, in which no neighbour is encoded.
+
+        `params` may be arrays of numpy: they are on the device then only while images are drawn. Raises `UserError`
+        when `sampler` does not fit the model.
+        """
+        replace(config, sampler=sampler or config.sampler)  # refuses an augmentation level that it is not trained for
         self.config = config
         self.system = ReImagen(config)
         self.params = params
@@ -60,36 +66,59 @@ class Generator:
         return jax.jit(program)
 
     def __call__(self, requests: Sequence[Request], what: str = "sampling") -> np.ndarray:
-        """uint8 [N, R, R, 3], one image per request. Raises `UserError` for more neighbours than `max_neighbours`."""
-        batches = list(self._batches(requests))
-        images = [self._program(self.params, *batch) for batch in track(batches, len(batches), what, "batch")]
+        """uint8 [N, R, R, 3], one image per request.
+
+        Raises `UserError` for more neighbours than `max_neighbours`, and where a low-resolution image is missing, has
+        another size than this stage enlarges, or is given to a base stage.
+        """
+        for request in requests:
+            self._check(request)
+        params = jax.device_put(self.params)
+        batches = range(0, len(requests), self.batch_size)
+        images = [
+            self._program(params, *self._arrays(requests[first : first + self.batch_size]))
+            for first in track(batches, len(batches), what, "batch")
+        ]
         size = self.config.resolution
         drawn = np.concatenate([np.asarray(x) for x in images]) if images else np.zeros((0, size, size, 3), np.uint8)
         return drawn[: len(requests)]
 
-    def _batches(self, requests: Sequence[Request]) -> Iterator[tuple[Any, ...]]:
-        for first in range(0, len(requests), self.batch_size):
-            part = list(requests[first : first + self.batch_size])
-            yield self._arrays(part + part[-1:] * (self.batch_size - len(part)))
+    def _check(self, request: Request) -> None:
+        found, most = len(request.neighbours), self.max_neighbours
+        require(found <= most, f"{found} neighbours for a prompt, but this generator takes at most {most}")
+        stage, name, image = self.config.super_resolution, self.config.name, request.low_res
+        if stage is None:
+            require(image is None, f"{name} is a base model: it takes no low-resolution image")
+            return
+        low = stage.low_resolution
+        require(
+            image is not None,
+            f"{name} is a super-resolution model: it enlarges images of {low} pixels to {self.config.resolution}, "
+            "and none is given",
+        )
+        size = image.shape[:2]
+        require(size == (low, low), f"{name} enlarges images of {low} x {low} pixels, not {size[0]} x {size[1]}")
 
     def _arrays(self, requests: Sequence[Request]) -> tuple[Any, ...]:
+        """The arguments of the program, padded to one size by the last request."""
+        requests = [*requests, *[requests[-1]] * (self.batch_size - len(requests))]
         B, K, R, L = len(requests), self.max_neighbours, self.config.resolution, self.config.text.max_bytes
         image = np.zeros((B, K, R, R, 3), np.uint8)
         tokens = np.zeros((B, K, L), np.int32)
         mask = np.zeros((B, K), bool)
         for i, request in enumerate(requests):
             found = request.neighbours
-            if len(found) > K:
-                raise UserError(f"{len(found)} neighbours for a prompt, but this generator takes at most {K}")
             for j, neighbour in enumerate(found):
-                image[i, j], mask[i, j] = neighbour.image, True
+                image[i, j], mask[i, j] = neighbour.at(R), True
             tokens[i, : len(found)] = self.tokenizer.encode([neighbour.text for neighbour in found])
         keys = image_keys(self.seed, [request.index for request in requests])
         numbers = [
             np.asarray([getattr(request, name) for request in requests], np.float32)
             for name in ("eta", "text_weight", "neighbour_weight")
         ]
-        return self.tokenizer.encode([request.prompt for request in requests]), image, tokens, mask, keys, *numbers
+        low_res = None if self.config.super_resolution is None else np.stack([each.low_res for each in requests])
+        prompts = self.tokenizer.encode([request.prompt for request in requests])
+        return prompts, image, tokens, mask, keys, *numbers, low_res
 
 
 def open_weights(path: str | Path) -> tuple[Experiment, Any]:

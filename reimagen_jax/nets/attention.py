@@ -1,13 +1,16 @@
-"""The two attentions of Re-Imagen's U-Net.
+"""The attentions of Re-Imagen's U-Net.
 
   self and text:   x + W_o attend(q = x,       k, v = [x; text])       Imagen: text joins the keys and values    (1)
-  neighbours:      f + W_o attend(q = f(x_t),  k, v = f(c_n, 0))       Re-Imagen section 3.2                     (2)
+  text alone:      x + W_o attend(q = x,       k, v = text)            Imagen, third stage                       (2)
+  neighbours:      f + W_o attend(q = f(x_t),  k, v = f(c_n, 0))       Re-Imagen section 3.2                     (3)
 
-with attend(q, k, v) = softmax(q k' / sqrt(d)) v per head. W_o starts at zero, so both begin as the identity.
-A masked token has weight exactly zero, and where no neighbour is left (2) adds exactly nothing: a network
-without neighbours *is* Imagen. The keys and values of (2) do not depend on t: they are made once per sample
-(`NeighbourMemory`) and read at every denoising step.
+with attend(q, k, v) = softmax(q k' / sqrt(d)) v per head. W_o starts at zero, so all begin as the identity.
+A masked token has weight exactly zero, and where no text is left (2), where no neighbour is left (3) adds exactly
+nothing: a network without neighbours *is* Imagen. The keys and values of (3) do not depend on t: they are made once
+per sample (`NeighbourMemory`) and read at every denoising step.
 """
+
+from typing import Literal
 
 import flax.linen as nn
 import flax.struct
@@ -15,8 +18,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from reimagen_jax.config import UNetConfig
+from reimagen_jax.nets.layers import group_norm, layer_norm
+
 MASKED = -1e9
 """Score of a masked token; exp(MASKED - max) is 0 in float32, and finite scores keep gradients finite."""
+
+Implementation = Literal["einsum", "xla", "cudnn"]
 
 
 @flax.struct.dataclass
@@ -32,12 +40,47 @@ def attend(
     key_BMHD: Float[Array, "b m h d"],
     value_BMHD: Float[Array, "b m h d"],
     mask_BM: Bool[Array, "b m"] | None = None,
+    implementation: Implementation = "einsum",
 ) -> Float[Array, "b q h d"]:
-    """Scaled dot-product attention of Q queries over M tokens, those with a false mask left out."""
-    score_BHQM = jnp.einsum("bqhd,bmhd->bhqm", query_BQHD, key_BMHD) / jnp.sqrt(float(query_BQHD.shape[-1]))
+    """Scaled dot-product attention of Q queries over M tokens, those with a false mask left out; float32 softmax.
+
+    All implementations agree up to rounding where at least one token is left; where none is, the result is finite and
+    otherwise not specified.
+    """
+    if implementation != "einsum":
+        mask_B1QM = None
+        if mask_BM is not None:
+            (B, Q), M = query_BQHD.shape[:2], key_BMHD.shape[1]
+            # cuDNN takes masks of full size only.
+            shape = (B, 1, Q if implementation == "cudnn" else 1, M)
+            mask_B1QM = jnp.broadcast_to(mask_BM[:, None, None, :], shape)
+        return jax.nn.dot_product_attention(
+            query_BQHD, key_BMHD, value_BMHD, mask=mask_B1QM, implementation=implementation
+        )
+    score_BHQM = jnp.einsum("bqhd,bmhd->bhqm", query_BQHD, key_BMHD, preferred_element_type=jnp.float32)
+    score_BHQM = score_BHQM / jnp.sqrt(float(query_BQHD.shape[-1]))
     if mask_BM is not None:
         score_BHQM = jnp.where(mask_BM[:, None, None, :], score_BHQM, MASKED)
-    return jnp.einsum("bhqm,bmhd->bqhd", jax.nn.softmax(score_BHQM, axis=-1), value_BMHD)
+    weight_BHQM = jax.nn.softmax(score_BHQM, axis=-1).astype(value_BMHD.dtype)
+    return jnp.einsum("bhqm,bmhd->bqhd", weight_BHQM, value_BMHD)
+
+
+def implementation_for(config: UNetConfig, queries: int, tokens: int, head_width: int) -> Implementation:
+    """The implementation that `config.attention` asks for; `auto` decides by the default device and by the shapes."""
+    if config.attention != "auto":
+        return config.attention
+    backend = jax.default_backend()
+    if backend == "cpu":
+        return "einsum"
+    # cuDNN's flash attention: half precision, Ampere or later, heads of up to 128 in eights, even lengths (backward).
+    fits = config.dtype == "bfloat16" and head_width % 8 == 0 and head_width <= 128 and (queries | tokens) % 2 == 0
+    return "cudnn" if backend == "gpu" and fits and _has_flash() else "xla"
+
+
+def _has_flash() -> bool:
+    """Whether the default device is an NVIDIA GPU that cuDNN's flash attention runs on."""
+    capability = getattr(jax.devices()[0], "compute_capability", "0")  # "9.0" on NVIDIA, "gfx90a" on AMD
+    return capability.replace(".", "").isdecimal() and float(capability) >= 8.0
 
 
 def heads(x: Float[Array, "*b c"], head_width: int) -> Float[Array, "*b h d"]:
@@ -45,47 +88,71 @@ def heads(x: Float[Array, "*b c"], head_width: int) -> Float[Array, "*b h d"]:
     return x.reshape(*x.shape[:-1], -1, head_width)
 
 
-class SelfTextAttention(nn.Module):
-    """Equation (1): pixels attend to all pixels and to the text."""
+def text_group_norm(
+    config: UNetConfig, name: str, text_BLD: Float[Array, "b l d"], text_mask_BL: Bool[Array, "b l"]
+) -> Float[Array, "b l d"]:
+    """Group norm over channels *and* tokens of a text; masked tokens have no part in mean and variance."""
+    # A text without tokens keeps them all here, so that nothing is divided by zero; its tokens stay masked later.
+    counted_BL = text_mask_BL | ~text_mask_BL.any(axis=-1, keepdims=True)
+    norm = nn.GroupNorm(config.groups, epsilon=config.norm_epsilon, dtype=jnp.float32, name=name)
+    return norm(text_BLD.astype(jnp.float32), mask=jnp.broadcast_to(counted_BL[..., None], text_BLD.shape))
 
+
+class SelfTextAttention(nn.Module):
+    """Equation (1): pixels attend to all pixels and to the text; with `text_alone` equation (2)."""
+
+    config: UNetConfig
     head_width: int
-    groups: int
+    text_alone: bool = False
 
     @nn.compact
     def __call__(
         self, x_BHWC: Float[Array, "b h w c"], text_BLD: Float[Array, "b l d"], text_mask_BL: Bool[Array, "b l"]
     ) -> Float[Array, "b h w c"]:
-        B, H, W, C = x_BHWC.shape
-        x_BMC = nn.GroupNorm(self.groups, name="norm")(x_BHWC).reshape(B, H * W, C)
-        text_BLD = nn.LayerNorm(name="text_norm")(text_BLD)
-        query, key, value = jnp.split(nn.Dense(3 * C, name="qkv")(x_BMC), 3, axis=-1)
-        text_key, text_value = jnp.split(nn.Dense(2 * C, name="text_kv")(text_BLD), 2, axis=-1)
-        key = jnp.concatenate([key, text_key], axis=1)
-        value = jnp.concatenate([value, text_value], axis=1)
-        mask_BM = jnp.concatenate([jnp.ones((B, H * W), bool), text_mask_BL], axis=1)
-        out = attend(*(heads(x, self.head_width) for x in (query, key, value)), mask_BM)
-        out = nn.Dense(C, kernel_init=nn.initializers.zeros, name="out")(out.reshape(B, H * W, C))
+        config, dtype, (B, H, W, C) = self.config, jnp.dtype(self.config.dtype), x_BHWC.shape
+        x_BMC = group_norm(config, "norm")(x_BHWC).reshape(B, H * W, C)
+        if config.text_norm == "layer":
+            text_BLD = layer_norm(config, "text_norm")(text_BLD)
+        else:
+            text_BLD = text_group_norm(config, "text_norm", text_BLD, text_mask_BL)
+        key, value = jnp.split(nn.Dense(2 * C, dtype=dtype, name="text_kv")(text_BLD), 2, axis=-1)
+        mask_BM = text_mask_BL
+        if self.text_alone:
+            query = nn.Dense(C, dtype=dtype, name="query")(x_BMC)
+        else:
+            query, pixel_key, pixel_value = jnp.split(nn.Dense(3 * C, dtype=dtype, name="qkv")(x_BMC), 3, axis=-1)
+            key = jnp.concatenate([pixel_key, key], axis=1)
+            value = jnp.concatenate([pixel_value, value], axis=1)
+            mask_BM = jnp.concatenate([jnp.ones((B, H * W), bool), text_mask_BL], axis=1)
+        implementation = implementation_for(config, H * W, key.shape[1], self.head_width)
+        out = attend(*(heads(x, self.head_width) for x in (query, key, value)), mask_BM, implementation)
+        out = nn.Dense(C, kernel_init=nn.initializers.zeros, dtype=dtype, name="out")(out.reshape(B, H * W, C))
+        if self.text_alone:
+            out = jnp.where(text_mask_BL.any(axis=-1)[:, None, None], out, jnp.zeros_like(out))
         return x_BHWC + out.reshape(B, H, W, C)
 
 
 class NeighbourAttention(nn.Module):
-    """Equation (2), in two halves: `remember` the neighbours once, then attend to the memory at every step."""
+    """Equation (3), in two halves: `remember` the neighbours once, then attend to the memory at every step."""
 
+    config: UNetConfig
     width: int
     head_width: int
-    groups: int
 
     def setup(self) -> None:
-        self.query_norm = nn.GroupNorm(self.groups)
-        self.memory_norm = nn.GroupNorm(self.groups)
-        self.query = nn.Dense(self.width)
-        self.key_value = nn.Dense(2 * self.width)
-        self.out = nn.Dense(self.width, kernel_init=nn.initializers.zeros)
+        dtype = jnp.dtype(self.config.dtype)
+        norm = {"epsilon": self.config.norm_epsilon, "dtype": jnp.float32}
+        self.query_norm = nn.GroupNorm(self.config.groups, **norm)
+        self.memory_norm = nn.GroupNorm(self.config.groups, **norm)
+        self.query = nn.Dense(self.width, dtype=dtype)
+        self.key_value = nn.Dense(2 * self.width, dtype=dtype)
+        self.out = nn.Dense(self.width, kernel_init=nn.initializers.zeros, dtype=dtype)
 
     def remember(self, features_NHWC: Float[Array, "n h w c"], num_neighbours: int) -> NeighbourMemory:
         """DStack's features of N = B x K neighbours (K varies fastest) as keys and values."""
         N, H, W, C = features_NHWC.shape
-        features = self.memory_norm(features_NHWC).reshape(N // num_neighbours, num_neighbours, H * W, C)
+        features = self.memory_norm(features_NHWC.astype(jnp.float32))
+        features = features.reshape(N // num_neighbours, num_neighbours, H * W, C)
         key, value = jnp.split(self.key_value(features), 2, axis=-1)
         return NeighbourMemory(heads(key, self.head_width), heads(value, self.head_width))
 
@@ -94,9 +161,10 @@ class NeighbourAttention(nn.Module):
     ) -> Float[Array, "b h w c"]:
         B, H, W, C = f_BHWC.shape
         _, K, M, *_ = memory.key_BKMHD.shape
-        query_BQHD = heads(self.query(self.query_norm(f_BHWC).reshape(B, H * W, C)), self.head_width)
+        query = self.query(self.query_norm(f_BHWC.astype(jnp.float32)).reshape(B, H * W, C))
         key, value = (x.reshape(B, K * M, *x.shape[3:]) for x in (memory.key_BKMHD, memory.value_BKMHD))
-        out = attend(query_BQHD, key, value, nbr_mask_BK.repeat(M, axis=1))
+        implementation = implementation_for(self.config, H * W, K * M, self.head_width)
+        out = attend(heads(query, self.head_width), key, value, nbr_mask_BK.repeat(M, axis=1), implementation)
         out_BHWC = self.out(out.reshape(B, H * W, C)).reshape(B, H, W, C)
         has_neighbour_B = nbr_mask_BK.any(axis=1)
-        return f_BHWC + jnp.where(has_neighbour_B[:, None, None, None], out_BHWC, 0.0)
+        return f_BHWC + jnp.where(has_neighbour_B[:, None, None, None], out_BHWC, jnp.zeros_like(out_BHWC))

@@ -1,17 +1,22 @@
-"""The pieces of which the U-Net is built: timestep features, BigGAN residual blocks, folding pixels into channels.
+"""The pieces of which the U-Net is built: folding pixels into channels, norms, BigGAN residual blocks.
 
-  block(x, c) = skip(x) + conv(swish(GN(conv(resample(swish(GN(x))))) (1 + scale(c)) + shift(c)))            (1)
+  block(x, c) = s (skip(x) + conv(act(GN(conv(resample(act(GN(x))))) (1 + scale(c)) + shift(c))))           (1)
 
+with act swish (Imagen) or gelu (DeepFloyd IF), and s = 1, or 1/sqrt(2) to keep the variance of a sum. Norms and what
+follows them up to the next convolution are float32 in every network; convolutions compute in `config.dtype`.
 Sources: Imagen (Saharia et al. 2022) appendix B; the residual block is BigGAN's (Brock et al. 2019) with the
 scale-shift conditioning of ADM (Dhariwal and Nichol 2021).
 """
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from reimagen_jax.config import UNetConfig
 
 Resample = Literal["same", "down", "up"]
 
@@ -40,49 +45,62 @@ def resample(x_BHWC: Float[Array, "b h w c"], how: Resample) -> Float[Array, "b 
     return x_BHWC
 
 
-def timestep_features(t_B: Float[Array, " b"], width: int) -> Float[Array, "b width"]:
-    """Sines and cosines of 1000 t at `width` / 2 geometric frequencies; t in [0, 1]."""
-    frequencies = jnp.exp(-jnp.log(10_000.0) * jnp.arange(width // 2, dtype=jnp.float32) / (width // 2))
-    angles_BD = 1000.0 * t_B[:, None] * frequencies[None, :]
-    return jnp.concatenate([jnp.cos(angles_BD), jnp.sin(angles_BD)], axis=-1)
+def activation(config: UNetConfig) -> Callable[[Array], Array]:
+    """The network's activation function; gelu is the exact one, by erf."""
+    return nn.swish if config.activation == "swish" else lambda x: jax.nn.gelu(x, approximate=False)
+
+
+def group_norm(config: UNetConfig, name: str | None = None) -> Callable[[Array], Array]:
+    """The network's group norm, in float32 whatever comes in."""
+    norm = nn.GroupNorm(config.groups, epsilon=config.norm_epsilon, dtype=jnp.float32, name=name)
+    return lambda x: norm(x.astype(jnp.float32))
+
+
+def layer_norm(config: UNetConfig, name: str) -> Callable[[Array], Array]:
+    """The network's layer norm, in float32 whatever comes in."""
+    norm = nn.LayerNorm(epsilon=config.norm_epsilon, dtype=jnp.float32, name=name)
+    return lambda x: norm(x.astype(jnp.float32))
+
+
+def rematerialised(module: type[nn.Module], config: UNetConfig) -> type[nn.Module]:
+    """The module class, its inside computed again by backpropagation as `config.remat` says; same parameters."""
+    if config.remat == "none":
+        return module
+    return nn.remat(module, policy=None if config.remat == "blocks" else _is_matmul)
+
+
+def _is_matmul(primitive: Any, *_: Any, **params: Any) -> bool:
+    """Results worth keeping: convolutions and projections, but not attention's batched products (Q x M large)."""
+    if primitive is jax.lax.conv_general_dilated_p:
+        return True
+    return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *_, **params)
 
 
 class ResBlock(nn.Module):
     """Equation (1): a residual block that the condition scales and shifts; optionally halves or doubles the sides."""
 
+    config: UNetConfig
     width: int
-    groups: int
     how: Resample = "same"
 
     @nn.compact
     def __call__(self, x_BHWC: Float[Array, "b h w c"], cond_BD: Float[Array, "b d"]) -> Float[Array, "b h2 w2 c2"]:
-        h = resample(nn.swish(nn.GroupNorm(self.groups, name="norm1")(x_BHWC)), self.how)
-        h = nn.Conv(self.width, (3, 3), name="conv1")(h)
-        scale_shift = nn.Dense(2 * self.width, name="cond")(nn.swish(cond_BD))[:, None, None, :]
-        scale, shift = jnp.split(scale_shift, 2, axis=-1)
-        h = nn.swish(nn.GroupNorm(self.groups, name="norm2")(h) * (1.0 + scale) + shift)
-        # Zero output: every block starts as the identity.
-        h = nn.Conv(self.width, (3, 3), kernel_init=nn.initializers.zeros, name="conv2")(h)
+        config, act, dtype = self.config, activation(self.config), jnp.dtype(self.config.dtype)
+        h = resample(act(group_norm(config, "norm1")(x_BHWC)).astype(dtype), self.how)
+        h = nn.Conv(self.width, (3, 3), dtype=dtype, name="conv1")(h)
+        scale_shift = nn.Dense(2 * self.width, dtype=dtype, name="cond")(act(cond_BD))[:, None, None, :]
+        scale, shift = jnp.split(scale_shift.astype(jnp.float32), 2, axis=-1)
+        h = act(group_norm(config, "norm2")(h) * (1.0 + scale) + shift)
+        # Zero output: every block starts as the identity (times s).
+        h = nn.Conv(self.width, (3, 3), kernel_init=nn.initializers.zeros, dtype=dtype, name="conv2")(h)
         x = resample(x_BHWC, self.how)
-        return h + (x if x.shape[-1] == self.width else nn.Conv(self.width, (1, 1), name="skip")(x))
+        x = x if x.shape[-1] == self.width else nn.Conv(self.width, (1, 1), dtype=dtype, name="skip")(x)
+        return scaled_sum(config, h, x)
 
 
-class Conditioning(nn.Module):
-    """The timestep, plus the attention-pooled text, as one vector; without text a learned vector stands in."""
-
-    width: int
-
-    @nn.compact
-    def __call__(
-        self, t_B: Float[Array, " b"], text_BLD: Float[Array, "b l d"], text_mask_BL: Array
-    ) -> Float[Array, "b width"]:
-        time_BD = nn.Dense(self.width, name="time1")(timestep_features(t_B, self.width))
-        time_BD = nn.Dense(self.width, name="time2")(nn.swish(time_BD))
-
-        score_BL = nn.Dense(1, name="pool_score")(nn.LayerNorm(name="pool_norm")(text_BLD))[..., 0]
-        weight_BL = jax.nn.softmax(jnp.where(text_mask_BL, score_BL, -1e9), axis=-1)
-        pooled_BD = jnp.einsum("bl,bld->bd", weight_BL, nn.Dense(self.width, name="pool_value")(text_BLD))
-        pooled_BD = nn.Dense(self.width, name="pool_out")(nn.swish(pooled_BD))
-        absent_D = self.param("no_text", nn.initializers.normal(0.02), (self.width,))
-        has_text_B1 = text_mask_BL.any(axis=-1)[:, None]
-        return time_BD + jnp.where(has_text_B1, pooled_BD, absent_D[None, :])
+def scaled_sum(
+    config: UNetConfig, branch: Float[Array, "b h w c"], skip: Float[Array, "b h w c"]
+) -> Float[Array, "b h w c"]:
+    """The sum of a branch and its skip, times `config.residual_scale`."""
+    total = branch + skip
+    return total if config.residual_scale == 1.0 else total * config.residual_scale

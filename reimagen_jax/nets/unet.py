@@ -6,8 +6,14 @@
   prediction     = UStack(F_0 ... F_n)                                                                          (4)
 
 (2) does not depend on t, and DStack never sees the neighbours: they meet at the hand-over (3) only, in the lowest
-feature map and in the skip connections. Sources: Re-Imagen section 3.2; Imagen appendix B for both stacks (ADM's
-U-Net: every residual block and every downsampling leaves a skip, the way up has one block a level more).
+feature map and in the skip connections. A super-resolution stage sees [x_t; low resolution] in (1), and of each
+neighbour [neighbour; its low resolution] in (2).
+
+One definition, two shapes. ADM's U-Net (Imagen's base; DeepFloyd IF): residual blocks halve and double the sides,
+every block and every downsampling leaves a skip that is concatenated, the way up has one block a level more, and two
+blocks lie in the middle. Imagen's Efficient U-Net (`config.efficient`): a level is entered by a convolution that halves
+the sides and left by one whose result is doubled, so that its blocks run on small maps; each level and the stem leave
+one skip, which is added. Sources: Re-Imagen section 3.2; Imagen appendix B; Dhariwal and Nichol 2021 for ADM.
 """
 
 import flax.linen as nn
@@ -17,7 +23,17 @@ from jaxtyping import Array, Bool, Float
 
 from reimagen_jax.config import UNetConfig
 from reimagen_jax.nets.attention import NeighbourAttention, NeighbourMemory, SelfTextAttention
-from reimagen_jax.nets.layers import Conditioning, ResBlock, fold, unfold
+from reimagen_jax.nets.conditioning import Conditioning
+from reimagen_jax.nets.layers import (
+    ResBlock,
+    activation,
+    fold,
+    group_norm,
+    rematerialised,
+    resample,
+    scaled_sum,
+    unfold,
+)
 
 Memory = dict[str, NeighbourMemory]
 """Per level with neighbour attention: its keys and values."""
@@ -35,11 +51,43 @@ class Condition:
     memory: Memory | None = None
     """Encoded neighbours, or None for a network that has none (Imagen)."""
     nbr_mask_BK: Bool[Array, "b k"] | None = None
+    low_res_BHWC: Float[Array, "b h w c"] | None = None
+    """Super-resolution: the low-resolution image in [-1, 1], enlarged to the size of x and noised to `aug_level_B`."""
+    aug_level_B: Float[Array, " b"] | None = None
+    """Super-resolution: the time in [0, 1] up to which the low-resolution image was noised; 0 is clean."""
 
     def drop(self, text_B: Bool[Array, " b"], neighbours_B: Bool[Array, " b"]) -> "Condition":
         """The condition without text, and without neighbours, where the flags are true."""
         nbr_mask = None if self.nbr_mask_BK is None else self.nbr_mask_BK & ~neighbours_B[:, None]
         return self.replace(text_mask_BL=self.text_mask_BL & ~text_B[:, None], nbr_mask_BK=nbr_mask)
+
+
+def residual_block(config: UNetConfig, width: int, how: str, name: str) -> nn.Module:
+    """A residual block of this network."""
+    return rematerialised(ResBlock, config)(config, width, how, name=name)
+
+
+def text_attention(config: UNetConfig, i: int, name: str) -> nn.Module:
+    """The attention over pixels and text, or over text alone, of level i."""
+    module = rematerialised(SelfTextAttention, config)
+    return module(config, config.head_width_at(i), config.levels[i].text_attention, name=name)
+
+
+def run_block(
+    config: UNetConfig,
+    i: int,
+    j: int,
+    h: Float[Array, "b h w c"],
+    cond_BD: Float[Array, "b cond"],
+    text_BLD: Float[Array, "b l d"],
+    text_mask_BL: Bool[Array, "b l"],
+) -> Float[Array, "b h w c2"]:
+    """Residual block j of level i, and the attention after it, inside a stack's `__call__`."""
+    level = config.levels[i]
+    h = residual_block(config, level.width, "same", f"level{i}_block{j}")(h, cond_BD)
+    if (level.self_attention or level.text_attention) and (j + 1) % level.attention_every == 0:
+        h = text_attention(config, i, f"level{i}_attention{j}")(h, text_BLD, text_mask_BL)
+    return h
 
 
 class DStack(nn.Module):
@@ -56,19 +104,20 @@ class DStack(nn.Module):
         text_mask_BL: Bool[Array, "b l"],
     ) -> FeatureMaps:
         """The last map of each level is what neighbours are attended from."""
-        config = self.config
-        h = nn.Conv(config.levels[0].width, (3, 3), name="stem")(fold(x_BHWC, config.patch))
-        features = []
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        h = nn.Conv(config.levels[0].width, (3, 3), dtype=dtype, name="stem")(fold(x_BHWC, config.patch))
+        features: FeatureMaps = []
         for i, level in enumerate(config.levels):
-            if i > 0:
-                h = ResBlock(h.shape[-1], config.groups, "down", name=f"down{i}")(h, cond_BD)
-            maps = [h]
+            maps = [h] if i == 0 else []
+            if config.efficient:
+                h = nn.Conv(level.width, (3, 3), strides=(2, 2), dtype=dtype, name=f"down{i}")(h)
+            elif i > 0:
+                h = residual_block(config, h.shape[-1], "down", f"down{i}")(h, cond_BD)
+                maps = [h]
             for j in range(level.blocks):
-                h = ResBlock(level.width, config.groups, name=f"level{i}_block{j}")(h, cond_BD)
-                if level.self_attention:
-                    attention = SelfTextAttention(config.head_width_at(i), config.groups, name=f"level{i}_attention{j}")
-                    h = attention(h, text_BLD, text_mask_BL)
-                maps.append(h)
+                h = run_block(config, i, j, h, cond_BD, text_BLD, text_mask_BL)
+                if not config.efficient or j == level.blocks - 1:
+                    maps.append(h)
             features.append(maps)
         return features
 
@@ -88,24 +137,40 @@ class UStack(nn.Module):
         text_mask_BL: Bool[Array, "b l"],
     ) -> Float[Array, "b height width channels"]:
         config = self.config
+        rise = self._rise_efficient if config.efficient else self._rise
+        h = rise(features, cond_BD, text_BLD, text_mask_BL)
+        h = activation(config)(group_norm(config, "norm")(h))
+        h = nn.Conv(config.patch**2 * self.channels, (3, 3), kernel_init=nn.initializers.zeros, name="out")(h)
+        return unfold(h, config.patch)
+
+    def _rise(self, features: FeatureMaps, cond_BD: Array, text_BLD: Array, text_mask_BL: Array) -> Array:
+        """ADM: two blocks in the middle; every map of a level is concatenated before a block of its own."""
+        config, lowest = self.config, self.config.levels[-1]
         h = features[-1][-1]
-        h = ResBlock(h.shape[-1], config.groups, name="middle_block0")(h, cond_BD)
-        if config.levels[-1].self_attention:
-            attention = SelfTextAttention(config.head_width_at(-1), config.groups, name="middle_attention")
-            h = attention(h, text_BLD, text_mask_BL)
-        h = ResBlock(h.shape[-1], config.groups, name="middle_block1")(h, cond_BD)
+        h = residual_block(config, lowest.width, "same", "middle_block0")(h, cond_BD)
+        if lowest.self_attention or lowest.text_attention:
+            h = text_attention(config, -1, "middle_attention")(h, text_BLD, text_mask_BL)
+        h = residual_block(config, lowest.width, "same", "middle_block1")(h, cond_BD)
         for i, level in reversed(list(enumerate(config.levels))):
             for j, skip in enumerate(reversed(features[i])):
                 h = jnp.concatenate([h, skip], axis=-1)
-                h = ResBlock(level.width, config.groups, name=f"level{i}_block{j}")(h, cond_BD)
-                if level.self_attention:
-                    attention = SelfTextAttention(config.head_width_at(i), config.groups, name=f"level{i}_attention{j}")
-                    h = attention(h, text_BLD, text_mask_BL)
+                h = run_block(config, i, j, h, cond_BD, text_BLD, text_mask_BL)
             if i > 0:
-                h = ResBlock(level.width, config.groups, "up", name=f"up{i}")(h, cond_BD)
-        h = nn.swish(nn.GroupNorm(config.groups, name="norm")(h))
-        h = nn.Conv(config.patch**2 * self.channels, (3, 3), kernel_init=nn.initializers.zeros, name="out")(h)
-        return unfold(h, config.patch)
+                h = residual_block(config, level.width, "up", f"up{i}")(h, cond_BD)
+        return h
+
+    def _rise_efficient(self, features: FeatureMaps, cond_BD: Array, text_BLD: Array, text_mask_BL: Array) -> Array:
+        """Imagen: a level's one skip is added before its blocks, the sides are doubled after a convolution."""
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        h = features[-1][-1]
+        for i, level in reversed(list(enumerate(config.levels))):
+            if i < len(config.levels) - 1:
+                h = scaled_sum(config, h, features[i][-1])
+            for j in range(level.blocks):
+                h = run_block(config, i, j, h, cond_BD, text_BLD, text_mask_BL)
+            width = config.levels[max(i - 1, 0)].width
+            h = resample(nn.Conv(width, (3, 3), dtype=dtype, name=f"up{i}")(h), "up")
+        return scaled_sum(config, h, features[0][0])
 
 
 class UNet(nn.Module):
@@ -116,11 +181,13 @@ class UNet(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        self.conditioning = Conditioning(config.cond_width)
+        self.conditioning = Conditioning(config)
         self.dstack = DStack(config)
         self.ustack = UStack(config, self.channels)
+        if config.text_width is not None:
+            self.text_projection = nn.Dense(config.text_width, dtype=jnp.dtype(config.dtype))
         self.neighbour_attention = {
-            f"level{i}": NeighbourAttention(level.width, config.head_width_at(i), config.groups)
+            f"level{i}": rematerialised(NeighbourAttention, config)(config, level.width, config.head_width_at(i))
             for i, level in enumerate(config.levels)
             if level.neighbour_attention
         }
@@ -130,14 +197,20 @@ class UNet(nn.Module):
         nbr_BKHWC: Float[Array, "b k h w c"],
         nbr_text_BKLD: Float[Array, "b k l d"],
         nbr_text_mask_BKL: Bool[Array, "b k l"],
+        nbr_low_res_BKHWC: Float[Array, "b k h w c"] | None = None,
     ) -> Memory:
-        """Neighbour images in [-1, 1] with their own texts, through the same DStack at t = 0."""
+        """Neighbour images in [-1, 1] with their own texts, through the same DStack at t = 0.
+
+        In a super-resolution stage each neighbour comes with its own low-resolution version, clean (level 0).
+        """
         K = nbr_BKHWC.shape[1]
-        nbr_NHWC, text_NLD, mask_NL = (
-            x.reshape(-1, *x.shape[2:]) for x in (nbr_BKHWC, nbr_text_BKLD, nbr_text_mask_BKL)
+        nbr, low_res, text, mask = (
+            None if x is None else x.reshape(-1, *x.shape[2:])
+            for x in (nbr_BKHWC, nbr_low_res_BKHWC, nbr_text_BKLD, nbr_text_mask_BKL)
         )
-        cond_ND = self.conditioning(jnp.zeros(nbr_NHWC.shape[0], jnp.float32), text_NLD, mask_NL)
-        features = self.dstack(nbr_NHWC, cond_ND, text_NLD, mask_NL)
+        zero_N = jnp.zeros(nbr.shape[0], jnp.float32)
+        aug_level_N = None if low_res is None else zero_N
+        features, *_ = self._descend(nbr, zero_N, Condition(text, mask, low_res_BHWC=low_res, aug_level_B=aug_level_N))
         return {
             name: attention.remember(features[int(name.removeprefix("level"))][-1], K)
             for name, attention in self.neighbour_attention.items()
@@ -145,13 +218,23 @@ class UNet(nn.Module):
 
     def __call__(
         self, x_BHWC: Float[Array, "b h w c"], t_B: Float[Array, " b"], condition: Condition
-    ) -> Float[Array, "b h w c"]:
-        """The prediction for x_t at times t in [0, 1]."""
-        text = condition.text_BLD, condition.text_mask_BL
-        cond_BD = self.conditioning(t_B, *text)
-        features = self.dstack(x_BHWC, cond_BD, *text)
+    ) -> Float[Array, "b h w c2"]:
+        """The prediction for x_t at times t in [0, 1]: `channels` of it, float32."""
+        features, cond_BD, text_BLD = self._descend(x_BHWC, t_B, condition)
         if condition.memory is not None:
             for name, attention in self.neighbour_attention.items():
                 maps = features[int(name.removeprefix("level"))]
                 maps[-1] = attention(maps[-1], condition.memory[name], condition.nbr_mask_BK)
-        return self.ustack(features, cond_BD, *text)
+        return self.ustack(features, cond_BD, text_BLD, condition.text_mask_BL)
+
+    def _descend(self, x_BHWC: Array, t_B: Array, condition: Condition) -> tuple[FeatureMaps, Array, Array]:
+        """Equation (1): DStack's feature maps, and what UStack needs besides: conditioning vector and text tokens."""
+        text_BLD, mask_BL = condition.text_BLD, condition.text_mask_BL
+        if (condition.low_res_BHWC is None) != (condition.aug_level_B is None):
+            raise ValueError("a condition has low_res_BHWC and aug_level_B both (super-resolution) or neither")
+        cond_BD = self.conditioning(t_B, text_BLD, mask_BL, condition.aug_level_B)
+        if condition.low_res_BHWC is not None:
+            x_BHWC = jnp.concatenate([x_BHWC, condition.low_res_BHWC], axis=-1)
+        if self.config.text_width is not None:
+            text_BLD = self.text_projection(text_BLD)
+        return self.dstack(x_BHWC, cond_BD, text_BLD, mask_BL), cond_BD, text_BLD

@@ -1,7 +1,9 @@
 """Re-Imagen: a text encoder and a U-Net that attends to neighbours; its init, its loss, its denoiser.
 
-Everything here is a pure function of (parameters, arrays, keys). Images are in [-1, 1] inside, bytes at the edge.
-Source: Re-Imagen (Chen et al., ICLR 2023), section 3.
+A super-resolution stage is the same system with two more conditions, the low-resolution image and the level of noise
+on it (data/degrade.py); its neighbours come with their own low-resolution versions, clean. Everything here is a pure
+function of (parameters, arrays, keys). Images are in [-1, 1] inside, bytes at the edge.
+Source: Re-Imagen (Chen et al., ICLR 2023), section 3; Imagen (Saharia et al. 2022), section 2.4.
 """
 
 from collections.abc import Callable
@@ -13,10 +15,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
 
 from reimagen_jax.config import Experiment, SamplerConfig
+from reimagen_jax.data import degrade
 from reimagen_jax.data.batch import Batch
 from reimagen_jax.diffusion import objective
 from reimagen_jax.diffusion.sampler import sample
 from reimagen_jax.encoders.bytes import ByteEncoder
+from reimagen_jax.errors import UserError
 from reimagen_jax.nets.unet import Condition, UNet
 
 Params = dict[str, Any]
@@ -45,7 +49,7 @@ class ReImagen:
 
     @property
     def unet(self) -> UNet:
-        return UNet(self.config.unet)
+        return UNet(self.config.unet, self.config.diffusion.output_channels(3))
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Random parameters: {"text": ..., "unet": ...}."""
@@ -53,11 +57,16 @@ class ReImagen:
         tokens_BL = jnp.zeros((1, config.text.max_bytes), jnp.int32)
         text_params = self.text_encoder.init(key_text, tokens_BL)["params"]
         text, mask = self.text_encoder.apply({"params": text_params}, tokens_BL)
-        image = jnp.zeros((1, config.resolution, config.resolution, 3), jnp.float32)
+        image = jnp.zeros((1, config.train_resolution, config.train_resolution, 3), jnp.float32)
+        zero, low_res = jnp.zeros(1, jnp.float32), {}
+        if config.super_resolution is not None:
+            low_res = {"low_res_BHWC": image, "aug_level_B": zero}
 
         def both(unet: UNet) -> Array:
-            memory = unet.encode_neighbours(image[:, None], text[:, None], mask[:, None])
-            return unet(image, jnp.zeros(1, jnp.float32), Condition(text, mask, memory, jnp.ones((1, 1), bool)))
+            memory = unet.encode_neighbours(
+                image[:, None], text[:, None], mask[:, None], *self._clean_low_res(image[:, None])
+            )
+            return unet(image, zero, Condition(text, mask, memory, jnp.ones((1, 1), bool), **low_res))
 
         return {"text": text_params, "unet": self.unet.init(key_unet, method=both)["params"]}
 
@@ -75,14 +84,49 @@ class ReImagen:
             return Condition(text_BLD, text_mask_BL)
         B, K = nbr_image_BKHWC.shape[:2]
         nbr_text, nbr_text_mask = self.text_encoder.apply({"params": params["text"]}, nbr_tokens_BKL.reshape(B * K, -1))
+        nbr_BKHWC = to_model(nbr_image_BKHWC)
         memory = self.unet.apply(
             {"params": params["unet"]},
-            to_model(nbr_image_BKHWC),
+            nbr_BKHWC,
             nbr_text.reshape(B, K, *nbr_text.shape[1:]),
             nbr_text_mask.reshape(B, K, -1),
+            *self._clean_low_res(nbr_BKHWC),
             method=UNet.encode_neighbours,
         )
         return Condition(text_BLD, text_mask_BL, memory, nbr_mask_BK)
+
+    def _clean_low_res(self, nbr_BKHWC: Float[Array, "b k h w c"]) -> tuple[Array, ...]:
+        """What a super-resolution stage knows of its neighbours besides: their low-resolution versions, enlarged."""
+        stage = self.config.super_resolution
+        if stage is None:
+            return ()
+        nbr_NHWC = nbr_BKHWC.reshape(-1, *nbr_BKHWC.shape[2:])
+        side = nbr_NHWC.shape[1]
+        low_Nhwc = degrade.shrink(nbr_NHWC, side // self.config.factor)
+        return (degrade.enlarge(low_Nhwc, side, stage.enlarging).reshape(nbr_BKHWC.shape),)
+
+    def degraded(self, condition: Condition, image_BHWC: Float[Array, "b h w c"], key: Key[Array, ""]) -> Condition:
+        """The condition with training's low-resolution input: the images degraded, enlarged again and noised."""
+        stage, (B, side) = self.config.super_resolution, image_BHWC.shape[:2]
+        key_degrade, key_level, key_eps = jax.random.split(key, 3)
+        low_BHWC = degrade.degrade(image_BHWC, side // self.config.factor, stage, key_degrade)
+        level_B = degrade.draw_levels(B, stage, key_level)
+        eps = jax.random.normal(key_eps, image_BHWC.shape)
+        up_BHWC = degrade.enlarge(low_BHWC, side, stage.enlarging)
+        return condition.replace(low_res_BHWC=degrade.augment(up_BHWC, level_B, eps, stage), aug_level_B=level_B)
+
+    def enlarged(
+        self, condition: Condition, low_BHWC: UInt8[Array, "b h w 3"], level: Array | float, keys_B: Key[Array, " b"]
+    ) -> Condition:
+        """The condition with drawing's low-resolution input: images of the stage before, enlarged, noised at `level`.
+
+        Each image has a key of its own for its noise.
+        """
+        stage, (B, side) = self.config.super_resolution, low_BHWC.shape[:2]
+        up_BHWC = degrade.enlarge(to_model(low_BHWC), side * self.config.factor, stage.enlarging)
+        level_B = jnp.broadcast_to(jnp.asarray(level, jnp.float32), (B,))
+        eps = jax.vmap(lambda key: jax.random.normal(key, up_BHWC.shape[1:]))(keys_B)
+        return condition.replace(low_res_BHWC=degrade.augment(up_BHWC, level_B, eps, stage), aug_level_B=level_B)
 
     def denoiser(self, params: Params) -> Denoiser:
         """`(x, t, condition) -> prediction`, what solvers, guidance and losses accept."""
@@ -99,10 +143,13 @@ class ReImagen:
             text_B=objective.dropped(key_text, B, train.text_drop),
             neighbours_B=objective.dropped(key_nbr, B, train.neighbour_drop),
         )
-        error_B = objective.squared_error(
-            self.denoiser(params), to_model(batch.image_BHWC), condition, key_loss, self.config.diffusion
-        )
-        return error_B.mean(), {}
+        image_BHWC = to_model(batch.image_BHWC)
+        if self.config.super_resolution is not None:
+            # Folded in, not split off: the three keys above are those of a base stage.
+            condition = self.degraded(condition, image_BHWC, jax.random.fold_in(key, 3))
+        denoise, diffusion = self.denoiser(params), self.config.diffusion
+        loss_B = objective.diffusion_loss(denoise, image_BHWC, condition, key_loss, diffusion)
+        return loss_B.mean(), {}
 
     def sample(
         self,
@@ -116,10 +163,25 @@ class ReImagen:
         eta: Array | float,
         text_weight: Array | float,
         neighbour_weight: Array | float,
+        low_res_BHWC: UInt8[Array, "b low low 3"] | None = None,
     ) -> UInt8[Array, "b h w 3"]:
-        """Images for captions and neighbours: the neighbours are encoded once, then the sampler runs. Pure."""
+        """Images for captions and neighbours: the neighbours are encoded once, then the sampler runs. Pure.
+
+        A super-resolution stage enlarges the images `low_res_BHWC` of the stage before, of whatever size, by its
+        factor, with noise of `config.aug_level` on them. The stages of a cascade take the same keys: each derives its
+        own. Raises `UserError` when these images are missing, or given to a stage that takes none.
+        """
+        if (low_res_BHWC is None) != (self.config.super_resolution is None):
+            takes = "no" if self.config.super_resolution is None else "a"
+            raise UserError(f"{self.config.name} takes {takes} low-resolution image")
         condition = self.condition(params, tokens_BL, nbr_image_BKHWC, nbr_tokens_BKL, nbr_mask_BK)
-        shape = (self.config.resolution, self.config.resolution, 3)
+        side = self.config.resolution
+        if low_res_BHWC is not None:
+            side = low_res_BHWC.shape[1] * self.config.factor
+            own_B = jax.vmap(lambda key: jax.random.fold_in(key, self.config.resolution))(keys_B)
+            keys_B, aug_B = jnp.moveaxis(jax.vmap(jax.random.split)(own_B), 1, 0)
+            condition = self.enlarged(condition, low_res_BHWC, config.aug_level, aug_B)
+        shape = (side, side, 3)
         denoise, diffusion = self.denoiser(params), self.config.diffusion
         return to_bytes(
             sample(denoise, condition, keys_B, shape, diffusion, config, eta, text_weight, neighbour_weight)

@@ -9,10 +9,10 @@ import fcntl
 import json
 import re
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import grain.checkpoint
 import jax
@@ -23,17 +23,20 @@ import orbax.checkpoint as ocp
 from reimagen_jax.config import Experiment, differences, from_json
 from reimagen_jax.errors import UserError
 from reimagen_jax.files import read_json, write_json
+from reimagen_jax.training import distributed
 from reimagen_jax.training.state import Params, TrainState
 
 FORMAT = 1
 """Of `run.json`."""
 
 FREE = re.compile(
-    r"train\.(num_steps|log_every|checkpoint_every|keep_checkpoints|sample_every|sample_images|fsdp)"
+    r"train\.(num_steps|log_every|checkpoint_every|keep_checkpoints|sample_every|sample_images|fsdp|accumulate)"
     r"|data\.(threads|triples)|sampler\..*"
 )
-"""Settings that a resumed run may change: none of them touches what a step computes, but for `num_steps`.
+"""Settings that a resumed run may change: none of them touches what a step computes, but for those named here.
 
+`fsdp` changes rounding, and `accumulate` also which random numbers an example meets: a run has to be able to go on with
+fewer devices, or with less memory.
 `num_steps` may change because training longer is the commonest wish. The learning rate of the steps to come then
 follows the new length. Where the steps so far would have had another rate under it (cosine decay always, tail decay
 once the tail has begun), the result is not that of a run of the new length: the loop says so when it resumes, and
@@ -48,20 +51,23 @@ def claim(workdir: Path) -> Iterator[None]:
     The lock is the operating system's: it goes with the process, however that ends. Of several processes of one run,
     the first holds it for all.
     """
-    if jax.process_index() != 0:
+    lock = distributed.on_first_process(lambda: _lock(workdir))
+    with lock or nullcontext():
         yield
-        return
+
+
+def _lock(workdir: Path) -> TextIO:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
     except OSError as error:
         raise UserError(f"cannot write to --workdir {workdir}: {error.strerror}; choose another folder") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another run is training in {workdir}: wait for it, or choose another --workdir") from None
-        yield
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise UserError(f"another run is training in {workdir}: wait for it, or choose another --workdir") from None
+    return lock
 
 
 def read_run(workdir: Path) -> dict[str, Any]:
@@ -97,10 +103,14 @@ def settle(workdir: Path, config: Experiment, data_fingerprint: str, step: int |
             )
         if changed:
             history.append({"step": step, "changed": changed})
-    if jax.process_index() == 0:
-        record = {"format": FORMAT, "data": data_fingerprint, "history": history, "experiment": asdict(config)}
-        write_json(workdir / "run.json", record)
+    record = {"format": FORMAT, "data": data_fingerprint, "history": history, "experiment": asdict(config)}
+    distributed.on_first_process(lambda: _write_run(workdir, record))
     return before
+
+
+def _write_run(workdir: Path, record: dict[str, Any]) -> None:
+    with _writing(workdir / "run.json"):
+        write_json(workdir / "run.json", record)
 
 
 class Checkpoints:
@@ -108,12 +118,11 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int):
         self.path = workdir.absolute() / "checkpoints"
-        self._manager = ocp.CheckpointManager(
-            self.path,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True
-            ),
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True
         )
+        with _writing(self.path):
+            self._manager = ocp.CheckpointManager(self.path, options=options)
 
     def latest(self) -> int | None:
         """The step of the last whole checkpoint, or None."""
@@ -135,13 +144,13 @@ class Checkpoints:
     def restore(self, step: int, abstract: TrainState, data: Any) -> TrainState:
         """The state of `step`, placed as `abstract` says; moves the iterator `data` to its position.
 
-        The number of devices may differ from when it was saved. Raises `UserError` if the checkpoint is damaged.
+        The number of devices, and of processes, may differ from when it was saved. Raises `UserError` if the checkpoint
+        is damaged.
         """
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract), data=grain.checkpoint.CheckpointRestore(data)
-        )
         with _named(self.path / str(step)):
-            return self._manager.restore(step, args=args).state
+            state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))).state
+            data.set_state(_data_position(self.path / str(step) / "data"))
+        return state
 
     def wait(self) -> None:
         """Returns when everything saved so far is on disk."""
@@ -179,6 +188,14 @@ def load_ema(workdir: str | Path, step: int | None = None) -> tuple[Experiment, 
     return config, jax.tree.map(jnp.asarray, ema)
 
 
+def _data_position(folder: Path) -> Any:
+    """Where the data go on: every process has written the same, the number of the next step, so any file serves."""
+    files = sorted(folder.glob("process_*-of-*.json"))
+    if not files:
+        raise FileNotFoundError(f"no position in {folder}")
+    return json.loads(files[0].read_text(encoding="utf-8"))
+
+
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Turns what a reader raises over a damaged or foreign checkpoint into one line that names it."""
@@ -193,15 +210,17 @@ def _named(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turns a failure to write (a full disk, above all) into one line; the checkpoints before it stay whole."""
+    """Turns a failure to write (a full disk, above all) into one line; what was there before stays whole."""
     try:
         yield
     except (OSError, ValueError) as error:  # tensorstore reports what the system refuses as ValueError
         raise UserError(
-            f"a checkpoint cannot be written to {path} ({_reason(error)}): make room, then run the same command again"
+            f"{path} cannot be written ({_reason(error)}): make room there, or choose a folder you may write to, "
+            "then run the same command again"
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error's text, or its name, cut to a length that a line of console can carry."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    """The first line of an error's text, or its name; of a long one its beginning and end, where the system speaks."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if len(text) <= 300 else f"{text[:120]} ... {text[-180:]}"

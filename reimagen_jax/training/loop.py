@@ -31,7 +31,10 @@ from reimagen_jax.training.state import Params, TrainState, init_state, start_fr
 from reimagen_jax.training.step import Metrics, System, make_optimizer, make_schedule, train_step
 
 OnSample = Callable[[int, Params], Path]
-"""(step, averaged parameters) -> the image file that it has drawn."""
+"""(step, averaged parameters) -> the image file that it has drawn.
+
+All processes of a run draw together, since each may hold only its part of the parameters; the first one writes.
+"""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def train(
     """
     workdir = Path(workdir)
     mesh = sharding.make_mesh(config.train.fsdp)
-    sharding.check_batch_size(config.data.batch_size, mesh)
+    sharding.check_batch_size(config.data.batch_size, mesh, config.train.accumulate)
     optimizer, key = make_optimizer(config.train), jax.random.key(config.train.seed)
     key_init, key_steps = jax.random.split(key)
     init = functools.partial(init_state, system, optimizer, key_init)
@@ -95,7 +98,7 @@ def train(
                 state, metrics = advance(state, batch, key_steps)
                 report.dispatched(step, metrics)
 
-                last = step == config.train.num_steps or stop.agreed(_due(step, config.train.log_every))
+                last = stop.agreed() or step == config.train.num_steps
                 save = last or step % config.train.checkpoint_every == 0
                 sample = on_sample is not None and _due(step, config.train.sample_every)
                 # Reading step n-1 while n runs keeps the devices busy; only a state that is used has to be known good.
@@ -103,7 +106,7 @@ def train(
                 if save:
                     checkpoints.save(state, data)
                 if sample:
-                    writers.write_images(step, {"samples": np.asarray(Image.open(on_sample(step, state.ema)))})
+                    writers.write_images(step, _picture(on_sample(step, state.ema)))
                 if save or sample:
                     report.pause_over()
                 if last:
@@ -150,6 +153,11 @@ class _Report:
                     f"{name} is {scalars[name]} at step {step}; the last good checkpoint: {path}. "
                     "Lower train.learning_rate or train.clip_norm, in a new --workdir"
                 )
+
+
+def _picture(path: Path) -> dict[str, np.ndarray]:
+    """What the first process has drawn, for its writers."""
+    return {"samples": np.asarray(Image.open(path))} if jax.process_index() == 0 else {}
 
 
 def _due(step: int, every: int) -> bool:

@@ -42,12 +42,14 @@ def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
     return jax.make_mesh((len(devices) // fsdp, fsdp), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=devices)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises `UserError` unless every device gets the same number of examples."""
-    if batch_size % mesh.size:
+def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Raises `UserError` unless every device gets the same number of examples in every micro-batch."""
+    shares = mesh.size * accumulate
+    if batch_size % shares:
+        cut = f" times train.accumulate {accumulate}" if accumulate > 1 else ""
         raise UserError(
-            f"data.batch_size {batch_size} is not divisible by the {mesh.size} devices: "
-            f"use {max(batch_size // mesh.size, 1) * mesh.size}, or fewer devices"
+            f"data.batch_size {batch_size} is not divisible by the {mesh.size} devices{cut}: "
+            f"use {max(batch_size // shares, 1) * shares}, or fewer devices"
         )
 
 
@@ -113,7 +115,8 @@ class Gathered:
 
     Left to itself, the compiler carries a kernel's sharding over to activations and moves those between devices; so it
     moves parameters and gradients alone (all-gather, and all-reduce or reduce-scatter), and the batch stays put. When
-    it gathers a parameter, and how long it keeps it, is the compiler's choice.
+    it gathers a parameter, and how long it keeps it, is the compiler's choice. Gradients are split as the parameters
+    are, as soon as they are made: no device needs to hold them all.
     """
 
     system: System
@@ -123,8 +126,15 @@ class Gathered:
         return self.system.init(key)
 
     def loss(self, params: Params, batch: Any, key: Key[Array, ""]) -> tuple[Float[Array, ""], Metrics]:
-        whole = NamedSharding(self.mesh, P())
-        return self.system.loss(jax.lax.with_sharding_constraint(params, whole), batch, key)
+        return self.system.loss(self._gather(params), batch, key)
+
+    def _gather(self, params: Params) -> Params:
+        place = jax.lax.with_sharding_constraint
+        whole, split = NamedSharding(self.mesh, P()), state_sharding({"params": params}, self.mesh)["params"]
+        gather = jax.custom_vjp(lambda params: place(params, whole))
+        # Without a rule of its own, the gradient of a gathered parameter would be wanted whole on every device too.
+        gather.defvjp(lambda params: (place(params, whole), None), lambda _, gradient: (place(gradient, split),))
+        return gather(params)
 
 
 def jit_step(step: Step, abstract: TrainState, mesh: Mesh) -> Step:

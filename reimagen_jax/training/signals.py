@@ -1,32 +1,53 @@
 """SIGTERM and Ctrl-C as requests to stop at the end of a step, in one process or in all of a run's."""
 
+import functools
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int32
 
 
 class StopRequest:
     """The signal that this process, or any, has received."""
 
     received: signal.Signals | None = None
+    _asked: Int32[Array, ""] | None = None
+    """What the processes said after the step before; still on its way, perhaps."""
 
-    def agreed(self, may_wait: bool) -> bool:
-        """Whether all processes stop at this step: they have to leave, and save, at the same one.
+    def agreed(self) -> bool:
+        """Whether all processes stop after this step; each calls it once a step, when the step has been dispatched.
 
-        One process decides at once. Several ask each other, which waits for the slowest: only where `may_wait`.
+        They have to leave, and save, at the same one. One process decides at once. Several put the question behind
+        the step on their devices and read the answer a step later, when it is there: no step waits for another.
         """
-        if jax.process_count() > 1 and may_wait:
-            mine = np.int32(self.received or 0)
-            number = int(np.max(multihost_utils.process_allgather(mine)))
-            self.received = signal.Signals(number) if number else None
-            return number != 0
-        return jax.process_count() == 1 and self.received is not None
+        if jax.process_count() == 1:
+            return self.received is not None
+        before, self._asked = self._asked, _largest()(self.received or 0)
+        number = 0 if before is None else int(before)
+        if number:
+            self.received = signal.Signals(number)
+        return number != 0
+
+
+@functools.cache
+def _largest() -> Callable[[int], Int32[Array, ""]]:
+    """Makes the function that each process calls with its number and that returns the largest, without waiting."""
+    mesh = Mesh(np.asarray(jax.devices()), ("device",))
+    largest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
+
+    def ask(number: int) -> Int32[Array, ""]:
+        mine = np.full(jax.local_device_count(), number, np.int32)
+        return largest(jax.make_array_from_process_local_data(NamedSharding(mesh, P("device")), mine))
+
+    return ask
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Int32, Key
@@ -42,21 +43,29 @@ def start_from(state: TrainState, params: Params, fresh: Sequence[str] = ()) -> 
     A parameter that `params` lacks stays as in `state` if a name on its path begins with one of `fresh`.
     Raises `UserError` naming the parameters that differ in name or shape.
     """
-    ours, theirs = (flatten_dict(tree) for tree in (state.params, params))
-    made_anew = {path: leaf for path, leaf in ours.items() if any(name.startswith(tuple(fresh)) for name in path)}
-    theirs = made_anew | theirs
+    ours, theirs = flatten_dict(state.params), flatten_dict(params)
+    made_anew = {path for path in ours.keys() - theirs.keys() if any(name.startswith(tuple(fresh)) for name in path)}
     wrong = [
-        "/".join(path) for path in sorted(ours.keys() | theirs.keys()) if _shape(ours, path) != _shape(theirs, path)
+        "/".join(path)
+        for path in sorted((ours.keys() | theirs.keys()) - made_anew)
+        if _shape(ours, path) != _shape(theirs, path)
     ]
     if wrong:
         raise UserError(f"the initial weights are those of another network, they differ in {', '.join(wrong)}")
 
-    params = unflatten_dict(theirs)
+    def started(tree: Params) -> Params:
+        leaves = flatten_dict(tree)
+        return unflatten_dict(
+            {path: leaf if path in made_anew else _placed(theirs[path], leaf) for path, leaf in leaves.items()}
+        )
 
-    def placed() -> Params:  # two copies: parameters and average are updated in place, each in its own memory
-        return jax.tree.map(lambda old, new: jax.device_put(jnp.array(new), old.sharding), state.params, params)
+    return state.replace(params=started(state.params), ema=started(state.ema))
 
-    return state.replace(params=placed(), ema=placed())
+
+def _placed(values: Any, like: Array) -> Array:
+    """`values` in new memory of their own, each device (of this process or another) holding its part."""
+    values = np.asarray(values)
+    return jax.make_array_from_callback(like.shape, like.sharding, lambda part: np.array(values[part], like.dtype))
 
 
 def _shape(leaves: dict[tuple[str, ...], Any], path: tuple[str, ...]) -> tuple[int, ...] | None:

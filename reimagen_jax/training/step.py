@@ -4,11 +4,12 @@
   d(n)   = 1                                                                                       (constant)   (2)
            (1 + cos(pi p)) / 2,  p = (n - warmup) / (num_steps - warmup) in [0, 1]                 (cosine)
            min(1, (num_steps - n) / (0.2 num_steps))                                               (tail)
-  g      = grad L(theta),  g <- g min(1, clip / |g|)                                                           (3)
-  theta  = AdamW(theta, g, lr(n))                                                                              (4)
+  g      = grad L(theta),  g <- g min(1, clip / |g|)                              (accumulation.py)            (3)
+  theta  = theta - lr(n) (u + decay theta),  u = AdamW's or Adafactor's direction for g                        (4)
   theta' = a theta' + (1 - a) theta   with a = min(decay, (1 + n) / (10 + n))                                  (5)
 
-n counts from 0. Sources: AdamW, Loshchilov and Hutter 2019; (3) Pascanu et al. 2013 over all parameters at once.
+n counts from 0. Sources: AdamW, Loshchilov and Hutter 2019; Adafactor, Shazeer and Stern 2018, with absolute rates;
+(3) Pascanu et al. 2013 over all parameters at once.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import optax
 from jaxtyping import Array, Float, Int32, Key
 
 from reimagen_jax.config import TrainConfig
+from reimagen_jax.training import accumulation
 from reimagen_jax.training.state import Params, TrainState
 
 Metrics = dict[str, Array]
@@ -56,15 +58,21 @@ def make_schedule(config: TrainConfig) -> Callable[[Int32[Array, "*n"]], Float[A
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """Equations (3) and (4). Biases, norms' scales and other vectors do not decay."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            make_schedule(config),
-            b2=config.beta2,
-            weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
-        ),
-    )
+    learning_rate = make_schedule(config)
+
+    def decays(params: Params) -> Any:
+        return jax.tree.map(lambda p: p.ndim > 1, params)
+
+    if config.optimizer == "adafactor":
+        descend = optax.chain(
+            # Scaled by the parameters' size, as optax would, layers that start at zero would hardly ever leave it.
+            optax.adafactor(None, multiply_by_parameter_scale=False),
+            optax.add_decayed_weights(-config.weight_decay, decays),
+            optax.scale_by_schedule(learning_rate),
+        )
+    else:
+        descend = optax.adamw(learning_rate, b2=config.beta2, weight_decay=config.weight_decay, mask=decays)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), descend)
 
 
 def ema_decay(step: Int32[Array, ""], decay: float) -> Float[Array, ""]:
@@ -91,7 +99,7 @@ def train_step(
         key = jax.random.fold_in(key, state.step)
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-        (loss, metrics), grads = jax.value_and_grad(system.loss, has_aux=True)(state.params, batch, key)
+        (loss, metrics), grads = accumulation.value_and_grad(system.loss, state.params, batch, key, config.accumulate)
         metrics = {**metrics, "loss": loss}
         if axis_name is not None:
             grads, metrics = jax.lax.pmean((grads, metrics), axis_name)

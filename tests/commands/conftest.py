@@ -11,7 +11,7 @@ from reimagen_jax.evaluation.rater_net import RaterConfig, RaterNet
 from reimagen_jax.pretrained.weights import save_weights
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.systems.reimagen import ReImagen
-from tests.tiny import TINY
+from tests.tiny import TINY, TINY_CROPS, TINY_SR, random_params
 
 SMALL_WORLD = World(num_entities=20, num_images=120)
 
@@ -23,6 +23,15 @@ def model(tmp_path_factory):
     params = jax.jit(ReImagen(TINY).init)(jax.random.key(0))
     save_weights(folder, TINY, jax.tree.map(lambda leaf: leaf + 0.05, params))
     return folder
+
+
+@pytest.fixture(scope="session")
+def stages(tmp_path_factory):
+    """Folders of weights of the super-resolution stages after `model`: 16 to 32, and 32 to 64 pixels."""
+    folder = tmp_path_factory.mktemp("stages")
+    for config in (TINY_SR, TINY_CROPS):
+        save_weights(folder / config.name, config, random_params(config))
+    return [folder / TINY_SR.name, folder / TINY_CROPS.name]
 
 
 @pytest.fixture(scope="session")

@@ -86,6 +86,114 @@ def test_a_prompt_that_finds_nothing_is_drawn_without_and_said(model, world, tmp
     assert entry["neighbours"] == [] and entry["eta"] == 1.0, "without neighbours it is Imagen"
 
 
+QUICK = ["--num-images", "2", "--steps", "2"]
+
+
+def test_a_cascade_writes_every_stage_and_can_be_drawn_again(model, stages, world, tmp_path, capsys):
+    places = ["--records", f"{world}/records", "--knowledge-base", f"{world}/index", "--limit", "2"]
+    asked = ["--model", str(model), *places, *QUICK]
+    own = [
+        "--cascade-steps",
+        "2",
+        "--aug-level",
+        "0.3",
+        "0.2",
+        "--cascade-eta",
+        "0.25",
+        "1",
+        "--cascade-text-weight",
+        "1.5",
+    ]
+    cascade = ["--cascade", *map(str, stages), *own]
+    assert main(["sample", *asked, *cascade, "--out", str(tmp_path / "all")]) == 0
+    assert "images of 16 pixels, which the stage of 32 pixels sees enlarged" in capsys.readouterr().err
+    for folder, side in (("all/stage1", 16), ("all/stage2", 32), ("all", 64)):
+        for path in (tmp_path / folder).glob("0*.png"):
+            assert Image.open(path).size == (side, side)
+    assert main(["sample", *asked, "--out", str(tmp_path / "base")]) == 0
+    base = images(tmp_path / "base")
+    del base["grid.png"]
+    assert images(tmp_path / "all" / "stage1") == base
+
+    noted = json.loads((tmp_path / "all" / "sample.json").read_text())
+    settings = [stage["sampler"] for stage in noted["cascade"]]
+    assert [each["aug_level"] for each in settings] == [0.3, 0.2]
+    assert [each["eta"] for each in settings] == [0.25, 1.0]
+    assert [each["text_weight"] for each in settings] == [1.5, 1.5]
+    assert [each["num_steps"] for each in settings] == [2, 2]
+    assert [stage["experiment"]["name"] for stage in noted["cascade"]] == ["tiny_sr", "tiny_crops"]
+    assert main(again(noted["command"], tmp_path / "again")) == 0
+    for folder in (".", "stage1", "stage2"):
+        assert images(tmp_path / "again" / folder) == images(tmp_path / "all" / folder)
+
+
+def test_a_stage_may_see_fewer_neighbours_than_the_one_before(model, stages, world, tmp_path):
+    places = ["--records", f"{world}/records", "--knowledge-base", f"{world}/index", "--limit", "1"]
+    asked = ["--model", str(model), "--cascade", str(stages[0]), *places, *QUICK, "--cascade-steps", "2"]
+    for k in ("0", "2"):
+        assert main(["sample", *asked, "--cascade-k", k, "--out", str(tmp_path / k)]) == 0
+    assert images(tmp_path / "0" / "stage1") == images(tmp_path / "2" / "stage1")
+    assert images(tmp_path / "0") != images(tmp_path / "2")
+
+
+def test_an_image_of_ones_own_is_enlarged(stages, tmp_path, capsys):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)).save(tmp_path / "own.png")
+    Image.new("RGB", (40, 30)).save(tmp_path / "large.png")
+    args = ["--model", str(stages[0]), "--prompt", "a thing", "--num-images", "1", "--steps", "2"]
+    for name, said in (("own", ""), ("large", "40 x 30 pixels: its central square is resized to 16 x 16")):
+        low_res = ["--low-res", str(tmp_path / f"{name}.png"), "--aug-level", "0.2"]
+        assert main(["sample", *args, *low_res, "--out", str(tmp_path / name)]) == 0
+        error = capsys.readouterr().err
+        assert said in error and (said or not error)
+        noted = json.loads((tmp_path / name / "sample.json").read_text())
+        assert Image.open(tmp_path / name / noted["images"][0]["file"]).size == (32, 32)
+        assert noted["sampler"]["aug_level"] == 0.2 and noted["data"]["low-resolution image"].endswith(f"{name}.png")
+    noted = json.loads((tmp_path / "own" / "sample.json").read_text())
+    assert main(again(noted["command"], tmp_path / "again")) == 0
+    assert images(tmp_path / "again") == images(tmp_path / "own") != images(tmp_path / "large")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["MODEL", "--cascade", "MODEL"], "stage 2 of the cascade, tiny, is a base model"),
+        (["MODEL", "--cascade", "SR64"], "enlarges images of 32 pixels, but the stage before it, tiny, draws 16"),
+        (["SR32"], "is a super-resolution model: give it an image to enlarge, --low-res IMAGE"),
+        (["MODEL", "--low-res", "IMAGE"], "is a base model: --low-res is for a super-resolution model"),
+        (["SR32", "--low-res", "NONE"], "none.png cannot be read"),
+        (["SR32", "--low-res", "TEXT"], "not an image"),
+        (["SR32", "--low-res", "IMAGE", "--aug-level", "2"], "aug_level 2.0"),
+        (["MODEL", "--aug-level", "0.1"], "--aug-level is given, but there are no super-resolution models"),
+        (["MODEL", "--cascade-steps", "4"], "--cascade-steps is given, but there are no models of --cascade"),
+        (["MODEL", "--cascade", "SR32", "--cascade-steps", "4", "5"], "--cascade-steps has 2 values for 1"),
+        (["MODEL", "--cascade", "SR32", "--aug-level", "0.1", "0.2"], "--aug-level has 2 values for 1"),
+        (["MODEL", "--cascade", "SR32", "--cascade-steps", "0"], "num_steps is 0"),
+        (["MODEL", "--cascade", "SR32", "--cascade-k", "-1"], "--cascade-k"),
+        (["MODEL", "--cascade", "SR32", "--cascade-batch-size", "0"], "--cascade-batch-size"),
+        (["MODEL", "--cascade", "NONE"], "not found"),
+    ],
+)
+def test_stages_that_do_not_fit_are_one_line_and_leave_nothing(model, stages, tmp_path, capsys, args, message):
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    Image.new("RGB", (16, 16)).save(inputs / "image.png")
+    (inputs / "text.png").write_text("words")
+    places = {
+        "MODEL": model,
+        "SR32": stages[0],
+        "SR64": stages[1],
+        "IMAGE": inputs / "image.png",
+        "TEXT": inputs / "text.png",
+        "NONE": inputs / "none.png",
+    }
+    args = [str(places.get(arg, arg)) for arg in args]
+    out = tmp_path / "results" / "out"
+    assert main(["sample", "--prompt", "a thing", "--out", str(out), "--model", *args]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not list(tmp_path.glob("results/*"))
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

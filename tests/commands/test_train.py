@@ -21,7 +21,7 @@ from reimagen_jax.data.records import ImageText, write_records
 from reimagen_jax.errors import UserError
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import build_triples
-from tests.tiny import TINY
+from tests.tiny import TINY, TINY_CROPS
 from tests.training.tiny_system import read_state, same
 
 EXPERIMENT = "from tests.tiny import TINY as config\n"
@@ -67,6 +67,22 @@ def test_any_setting_can_be_overridden_and_the_others_come_from_the_file(experim
     assert parse(["--train.num-steps", "10", "--workdir", "run", str(experiment)]).config.train.num_steps == 10
 
 
+def test_an_optional_part_has_options_where_the_experiment_has_it(tmp_path, experiment, capsys):
+    path = tmp_path / "stage.py"
+    path.write_text("from tests.tiny import TINY_CROPS as config\n")
+    options = "--super-resolution.crop 32 --super-resolution.aug-levels 0 0.5 --super-resolution.shrinking area cubic"
+    command = parse([str(path), "--workdir", "run", *options.split()])
+    part = dataclasses.replace(TINY_CROPS.super_resolution, crop=32, aug_levels=(0.0, 0.5), shrinking=("area", "cubic"))
+    assert command.config == dataclasses.replace(TINY_CROPS, super_resolution=part)
+    assert parse([str(path), "--workdir", "run"]).config == TINY_CROPS
+    with pytest.raises(SystemExit) as stopped:
+        parse([str(path), "--help"])
+    assert stopped.value.code == 0 and "--super-resolution.low-resolution INT" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        parse([str(experiment), "--workdir", "run", "--super-resolution.crop", "32"])
+    assert stopped.value.code == 2 and "--super-resolution.crop" in capsys.readouterr().err
+
+
 def test_help_shows_every_setting_with_the_experiments_values(experiment, capsys):
     with pytest.raises(SystemExit) as stopped:
         parse([str(experiment), "--help"])
@@ -78,7 +94,9 @@ def test_help_shows_every_setting_with_the_experiments_values(experiment, capsys
 
 
 def settings(value, prefix=""):
-    """All option names: fields of dataclasses, their fields, elements of tuples."""
+    """All option names: fields of dataclasses, their fields, elements of tuples; not of a part that is absent."""
+    if prefix == "super_resolution" and value is None:
+        return
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             yield from settings(getattr(value, field.name), f"{prefix}.{field.name}" if prefix else field.name)

@@ -15,7 +15,7 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import build_triples
 from tests.samples import records_of
-from tests.tiny import TINY
+from tests.tiny import TINY, TINY_CROPS
 
 NUMBER = 13
 
@@ -126,6 +126,49 @@ def test_more_neighbours_than_stored_is_refused(triples):
 def test_uneven_share_is_refused(triples):
     with pytest.raises(UserError, match="3 processes"):
         make_dataset(triples, config(), process_index=0, process_count=3)
+
+
+class TestCrops:
+    """Images of 8 pixels, stages from 4 to 8 trained on crops of 4."""
+
+    @staticmethod
+    def config(crop=4, **data):
+        small = replace(TINY_CROPS.unet, patch=1)
+        stage = replace(TINY_CROPS.super_resolution, low_resolution=4, crop=crop)
+        settings = DataConfig(**{"batch_size": 4, "num_neighbours": 0, "threads": 2} | data)
+        return replace(TINY_CROPS, resolution=8, unet=small, super_resolution=stage, data=settings)
+
+    def test_a_crop_is_a_part_of_its_image_on_the_low_resolution_grid(self, triples):
+        places = set()
+        pairs = zip(batches(triples, 8, self.config()), batches(triples, 8, self.config(crop=0)), strict=True)
+        for cut, whole in pairs:
+            assert cut.image_BHWC.shape == (4, 4, 4, 3)
+            for part, image in zip(cut.image_BHWC, whole.image_BHWC, strict=True):
+                found = [
+                    (y, x) for y in range(5) for x in range(5) if np.array_equal(part, image[y : y + 4, x : x + 4])
+                ]
+                assert len(found) == 1 and found[0][0] % 2 == 0 and found[0][1] % 2 == 0
+                places |= set(found)
+        assert len(places) == 9, "all of the grid's places are drawn"
+
+    def test_crops_depend_on_step_and_seed_alone(self, triples):
+        straight = batches(triples, 6, self.config())
+        assert equal(batches(triples, 6, self.config(threads=5), cache_bytes=0), straight)
+        assert not equal(batches(triples, 6, self.config(seed=1)), straight)
+        first = iter(make_dataset(triples, self.config()))
+        for _ in range(3):
+            next(first)
+        resumed = iter(make_dataset(triples, self.config()))
+        resumed.set_state(first.get_state())
+        assert equal(list(islice(resumed, 3)), straight[3:])
+        parts = [batches(triples, 6, self.config(), process_index=p, process_count=2) for p in range(2)]
+        for step, whole in enumerate(straight):
+            joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part[step] for part in parts))
+            assert equal(joined, whole)
+
+    def test_images_without_the_detail_to_learn_are_refused(self, triples):
+        with pytest.raises(UserError, match="images of 8 pixels, but this stage learns to draw 16"):
+            make_dataset(triples, replace(self.config(), resolution=16))
 
 
 class TestKeptNeighbours:

@@ -21,7 +21,7 @@ from reimagen_jax.evaluation.grids import (
     wrap,
 )
 from reimagen_jax.systems.reimagen import ReImagen
-from tests.tiny import TINY
+from tests.tiny import TINY, TINY_CROPS, random_params
 
 
 def noise(seed: int, side: int) -> np.ndarray:
@@ -111,3 +111,14 @@ def test_the_training_grid_shows_neighbours_target_and_both_samples(params, tmp_
     np.testing.assert_array_equal(first[2], batch(0, 1, mask).image_BHWC)
     np.testing.assert_array_equal(first[3], second[3], "without neighbours they do not matter")
     assert np.any(np.array(first[4]) != np.array(second[4])), "with neighbours they do"
+
+
+def test_the_training_grid_of_a_stage_on_crops_shows_what_it_enlarges(tmp_path):
+    shown = batch(0, 1, [[True, True], [True, True]])
+    shown = shown.replace(**{n: getattr(shown, n)[:, :0] for n in ("nbr_image_BKHWC", "nbr_tokens_BKL", "nbr_mask_BK")})
+    path = training_grid(ReImagen(TINY_CROPS), shown, tmp_path)(1, random_params(TINY_CROPS))
+    cells = rows_of(path, 0, (3, 2))
+    low = shown.image_BHWC.reshape(2, 8, 2, 8, 2, 3).mean(axis=(2, 4))
+    assert np.abs(np.array(cells[0], float)[:, ::2, ::2] - low).max() <= 1.0
+    np.testing.assert_array_equal(cells[1], shown.image_BHWC)
+    assert np.asarray(Image.open(path)).shape[0] < 2 * MARGIN + 40 + 3 * (96 + GAP), "one row of samples, no neighbours"

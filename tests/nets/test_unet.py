@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from reimagen_jax.config import Level, UNetConfig
+from reimagen_jax.nets.attention import NeighbourAttention
 from reimagen_jax.nets.layers import fold, unfold
 from reimagen_jax.nets.unet import Condition, UNet
+from tests.nets.draws import draw, draw_params
 
 CONFIG = UNetConfig(
     (Level(8, 1), Level(16, 1, self_attention=True, neighbour_attention=True)),
@@ -22,22 +24,15 @@ B, K, L, D, R = 2, 3, 5, 8, 16
 @pytest.fixture(scope="module")
 def setting():
     """A network with random weights (also where training would start at zero) and a full set of inputs."""
-    keys = iter(jax.random.split(jax.random.key(1), 8))
     unet = UNet(CONFIG)
-    x = jax.random.normal(next(keys), (B, R, R, 3))
-    nbr = jax.random.normal(next(keys), (B, K, R, R, 3))
-    text = jax.random.normal(next(keys), (B, L, D))
-    nbr_text = jax.random.normal(next(keys), (B, K, L, D))
+    x, nbr, text, nbr_text = draw(0, (B, R, R, 3), (B, K, R, R, 3), (B, L, D), (B, K, L, D))
     text_mask, nbr_text_mask = jnp.ones((B, L), bool), jnp.ones((B, K, L), bool)
 
     def both(unet):
         memory = unet.encode_neighbours(nbr, nbr_text, nbr_text_mask)
         return unet(x, jnp.full(B, 0.5), Condition(text, text_mask, memory, jnp.ones((B, K), bool)))
 
-    params = unet.init(next(keys), method=both)["params"]
-    shake = jax.random.split(next(keys), len(jax.tree.leaves(params)))
-    shake = jax.tree.unflatten(jax.tree.structure(params), list(shake))
-    params = jax.tree.map(lambda p, k: p + 0.1 * jax.random.normal(k, p.shape), params, shake)
+    params = draw_params(lambda: unet.init(jax.random.key(0), method=both)["params"], seed=1)
 
     def remember(params, nbr, nbr_text=nbr_text):
         return unet.apply({"params": params}, nbr, nbr_text, nbr_text_mask, method=UNet.encode_neighbours)
@@ -54,6 +49,33 @@ def setting():
 def without(args, **changes):
     names = ("params", "x", "t", "text", "text_mask", "nbr", "nbr_text", "nbr_mask")
     return tuple(changes.get(name, value) for name, value in zip(names, args, strict=True))
+
+
+def by_formula(params):
+    """Parameters that depend on nothing but their order, shape and kind: no random generator, no initialiser."""
+
+    def fill(i, path, leaf):
+        wave = np.sin(1.0 + i + 0.7 * np.arange(leaf.size)).reshape(leaf.shape)
+        scale = jax.tree_util.keystr(path).endswith("['scale']")
+        return jnp.asarray(1.0 + 0.2 * wave if scale else 0.3 * wave, jnp.float32)
+
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    return jax.tree.unflatten(structure, [fill(i, *item) for i, item in enumerate(leaves)])
+
+
+def test_the_first_networks_stay_what_they_were(setting):
+    # Measured when the shipped weights were trained: newer settings, left alone, must not change older networks.
+    _, predict, args = setting
+    x, text, nbr, nbr_text = (
+        np.cos(0.3 * i + 0.11 * np.arange(a.size)).reshape(a.shape).astype(np.float32)
+        for i, a in enumerate((args[1], args[3], args[5], args[6]))
+    )
+    out = predict(*without(args, params=by_formula(args[0]), x=x, text=text, nbr=nbr, nbr_text=nbr_text))
+    assert len(jax.tree.leaves(args[0])) == 179
+    np.testing.assert_allclose(out[0, 3, 5], [-0.5580905, -0.0077662, 0.5462108], atol=2e-5)
+    np.testing.assert_allclose(
+        [out.mean(), out.std(), jnp.abs(out[1]).max()], [-0.0441051, 0.5016958, 1.4017215], atol=2e-5
+    )
 
 
 def test_fold_and_unfold_are_inverse(key):
@@ -81,7 +103,7 @@ def test_a_masked_neighbour_has_no_value_and_no_gradient(setting):
 def test_no_neighbour_left_is_the_network_without_neighbours(setting):
     unet, predict, args = setting
     masked = predict(*without(args, nbr_mask=jnp.zeros((B, K), bool)))
-    imagen = unet.apply({"params": args[0]}, args[1], args[2], Condition(args[3], args[4]))
+    imagen = jax.jit(unet.apply)({"params": args[0]}, args[1], args[2], Condition(args[3], args[4]))
     np.testing.assert_allclose(masked, imagen, atol=1e-5)
     assert not np.allclose(predict(*args), imagen, atol=1e-3)
 
@@ -112,14 +134,12 @@ def test_examples_of_a_batch_do_not_mix(setting):
     assert all(jnp.all(g[1] == 0) and jnp.any(g[0] != 0) for g in gradient)
 
 
-def test_neighbour_attention_starts_as_the_identity():
-    unet, x = UNet(CONFIG), jnp.ones((1, R, R, 3))
-    text, mask = jnp.ones((1, L, D)), jnp.ones((1, L), bool)
+def test_neighbour_attention_starts_as_the_identity(key):
+    attention = NeighbourAttention(CONFIG, 16, 8)
+    f, nbr = draw(2, (B, 4, 4, 16), (B * K, 4, 4, 16))
 
-    def both(unet):
-        memory = unet.encode_neighbours(x[:, None], text[:, None], mask[:, None])
-        return unet(x, jnp.zeros(1), Condition(text, mask, memory, jnp.ones((1, 1), bool)))
+    def both(attention, f, nbr):
+        return attention(f, attention.remember(nbr, K), jnp.ones((B, K), bool))
 
-    params = unet.init(jax.random.key(0), method=both)["params"]
-    out = params["neighbour_attention_level1"]["out"]["kernel"]
-    assert out.shape == (16, 16) and jnp.all(out == 0)
+    out, _ = attention.init_with_output(key, f, nbr, method=both)
+    np.testing.assert_array_equal(out, f)

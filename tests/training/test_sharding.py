@@ -2,11 +2,12 @@
 
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -19,19 +20,19 @@ from tests.training.tiny_system import Regression, dataset, experiment, same
 CONFIG = experiment(num_steps=4).train
 
 
-def prepare(num_devices, fsdp, system=None):
+def prepare(num_devices, fsdp, system=None, config=CONFIG):
     """Mesh, state and compiled step on the first devices."""
     mesh = sharding.make_mesh(fsdp, jax.devices()[:num_devices])
-    optimizer, system = make_optimizer(CONFIG), system or Regression()
+    optimizer, system = make_optimizer(config), system or Regression()
     init = functools.partial(init_state, system, optimizer, jax.random.key(0))
     abstract = sharding.abstract_state(init, mesh)
-    step = sharding.jit_step(train_step(sharding.Gathered(system, mesh), optimizer, CONFIG), abstract, mesh)
+    step = sharding.jit_step(train_step(sharding.Gathered(system, mesh), optimizer, config), abstract, mesh)
     return mesh, sharding.sharded_init(init, abstract), step
 
 
-def after(num_steps, num_devices, fsdp):
+def after(num_steps, num_devices, fsdp, **settings):
     """State and metrics after some steps on a mesh, as numpy."""
-    mesh, state, step = prepare(num_devices, fsdp)
+    mesh, state, step = prepare(num_devices, fsdp, **settings)
     batches = iter(dataset())
     for _ in range(num_steps):
         state, metrics = step(state, sharding.global_batch(next(batches), mesh), jax.random.key(7))
@@ -45,6 +46,11 @@ def assert_close(a, b):
 @pytest.mark.parametrize("fsdp", [1, 2, 8])
 def test_sharded_training_equals_unsharded(fsdp):
     assert_close(after(4, 8, fsdp), after(4, 1, 1))
+
+
+def test_sharded_training_by_adafactor_equals_unsharded():
+    settings = {"system": Deep(), "config": ADAFACTOR}
+    assert_close(after(4, 8, 4, **settings), after(4, 1, 1, **settings))
 
 
 @pytest.mark.parametrize("fsdp", [1, 4])
@@ -72,6 +78,33 @@ def test_parameters_average_and_moments_are_split_over_the_devices():
         moments = state.opt_state[1][0]
         assert bytes_per_device((moments.mu, moments.nu)) == {2 * (large // 8 + small)}
         state, _ = step(state, sharding.global_batch(next(iter(dataset())), mesh), jax.random.key(7))
+
+
+@dataclass(frozen=True)
+class Deep(Regression):
+    """With a stack of matrices large enough for Adafactor to factor, and its factors for sharding."""
+
+    def init(self, key):
+        return super().init(key) | {"stack": {"kernel": jnp.full((64, 128, 128), 1e-3)}}
+
+    def loss(self, params, batch, key):
+        loss, metrics = super().loss(params, batch, key)
+        return loss + jnp.square(params["stack"]["kernel"]).mean() * batch["x"].mean(), metrics
+
+
+ADAFACTOR = replace(CONFIG, optimizer="adafactor")
+
+
+def test_adafactors_factored_moments_are_small_and_split_too():
+    mesh, state, step = prepare(8, 8, Deep(), ADAFACTOR)
+    state, _ = step(state, sharding.global_batch(next(iter(dataset())), mesh), jax.random.key(7))
+    moments = optax.tree.get(state.opt_state, "v_row"), optax.tree.get(state.opt_state, "v_col")
+    assert [tree["stack"]["kernel"].shape for tree in moments] == [(64, 128), (64, 128)]
+    assert bytes_per_device([tree["stack"]["kernel"] for tree in moments]) == {2 * 4 * 64 * 128 // 8}
+    whole = optax.tree.get(state.opt_state, "v")
+    assert whole["stack"]["kernel"].shape == (1,)
+    assert bytes_per_device(whole["table"]) == {4 * 128 * 33 // 8}
+    assert bytes_per_device((state.params["stack"], state.ema["stack"])) == {2 * 4 * 64 * 128 * 128 // 8}
 
 
 def test_parameters_travel_and_activations_do_not():
@@ -118,6 +151,9 @@ def test_what_does_not_divide_is_refused():
     with pytest.raises(UserError, match="use 8"):
         sharding.check_batch_size(3, sharding.make_mesh(1))
     sharding.check_batch_size(16, sharding.make_mesh(2))
+    sharding.check_batch_size(16, sharding.make_mesh(2), accumulate=2)
+    with pytest.raises(UserError, match=r"16 is not divisible by the 8 devices times train.accumulate 4: use 32"):
+        sharding.check_batch_size(16, sharding.make_mesh(2), accumulate=4)
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,9 @@ def test_the_logged_gradient_norm_is_before_clipping():
     assert float(metrics[0]["grad_norm"]) > 1.0
 
 
-def test_weight_decay_shrinks_matrices_and_leaves_vectors():
-    config = TrainConfig(warmup_steps=0, learning_rate=0.1, decay="constant", weight_decay=0.5)
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_weight_decay_shrinks_matrices_and_leaves_vectors(optimizer):
+    config = TrainConfig(optimizer=optimizer, warmup_steps=0, learning_rate=0.1, decay="constant", weight_decay=0.5)
     optimizer = make_optimizer(config)
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     zero = jax.tree.map(jnp.zeros_like, params)
@@ -97,6 +98,39 @@ def test_weight_decay_shrinks_matrices_and_leaves_vectors():
         updates, _ = optimizer.update(zero, optimizer.init(params), params)
     np.testing.assert_allclose(updates["kernel"], -0.05 * jnp.ones((2, 2)), rtol=1e-6)
     np.testing.assert_array_equal(updates["bias"], jnp.zeros(2))
+
+
+def adafactor_by_hand(gradients, decay_rate=0.8):
+    """Shazeer and Stern 2018, algorithm 4 without relative step sizes, for one matrix: its updates."""
+    row, column = np.zeros(gradients[0].shape[0]), np.zeros(gradients[0].shape[1])
+    for n, gradient in enumerate(gradients, start=1):
+        memory, square = 1.0 - n**-decay_rate, np.square(gradient, dtype=np.float64) + 1e-30
+        row = memory * row + (1 - memory) * square.mean(axis=1)
+        column = memory * column + (1 - memory) * square.mean(axis=0)
+        update = gradient / np.sqrt(np.outer(row, column) / row.mean())
+        yield update / max(1.0, np.sqrt(np.mean(update**2)))
+
+
+def test_adafactor_is_its_algorithm_at_the_schedules_rate():
+    config = TrainConfig(optimizer="adafactor", num_steps=20, warmup_steps=2, learning_rate=1e-2, clip_norm=1e9)
+    optimizer, schedule, rng = make_optimizer(config), make_schedule(config), np.random.default_rng(0)
+    params = {"kernel": jnp.zeros((128, 160))}
+    gradients = [rng.standard_normal((128, 160), dtype=np.float32) * (1.0 + n) for n in range(4)]
+    state = optimizer.init(params)
+    for n, expected in enumerate(adafactor_by_hand(gradients)):
+        with jax.numpy_dtype_promotion("standard"):
+            update, state = optimizer.update({"kernel": jnp.asarray(gradients[n])}, state, params)
+        np.testing.assert_allclose(update["kernel"], -schedule(jnp.int32(n)) * expected, rtol=1e-4, atol=1e-9)
+
+
+def test_adafactor_keeps_a_row_and_a_column_for_a_matrix():
+    params = {"kernel": jnp.zeros((3, 3, 256, 512))}
+    sizes = {
+        name: sum(leaf.size for leaf in jax.tree.leaves(make_optimizer(TrainConfig(optimizer=name)).init(params)))
+        for name in ("adamw", "adafactor")
+    }
+    assert sizes["adamw"] > 2 * params["kernel"].size
+    assert sizes["adafactor"] < 9 * (256 + 512) + 10
 
 
 def test_the_average_follows_its_formula():

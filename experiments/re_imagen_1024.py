@@ -1,0 +1,58 @@
+r"""The paper's third stage: 256 to 1024 pixels from the text alone, 400M parameters, batch 2048, trained on crops.
+
+    reimagen train experiments/re_imagen_1024.py --workdir DIR --data.triples TRIPLES --train.fsdp 64
+
+The triples' images have at least 1024 pixels; their neighbours are not read. The network is trained on crops of 256
+pixels (from 64 of the low-resolution image) and draws 1024: there is no attention among pixels. The schedule is linear,
+as in Imagen. Not trained by us: these are the paper's settings (Imagen appendix F; Re-Imagen takes Imagen's stage as it
+is). The text encoder is the byte-level transformer, trained along (512 bytes are 128 tokens), in place of the paper's
+frozen T5-XXL, which is not built in yet. The degradations are DALL-E 2's for its last stage as far as they are linear:
+wider blurs, and four filters.
+
+Two steps of it on a CPU (the triples as in re_imagen_64.py):
+
+    reimagen train experiments/re_imagen_1024.py --workdir runs/tiny/1024 --data.triples runs/tiny/triples \
+        --train.num-steps 2 --data.batch-size 8 --resolution 128 --super-resolution.low-resolution 32 \
+        --super-resolution.crop 32 --text.max-bytes 64 --text.width 64 --text.depth 1 \
+        --unet.levels.0.width 8 --unet.levels.1.width 8 --unet.levels.2.width 8 --unet.levels.3.width 16 \
+        --unet.levels.0.blocks 1 --unet.levels.1.blocks 1 --unet.levels.2.blocks 1 --unet.levels.3.blocks 1 \
+        --unet.levels.3.attention-every 1 --unet.levels.3.head-width 8 --unet.groups 8 --unet.head-width 8 \
+        --unet.cond-width 32 --unet.text-width 32
+"""
+
+from reimagen_jax.config import (
+    DataConfig,
+    DiffusionConfig,
+    Experiment,
+    SamplerConfig,
+    SuperResolutionConfig,
+    TextConfig,
+    TrainConfig,
+)
+from reimagen_jax.presets import RE_IMAGEN_1024
+
+config = Experiment(
+    name="re_imagen_1024",
+    resolution=1024,
+    unet=RE_IMAGEN_1024,
+    text=TextConfig(max_bytes=512, stride=4, width=1024, depth=8),
+    diffusion=DiffusionConfig(schedule="linear", prediction="eps"),
+    super_resolution=SuperResolutionConfig(
+        low_resolution=256,
+        crop=256,
+        shrinking=("area", "linear", "cubic", "lanczos3"),
+        blur_width=(0.2, 1.2),
+    ),
+    sampler=SamplerConfig(solver="ddpm", num_steps=32, eta=1.0, text_weight=5.0, thresholding="dynamic", aug_level=0.1),
+    data=DataConfig(batch_size=2048, num_neighbours=0, threads=16),
+    train=TrainConfig(
+        num_steps=200_000,
+        learning_rate=1e-4,
+        warmup_steps=10_000,
+        decay="constant",
+        beta2=0.999,
+        ema_decay=0.9999,
+        checkpoint_every=2_000,
+        sample_every=0,
+    ),
+)

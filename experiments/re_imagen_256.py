@@ -1,0 +1,58 @@
+r"""The paper's second stage: 64 to 256 pixels with text and two neighbours, 750M parameters, batch 2048.
+
+    reimagen train experiments/re_imagen_256.py --workdir DIR --data.triples TRIPLES --train.fsdp 64
+
+The triples' images have at least 256 pixels. Hardware of the paper: 64 TPU v4 chips, 200,000 steps in under two days,
+starting from Imagen's weights. Not trained by us: these are the paper's settings (Re-Imagen section 4.1, Imagen
+appendix F). The text encoder is the byte-level transformer, trained along (512 bytes are 128 tokens), in place of the
+paper's frozen T5-XXL, which is not built in yet.
+
+Two steps of it on a CPU (the triples as in re_imagen_64.py):
+
+    reimagen train experiments/re_imagen_256.py --workdir runs/tiny/256 --data.triples runs/tiny/triples \
+        --train.num-steps 2 --data.batch-size 8 --resolution 64 --super-resolution.low-resolution 16 \
+        --text.max-bytes 64 --text.width 64 --text.depth 1 \
+        --unet.levels.0.width 8 --unet.levels.1.width 8 --unet.levels.2.width 8 --unet.levels.3.width 16 \
+        --unet.levels.0.blocks 1 --unet.levels.1.blocks 1 --unet.levels.2.blocks 1 --unet.levels.3.blocks 1 \
+        --unet.levels.3.head-width 8 --unet.groups 8 --unet.head-width 8 \
+        --unet.cond-width 32 --unet.text-width 32 --unet.time-features 32
+"""
+
+from reimagen_jax.config import (
+    DataConfig,
+    DiffusionConfig,
+    Experiment,
+    SamplerConfig,
+    SuperResolutionConfig,
+    TextConfig,
+    TrainConfig,
+)
+from reimagen_jax.presets import RE_IMAGEN_256
+
+config = Experiment(
+    name="re_imagen_256",
+    resolution=256,
+    unet=RE_IMAGEN_256,
+    text=TextConfig(max_bytes=512, stride=4, width=1024, depth=8),
+    diffusion=DiffusionConfig(schedule="cosine", prediction="eps"),
+    super_resolution=SuperResolutionConfig(low_resolution=64),
+    sampler=SamplerConfig(
+        solver="ddpm",
+        num_steps=128,
+        text_weight=5.0,
+        neighbour_weight=5.0,
+        thresholding="dynamic",
+        aug_level=0.2,
+    ),
+    data=DataConfig(batch_size=2048, num_neighbours=2, threads=16),
+    train=TrainConfig(
+        num_steps=200_000,
+        learning_rate=1e-4,
+        warmup_steps=10_000,
+        decay="constant",
+        beta2=0.999,
+        ema_decay=0.9999,
+        checkpoint_every=2_000,
+        sample_every=0,
+    ),
+)

@@ -1,0 +1,43 @@
+r"""The paper's base stage: 64 x 64 from text and two neighbours, 2.5B parameters, batch 2048.
+
+    reimagen train experiments/re_imagen_64.py --workdir DIR --data.triples TRIPLES --train.fsdp 64
+
+Hardware of the paper: 64 TPU v4 chips, 200,000 steps in under two days, starting from Imagen's weights; `tools` has the
+preflight for pods. Not trained by us: these are the paper's settings (Re-Imagen section 4.1, Imagen appendix F).
+The text encoder is the byte-level transformer, trained along (512 bytes are 128 tokens); the paper's is a frozen T5-XXL
+of 128 tokens, which is not built in yet.
+
+Two steps of it on a CPU, everything small, from a small EntityWorld:
+
+    reimagen prepare --out runs/tiny/records --resolution 128 --world.num-entities 20 --world.num-images 120
+    reimagen index runs/tiny/records --out runs/tiny/index
+    reimagen triples runs/tiny/records --knowledge-base runs/tiny/index --out runs/tiny/triples
+    reimagen train experiments/re_imagen_64.py --workdir runs/tiny/64 --data.triples runs/tiny/triples \
+        --train.num-steps 2 --data.batch-size 8 --resolution 16 --text.max-bytes 64 --text.width 64 --text.depth 1 \
+        --unet.levels.0.width 8 --unet.levels.1.width 16 --unet.levels.2.width 16 --unet.levels.3.width 16 \
+        --unet.levels.0.blocks 1 --unet.levels.1.blocks 1 --unet.levels.2.blocks 1 --unet.levels.3.blocks 1 \
+        --unet.groups 8 --unet.head-width 8 --unet.cond-width 32 --unet.text-width 32 --unet.time-features 32
+"""
+
+from reimagen_jax.config import DataConfig, DiffusionConfig, Experiment, SamplerConfig, TextConfig, TrainConfig
+from reimagen_jax.presets import RE_IMAGEN_64
+
+config = Experiment(
+    name="re_imagen_64",
+    resolution=64,
+    unet=RE_IMAGEN_64,
+    text=TextConfig(max_bytes=512, stride=4, width=1024, depth=8),
+    diffusion=DiffusionConfig(schedule="cosine", prediction="eps"),
+    sampler=SamplerConfig(solver="ddpm", num_steps=256, text_weight=5.0, neighbour_weight=5.0, thresholding="dynamic"),
+    data=DataConfig(batch_size=2048, num_neighbours=2, threads=16),
+    train=TrainConfig(
+        num_steps=200_000,
+        optimizer="adafactor",
+        learning_rate=1e-4,
+        warmup_steps=10_000,
+        decay="constant",
+        ema_decay=0.9999,
+        checkpoint_every=2_000,
+        sample_every=0,
+    ),
+)

@@ -1,0 +1,35 @@
+r"""The paper's smaller base stage: 1.4B parameters; all else as in re_imagen_64.py, whose header holds for it too.
+
+    reimagen train experiments/re_imagen_64_small.py --workdir DIR --data.triples TRIPLES --train.fsdp 64
+
+Two steps of it on a CPU (the triples as in re_imagen_64.py):
+
+    reimagen train experiments/re_imagen_64_small.py --workdir runs/tiny/64_small --data.triples runs/tiny/triples \
+        --train.num-steps 2 --data.batch-size 8 --resolution 16 --text.max-bytes 64 --text.width 64 --text.depth 1 \
+        --unet.levels.0.width 8 --unet.levels.1.width 16 --unet.levels.2.width 16 --unet.levels.3.width 16 \
+        --unet.levels.0.blocks 1 --unet.levels.1.blocks 1 --unet.levels.2.blocks 1 --unet.levels.3.blocks 1 \
+        --unet.groups 8 --unet.head-width 8 --unet.cond-width 32 --unet.text-width 32 --unet.time-features 32
+"""
+
+from reimagen_jax.config import DataConfig, DiffusionConfig, Experiment, SamplerConfig, TextConfig, TrainConfig
+from reimagen_jax.presets import RE_IMAGEN_64_SMALL
+
+config = Experiment(
+    name="re_imagen_64_small",
+    resolution=64,
+    unet=RE_IMAGEN_64_SMALL,
+    text=TextConfig(max_bytes=512, stride=4, width=1024, depth=8),
+    diffusion=DiffusionConfig(schedule="cosine", prediction="eps"),
+    sampler=SamplerConfig(solver="ddpm", num_steps=256, text_weight=5.0, neighbour_weight=5.0, thresholding="dynamic"),
+    data=DataConfig(batch_size=2048, num_neighbours=2, threads=16),
+    train=TrainConfig(
+        num_steps=200_000,
+        optimizer="adafactor",
+        learning_rate=1e-4,
+        warmup_steps=10_000,
+        decay="constant",
+        ema_decay=0.9999,
+        checkpoint_every=2_000,
+        sample_every=0,
+    ),
+)

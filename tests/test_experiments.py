@@ -1,0 +1,88 @@
+"""The experiment files: each loads, and each trains two steps on a CPU by the command that its header gives."""
+
+import dataclasses
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from reimagen_jax.commands.train import parse
+from reimagen_jax.config import from_json, load_experiment, to_json
+from reimagen_jax.data.entityworld import World
+from reimagen_jax.data.records import write_records
+from reimagen_jax.data.sources import WorldSource
+from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+from reimagen_jax.retrieval.neighbours import build_triples
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "experiments").glob("*.py"))
+SMALL = [ROOT / "experiments" / f"{name}.py" for name in ("entityworld64_sr", "entityworld128_sr")]
+LARGE = [ROOT / "experiments" / f"re_imagen_{name}.py" for name in ("64", "256", "1024")]
+
+
+@pytest.fixture(scope="module")
+def triples(tmp_path_factory):
+    """What the headers prepare: a small EntityWorld of 128 pixels."""
+    folder = tmp_path_factory.mktemp("experiments")
+    source = WorldSource(World(num_entities=20, num_images=120), resolution=128)
+    records = write_records(source.items(), folder / "records", source=source.name)
+    build_triples(records, KnowledgeBase.build(records, folder / "index"), 2, folder / "triples")
+    return folder / "triples"
+
+
+def commands(path: Path) -> list[list[str]]:
+    """The `reimagen train` commands of a file's header, as words."""
+    text = re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8").split('"""')[1])
+    return [shlex.split(line)[2:] for line in text.splitlines() if line.strip().startswith("reimagen train")]
+
+
+def run(path: Path, words: list[str], triples: Path, workdir: Path) -> list[dict]:
+    """Trains in a process of its own, and returns what was logged. Compiles without optimising: it runs two steps."""
+    words = [str(path) if word.startswith("experiments/") else word for word in words]
+    words[words.index("--workdir") + 1] = str(workdir)
+    words[words.index("--data.triples") + 1] = str(triples)
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "reimagen_jax.cli", "train", *words]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_an_experiment_loads_and_bears_its_files_name(path):
+    config = load_experiment(path)
+    assert config.name == path.stem
+    assert from_json(to_json(config)) == config
+
+
+@pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
+def test_a_small_stage_trains(path, triples, tmp_path):
+    shorter = ["--train.num-steps", "2", "--data.batch-size", "8"]
+    (logged,) = run(path, [*commands(path)[0], *shorter], triples, tmp_path / "run")
+    assert logged["step"] == 2 and 0.1 < logged["loss"] < 5.0
+
+
+@pytest.mark.parametrize("path", LARGE, ids=lambda path: path.stem)
+def test_a_paper_size_experiment_trains_two_steps_by_its_headers_command(path, triples, tmp_path):
+    (logged,) = run(path, commands(path)[-1], triples, tmp_path / "run")
+    assert logged["step"] == 2 and 0.1 < logged["loss"] < 5.0
+
+
+def test_the_smaller_base_stage_shrinks_to_the_same_as_the_larger(monkeypatch):
+    """So it is not trained a second time."""
+    monkeypatch.chdir(ROOT)
+    larger, smaller = (
+        parse(commands(ROOT / "experiments" / f"re_imagen_{name}.py")[-1]).config for name in ("64", "64_small")
+    )
+    assert dataclasses.replace(smaller, name=larger.name) == larger

@@ -1,0 +1,118 @@
+"""Whether an experiment fits a TPU slice, and how fast it can be there at best: its programs compiled without a TPU.
+
+    pip install "reimagen_jax[tpu]"
+    python tools/preflight.py experiments/re_imagen_64.py --topology v4:4x4x4 [--batch 2048] [--fsdp 8]
+        [--what train sampler] [--json FILE] [any setting of the experiment, such as --train.accumulate 8]
+
+Prints, for one chip: memory by what it is for, against what the chip has; FLOPs, memory traffic and what travels
+between chips, counted in the compiled program; the time that these take at best, and with it the highest possible
+MFU. Exits with status 1 when a program does not fit (and says what to change) or when it moves activations between
+chips, 2 when it was asked wrongly. A step of the paper's size takes some ten minutes to compile on two cores;
+`--quick` halves that.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from reimagen_jax.config import Experiment, load_experiment
+from reimagen_jax.errors import UserError
+from reimagen_jax.pods.chips import mesh, parse_slice, prepare_environment
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """Compile an experiment's programs for a TPU slice that is not here, and say what they need of it."""
+
+    experiment_file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT.py")]
+    """Python file that defines `config = Experiment(...)`."""
+    topology: str
+    """Chip and sides of the slice: v4:4x4x4, v5e:8x8, v5p:4x4x4, v6e:8x8, ..."""
+    config: Annotated[Experiment, tyro.conf.arg(name="")]
+    batch: int | None = None
+    """Images a step over all chips (data.batch_size)."""
+    fsdp: int | None = None
+    """Chips over which parameters are sharded (train.fsdp)."""
+    what: tuple[Literal["train", "sampler"], ...] = ("train",)
+    """Programs to compile."""
+    sample_images: int | None = None
+    """Images that the sampler draws at once (default: one a chip)."""
+    json: Path | None = None
+    """File to write the figures to."""
+    hlo: Path | None = None
+    """Folder to write the optimized programs to, as text."""
+    quick: bool = False
+    """Let the compiler do less: half the time, but more memory and traffic than the program would really need."""
+
+    @property
+    def settings(self) -> Experiment:
+        """The experiment with what was given."""
+        config = self.config
+        if self.batch is not None:
+            config = replace(config, data=replace(config.data, batch_size=self.batch))
+        if self.fsdp is not None:
+            config = replace(config, train=replace(config.train, fsdp=self.fsdp))
+        return config
+
+
+def parse(args: Sequence[str]) -> Preflight:
+    """The command line, with the experiment file's settings as defaults. Raises `UserError` if the file is missing."""
+    path = next((Path(arg) for arg in args if arg.endswith(".py")), None)
+    config = load_experiment(path) if path is not None else Experiment(name="unnamed")
+    default = Preflight(tyro.MISSING, tyro.MISSING, config)
+    return tyro.cli(
+        Preflight,
+        prog="preflight.py",
+        args=list(args),
+        default=default,
+        description=__doc__,
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+def run(args: Preflight) -> int:
+    """Compiles, prints, writes; returns the exit status. Raises `UserError` on what cannot be compiled for."""
+    where = parse_slice(args.topology)
+    prepare_environment(where)
+
+    # Only now: what is set above is read when JAX starts.
+    import jax
+
+    from reimagen_jax.pods import programs, report
+
+    if args.quick:
+        jax.config.update("jax_exec_time_optimization_effort", -1.0)
+    config = programs.for_accelerators(args.settings)
+    chips = mesh(where, config.train.fsdp)
+    reports = []
+    for name in args.what:
+        if name == "train":
+            program = programs.train_program(config, chips)
+        else:
+            program = programs.sampler_program(config, chips, args.sample_images or chips.size)
+        hlo = args.hlo and args.hlo / f"{config.name}.{name}.txt"
+        reports.append(report.examine(program, config, where, chips, hlo))
+        print(report.table(reports[-1]), flush=True)
+        if args.quick:
+            print("compiled with little effort (--quick): memory and traffic are upper bounds")
+    if args.json:
+        args.json.write_text(json.dumps([report.to_dict(one) | {"quick": args.quick} for one in reports], indent=2))
+    return 0 if all(one.memory.fits and one.sound for one in reports) else 1
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """The command; status 2 and one line on stderr on wrong input."""
+    try:
+        return run(parse(list(sys.argv[1:] if args is None else args)))
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

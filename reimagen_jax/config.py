@@ -89,7 +89,8 @@ class UNetConfig:
     without the results of convolutions and projections (norms, activations and attention weights only)."""
     attention: Literal["auto", "einsum", "xla", "cudnn"] = "auto"
     """Implementation: plain einsum, or `jax.nn.dot_product_attention` by XLA or by cuDNN (flash; bfloat16 on NVIDIA
-    GPUs). `auto` takes what is fastest where the program is traced: einsum on CPUs, cuDNN where it can, else XLA."""
+    GPUs). `auto` takes what is fastest where the program is traced: einsum on CPUs (in groups where
+    scores are many), cuDNN where it can, else XLA."""
 
     def __post_init__(self) -> None:
         require(len(self.levels) > 0, "unet.levels is empty: give at least one Level")

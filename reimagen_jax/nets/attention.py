@@ -10,6 +10,7 @@ nothing: a network without neighbours *is* Imagen. The keys and values of (3) do
 per sample (`NeighbourMemory`) and read at every denoising step.
 """
 
+import math
 from typing import Literal
 
 import flax.linen as nn
@@ -24,7 +25,12 @@ from reimagen_jax.nets.layers import group_norm, layer_norm
 MASKED = -1e9
 """Score of a masked token; exp(MASKED - max) is 0 in float32, and finite scores keep gradients finite."""
 
-Implementation = Literal["einsum", "xla", "cudnn"]
+CACHED_SCORES = 2**16
+"""Queries x tokens from which on CPUs do a few images after the others: scores of a whole batch overflow caches."""
+CACHED_IMAGES = 8
+"""So many at a time, at most."""
+
+Implementation = Literal["einsum", "mapped", "xla", "cudnn"]
 
 
 @flax.struct.dataclass
@@ -47,6 +53,11 @@ def attend(
     All implementations agree up to rounding where at least one token is left; where none is, the result is finite and
     otherwise not specified.
     """
+    if implementation == "mapped":
+        B, group = len(query_BQHD), math.gcd(len(query_BQHD), CACHED_IMAGES)
+        mask_BM = jnp.ones(key_BMHD.shape[:2], bool) if mask_BM is None else mask_BM
+        groups = [x.reshape(B // group, group, *x.shape[1:]) for x in (query_BQHD, key_BMHD, value_BMHD, mask_BM)]
+        return jax.lax.map(lambda part: attend(*part), groups).reshape(query_BQHD.shape)
     if implementation != "einsum":
         mask_B1QM = None
         if mask_BM is not None:
@@ -57,12 +68,19 @@ def attend(
         return jax.nn.dot_product_attention(
             query_BQHD, key_BMHD, value_BMHD, mask=mask_B1QM, implementation=implementation
         )
-    score_BHQM = jnp.einsum("bqhd,bmhd->bhqm", query_BQHD, key_BMHD, preferred_element_type=jnp.float32)
-    score_BHQM = score_BHQM / jnp.sqrt(float(query_BQHD.shape[-1]))
+    H, D = query_BQHD.shape[2:]
+    # N = B x H products of matrices; with two batch axes, CPUs copy them about, at thrice the time.
+    query_NQD, key_NMD, value_NMD = (
+        jnp.moveaxis(x, 2, 1).reshape(-1, x.shape[1], D) for x in (query_BQHD * D**-0.5, key_BMHD, value_BMHD)
+    )
+    score_NQM = jnp.einsum("nqd,nmd->nqm", query_NQD, key_NMD, preferred_element_type=jnp.float32)
     if mask_BM is not None:
-        score_BHQM = jnp.where(mask_BM[:, None, None, :], score_BHQM, MASKED)
-    weight_BHQM = jax.nn.softmax(score_BHQM, axis=-1).astype(value_BMHD.dtype)
-    return jnp.einsum("bhqm,bmhd->bqhd", weight_BHQM, value_BMHD)
+        score_NQM = jnp.where(mask_BM.repeat(H, axis=0)[:, None, :], score_NQM, MASKED)
+    weight_NQM = jnp.exp(score_NQM - jax.lax.stop_gradient(score_NQM.max(axis=-1, keepdims=True)))
+    # Divided last: the weights, of which there are far more, are then touched once less.
+    out_NQD = jnp.einsum("nqm,nmd->nqd", weight_NQM.astype(value_NMD.dtype), value_NMD)
+    out_NQD = out_NQD / weight_NQM.sum(axis=-1, keepdims=True).astype(out_NQD.dtype)
+    return jnp.moveaxis(out_NQD.reshape(-1, H, *out_NQD.shape[1:]), 1, 2)
 
 
 def implementation_for(config: UNetConfig, queries: int, tokens: int, head_width: int) -> Implementation:
@@ -71,7 +89,7 @@ def implementation_for(config: UNetConfig, queries: int, tokens: int, head_width
         return config.attention
     backend = jax.default_backend()
     if backend == "cpu":
-        return "einsum"
+        return "mapped" if queries * tokens >= CACHED_SCORES else "einsum"
     # cuDNN's flash attention: half precision, Ampere or later, heads of up to 128 in eights, even lengths (backward).
     fits = config.dtype == "bfloat16" and head_width % 8 == 0 and head_width <= 128 and (queries | tokens) % 2 == 0
     return "cudnn" if backend == "gpu" and fits and _has_flash() else "xla"

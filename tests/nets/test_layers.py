@@ -45,7 +45,7 @@ def test_attention_to_text_alone_reads_the_text_and_is_silent_without(key):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("implementation", ["einsum", "xla"])
+@pytest.mark.parametrize("implementation", ["einsum", "mapped", "xla"])
 def test_a_masked_token_weighs_exactly_nothing(implementation, dtype):
     query, key, value = (x.astype(dtype) for x in draw(0, *[(B, 6, 2, 4)] * 3))
     mask = jnp.asarray([[True, False, True, True, False, False], [False, False, False, False, False, True]])
@@ -70,14 +70,15 @@ def test_implementations_agree():
     query, key, value = draw(0, *[(B, 6, 2, 4)] * 3)
     mask = jnp.asarray([[True, False, True, True, False, False], [False, False, True, False, False, True]])
     for chosen in (None, mask):
-        np.testing.assert_allclose(
-            attend(query, key, value, chosen, "einsum"), attend(query, key, value, chosen, "xla"), atol=1e-6
-        )
+        plain = attend(query, key, value, chosen, "einsum")
+        for other in ("mapped", "xla"):
+            np.testing.assert_allclose(attend(query, key, value, chosen, other), plain, atol=1e-6)
 
 
 def test_auto_takes_what_the_device_is_good_at(monkeypatch):
     half = dataclasses.replace(CONFIG, dtype="bfloat16")
     assert implementation_for(CONFIG, 64, 64, 64) == implementation_for(half, 64, 64, 64) == "einsum"  # this CPU
+    assert implementation_for(CONFIG, 256, 512, 48) == "mapped"  # many scores
     assert implementation_for(dataclasses.replace(CONFIG, attention="xla"), 64, 64, 64) == "xla"
 
     def on(backend, capability=None):

@@ -140,7 +140,7 @@ class TestCrops:
 
     def test_a_crop_is_a_part_of_its_image_on_the_low_resolution_grid(self, triples):
         places = set()
-        pairs = zip(batches(triples, 8, self.config()), batches(triples, 8, self.config(crop=0)), strict=True)
+        pairs = zip(batches(triples, 24, self.config()), batches(triples, 24, self.config(crop=0)), strict=True)
         for cut, whole in pairs:
             assert cut.image_BHWC.shape == (4, 4, 4, 3)
             for part, image in zip(cut.image_BHWC, whole.image_BHWC, strict=True):

@@ -38,7 +38,7 @@ class Bench:
     """Images a training step, and images drawn at once."""
     rounds: int = 5
     """Measurements of each kind."""
-    sampler_steps: int = 8
+    sampler_steps: int = 25
     """Denoising steps of the drawings that are timed."""
     no_compile: bool = False
     """Leave out the compilation's times."""

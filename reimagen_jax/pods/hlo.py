@@ -191,13 +191,26 @@ def _count_runs(module: Module) -> None:
             for role, names in instruction.called.items():
                 times = module.runs[name]
                 if role in ("body", "condition"):
-                    trips = _TRIPS.search(instruction.attributes)
-                    module.unknown_loops += role == "body" and not trips
-                    times *= int(trips[1]) if trips else 1
+                    trips = _trip_count(module, instruction)
+                    module.unknown_loops += role == "body" and trips is None
+                    times *= 1 if trips is None else trips
                 for called in names:
                     module.runs[called] += times
                     if instruction.opcode == "fusion" or name in module.fused:
                         module.fused.add(called)
+
+
+def _trip_count(module: Module, loop: Instruction) -> int | None:
+    """As XLA has written it there; else by the condition of JAX's loops, which count from 0: `counter < constant`."""
+    if written := _TRIPS.search(loop.attributes):
+        return int(written[1])
+    condition = list(module.computations[loop.called["condition"][0]].values())
+    inner = [y for x in condition for name in x.called.get("calls", ()) for y in module.computations[name].values()]
+    compared = [x for x in (*condition, *inner) if x.opcode == "compare"]
+    limits = {x.literal for x in (*condition, *inner) if x.opcode == "constant" and x.shapes[0].dtype == "s32"}
+    if len(compared) == len(limits) == 1 and "direction=LT" in compared[0].attributes:
+        return int(limits.pop())
+    return None
 
 
 def matrix_flops(module: Module) -> float:

@@ -10,8 +10,10 @@ rematerialisation (flops.py). See Williams et al. 2009 (roofline).
 
 import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -163,8 +165,8 @@ def read_program(text: str, program: Program, where: Slice, mesh: Mesh) -> dict[
     """What the text of the optimized program says: fields of `Report`, from FLOPs to notes."""
     module = hlo.parse(text)
     found = hlo.collectives(module, mesh.size)
-    places = [_place(device, where) for device in mesh.devices.flat]
-    traffic = _by_purpose(found, program.state, where, places)
+    known = tuple({_unordered(shape) for shape in program.state})
+    traffic = _by_purpose(found, known, where, [_place(device, where) for device in mesh.devices.flat])
     flops, moved = hlo.matrix_flops(module), hlo.hbm_traffic(module)
     notes = ()
     if module.unknown_loops:
@@ -177,7 +179,7 @@ def read_program(text: str, program: Program, where: Slice, mesh: Mesh) -> dict[
             f"{c.kind} of {array.dtype}{list(sides)} x {c.runs}, {c.source}"
             for c in found
             for array, sides in zip(c.arrays, c.whole, strict=True)
-            if purpose(c.kind, sides, program.state) == "activations"
+            if purpose(c.kind, sides, known, c.source) == "activations"
         ),
         "roofline": roofline(where, flops, moved, sum(row.seconds for row in traffic), program.model_flops),
         "notes": notes,
@@ -198,14 +200,19 @@ def roofline(where: Slice, flops: float, hbm_traffic: float, network_seconds: fl
     return Roofline(compute, memory, network_seconds, mfu)
 
 
-def purpose(kind: str, sides: Sequence[int], state: Sequence[Sequence[int]]) -> str:
-    """What an array between devices is, by its sides: those of a parameter (or its share, in any order), or not."""
-    size = 1
-    for side in sides:
-        size *= side
-    if size < SMALL:
+def purpose(kind: str, sides: Sequence[int], state: Sequence[Sequence[int]], source: str = "") -> str:
+    """What an array between devices is: parameters, gradients, small, or activations, which is all that is left.
+
+    Told by its sides: those of a leaf of the state, or of a device's share of it, in any order; the same with one side
+    padded; a strip of it, passed on to the next device when shares are padded. Outside of the loss and its gradient
+    (`source` says so), where only the optimizer is, the number of elements is enough.
+    """
+    if prod(sides) < SMALL:
         return "small"
-    if _unordered(sides) in {_unordered(shape) for shape in state}:
+    ours, leaves = _unordered(sides), [_unordered(shape) for shape in state]
+    alike = ours in leaves or any(_padded_or_strip(kind, ours, leaf) for leaf in leaves)
+    alike |= bool(source) and "jvp(" not in source and prod(ours) in map(prod, leaves)
+    if alike:
         return "gradients" if kind in ("all-reduce", "reduce-scatter") else "parameters"
     return "activations"
 
@@ -215,15 +222,23 @@ def _unordered(sides: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(side for side in sides if side > 1))
 
 
+def _padded_or_strip(kind: str, ours: tuple[int, ...], leaf: tuple[int, ...]) -> bool:
+    """Whether one side alone differs: longer by at most an eighth, or, passed on to a neighbour, less than a tile."""
+    (our_rest, leaf_rest) = Counter(ours) - Counter(leaf), Counter(leaf) - Counter(ours)
+    if our_rest.total() != 1 or leaf_rest.total() != 1:
+        return False
+    (x,), (y,) = our_rest, leaf_rest
+    return x < min(y, 128) if kind == "collective-permute" else y < x <= y * 9 / 8
+
+
 def _by_purpose(
     found: Sequence[hlo.Collective], state: Sequence[Sequence[int]], where: Slice, places: Sequence[Sequence[int]]
 ) -> tuple[Traffic, ...]:
     rows: dict[tuple[str, str], list[float]] = {}
-    known = tuple({_unordered(shape) for shape in state})
     for c in found:
         bandwidth = where.bandwidth([places[i] for i in c.group])
         total = sum(array.bytes for array in c.arrays) or 1
-        purposes = [purpose(c.kind, sides, known) for sides in c.whole]
+        purposes = [purpose(c.kind, sides, state, c.source) for sides in c.whole]
         for i, (array, what) in enumerate(zip(c.arrays, purposes, strict=True)):
             row = rows.setdefault((c.kind, what), [0, 0.0, 0.0])
             # A bundle of arrays is one operation, of each purpose in it.

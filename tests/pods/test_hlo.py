@@ -82,6 +82,17 @@ def test_a_loop_counts_as_often_as_it_runs():
     assert found.source == "jit(step)/here"
 
 
+def test_a_loop_that_counts_to_a_constant_needs_no_note():
+    # As TPUs' programs are written: the condition says it all.
+    counts = """  %limit = s32[]{:T(128)} constant(6)
+  %i.1 = s32[]{:T(128)} get-tuple-element(%state.1), index=0
+  ROOT %go = pred[]{:T(512)} compare(%i.1, %limit), direction=LT"""
+    program = PROGRAM.replace("  ROOT %go = pred[]{:T(512)} constant(true)", counts)
+    module = read(program=program.replace("known_trip_count", "something"))
+    assert module.runs["body"] == 6
+    assert module.unknown_loops == 0
+
+
 def test_a_loop_of_unknown_length_is_noticed():
     module = read(program=PROGRAM.replace("known_trip_count", "something"))
     assert module.unknown_loops == 1

@@ -143,6 +143,19 @@ def test_arrays_are_told_apart_by_their_sides():
     assert report.purpose("all-reduce", (32,), state) == "small"
 
 
+def test_shares_that_do_not_divide_evenly_are_padded_and_passed_on():
+    # As measured: [1152, 3456] over 16 chips, 216 columns each, which tiles round up to 224.
+    state = [(1152, 3456), (1152, 1152), (3, 3, 1024)]
+    assert report.purpose("reduce-scatter", (1152, 3584), state) == "gradients"
+    assert report.purpose("collective-permute", (1152, 120), state) == "parameters"
+    assert report.purpose("all-gather", (1152, 120), state) == "activations"
+    assert report.purpose("collective-permute", (1152, 512), state) == "activations"
+    assert report.purpose("reduce-scatter", (1152, 4096), state) == "activations"
+    # The optimizer's statistics, in another shape; the same in the loss could be anything.
+    assert report.purpose("all-gather", (16, 64, 9), state, "jit(step)/mul") == "parameters"
+    assert report.purpose("all-gather", (16, 64, 9), state, "jit(step)/jvp(UNet)/mul") == "activations"
+
+
 def advised(state=GIB, images=64, **settings):
     unet = dataclasses.replace(TINY.unet, remat=settings.pop("remat", "blocks"))
     config = dataclasses.replace(TINY, unet=unet, train=dataclasses.replace(TINY.train, **settings))

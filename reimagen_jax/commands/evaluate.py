@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from reimagen_jax.commands.options import SamplingOptions, command_line
+from reimagen_jax.commands.options import CascadeOptions, SamplingOptions, command_line
 from reimagen_jax.config import require
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class Entities:
     Prompts are fresh scenes with entities that the training data shows often, rarely or never. Each condition is a row:
     where the neighbours come from (retrieval by the entity's name or by the whole caption, none, random, wrong), how
     many they are, and eta. Rows are stored as they are done: after a stop, the same command goes on where it was.
+    A super-resolution model alone enlarges the true images, shrunk; --cascade adds super-resolution models that enlarge
+    what --model draws, and the last one's images are rated (by a rater of their size).
     Writes results.json, results.csv, parameters.csv, prompts.json and plots.
     """
 
@@ -59,6 +61,7 @@ class Entities:
     rater: Path | None = None
     """Folder written by `reimagen rater train` (default: the rater that comes with the package)."""
     how: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(default_factory=SamplingOptions)
+    stages: Annotated[CascadeOptions, tyro.conf.arg(name="")] = field(default_factory=CascadeOptions)
 
     def run(self) -> None:
         """Draws, rates, stores and prints row after row. Raises `UserError` on bad options or input."""
@@ -66,9 +69,9 @@ class Entities:
         from reimagen_jax.evaluation import entity_bench, entity_tables
 
         self._check()
-        model = Model.open(self.model)
-        command = self._resolved(model)
-        bench = command._bench(model)
+        models = [Model.open(path) for path in (self.model, *self.stages.cascade)]
+        command = self._resolved(models)
+        bench = command._bench(models)
         swept = [split for split in command.splits if split in command.sweep_splits]
         plan = entity_bench.plan(
             command.splits, command.conditions, command.k, command.eta, command.ks, command.etas, swept
@@ -82,13 +85,14 @@ class Entities:
             outcomes[condition] = entity_bench.run_condition(bench, condition, self.out / ROWS)
             rows = [entity_tables.row(condition, outcome) for condition, outcome in outcomes.items()]
             print(entity_tables.line(rows[-1]), flush=True)
-            command._write(model, bench, outcomes, rows, complete=len(rows) == len(plan))
+            command._write(models, bench, outcomes, rows, complete=len(rows) == len(plan))
         entity_tables.write_plots(rows, bench.rater.metrics, command.k, command.eta, self.out)
         for entry in entity_tables.comparisons(outcomes, command.k, command.eta):
             print(f"{entry['what']}: {entry['difference']}")
         print(f"results: {self.out / RESULTS}")
 
     def _check(self) -> None:
+        self.stages.check()
         require(self.num_prompts > 0, f"--num-prompts {self.num_prompts}: at least 1 is needed")
         require(len(self.splits) > 0, "--splits is empty: give at least one of frequent, rare, unseen")
         require(self.k is None or self.k > 0, f"--k {self.k}: at least 1 is needed (no neighbours is a condition)")
@@ -96,41 +100,54 @@ class Entities:
         given = self.etas if self.eta is None else (self.eta, *self.etas)
         require(all(0 <= eta <= 1 for eta in given), f"--eta, --etas {given}: every value is between 0 and 1")
 
-    def _resolved(self, model: "Model") -> "Entities":
-        """The same with nothing left to the model's experiment."""
-        sampler = self.how.settings(model.config.sampler)
-        return dataclasses.replace(
+    def _resolved(self, models: "Sequence[Model]") -> "Entities":
+        """The same with nothing left to the models' experiments."""
+        configs = [model.config for model in models]
+        samplers = self.stages.samplers(configs, self.how.settings(configs[0].sampler))
+        command = dataclasses.replace(
             self,
-            k=self.k or max(model.config.data.num_neighbours, 1),
-            eta=sampler.eta if self.eta is None else self.eta,
-            how=self.how.resolved(sampler),
+            k=self.k or max(1, *(config.data.num_neighbours for config in configs)),
+            eta=samplers[0].eta if self.eta is None else self.eta,
+            how=self.how.resolved(samplers[0]),
         )
+        neighbours = self.stages.neighbours(configs, command._most)
+        return dataclasses.replace(command, stages=self.stages.resolved(configs, samplers, neighbours))
 
-    def _bench(self, model: "Model") -> "EntityBench":
+    @property
+    def _most(self) -> int:
+        """Neighbours that any row has at most."""
+        return max(self.k, *self.ks, 0)
+
+    def _bench(self, models: "Sequence[Model]") -> "EntityBench":
         from reimagen_jax.evaluation.entity_bench import EntityBench
         from reimagen_jax.evaluation.entity_prompts import Inventory
         from reimagen_jax.evaluation.rater import Rater
+        from reimagen_jax.inference.cascade import Cascade
         from reimagen_jax.inference.generator import Generator
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
         rater = Rater.open(self.rater)
-        rater.require_resolution(model.config.resolution)
-        generator = Generator(
-            model.config,
-            model.params,
-            self.how.settings(model.config.sampler),
-            max_neighbours=max(self.k, *self.ks, 0),
-            batch_size=self.how.batch_size,
-            seed=self.how.seed,
-        )
+        rater.require_resolution(models[-1].config.resolution)
+        configs = [model.config for model in models]
+        samplers = self.stages.samplers(configs, self.how.settings(configs[0].sampler))
+        neighbours, sizes = self.stages.neighbours(configs, self._most), self.stages.batch_sizes(self.how.batch_size)
+        stages = [
+            Generator(model.config, model.params, sampler, max_neighbours=k, batch_size=size, seed=self.how.seed)
+            for model, sampler, k, size in zip(models, samplers, neighbours, sizes, strict=True)
+        ]
         inventory = Inventory.read(KnowledgeBase.open(self.knowledge_base))
         return EntityBench(
-            generator, model.digest, rater, inventory, num_prompts=self.num_prompts, num_images=self.how.num_images
+            Cascade(stages) if len(stages) > 1 else stages[0],
+            "+".join(model.digest for model in models),
+            rater,
+            inventory,
+            num_prompts=self.num_prompts,
+            num_images=self.how.num_images,
         )
 
     def _write(
         self,
-        model: "Model",
+        models: "Sequence[Model]",
         bench: "EntityBench",
         outcomes: "dict[Condition, Outcome]",
         rows: Sequence[dict[str, Any]],
@@ -146,7 +163,8 @@ class Entities:
         results = {
             "complete": complete,
             "command": command_line("entities", self).replace("reimagen", "reimagen evaluate", 1),
-            "model": model.facts(),
+            "model": models[0].facts(),
+            **({"cascade": [model.facts() for model in models[1:]]} if len(models) > 1 else {}),
             "knowledge_base": {"folder": str(base.path), "records": len(base), "checksum": base.fingerprint},
             "world": dataclasses.asdict(bench.inventory.world),
             "sampler": sampler_facts(bench.generator.sampler, self.how),

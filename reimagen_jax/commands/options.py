@@ -167,13 +167,11 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class CascadeOptions:
-    """Super-resolution: further models that enlarge what --model draws, or an image for --model itself to enlarge."""
+    """Super-resolution: further models that enlarge what --model draws."""
 
     cascade: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="MODEL ...")] = ()
     """Super-resolution models, each enlarging the images of the one before it; the first those of --model. Options
     --cascade-... are about them: one value for all of them, or one for each; default: as in each one's experiment."""
-    low_res: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE")] = None
-    """An image to enlarge, where --model is a super-resolution model itself."""
     aug_level: tuple[float, ...] = ()
     """Noise that a super-resolution model puts on its input, 0 to 1 (0.1 to 0.3 work well): more hides what the stage
     before got wrong, and lets more be drawn anew. One for all super-resolution models, or one each (--model too)."""
@@ -241,15 +239,23 @@ class CascadeOptions:
         }
         return dataclasses.replace(self, aug_level=tuple(levels), cascade_k=tuple(neighbours[1:]), **settings)
 
+    def _each(self, name: str) -> list[Any]:
+        return _spread(name, getattr(self, name), len(self.cascade), "models of --cascade")
+
+
+@dataclass(frozen=True)
+class EnlargingOptions(CascadeOptions):
+    """Super-resolution: further models that enlarge what --model draws, or an image for --model itself to enlarge."""
+
+    low_res: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE")] = None
+    """An image to enlarge, where --model is a super-resolution model itself."""
+
     def sources(self) -> dict[str, str]:
         """The image to enlarge, if one was given, with its checksum."""
         if self.low_res is None:
             return {}
         checksum = hashlib.sha256(self.low_res.read_bytes()).hexdigest()
         return {"low-resolution image": str(self.low_res.resolve()), "its SHA-256": checksum}
-
-    def _each(self, name: str) -> list[Any]:
-        return _spread(name, getattr(self, name), len(self.cascade), "models of --cascade")
 
 
 def _spread(name: str, values: tuple[Any, ...], count: int, of: str) -> list[Any]:

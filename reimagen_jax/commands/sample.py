@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from reimagen_jax.commands.options import (
-    CascadeOptions,
+    EnlargingOptions,
     PromptOptions,
     SamplingOptions,
     command_line,
@@ -60,7 +60,7 @@ class Sample:
     how: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(
         default_factory=lambda: SamplingOptions(num_images=4)
     )
-    stages: Annotated[CascadeOptions, tyro.conf.arg(name="")] = field(default_factory=CascadeOptions)
+    stages: Annotated[EnlargingOptions, tyro.conf.arg(name="")] = field(default_factory=EnlargingOptions)
     overwrite: bool = False
     """Replace an existing output folder, once the new one is complete."""
 

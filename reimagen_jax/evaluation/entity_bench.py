@@ -3,6 +3,9 @@
 A condition says of which split the entities are, where the neighbours come from, how many there are, and eta. Under
 every condition the same prompts are drawn from the same noise, so conditions are compared prompt by prompt. What a
 condition gave is written as soon as it is rated, under a checksum of all that it depends on: a later run goes on there.
+
+A super-resolution model is given the true images, shrunk, to enlarge: what it adds is judged by itself. In a cascade
+it enlarges what the stage before has drawn.
 """
 
 import dataclasses
@@ -22,6 +25,7 @@ from reimagen_jax.data.entityworld import SCENE_PARAMETERS, Scene, entity_look, 
 from reimagen_jax.evaluation.entity_prompts import EntityPrompt, Inventory, draw_prompts, find_neighbours
 from reimagen_jax.evaluation.rater import Rater
 from reimagen_jax.files import read_json, write_json
+from reimagen_jax.inference.cascade import Cascade
 from reimagen_jax.inference.generator import Generator
 from reimagen_jax.inference.requests import Neighbour, Request
 
@@ -94,7 +98,7 @@ class EntityBench:
 
     def __init__(
         self,
-        generator: Generator,
+        generator: Generator | Cascade,
         model: str,
         rater: Rater,
         inventory: Inventory,
@@ -104,6 +108,7 @@ class EntityBench:
     ) -> None:
         """`model` is a checksum of the generator's parameters."""
         self.generator = generator
+        self.stages = generator.stages if isinstance(generator, Cascade) else (generator,)
         self.model = model
         self.rater = rater
         self.inventory = inventory
@@ -111,6 +116,7 @@ class EntityBench:
         self.num_images = num_images
         self._prompts: dict[str, list[EntityPrompt]] = {}
         self._neighbours: dict[tuple[str, str], list[tuple[Neighbour, ...]]] = {}
+        self._shrunk: dict[str, list[np.ndarray]] = {}
 
     def prompts(self, split: str) -> list[EntityPrompt]:
         """The prompts about a split's entities, the same under every condition."""
@@ -132,10 +138,12 @@ class EntityBench:
     def requests(self, condition: Condition) -> list[Request]:
         """What is asked of the generator: S images of each prompt, each from noise that is its own."""
         sampler, S = self.generator.sampler, self.num_images
-        asked = zip(self.prompts(condition.split), self.neighbours(condition), strict=True)
+        prompts = self.prompts(condition.split)
+        low_res = self._low_res(condition.split) or [None] * len(prompts)
+        asked = zip(prompts, self.neighbours(condition), low_res, strict=True)
         return [
-            Request(prompt.text, found, condition.eta, sampler.text_weight, sampler.neighbour_weight, i * S + s)
-            for i, (prompt, found) in enumerate(asked)
+            Request(prompt.text, found, condition.eta, sampler.text_weight, sampler.neighbour_weight, i * S + s, image)
+            for i, (prompt, found, image) in enumerate(asked)
             for s in range(S)
         ]
 
@@ -143,8 +151,7 @@ class EntityBench:
         """The images of a condition, S after S."""
         if condition.source != TRUTH:
             return self.generator(self.requests(condition), str(condition))
-        looks, scenes, _ = truths(self.prompts(condition.split), self.num_images)
-        return np.round(render_batch(looks, scenes, self.generator.config.resolution) * 255.0).astype(np.uint8)
+        return self._true_images(condition.split, self.num_images)
 
     def outcome(self, condition: Condition) -> Outcome:
         """Draws and rates a condition."""
@@ -171,16 +178,17 @@ class EntityBench:
 
     def seconds_per_image(self, condition: Condition) -> float:
         """Draws a batch twice and times the second: the first also compiles the program."""
-        requests = self.requests(condition)[: self.generator.batch_size]
+        size = max(stage.batch_size for stage in self.stages)
+        requests = self.requests(condition)[:size]
         self.generator(requests, "compiling")
         began = time.perf_counter()
         self.generator(requests, "timing")
-        return (time.perf_counter() - began) / self.generator.batch_size
+        return (time.perf_counter() - began) / size
 
     def settings(self, condition: Condition) -> dict[str, Any]:
         """All that an outcome depends on."""
         generator, base = self.generator, self.inventory.base
-        return {
+        facts = {
             "format": FORMAT,
             "condition": dataclasses.asdict(condition),
             "prompts": self.num_prompts,
@@ -191,6 +199,26 @@ class EntityBench:
             "rater": self.rater.digest,
             "knowledge_base": {"index": base.fingerprint, "records": base.records.fingerprint},
         }
+        later = [{**dataclasses.asdict(s.sampler), "neighbours": s.max_neighbours} for s in self.stages[1:]]
+        return facts | ({"later_stages": later} if later else {})
+
+    def _true_images(self, split: str, repeats: int) -> UInt8[np.ndarray, "m r r 3"]:
+        """What the prompts ask for, rendered, each `repeats` times."""
+        looks, scenes, _ = truths(self.prompts(split), repeats)
+        return np.round(render_batch(looks, scenes, self.generator.config.resolution) * 255.0).astype(np.uint8)
+
+    def _low_res(self, split: str) -> list[np.ndarray]:
+        """The true images of the prompts at the size that the first stage enlarges; empty if it enlarges nothing."""
+        stage = self.stages[0].config.super_resolution
+        if stage is None:
+            return []
+        if split not in self._shrunk:
+            image_NHWC = self._true_images(split, 1)
+            N, side = len(image_NHWC), stage.low_resolution
+            step = image_NHWC.shape[1] // side
+            mean = image_NHWC.reshape(N, side, step, side, step, 3).mean(axis=(2, 4), dtype=np.float32)
+            self._shrunk[split] = list(np.round(mean).astype(np.uint8))
+        return self._shrunk[split]
 
     def _copied(self, images: np.ndarray, shown: Sequence[Sequence[int]]) -> np.ndarray:
         """Whether each image shows the entity of its first neighbour: bool [N S]."""

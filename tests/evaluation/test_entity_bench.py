@@ -16,12 +16,13 @@ from reimagen_jax.evaluation import entity_bench, entity_prompts, entity_tables
 from reimagen_jax.evaluation.entity_bench import TRUTH, Condition, EntityBench, plan, run_condition, truths
 from reimagen_jax.evaluation.entity_prompts import SOURCES, Inventory, draw_prompts, find_neighbours, world_of
 from reimagen_jax.evaluation.rater import Rater
+from reimagen_jax.inference.cascade import Cascade
 from reimagen_jax.inference.generator import Generator
 from reimagen_jax.pretrained.weights import save_weights
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.systems.reimagen import ReImagen
 from tests.samples import records_of
-from tests.tiny import TINY
+from tests.tiny import TINY, TINY_SR, random_params
 
 WORLD = World(num_entities=40, num_images=240)
 MODEL = dataclasses.replace(TINY, resolution=32)
@@ -206,6 +207,34 @@ def test_all_conditions_run_through_one_program(inventory, rater, model):
     assert generator.compilations == 1
 
 
+# -- super-resolution
+
+
+def stage(config, **settings) -> Generator:
+    return Generator(config, random_params(config), batch_size=4, **settings)
+
+
+def test_a_super_resolution_model_alone_enlarges_the_true_images(inventory, rater):
+    enlarge = stage(TINY_SR, max_neighbours=2)
+    bench = EntityBench(enlarge, "tiny", rater, inventory, num_prompts=3, num_images=2)
+    requests = bench.requests(Condition("unseen", "none"))
+    truth = bench.draw(Condition("unseen", TRUTH))
+    for request, image in zip(requests, truth, strict=True):
+        low = image.reshape(16, 2, 16, 2, 3).mean(axis=(1, 3))
+        assert request.low_res.shape == (16, 16, 3) and np.abs(request.low_res - low).max() <= 0.5
+    assert bench.outcome(Condition("unseen", "retrieval", 2, 0.5)).faithful_NS.shape == (3, 2)
+
+
+def test_a_cascades_last_images_are_rated_and_every_stage_counts_for_the_checksum(inventory, rater):
+    first = stage(TINY, max_neighbours=2)
+    with_neighbours, without = (Cascade([first, stage(TINY_SR, max_neighbours=k)]) for k in (2, 0))
+    one, other = (EntityBench(each, "x", rater, inventory, num_prompts=3) for each in (with_neighbours, without))
+    condition = Condition("unseen", "retrieval", 2, 0.5)
+    assert one.outcome(condition).faithful_NS.shape == (3, 1)
+    assert one.settings(condition) != other.settings(condition)
+    assert all(request.low_res is None for request in one.requests(condition))
+
+
 # -- tables
 
 
@@ -266,9 +295,24 @@ def test_the_command_writes_tables_and_goes_on_after_a_stop(base, model, tmp_pat
         assert (out / name).stat().st_size > 0
 
 
+def test_the_command_takes_a_cascade_and_notes_every_stage(base, tmp_path):
+    folders = [tmp_path / config.name for config in (TINY, TINY_SR)]
+    for folder, config in zip(folders, (TINY, TINY_SR), strict=True):
+        save_weights(folder, config, random_params(config))
+    out = tmp_path / "out"
+    common = ("--model", str(folders[0]), "--cascade", str(folders[1]), "--knowledge-base", str(base.path))
+    rows = ("--conditions", "retrieval", "--splits", "unseen", "--ks", "--etas", "--num-prompts", "2")
+    evaluate.main(["entities", *common, *rows, "--cascade-k", "0", "--cascade-steps", "2", "--out", str(out)])
+    results = json.loads((out / "results.json").read_text())
+    assert results["complete"] and [stage["model"] for stage in results["cascade"]] == [TINY_SR.name]
+    assert "--cascade-k 0" in results["command"] and "--cascade-steps 2" in results["command"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--cascade-k", "1"), "no models of --cascade"),
+        (("--cascade", "{model}"), "base model: it enlarges nothing"),
         (("--eta", "1.5"), "between 0 and 1"),
         (("--etas", "-0.1"), "between 0 and 1"),
         (("--k", "0"), "at least 1"),
@@ -280,7 +324,7 @@ def test_the_command_writes_tables_and_goes_on_after_a_stop(base, model, tmp_pat
 )
 def test_bad_input_is_refused(base, model, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
-        run(base, model, tmp_path / "out", *options)
+        run(base, model, tmp_path / "out", *(option.format(model=model) for option in options))
     assert not (tmp_path / "out").exists()
 
 

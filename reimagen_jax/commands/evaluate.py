@@ -33,7 +33,7 @@ class Entities:
     many they are, and eta. Rows are stored as they are done: after a stop, the same command goes on where it was.
     A super-resolution model alone enlarges the true images, shrunk; --cascade adds super-resolution models that enlarge
     what --model draws, and the last one's images are rated (by a rater of their size).
-    Writes results.json, results.csv, parameters.csv, prompts.json and plots.
+    Writes results.json, results.csv, parameters.csv, prompts.json, plots, and for each split a picture of its images.
     """
 
     model: Path
@@ -66,7 +66,7 @@ class Entities:
     def run(self) -> None:
         """Draws, rates, stores and prints row after row. Raises `UserError` on bad options or input."""
         from reimagen_jax.commands.provenance import Model
-        from reimagen_jax.evaluation import entity_bench, entity_tables
+        from reimagen_jax.evaluation import entity_bench, entity_pictures, entity_tables
 
         self._check()
         models = [Model.open(path) for path in (self.model, *self.stages.cascade)]
@@ -87,6 +87,9 @@ class Entities:
             print(entity_tables.line(rows[-1]), flush=True)
             command._write(models, bench, outcomes, rows, complete=len(rows) == len(plan))
         entity_tables.write_plots(rows, bench.rater.metrics, command.k, command.eta, self.out)
+        for split in command.splits:
+            of_split = [condition for condition in plan if condition.split == split]
+            entity_pictures.picture(bench, of_split, self.out / ROWS).save(self.out / f"{split}.png")
         for entry in entity_tables.comparisons(outcomes, command.k, command.eta):
             print(f"{entry['what']}: {entry['difference']}")
         print(f"results: {self.out / RESULTS}")

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
 
 from reimagen_jax.data.entityworld import SCENE_PARAMETERS, Scene, entity_look, render_batch
 from reimagen_jax.evaluation.entity_prompts import EntityPrompt, Inventory, draw_prompts, find_neighbours
@@ -29,7 +30,9 @@ from reimagen_jax.inference.cascade import Cascade
 from reimagen_jax.inference.generator import Generator
 from reimagen_jax.inference.requests import Neighbour, Request
 
-FORMAT = 1
+FORMAT = 2
+SHOWN = 6
+"""Prompts whose images are kept, to look at."""
 TRUTH = "true renders"
 """The source of the rows in which the images are not drawn by the model but rendered as they should be."""
 
@@ -157,7 +160,10 @@ class EntityBench:
         """Draws and rates a condition."""
         began = time.perf_counter()
         images = self.draw(condition)
-        seconds = time.perf_counter() - began
+        return self.rated(condition, images, time.perf_counter() - began)
+
+    def rated(self, condition: Condition, images: UInt8[np.ndarray, "m r r 3"], seconds: float = 0.0) -> Outcome:
+        """Rates the images that `draw` gave for a condition."""
         prompts, neighbours = self.prompts(condition.split), self.neighbours(condition)
         looks, scenes, told = truths(prompts, self.num_images)
         ratings = self.rater.rate(images, looks, vars(scenes), told)
@@ -228,19 +234,31 @@ class EntityBench:
 
 
 def run_condition(bench: EntityBench, condition: Condition, folder: Path) -> Outcome:
-    """What a condition gives: read from `folder` if an earlier run has stored it there, else drawn and stored."""
+    """What a condition gives: read from `folder` if an earlier run has stored it there, else drawn and stored.
+
+    The first image of each of the first prompts is stored too, as a strip.
+    """
     path = stored(bench, condition, folder)
     if path.is_file():
         return from_json(read_json(path, "ratings")["outcome"])
-    outcome = bench.outcome(condition)
+    began = time.perf_counter()
+    images = bench.draw(condition)
+    outcome = bench.rated(condition, images, time.perf_counter() - began)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"settings": bench.settings(condition), "outcome": to_json(outcome)})
+    shown = images[:: bench.num_images][:SHOWN]
+    Image.fromarray(np.concatenate(list(shown), axis=1)).save(strip(bench, condition, folder))
+    write_json(path, {"settings": bench.settings(condition), "outcome": to_json(outcome)})  # last: all of it is there
     return outcome
 
 
 def stored(bench: EntityBench, condition: Condition, folder: Path) -> Path:
     """Where the outcome of a condition is stored, once there is one."""
     return folder / f"{checksum(bench.settings(condition))}.json"
+
+
+def strip(bench: EntityBench, condition: Condition, folder: Path) -> Path:
+    """Where the images kept of a condition are."""
+    return stored(bench, condition, folder).with_suffix(".png")
 
 
 def truths(prompts: Sequence[EntityPrompt], repeats: int) -> tuple[np.ndarray, Scene, np.ndarray]:

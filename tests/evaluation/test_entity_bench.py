@@ -12,7 +12,7 @@ from reimagen_jax.data.entityworld import CATEGORIES, World, entity_look, render
 from reimagen_jax.data.records import ImageText, write_records
 from reimagen_jax.data.sources import WorldSource
 from reimagen_jax.errors import UserError
-from reimagen_jax.evaluation import entity_bench, entity_prompts, entity_tables
+from reimagen_jax.evaluation import entity_bench, entity_pictures, entity_prompts, entity_tables
 from reimagen_jax.evaluation.entity_bench import TRUTH, Condition, EntityBench, plan, run_condition, truths
 from reimagen_jax.evaluation.entity_prompts import SOURCES, Inventory, draw_prompts, find_neighbours, world_of
 from reimagen_jax.evaluation.rater import Rater
@@ -195,7 +195,9 @@ def test_outcomes_are_stored_and_found_again_until_a_setting_changes(bench, tmp_
             assert not entity_bench.stored(bench, condition, tmp_path).is_file()
             setattr(bench, name, before)
     assert not entity_bench.stored(bench, Condition("unseen", "retrieval", 2, 0.6), tmp_path).is_file()
-    assert len(list(tmp_path.iterdir())) == 1
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".png"} and len(list(tmp_path.iterdir())) == 2
+    strip = entity_pictures.read_strip(entity_bench.strip(bench, condition, tmp_path))
+    np.testing.assert_array_equal(strip, bench.draw(condition)[::2][: entity_bench.SHOWN])
 
 
 def test_all_conditions_run_through_one_program(inventory, rater, model):
@@ -291,7 +293,15 @@ def test_the_command_writes_tables_and_goes_on_after_a_stop(base, model, tmp_pat
         table = list(csv.DictReader(file))
     assert [(r["split"], r["source"]) for r in table] == [(r["split"], r["source"]) for r in results["rows"]]
     assert all(float(r["rater_ceiling_faithfulness"]) >= 0.9 for r in table)
-    for name in ("faithfulness.png", "alignment.png", "eta.png", "parameters.csv", "prompts.json"):
+    for name in (
+        "faithfulness.png",
+        "alignment.png",
+        "eta.png",
+        "unseen.png",
+        "rare.png",
+        "parameters.csv",
+        "prompts.json",
+    ):
         assert (out / name).stat().st_size > 0
 
 

@@ -1,0 +1,505 @@
+"""CLIP's two towers (ViT-B/32, B/16, L/14, ...; text towers alone), as Hugging Face stores their weights.
+
+  x = x + W_o attend(h W_q, h W_k, h W_v),  h = norm(x)            norms, and a bias in every product       (1)
+  x = x + W_2 act(W_1 norm(x))                                     act(y) = y sigmoid(1.702 y) mostly       (2)
+  text:   x = E[token] + position; causal attention; z = P norm(x at the first end token)                   (3)
+  image:  x = norm([class; patches] + position);     z = P norm(x at the class token)                       (4)
+
+Texts and images are compared by the cosine of their z. Both towers are transformers of blocks (1, 2). Norms, softmax
+and the sum x are float32, matrix products are of `dtype`. Radford et al. 2021 (arXiv 2103.00020).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int32
+from PIL import Image
+
+from reimagen_jax.config import require
+from reimagen_jax.encoders.frozen import (
+    Dtype,
+    TextEncoder,
+    biased_attention,
+    bucketed,
+    check_dtype,
+    check_not_released,
+    identify,
+    in_batches,
+    jitted,
+    on_mesh,
+    one_behind,
+    pad_rows,
+    pad_to,
+    placement,
+    read_settings,
+)
+from reimagen_jax.encoders.hf_tokenizers import HFTokenizer, open_clip_tokenizer
+from reimagen_jax.nets.attention import MASKED
+from reimagen_jax.pretrained.safetensors_reader import (
+    CONVOLUTION,
+    KERNEL,
+    Checkpoint,
+    Source,
+    fingerprint,
+    load,
+    open_checkpoint,
+)
+from reimagen_jax.training.sharding import Rules
+
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+"""Of the pixels that CLIP was trained on, in [0, 1], RGB."""
+
+RULES: Rules = (
+    (r"(query|key|value|mlp1)/kernel$", P("fsdp")),
+    (r"(out|mlp2)/kernel$", P("fsdp", None)),
+    (r"(scale|bias)$", P()),
+)
+"""How parameters are split over a mesh ("data", "fsdp"): as T5's, one sum over devices after (1) and after (2)."""
+
+BUFFERS = (r"position_ids$", r"^logit_scale$")
+"""Numbers in the files that are no part of a tower."""
+
+
+@dataclass(frozen=True)
+class Tower:
+    """The transformer of a tower."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+    activation: str = "quick_gelu"
+    epsilon: float = 1e-5
+
+
+@dataclass(frozen=True)
+class TextTowerConfig:
+    """CLIP's text tower."""
+
+    tower: Tower
+    vocabulary: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class ImageTowerConfig:
+    """CLIP's image tower."""
+
+    tower: Tower
+    resolution: int
+    patch: int
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """The towers that there are, and the width of the space that they share."""
+
+    text: TextTowerConfig | None
+    image: ImageTowerConfig | None
+    projection: int | None
+    """None for a text tower without its projection."""
+
+
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+}
+
+
+class Block(nn.Module):
+    """Equations (1) and (2)."""
+
+    tower: Tower
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x_BLD: Float[Array, "b l d"], bias_BHLL: Float[Array, "1 1 #l l"]) -> Float[Array, "b l d"]:
+        tower, (B, L, D) = self.tower, x_BLD.shape
+        head_width = D // tower.heads
+        h = norm(tower, "norm1")(x_BLD)
+        query, key, value = (
+            self.dense(D, name)(h).reshape(B, L, tower.heads, head_width) for name in ("query", "key", "value")
+        )
+        out = biased_attention(query, key, value, bias_BHLL, jnp.ones((B, L), bool), scale=head_width**-0.5)
+        x_BLD = x_BLD + self.dense(D, "out")(out.reshape(B, L, D)).astype(jnp.float32)  # (1)
+        h = self.dense(tower.mlp_width, "mlp1")(norm(tower, "norm2")(x_BLD))
+        return x_BLD + self.dense(D, "mlp2")(ACTIVATIONS[tower.activation](h)).astype(jnp.float32)  # (2)
+
+    def dense(self, width: int, name: str) -> nn.Dense:
+        """A matrix product in `dtype`, of parameters in `dtype`."""
+        return nn.Dense(width, dtype=self.dtype, param_dtype=self.dtype, name=name)
+
+
+def norm(tower: Tower, name: str) -> nn.LayerNorm:
+    """A layer norm in float32."""
+    return nn.LayerNorm(tower.epsilon, dtype=jnp.float32, name=name)
+
+
+class TextTower(nn.Module):
+    """Token ids to the embeddings of all tokens, after the last norm, in `dtype`."""
+
+    config: TextTowerConfig
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, tokens_BL: Int32[Array, "b l"]) -> Float[Array, "b l width"]:
+        config, tower, L = self.config, self.config.tower, tokens_BL.shape[1]
+        embed = nn.Embed(config.vocabulary, tower.width, dtype=self.dtype, param_dtype=self.dtype, name="embed")
+        position_LD = self.param("position", nn.initializers.normal(0.01), (config.max_tokens, tower.width))
+        x = embed(tokens_BL).astype(jnp.float32) + position_LD[None, :L]
+        causal_LL = jnp.where(jnp.tri(L, dtype=bool), 0.0, MASKED)
+        for i in range(tower.depth):
+            x = Block(tower, self.dtype, name=f"block{i}")(x, causal_LL[None, None])
+        return norm(tower, "norm")(x).astype(self.dtype)
+
+
+class ImageTower(nn.Module):
+    """Images [B, R, R, 3], normalised by `normalise`, to the embeddings of class token and patches, before the norm."""
+
+    config: ImageTowerConfig
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x_BHWC: Float[Array, "b r r 3"]) -> Float[Array, "b m width"]:
+        config, tower, patch = self.config, self.config.tower, self.config.patch
+        D, M = tower.width, (config.resolution // patch) ** 2 + 1
+        class_D = self.param("class", nn.initializers.normal(D**-0.5), (D,))
+        position_MD = self.param("position", nn.initializers.normal(D**-0.5), (M, D))
+        x = nn.Conv(
+            D, (patch, patch), (patch, patch), "VALID", use_bias=False,
+            dtype=self.dtype, param_dtype=self.dtype, name="patches",
+        )(x_BHWC)  # fmt: skip
+        x = x.reshape(len(x), M - 1, D).astype(jnp.float32)
+        x = jnp.concatenate([jnp.broadcast_to(class_D, (len(x), 1, D)), x], axis=1) + position_MD[None]
+        x = norm(tower, "norm_in")(x)
+        for i in range(tower.depth):
+            x = Block(tower, self.dtype, name=f"block{i}")(x, jnp.zeros((1, 1, 1, M)))
+        return x
+
+
+class Clip(nn.Module):
+    """Both towers and their projections: `texts` and `images` to one space, not of unit length."""
+
+    config: ClipConfig
+    dtype: Dtype = "float32"
+
+    def setup(self) -> None:
+        config = self.config
+        if config.text is not None:
+            self.text = TextTower(config.text, self.dtype)
+        if config.image is not None:
+            self.image = ImageTower(config.image, self.dtype)
+            self.image_norm = nn.LayerNorm(config.image.tower.epsilon, dtype=jnp.float32)
+        if config.projection is not None:
+            dense = {"use_bias": False, "dtype": self.dtype, "param_dtype": self.dtype}
+            if config.text is not None:
+                self.text_projection = nn.Dense(config.projection, **dense)
+            if config.image is not None:
+                self.image_projection = nn.Dense(config.projection, **dense)
+
+    def tokens(self, tokens_BL: Int32[Array, "b l"]) -> Float[Array, "b l width"]:
+        """The embeddings of all tokens."""
+        return self.text(tokens_BL)
+
+    def texts(self, tokens_BL: Int32[Array, "b l"], last_B: Int32[Array, " b"]) -> Float[Array, "b d"]:
+        """Equation (3); `last_B` is where the end token stands."""
+        x_BLD = self.text(tokens_BL)
+        return self.text_projection(x_BLD[jnp.arange(len(x_BLD)), last_B]).astype(jnp.float32)
+
+    def images(self, x_BHWC: Float[Array, "b r r 3"]) -> Float[Array, "b d"]:
+        """Equation (4), of images in [0, 1]."""
+        x_BMD = self.image(normalise(x_BHWC).astype(self.dtype))
+        return self.image_projection(self.image_norm(x_BMD[:, 0])).astype(jnp.float32)
+
+    def everything(self) -> None:
+        """Touches all parameters, for `init`."""
+        if self.config.text is not None:
+            x_BLD = self.text(jnp.zeros((1, 1), jnp.int32))
+            if self.config.projection is not None:
+                self.text_projection(x_BLD[:, 0])
+        if self.config.image is not None:
+            R = self.config.image.resolution
+            self.images(jnp.zeros((1, R, R, 3)))
+
+
+def normalise(x_BHWC: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """Images in [0, 1] to zero mean and unit variance over CLIP's training images."""
+    return (x_BHWC - MEAN.reshape(1, 1, 1, 3)) / STD.reshape(1, 1, 1, 3)
+
+
+TEXT_DEFAULTS = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048}
+TEXT_DEFAULTS |= {"vocab_size": 49408, "max_position_embeddings": 77, "projection_dim": 512}
+IMAGE_DEFAULTS = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+IMAGE_DEFAULTS |= {"image_size": 224, "patch_size": 32, "num_channels": 3, "projection_dim": 512}
+DEFAULTS = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+"""What transformers leaves out of `config.json`: the settings of ViT-B/32."""
+
+
+def clip_config(theirs: Mapping[str, Any]) -> ClipConfig:
+    """Our settings for a `config.json` of a CLIP, of its text tower or of its image tower.
+
+    Raises `UserError` naming what makes it another network.
+    """
+    kind = theirs.get("model_type")
+    require(
+        kind in ("clip", "clip_text_model", "clip_vision_model"),
+        f"config.json is not that of a CLIP: model_type is {kind!r}, "
+        "not 'clip', 'clip_text_model' or 'clip_vision_model'",
+    )
+    if kind == "clip":
+        # The older of two ways to write it down; where both are there, transformers believes this one.
+        text, image = (
+            (theirs.get(name) or {}) | (theirs.get(f"{name}_dict") or {}) for name in ("text_config", "vision_config")
+        )
+        projection = theirs.get("projection_dim", 512)
+        return ClipConfig(_text_config(text), _image_config(image), projection)
+    if kind == "clip_text_model":
+        return ClipConfig(_text_config(theirs), None, theirs.get("projection_dim", 512))
+    return ClipConfig(None, _image_config(theirs), theirs.get("projection_dim", 512))
+
+
+def _text_config(theirs: Mapping[str, Any]) -> TextTowerConfig:
+    theirs = DEFAULTS | TEXT_DEFAULTS | dict(theirs)
+    return TextTowerConfig(_tower(theirs), theirs["vocab_size"], theirs["max_position_embeddings"])
+
+
+def _image_config(theirs: Mapping[str, Any]) -> ImageTowerConfig:
+    theirs = DEFAULTS | IMAGE_DEFAULTS | dict(theirs)
+    resolution, patch = theirs["image_size"], theirs["patch_size"]
+    require(
+        theirs["num_channels"] == 3 and isinstance(resolution, int) and isinstance(patch, int),
+        f"config.json: images of {theirs['num_channels']} channels, sides {resolution}, patches {patch}: "
+        "square RGB images and square patches are needed",
+    )
+    return ImageTowerConfig(_tower(theirs), resolution, patch)
+
+
+def _tower(theirs: Mapping[str, Any]) -> Tower:
+    width, heads, activation = theirs["hidden_size"], theirs["num_attention_heads"], theirs["hidden_act"]
+    require(width % heads == 0, f"config.json: hidden_size {width} is not a multiple of {heads} heads")
+    require(activation in ACTIVATIONS, f"config.json: hidden_act {activation!r} is not one of {', '.join(ACTIVATIONS)}")
+    return Tower(
+        width, theirs["num_hidden_layers"], heads, theirs["intermediate_size"], activation, theirs["layer_norm_eps"]
+    )
+
+
+BLOCK_NAMES = {"norm1": "layer_norm1", "norm2": "layer_norm2", "mlp1": "mlp.fc1", "mlp2": "mlp.fc2"}
+BLOCK_NAMES |= {name: f"self_attn.{name[0]}_proj" for name in ("query", "key", "value")} | {"out": "self_attn.out_proj"}
+NAMES = {
+    "text/embed/embedding": "text_model.embeddings.token_embedding.weight",
+    "text/position": "text_model.embeddings.position_embedding.weight",
+    "text/norm": "text_model.final_layer_norm",
+    "text_projection": "text_projection",
+    "image/class": "vision_model.embeddings.class_embedding",
+    "image/position": "vision_model.embeddings.position_embedding.weight",
+    "image/patches": "vision_model.embeddings.patch_embedding",
+    "image/norm_in": "vision_model.pre_layrnorm",
+    "image_norm": "vision_model.post_layernorm",
+    "image_projection": "visual_projection",
+}
+
+
+def source(path: str) -> Source:
+    """The tensor there that is the parameter `path` here."""
+    if path in NAMES:
+        return _with_alias(NAMES[path])
+    module, leaf = path.rsplit("/", 1)
+    if module in NAMES:
+        name = NAMES[module]
+    else:
+        tower, block, part = module.split("/")
+        their_tower = {"text": "text_model", "image": "vision_model"}[tower]
+        name = f"{their_tower}.encoder.layers.{block.removeprefix('block')}.{BLOCK_NAMES[part]}"
+    axes = None if leaf != "kernel" else CONVOLUTION if module == "image/patches" else KERNEL
+    return _with_alias(f"{name}.{'bias' if leaf == 'bias' else 'weight'}", axes)
+
+
+def _with_alias(name: str, axes: tuple[int, ...] | None = None) -> Source:
+    """A tower alone may lack the tower's name in front."""
+    short = name.removeprefix("text_model.").removeprefix("vision_model.")
+    return Source(name, axes, () if short == name else (short,))
+
+
+def load_params(
+    checkpoint: Checkpoint, config: ClipConfig, dtype: Dtype, mesh: Mesh | None = None, ignore: Sequence[str] = ()
+) -> Any:
+    """The parameters of the towers in `config`, split over `mesh` as `RULES` say."""
+    expected = jax.eval_shape(lambda key: Clip(config, dtype).init(key, method="everything"), jax.random.key(0))
+    place = placement(mesh, RULES)
+    return load(checkpoint, expected["params"], source, ignore=(*BUFFERS, *ignore), place=place)
+
+
+def _fingerprint(checkpoint: Checkpoint, params: Any) -> str:
+    names = [source(path).found(checkpoint) for path in flatten_dict(params, sep="/")]
+    return fingerprint(checkpoint, names)
+
+
+def open_text(
+    folder: str | Path,
+    *,
+    dtype: Dtype = "float32",
+    max_tokens: int | None = None,
+    mesh: Mesh | None = None,
+    tokenizer: str | Path | None = None,
+    batch_size: int = 32,
+) -> TextEncoder:
+    """CLIP's text tower as an encoder of tokens, from a folder of a CLIP or of a text tower alone.
+
+    `max_tokens` is the tower's (77) by default, and at most that. Tokenizer and mesh as in `encoders.t5.open`. Raises
+    `UserError` for what is missing, and naming everything that does not fit.
+    """
+    folder = Path(folder)
+    check_dtype(dtype)
+    config = clip_config(read_settings(folder))
+    require(config.text is not None, f"{folder} holds an image tower alone: no text can be encoded with it")
+    longest = config.text.max_tokens
+    max_tokens = longest if max_tokens is None else max_tokens
+    require(3 <= max_tokens <= longest, f"max_tokens {max_tokens}: this CLIP takes 3 to {longest}")
+    words = open_clip_tokenizer(folder if tokenizer is None else tokenizer)
+    words.check_fits(config.text.vocabulary)
+    checkpoint = open_checkpoint(folder)
+    alone = ClipConfig(config.text, None, None)
+    params = load_params(checkpoint, alone, dtype, mesh, ignore=(r"^vision_model\.", r"^(text|visual)_projection\."))
+    network = Clip(alone, dtype)
+
+    def apply(params: Any, tokens_BL: jax.Array, mask_BL: jax.Array) -> jax.Array:
+        del mask_BL  # padding comes after the text, where causal attention does not look
+        return network.apply({"params": params}, tokens_BL, method="tokens")
+
+    return TextEncoder(
+        width=config.text.tower.width,
+        max_tokens=max_tokens,
+        fingerprint=identify(
+            "clip text", alone, dtype, max_tokens, words.fingerprint, _fingerprint(checkpoint, params)
+        ),
+        dtype=dtype,
+        tokenizer=words,
+        apply=jitted(apply, mesh),
+        params=params,
+        batch_size=batch_size,
+        mesh=mesh,
+    )
+
+
+@dataclass(frozen=True)
+class ClipEncoder:
+    """Texts and images to unit vectors of one space (a `VectorEncoder` of dense retrieval)."""
+
+    width: int
+    fingerprint: str
+    """Of weights, tokenizer and precision."""
+    resolution: int | None
+    """Images of other sides are resized as CLIP's own are; None for a text tower alone."""
+    config: ClipConfig
+    params: Any = field(repr=False)
+    tokenizer: HFTokenizer | None = field(repr=False)
+    embed_texts: Callable[..., jax.Array] = field(repr=False)
+    embed_images: Callable[..., jax.Array] = field(repr=False)
+    batch_size: int = 32
+    mesh: Mesh | None = field(default=None, repr=False)
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors float32[N, width]."""
+        require(self.tokenizer is not None, "an image tower alone cannot encode texts")
+        check_not_released(self.params)
+        longest, end = self.config.text.max_tokens, self.tokenizer.end
+        tokens_NL, mask_NL = self.tokenizer.encode(texts, longest)
+        tokens_NL, length_N = pad_to(tokens_NL, longest, end), mask_NL.sum(axis=1)
+
+        def batches() -> Iterator[tuple[np.ndarray, jax.Array]]:
+            for rows, B, L in bucketed(length_N, longest, self.batch_size, self.mesh):
+                tokens_BL = pad_rows(tokens_NL[rows, :L], B, end)
+                last_B = (tokens_BL == end).argmax(axis=1).astype(np.int32)  # the first end
+                yield rows, self.embed_texts(self.params, *on_mesh((tokens_BL, last_B), self.mesh))
+
+        return self._unit_vectors(len(texts), batches())
+
+    def images(self, images_NHWC: np.ndarray) -> np.ndarray:
+        """Unit vectors float32[N, width] of uint8[N, H, W, 3]."""
+        require(self.resolution is not None, "a text tower alone cannot encode images")
+        require(images_NHWC.dtype == np.uint8, f"images are {images_NHWC.dtype}, not uint8")
+        check_not_released(self.params)
+
+        def batches() -> Iterator[tuple[np.ndarray, jax.Array]]:
+            for rows, B in in_batches(np.arange(len(images_NHWC)), self.batch_size, self.mesh):
+                fitted = np.stack([fit(image_HWC, self.resolution) for image_HWC in images_NHWC[rows]])
+                yield rows, self.embed_images(self.params, *on_mesh((pad_rows(fitted, B, 0),), self.mesh))
+
+        return self._unit_vectors(len(images_NHWC), batches())
+
+    def release(self) -> None:
+        """Gives the weights' memory back, on devices and host; the encoder cannot encode any more."""
+        for leaf in jax.tree.leaves(self.params):
+            leaf.delete()
+
+    def _unit_vectors(self, number: int, batches: Iterator[tuple[np.ndarray, jax.Array]]) -> np.ndarray:
+        vectors_ND = np.zeros((number, self.width), np.float32)
+        for rows, vector_BD in one_behind(batches):
+            vectors_ND[rows] = vector_BD[: len(rows)]
+        return vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+
+
+def fit(image_HWC: np.ndarray, resolution: int) -> np.ndarray:
+    """The middle square of an image, uint8[resolution, resolution, 3], after its shorter side was resized (bicubic)."""
+    H, W, _ = image_HWC.shape
+    if H == W == resolution:
+        return image_HWC
+    short = min(H, W)
+    width, height = (resolution * side // short for side in (W, H))
+    resized = Image.fromarray(image_HWC).resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - resolution) // 2, (height - resolution) // 2
+    return np.asarray(resized)[top : top + resolution, left : left + resolution]
+
+
+def open(
+    folder: str | Path,
+    *,
+    dtype: Dtype = "float32",
+    mesh: Mesh | None = None,
+    tokenizer: str | Path | None = None,
+    batch_size: int = 32,
+) -> ClipEncoder:
+    """A CLIP from a folder as Hugging Face publishes it: both towers, or one with its projection.
+
+    Tokenizer and mesh as in `encoders.t5.open`. Raises `UserError` for what is missing, and naming everything that does
+    not fit.
+    """
+    folder = Path(folder)
+    check_dtype(dtype)
+    config = clip_config(read_settings(folder))
+    words = None
+    if config.text is not None:
+        words = open_clip_tokenizer(folder if tokenizer is None else tokenizer)
+        words.check_fits(config.text.vocabulary)
+    checkpoint = open_checkpoint(folder)
+    params = load_params(checkpoint, config, dtype, mesh)
+    network, read = Clip(config, dtype), None if words is None else words.fingerprint
+
+    def embed_texts(params: Any, tokens_BL: jax.Array, last_B: jax.Array) -> jax.Array:
+        return network.apply({"params": params}, tokens_BL, last_B, method="texts")
+
+    def embed_images(params: Any, images_BHWC: jax.Array) -> jax.Array:
+        return network.apply({"params": params}, images_BHWC.astype(jnp.float32) / 255.0, method="images")
+
+    return ClipEncoder(
+        width=config.projection,
+        fingerprint=identify("clip", config, dtype, read, _fingerprint(checkpoint, params)),
+        resolution=None if config.image is None else config.image.resolution,
+        config=config,
+        params=params,
+        tokenizer=words,
+        embed_texts=jitted(embed_texts, mesh),
+        embed_images=jitted(embed_images, mesh),
+        batch_size=batch_size,
+        mesh=mesh,
+    )

@@ -24,32 +24,45 @@ def atomic_dir(target: str | Path, *, overwrite: bool = False) -> Iterator[Path]
     before, or if it cannot be written.
     """
     target = Path(target)
+    require_writable(target, overwrite=overwrite)
+    try:
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}; choose a folder you may write to") from error
+    try:
+        yield partial
+        put_in_place(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def require_writable(target: Path, *, overwrite: bool) -> None:
+    """Raises `UserError` where `atomic_dir` may not write the output folder `target`; makes the folder it lies in."""
     if target.exists() and not overwrite:
         raise UserError(f"{target} already exists: pass --overwrite to replace it, or choose another --out")
     if target.exists() and not _replaceable(target):
         raise UserError(f"{target} was not written by this program, so it is not replaced: choose another --out")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}; choose a folder you may write to") from error
-    try:
-        yield partial
-        write_text(partial / MARK, "Written by reimagen_jax, which may replace this folder when asked to overwrite.\n")
-        # mkdtemp makes the folder private; the result follows the user's umask like any other folder.
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o777 & ~umask)
-        if target.exists():
-            retired = partial.with_suffix(".old")
-            target.rename(retired)
-            partial.rename(target)
-            shutil.rmtree(retired)
-        else:
-            partial.rename(target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+
+
+def put_in_place(partial: Path, target: Path) -> None:
+    """Marks a complete folder as written by this program and renames it to `target`, in the place of what was there."""
+    write_text(partial / MARK, "Written by reimagen_jax, which may replace this folder when asked to overwrite.\n")
+    # mkdtemp makes the folder private; the result follows the user's umask like any other folder.
+    umask = os.umask(0)
+    os.umask(umask)
+    partial.chmod(0o777 & ~umask)
+    if target.exists():
+        retired = partial.with_suffix(".old")
+        target.rename(retired)
+        partial.rename(target)
+        shutil.rmtree(retired)
+    else:
+        partial.rename(target)
 
 
 def _replaceable(target: Path) -> bool:

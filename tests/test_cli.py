@@ -95,7 +95,7 @@ def test_entityworld(tmp_path):
     ("args", "said"),
     [
         (["preprae"], "did you mean `prepare`"),
-        (["xyz"], "prepare, index, triples"),
+        (["xyz"], "the commands are prepare, "),
         (["prepare", "--out", "r", "--source", "nowhere"], "nowhere is not a folder"),
         (["prepare", "--out", "r", "--where", "role"], "FIELD=VALUE"),
         (["prepare", "--out", "r", "--resolution", "0"], "--resolution 0"),
@@ -129,7 +129,7 @@ def test_ctrl_c(photos, tmp_path, capsys, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("reimagen_jax.data.sources.FolderSource.items", interrupted)
+    monkeypatch.setattr("reimagen_jax.data.sources.FolderSource.entries", interrupted)
     assert run("prepare", "--source", photos, "--out", tmp_path / "r") == 130
     assert capsys.readouterr().err == "error: interrupted\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
@@ -175,3 +175,14 @@ def test_help_is_quick_to_import():
         "import reimagen_jax.cli, sys; sys.exit(bool({'jax', 'tensorflow_datasets', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    """As in `reimagen --help | head -0`: no traceback, the status that shells know."""
+    code = (
+        "import sys; from reimagen_jax import cli; cli._run = lambda *_: print('x' * 2**20); sys.exit(cli.main(['x']))"
+    )
+    done = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done.stdout.close()
+    assert done.stderr.read() == b""
+    assert done.wait() == 141

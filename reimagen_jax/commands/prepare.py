@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from reimagen_jax.commands.embed import EmbedOptions
 from reimagen_jax.data.entityworld import World
 from reimagen_jax.errors import UserError
 
@@ -22,65 +23,87 @@ class Prepare:
         reimagen prepare --out runs/knowledge
 
     From your own folder of images, with a metadata.jsonl in it whose lines look like
-    {"file_name": "cat.png", "text": "a cat on a mat"}:
+    {"file_name": "cat.png", "text": "a cat on a mat"} (or a metadata.csv with these columns):
         reimagen prepare --source photos --out runs/photos --resolution 64
+
+    From Parquet files as Hugging Face writes them, from webdataset shards, from any TFDS data set:
+        reimagen prepare --source DOWNLOADED_DATASET --split train --out runs/photos --resolution 64
+        reimagen prepare --source 'laion/{00000..00127}.tar' --out runs/laion --resolution 256
+        reimagen prepare --source tfds:coco_captions --split train --out runs/coco --resolution 64
+        reimagen prepare --source tfds:stanford_dogs --caption 'a photo of a {label}' --out runs/dogs
+
+    Interrupted, by whatever, it goes on where it was when the same command is given again.
     """
 
     out: Path
     """Folder to write; it must not exist yet."""
     source: str = "entityworld"
-    """`entityworld`, or a folder of images with metadata.jsonl."""
+    """`entityworld`, a folder of images with metadata.jsonl, files or a folder of files in Parquet or webdataset's tar
+    (also by a pattern in quotes), or `tfds:NAME` (also NAME/CONFIG:VERSION)."""
+    caption: str | None = None
+    """Field that holds the captions, or a template with fields in it, such as 'a photo of a {label}'. By default the
+    first there is of text, caption, captions."""
+    max_captions: int | None = None
+    """Captions to keep of each picture, the first ones; each makes a record. By default all."""
+    image: str | None = None
+    """Field of the pictures (Parquet, TFDS) or their file extension (webdataset), where it is not found by itself."""
+    split: str | None = None
+    """Split of a TFDS data set (train by default; also a part, such as train[:10%]) or of Parquet files."""
+    data_dir: Path | None = None
+    """Folder of TFDS's data sets, instead of TFDS's own; or the one that paths in Parquet files lead into."""
     resolution: int | None = None
-    """Side in pixels. EntityWorld is drawn at it (64 by default); larger images of a folder are cropped and shrunk."""
+    """Side in pixels. EntityWorld is drawn at it (64 by default); larger images of others are cropped and shrunk."""
     where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Keep only items with FIELD=VALUE, such as role=train. Repeat it for further values, or for further fields."""
     strict: bool = False
     """Stop at the first bad item instead of reporting and leaving out every one."""
     overwrite: bool = False
     """Replace an existing output folder, once the new one is complete."""
+    embed: Annotated[EmbedOptions, tyro.conf.arg(name="")] = field(default_factory=EmbedOptions)
     world: World = field(default_factory=World)
     """The EntityWorld to draw from (when the source is `entityworld`)."""
 
     def run(self) -> None:
         """Writes the records, reports problems as they come and sums up."""
-        from reimagen_jax.data.records import ImageText, Problem, write_records
-        from reimagen_jax.data.sources import FolderSource, Where, WorldSource
+        from reimagen_jax.data.preparing import prepare_records
+        from reimagen_jax.data.sources import Captions, Reading, Where, open_source
 
         if self.resolution is not None and self.resolution < 1:
             raise UserError(f"--resolution {self.resolution} is not a number of pixels")
-        where = Where.parse(self.where)
-        if self.source == "entityworld":
-            source = WorldSource(self.world, where, self.resolution or 64)
-        else:
-            source = FolderSource(Path(self.source), where, self.resolution)
-        problems: list[Problem] = []
-
-        def usable():
-            for item in source.items():
-                if isinstance(item, ImageText):
-                    yield item
-                    continue
-                if self.strict:
-                    raise UserError(f"{item} (--strict stops at the first bad item)")
-                problems.append(item)
-                if len(problems) <= SHOWN_PROBLEMS:
-                    print(f"left out: {item}", file=sys.stderr)
-
+        self.embed.check()
+        captions = Captions(self.caption, self.max_captions)
+        reading = Reading(Where.parse(self.where), self.resolution, captions, self.image, self.split, self.data_dir)
+        source = open_source(self.source, reading, self.world)
         settings = {"where": list(self.where), "resolution": self.resolution}
         if self.source == "entityworld":
             settings["world"] = vars(self.world)
-        records = write_records(
-            usable(),
-            self.out,
-            source=source.name,
-            total=source.count(),
-            overwrite=self.overwrite,
-            problems=problems,
-            settings=settings,
+        else:
+            settings |= {**captions.settings, "image": self.image}
+        reports = _Reports(self.strict)
+        records = prepare_records(
+            source, self.out, settings=settings, overwrite=self.overwrite, on_problem=reports.add, say=print
         )
-        if len(problems) > SHOWN_PROBLEMS:
-            more = len(problems) - SHOWN_PROBLEMS
+        if reports.number > SHOWN_PROBLEMS:
+            more = reports.number - SHOWN_PROBLEMS
             print(f"... and {more} more, all named in {self.out}/skipped.jsonl", file=sys.stderr)
-        print(f"{len(records)} records in {self.out}, {len(problems)} items left out")
+        print(f"{len(records)} records in {self.out}, {reports.number} items left out")
         for reason, count in records.manifest["skipped"].items():
             print(f"  {count} x {reason}")
+        if self.embed.text_embeddings is not None:
+            self.embed.embed([records])
+
+
+class _Reports:
+    """Shows the first problems as they come, counts all, and stops at the first where that is wanted."""
+
+    def __init__(self, strict: bool):
+        self.number = 0
+        self._strict = strict
+
+    def add(self, problem) -> None:
+        """Takes a `Problem`. Raises `UserError` where it is to stop."""
+        if self._strict:
+            raise UserError(f"{problem} (--strict stops at the first bad item)")
+        self.number += 1
+        if self.number <= SHOWN_PROBLEMS:
+            print(f"left out: {problem}", file=sys.stderr)

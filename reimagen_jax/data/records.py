@@ -7,55 +7,30 @@ a manifest, and `skipped.jsonl`, which names what the source held and the record
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from reimagen_jax.data import images
+from reimagen_jax.data.catalogue import Ledger
+from reimagen_jax.data.image_text import ImageText, Problem
 from reimagen_jax.data.manifest import read_manifest, verify_checksums, write_manifest
 from reimagen_jax.data.parallel import ordered_map
+from reimagen_jax.data.shards import SPLIT, Shard, ShardWriter, from_features, parse, read_shard, string
 from reimagen_jax.errors import UserError
 from reimagen_jax.files import atomic_dir
 from reimagen_jax.progress import track
 
+__all__ = ["Draft", "ImageText", "Problem", "Records", "write_records"]
+
 KIND = "records"
-SPLIT = "records"
 RECORDS_PER_SHARD = 4096
-_WRITE_BATCH = 256
+SKIPPED = "skipped.jsonl"
 _READ_BATCH = 2048
-
-
-@dataclass(frozen=True)
-class ImageText:
-    """An image with its caption."""
-
-    key: str
-    """Names the record, uniquely within its source."""
-    image: bytes
-    """Encoded: PNG, JPEG or WebP."""
-    text: str
-    attributes: dict[str, Any] = field(default_factory=dict)
-    """Whatever else the source tells (JSON types)."""
-    digest: str = field(default="", compare=False)
-    """Checksum of the pixels as they came (`images.digest`); `write_records` fills it in where it is empty."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """An item of a source that does not become a record."""
-
-    name: str
-    reason: str
-    """One of a few fixed phrases, for counting."""
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.reason}: {self.detail}"
 
 
 def write_records(
@@ -76,31 +51,62 @@ def write_records(
     and when `out` exists and `overwrite` is false.
     """
     with atomic_dir(out, overwrite=overwrite) as folder:
-        content, keys = hashlib.sha256(), set()
-        writer = _tfds_writer(folder)
-        examples = track(ordered_map(_with_digest, examples), total, "records", "image")
-        while batch := list(islice(examples, _WRITE_BATCH)):
-            for example in batch:
-                if example.key in keys:
-                    raise UserError(f"two records have the key {example.key!r}: keys must be unique within a source")
-                keys.add(example.key)
-                content.update(_checksum(example))
-            writer.add_examples({SPLIT: [_to_features(example) for example in batch]})
-        writer.close_all()
-        if not keys:
-            raise UserError(f"nothing to write: {source} has nothing usable that fits the filter{_counted(problems)}")
-        with (folder / "skipped.jsonl").open("w", encoding="utf-8") as file:
-            for problem in problems:
-                file.write(json.dumps(vars(problem), ensure_ascii=False) + "\n")
-        fields = {
-            "count": len(keys),
-            "fingerprint": content.hexdigest()[:32],
-            "source": source,
-            "settings": settings or {},
-            "skipped": dict(Counter(problem.reason for problem in problems)),
-        }
-        write_manifest(folder, KIND, fields)
+        draft, keys = Draft(folder), Ledger()
+        for example in track(ordered_map(_with_digest, examples), total, "records", "image"):
+            if keys.setdefault(example.key, 1) is not None:
+                raise UserError(f"two records have the key {example.key!r}: keys must be unique within a source")
+            draft.add(example)
+        with (folder / SKIPPED).open("w", encoding="utf-8") as file:
+            file.writelines(as_line(problem) for problem in problems)
+        draft.finish(source, settings or {}, Counter(problem.reason for problem in problems))
     return Records.open(out)
+
+
+class Draft:
+    """Records in the making: the shards of a folder, from the complete ones on, and the checksum of their content."""
+
+    def __init__(self, folder: Path, shards: Sequence[Shard] = ()):
+        self.writer = ShardWriter(folder, RECORDS_PER_SHARD, shards)
+        self._folder = folder
+        self._content = hashlib.sha256()
+
+    @property
+    def count(self) -> int:
+        """Records in complete shards."""
+        return sum(shard.records for shard in self.writer.shards)
+
+    def restore(self) -> Iterator[ImageText]:
+        """Yields the records of the complete shards; all must be taken before anything is added."""
+        for index in range(len(self.writer.shards)):
+            for example in read_shard(self._folder, index):
+                self._content.update(_checksum(example))
+                yield example
+
+    def add(self, example: ImageText) -> bool:
+        """Writes a record, whose digest must be known; true when it completes a shard."""
+        self._content.update(_checksum(example))
+        return self.writer.add(example)
+
+    def finish(self, source: str, settings: dict[str, Any], skipped: Mapping[str, int]) -> None:
+        """Writes what is left and the manifest. Raises `UserError` where there are no records."""
+        self.writer.close_shard()
+        if not self.writer.shards:
+            counted = "".join(f"; {count} x {reason}" for reason, count in Counter(skipped).most_common())
+            raise UserError(f"nothing to write: {source} has nothing usable that fits the filter{counted}")
+        self.writer.finish()
+        fields = {
+            "count": self.count,
+            "fingerprint": self._content.hexdigest()[:32],
+            "source": source,
+            "settings": settings,
+            "skipped": dict(skipped),
+        }
+        write_manifest(self._folder, KIND, fields)
+
+
+def as_line(problem: Problem) -> str:
+    """A problem as a line of `skipped.jsonl`."""
+    return json.dumps(vars(problem), ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +143,7 @@ class Records:
 
     def fetch(self, ids: Iterable[int]) -> list[ImageText]:
         """Reads many records at once: far faster than one by one."""
-        return [_from_features(features) for features in self._features(ids)]
+        return [from_features(features) for features in self._features(ids)]
 
     def keys(self) -> list[str]:
         """All keys, in order; read once."""
@@ -161,57 +167,24 @@ class Records:
         for start in range(0, len(self), _READ_BATCH):
             for features in self._features(range(start, min(start + _READ_BATCH, len(self)))):
                 for column, name in zip(columns, ("key", "text", "digest"), strict=True):
-                    column.append(_string(features, name))
+                    column.append(string(features, name))
         return columns
 
     @cached_property
     def _shards(self) -> Any:
-        tfds = _tfds()
+        import tensorflow_datasets as tfds
+
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         return tfds.builder_from_directory(str(self.path)).as_data_source(split=SPLIT, deserialize_method=raw)
 
     def _features(self, ids: Iterable[int]) -> list[Any]:
-        """The stored features of records, as the protocol buffer's map (TFDS can unpack it too, 15 times slower)."""
-        from tensorflow_datasets.proto import tf_example_pb2
-
+        """The stored features of records."""
         ids = np.asarray(list(ids), np.int64)
         if ids.size == 0:
             return []
         if ids.min() < 0 or ids.max() >= len(self):
             raise IndexError(f"record {ids.min() if ids.min() < 0 else ids.max()} of {len(self)} in {self.path}")
-        parse = tf_example_pb2.Example.FromString
-        return [parse(raw).features.feature for raw in self._shards.__getitems__(ids.tolist())]
-
-
-def _tfds() -> Any:
-    import tensorflow_datasets as tfds
-
-    return tfds
-
-
-def _tfds_writer(folder: Path) -> Any:
-    """TFDS's streaming writer: a shard at a time in memory, and the order of the source (a builder would shuffle)."""
-    tfds = _tfds()
-    text = tfds.features.Text()
-    identity = tfds.core.dataset_info.DatasetIdentity(
-        name="image_text", version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name=__name__
-    )
-    info = tfds.core.DatasetInfo(
-        builder=identity,
-        description="Image-text pairs written by `reimagen prepare`.",
-        features=tfds.features.FeaturesDict(
-            {
-                "key": text,
-                "image": tfds.features.Image(shape=(None, None, 3)),
-                "text": text,
-                "attributes": tfds.features.Text(doc="JSON"),
-                "digest": tfds.features.Text(doc="checksum of the decoded pixels"),
-            }
-        ),
-    )
-    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=RECORDS_PER_SHARD, file_format="array_record")
-    writer.initialize_splits([SPLIT])
-    return writer
+        return [parse(raw) for raw in self._shards.__getitems__(ids.tolist())]
 
 
 def _with_digest(example: ImageText) -> ImageText:
@@ -221,30 +194,7 @@ def _with_digest(example: ImageText) -> ImageText:
         raise UserError(f"record {example.key!r}: {error}") from error
 
 
-def _to_features(example: ImageText) -> dict[str, Any]:
-    return {**vars(example), "attributes": json.dumps(example.attributes, ensure_ascii=False, allow_nan=False)}
-
-
-def _string(features: Any, name: str) -> str:
-    return features[name].bytes_list.value[0].decode("utf-8")
-
-
-def _from_features(features: Any) -> ImageText:
-    return ImageText(
-        key=_string(features, "key"),
-        image=features["image"].bytes_list.value[0],
-        text=_string(features, "text"),
-        attributes=json.loads(_string(features, "attributes")),
-        digest=_string(features, "digest"),
-    )
-
-
 def _checksum(example: ImageText) -> bytes:
     attributes = json.dumps(example.attributes, sort_keys=True, allow_nan=False)
     parts = (example.key.encode(), example.image, example.text.encode(), attributes.encode())
     return b"".join(hashlib.sha256(part).digest() for part in parts)
-
-
-def _counted(problems: Sequence[Problem]) -> str:
-    counts = Counter(problem.reason for problem in problems)
-    return "".join(f"; {count} x {reason}" for reason, count in counts.most_common())

@@ -21,7 +21,6 @@ def examples():
 @pytest.fixture
 def sharded(monkeypatch):
     monkeypatch.setattr(records_module, "RECORDS_PER_SHARD", 4)
-    monkeypatch.setattr(records_module, "_WRITE_BATCH", 3)
     monkeypatch.setattr(records_module, "_READ_BATCH", 5)
 
 

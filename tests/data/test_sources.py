@@ -1,10 +1,14 @@
 """Sources: what is good goes through, what is bad is named with its reason, filters choose."""
 
+import csv
 import json
+import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -12,6 +16,7 @@ from reimagen_jax.data import images
 from reimagen_jax.data.entityworld import World
 from reimagen_jax.data.records import ImageText, Problem
 from reimagen_jax.data.sources import FolderSource, Where, WorldSource
+from reimagen_jax.data.sources import folder as folder_module
 from reimagen_jax.errors import UserError
 from tests.samples import encoded, picture, write_folder
 
@@ -110,7 +115,8 @@ class TestFolder:
             ({"file_name": "good.png"}, "good.png", "empty caption"),
             ({"file_name": "good.png", "text": " \t"}, "good.png", "empty caption"),
             ({"file_name": "good.png", "text": None}, "good.png", "empty caption"),
-            ({"file_name": "good.png", "caption": ["x"]}, "good.png", "empty caption"),
+            ({"file_name": "good.png", "caption": {"x": "y"}}, "good.png", "empty caption"),
+            ({"file_name": "good.png", "caption": [[], " "]}, "good.png", "empty caption"),
             (good_line, "good.png", "duplicate"),
             ({"file_name": "copy.bmp", "text": "good"}, "copy.bmp", "duplicate"),
         ]
@@ -148,6 +154,22 @@ class TestFolder:
         folder = write_folder(tmp_path / "f", [{"file_name": "a.png", "text": "a"}], {"a.png": picture(0, (64, 64))})
         monkeypatch.setattr(type(folder), "read_bytes", lambda path: pytest.fail(f"{path} was read"))
         assert [p.reason for p in split(FolderSource(folder))[1]] == ["oversized image"]
+
+    def test_pipes_and_devices_are_not_waited_for(self, tmp_path):
+        folder = write_folder(tmp_path / "f", [{"file_name": n, "text": "x"} for n in ("pipe", "zero")], {})
+        os.mkfifo(folder / "pipe")
+        (folder / "zero").symlink_to("/dev/zero")
+        assert [p.reason for p in split(FolderSource(folder))[1]] == ["unreadable file", "unreadable file"]
+
+    def test_an_endless_line_is_not_read_into_memory(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(folder_module, "MAX_TEXT_BYTES", 100)
+        lines = [{"file_name": "a.png", "text": text} for text in ("x" * 1000, "good", "y" * 100)]
+        good, problems = split(FolderSource(write_folder(tmp_path / "f", lines, {"a.png": picture(0)})))
+        assert [i.text for i in good] == ["good"]
+        assert [(p.name, p.reason) for p in problems] == [
+            ("metadata.jsonl:1", "bad JSON line"),
+            ("metadata.jsonl:3", "bad JSON line"),
+        ]
 
     @pytest.mark.parametrize(("name", "kind"), [("a.png", "PNG"), ("a.jpg", "JPEG")])
     def test_resolution_shrinks_and_keeps_the_kind_of_encoding(self, tmp_path, name, kind):
@@ -211,12 +233,107 @@ class TestFolder:
         with pytest.raises(UserError, match=r"metadata\.jsonl"):
             FolderSource(tmp_path)
 
+    @settings(max_examples=30, deadline=None)
     @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=5), st.lists, max_leaves=8))
     def test_any_json_line_is_an_entry_or_a_problem(self, value):
-        from reimagen_jax.data.sources import _Entry, _parse
+        lines = [json.dumps(value), json.dumps({"file_name": value, "text": "x"}), json.dumps({"text": value})]
+        with tempfile.TemporaryDirectory() as folder:
+            source = FolderSource(write_folder(Path(folder) / "f", lines, {}))
+            assert [number for number, _ in source.entries(0, 0)] == [0, 1, 2]
+            assert list(source.entries(0, 1)) == list(source.entries(0, 0))[1:]
 
-        for line in (json.dumps(value), json.dumps({"file_name": value, "text": "x"}), json.dumps({"text": value})):
-            assert isinstance(_parse(line.encode(), "here"), _Entry | Problem)
+
+def write_csv(folder, rows, pictures):
+    """A folder with `metadata.csv`, as Python's csv module writes it."""
+    write_folder(folder, [], pictures)
+    (folder / "metadata.jsonl").unlink()
+    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return folder
+
+
+class TestCsv:
+    header = ("file_name", "text", "role")
+
+    def test_good_items_go_through_in_order(self, tmp_path):
+        texts = ["plain", 'with "quotes", commas', "two\nlines", "größe 犬"]
+        rows = [self.header, *((f"{n}.png", text, "train") for n, text in enumerate(texts)), []]
+        source = FolderSource(write_csv(tmp_path / "f", rows, {f"{n}.png": picture(n) for n in range(4)}))
+        good, problems = split(source)
+        assert problems == []
+        assert source.count() == 4
+        assert [(i.key, i.text) for i in good] == [(f"{n}.png", text) for n, text in enumerate(texts)]
+        assert {i.attributes["role"] for i in good} == {"train"}
+        whole = list(source.read())
+        for number, (place, _) in enumerate(whole):
+            assert list(source.read(place)) == whole[number + 1 :]
+
+    def test_every_bad_row_is_named_and_the_rest_goes_through(self, tmp_path):
+        cases = [
+            (b"short\n", "bad CSV row"),
+            (b"a.png,x,y,z\n", "bad CSV row"),
+            (b"a.png,\xff,train\n", "bad CSV row"),
+            (b'a.png,"' + b"x" * 200_000 + b'",train\n', "bad CSV row"),
+            (b",x,train\n", "no file name"),
+            (b"../a.png,x,train\n", "path outside the folder"),
+            (b"a.png, ,train\n", "empty caption"),
+            (b"gone.png,x,train\n", "missing file"),
+        ]
+        folder = write_csv(tmp_path / "f", [self.header], {"a.png": picture(0)})
+        with (folder / "metadata.csv").open("ab") as file:
+            file.write(b"".join(line for line, _ in cases) + b"a.png,good,train\n")
+        good, problems = split(FolderSource(folder))
+        assert [i.text for i in good] == ["good"]
+        assert [p.reason for p in problems] == [reason for _, reason in cases]
+
+    def test_an_endless_line_is_not_read_into_memory(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(folder_module, "MAX_TEXT_BYTES", 100)
+        folder = write_csv(tmp_path / "f", [self.header, ("a.png", "x" * 1000, "r"), ("a.png", "good", "r")], {})
+        (folder / "a.png").write_bytes(encoded(picture(0)))
+        good, problems = split(FolderSource(folder))
+        assert ([i.text for i in good], [p.reason for p in problems]) == (["good"], ["bad CSV row"])
+
+    @pytest.mark.parametrize("header", [b"", b"text,role\n", b"\xef\xbb\xbffile_name\x00"])
+    def test_without_the_column_file_name(self, tmp_path, header):
+        (tmp_path / "metadata.csv").write_bytes(header)
+        with pytest.raises(UserError, match="file_name"):
+            FolderSource(tmp_path)
+
+    def test_two_lists_are_one_too_many(self, tmp_path):
+        folder = write_csv(tmp_path / "f", [self.header], {})
+        (folder / "metadata.jsonl").touch()
+        with pytest.raises(UserError, match=r"both metadata\.jsonl and metadata\.csv"):
+            FolderSource(folder)
+
+
+class TestLayouts:
+    """The layouts of Re-Imagen's data that the folder's documentation shows."""
+
+    def test_wiki_images(self, tmp_path):
+        lines = [
+            {
+                "file_name": f"images/3005820{n}.jpg",
+                "text": f"text {n}",
+                "entity": name,
+                "url": "x",
+                "split": split_name,
+            }
+            for n, (name, split_name) in enumerate([("Chortai", "train"), ("Picarones", "val"), ("Chortai", "train")])
+        ]
+        pictures = {line["file_name"]: encoded(picture(n), "JPEG") for n, line in enumerate(lines)}
+        folder = write_folder(tmp_path / "f", lines, pictures)
+        good, problems = split(FolderSource(folder, Where.parse(["split=train"])))
+        assert problems == []
+        assert [(i.text, i.attributes["entity"]) for i in good] == [("text 0", "Chortai"), ("text 2", "Chortai")]
+
+    def test_entity_draw_bench(self, tmp_path):
+        line = {"entity": "Chortai", "category": "dogs", "split": "rare", "role": "reference"}
+        lines = [{"file_name": f"images/dogs/chortai_{n}.jpg", "text": "a Chortai, a hound", **line} for n in range(2)]
+        pictures = {item["file_name"]: encoded(picture(n), "JPEG") for n, item in enumerate(lines)}
+        folder = write_folder(tmp_path / "f", lines, pictures)
+        good, problems = split(FolderSource(folder, Where.parse(["category=dogs", "role=reference"])))
+        assert (len(good), problems) == (2, [])
+        assert good[0].attributes == line
 
 
 WORLD = World(num_entities=10, num_images=60)

@@ -8,6 +8,7 @@ base. Every image is drawn from (world seed, entity index, role, image number) a
 
 import dataclasses
 import io
+import itertools
 from collections.abc import Iterator
 
 import jax
@@ -107,16 +108,22 @@ class World:
         return self.num_examples()
 
     def examples(
-        self, role: str | None = None, split: str | None = None, resolution: int = 64, compress_level: int = 4
+        self,
+        role: str | None = None,
+        split: str | None = None,
+        resolution: int = 64,
+        compress_level: int = 4,
+        start: int = 0,
     ) -> Iterator[dict]:
-        """Draw the examples of a role and a split, or all, one after another.
+        """Draw the examples of a role and a split, or all, one after another, from number `start` on.
 
         Yields dicts: key, image (PNG bytes, resolution^2), text, attributes (entity, entity_index, category, look,
         scene, tells, split, role; JSON types only).
         """
         plan = self._plan(role, split)
-        for start in range(0, len(plan), _BATCH):
-            yield from self._draw(plan[start : start + _BATCH], resolution, compress_level)
+        for first in range(start - start % _BATCH, len(plan), _BATCH):
+            drawn = self._draw(plan[first : first + _BATCH], resolution, compress_level)
+            yield from itertools.islice(drawn, max(0, start - first), None)
 
     def example(self, index: int, number: int, role: str = "train", resolution: int = 64) -> dict:
         """Draw one example: image `number` of entity `index` in a role."""

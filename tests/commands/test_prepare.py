@@ -1,0 +1,88 @@
+"""`reimagen prepare` from every kind of source, and what it says of problems and interruptions."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tensorflow_datasets as tfds
+
+from reimagen_jax import cli
+from reimagen_jax.data import records as records_module
+from reimagen_jax.data.records import Records
+from tests.data.sources.test_tfds import write as write_tfds
+from tests.data.sources.test_webdataset import sample, write_shard
+from tests.samples import encoded, picture, write_folder
+
+
+def prepare(out, *args) -> int:
+    return cli.main(["prepare", "--out", str(out), *map(str, args)])
+
+
+def test_parquet(tmp_path):
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        columns = {"image": [encoded(picture(0, (16, 16)))], "alt": [[f"{split} 1", f"{split} 2"]]}
+        pq.write_table(pa.table(columns), tmp_path / "data" / f"{split}-00000-of-00001.parquet")
+    options = ("--split", "test", "--caption", "alt", "--max-captions", 1, "--resolution", 8)
+    assert prepare(tmp_path / "r", "--source", tmp_path / "data", *options) == 0
+    records = Records.open(tmp_path / "r")
+    assert records.texts() == ["test 1"]
+    settings = {"where": [], "resolution": 8, "caption": "alt", "max_captions": 1, "image": None}
+    assert records.manifest["settings"] == settings
+
+
+def test_webdataset_by_a_pattern(tmp_path):
+    for shard in range(3):
+        write_shard(tmp_path / f"{shard:02d}.tar", sample(shard))
+    assert prepare(tmp_path / "r", "--source", tmp_path / "{00..01}.tar") == 0
+    assert Records.open(tmp_path / "r").texts() == ["caption 0", "caption 1"]
+
+
+def test_tfds(tmp_path):
+    features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["pug", "husky"])}
+    examples = [{"image": encoded(picture(n)), "label": n} for n in (0, 1)]
+    write_tfds(tmp_path / "tfds", tfds.features.FeaturesDict(features), {"train": examples}, name="some_dogs")
+    options = ("--data-dir", tmp_path / "tfds", "--caption", "a photo of a {label}")
+    assert prepare(tmp_path / "r", "--source", "tfds:some_dogs", *options) == 0
+    assert Records.open(tmp_path / "r").texts() == ["a photo of a pug", "a photo of a husky"]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_truncated_shard_is_refused_by_name(tmp_path, capsys, strict):
+    for shard in range(2):
+        write_shard(tmp_path / f"{shard:02d}.tar", sample(shard))
+    (tmp_path / "01.tar").write_bytes((tmp_path / "01.tar").read_bytes()[:700])
+    status = prepare(tmp_path / "r", "--source", tmp_path / "*.tar", *(["--strict"] if strict else []))
+    said = capsys.readouterr()
+    assert status == (2 if strict else 0)
+    assert "01.tar: damaged shard: it ends at byte 700, inside" in said.err
+    assert (tmp_path / "r").exists() is not strict
+    if not strict:
+        assert "1 records" in said.out
+
+
+def test_stopped_and_taken_up_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(records_module, "RECORDS_PER_SHARD", 2)
+    lines = [{"file_name": f"{n}.png", "text": f"{n}"} for n in range(5)]
+    folder = write_folder(tmp_path / "f", lines, {f"{n}.png": picture(n) for n in range(5) if n != 3})
+    assert prepare(tmp_path / "r", "--source", folder, "--strict") == 2
+    said = capsys.readouterr()
+    assert "the same command goes on from there" in said.out
+    assert said.err.startswith("error: 3.png: missing file")
+    assert prepare(tmp_path / "r", "--source", folder, "--resolution", 4) == 2
+    assert "resolution was None, now 4" in capsys.readouterr().err
+    assert prepare(tmp_path / "r", "--source", folder) == 0
+    said = capsys.readouterr()
+    assert "going on after 2 records written before" in said.out
+    assert "4 records" in said.out
+    assert Records.open(tmp_path / "r").texts() == ["0", "1", "2", "4"]
+    assert json.loads((tmp_path / "r" / "skipped.jsonl").read_text())["name"] == "3.png"
+
+
+def test_help_shows_percent_signs_as_they_are_typed(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["prepare", "--help"])
+    said = capsys.readouterr().out
+    assert "[:10%]" in said
+    assert "%%" not in said

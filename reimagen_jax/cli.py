@@ -7,6 +7,7 @@ options depend on the arguments, it is a function of the arguments instead. Only
 import difflib
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,9 +16,13 @@ from reimagen_jax.errors import UserError
 
 COMMANDS = {
     "prepare": ("prepare:Prepare", "images with captions -> records"),
-    "index": ("index:Index", "records -> knowledge base"),
+    "encode-train": ("encode_train:EncodeTrain", "records -> an encoder, for knowledge bases that search by vectors"),
+    "index": ("index:Index", "records -> knowledge base; adds to it, describes it, checks it"),
+    "search": ("search:Search", "texts -> what a knowledge base finds for them, with a contact sheet"),
+    "embed": ("embed:Embed", "captions of records -> embeddings by a frozen text encoder"),
     "triples": ("triples:BuildTriples", "records + knowledge base -> training data (KNN-ImageText)"),
     "train": ("train:main", "training data -> checkpoints"),
+    "export": ("export:Export", "checkpoint -> safetensors, settings and a model card, to hand on"),
     "sample": ("sample:Sample", "prompts -> images, with neighbours from a knowledge base or given by hand"),
     "sweep": ("sweep:Sweep", "prompts -> a report over eta: from all neighbours to all text"),
     "evaluate": ("evaluate:main", "checkpoint -> tables of faithfulness and alignment"),
@@ -30,6 +35,7 @@ MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 """What the system refuses and the user can mend: permissions and full disks."""
 USAGE_ERROR = 2
 INTERRUPTED = 130
+PIPE_CLOSED = 141
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -44,6 +50,10 @@ def main(args: Sequence[str] | None = None) -> int:
     runtime.configure()
     try:
         _run(args[0], args[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has read enough, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE_ERROR

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -16,7 +16,6 @@ from reimagen_jax.errors import UserError
 
 if TYPE_CHECKING:
     from reimagen_jax.inference.prompts import Prompt
-    from reimagen_jax.inference.requests import Neighbour
 
 
 STAGE_SETTINGS = {
@@ -32,7 +31,7 @@ STAGE_SETTINGS = {
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """What to draw: prompts from one place, neighbours from one place."""
+    """What to draw: prompts from one place; neighbours given by hand, from a knowledge base, or both."""
 
     prompt: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT ...")] = ()
     """One or more prompts."""
@@ -43,15 +42,23 @@ class PromptOptions:
     limit: int = 8
     """With --records: at most this many, spread evenly over all."""
     knowledge_base: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Where neighbours are looked for: a folder written by `reimagen index`."""
+    """Where neighbours are looked for: a folder written by `reimagen index`. Any will do, whatever the model was
+    trained with."""
     query_by: str | None = None
     """Ask the knowledge base for this attribute of the prompts' records (such as entity), not for the whole text."""
+    method: Literal["lexical", "dense", "hybrid"] = "lexical"
+    """Search the knowledge base by words, by vectors, or by both (where it has vectors)."""
+    pin: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY ...")] = ()
+    """Records of the knowledge base that are neighbours of every prompt (but their own), by their keys."""
+    ban: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY ...")] = ()
+    """Records of the knowledge base that are nobody's neighbours, by their keys."""
     reference: Annotated[
         tuple[tuple[Path, str], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="IMAGE CAPTION")
     ] = ()
     """A neighbour given by hand, for every prompt: an image file and what it shows. Repeat it for more."""
     k: int | None = None
-    """Neighbours of each prompt (default: as many as the model was trained with, or all references)."""
+    """Neighbours of each prompt: the first k of the references, the pinned and, best first, those found (default: all
+    references and pinned, and with a knowledge base as many as the model was trained with)."""
 
     def check(self) -> None:
         """Raises `UserError` on options that contradict each other; opens nothing."""
@@ -62,28 +69,31 @@ class PromptOptions:
         require(all(map(str.strip, self._texts)), "--prompt is empty: say what to draw")
         require(self.limit > 0, f"--limit {self.limit} is not a number of prompts")
         require(self.k is None or self.k >= 0, f"--k {self.k} is not a number of neighbours")
-        require(
-            not (self.knowledge_base and self.reference),
-            "--knowledge-base and --reference are both given: neighbours come from one of them",
-        )
-        require(bool(self.knowledge_base) or not self.query_by, "--query-by asks a --knowledge-base: none is given")
+        asked = {"--query-by": self.query_by, "--pin": self.pin, "--ban": self.ban, "--method": self._searches_vectors}
+        for option in (name for name, value in asked.items() if value):
+            require(bool(self.knowledge_base), f"{option} asks a --knowledge-base: none is given")
+        both = set(_flat(self.pin)) & set(_flat(self.ban))
+        require(not both, f"{min(both, default='')} is given to --pin and to --ban: choose one")
 
     def gather(self, config: Experiment) -> "list[Prompt]":
         """The prompts with their neighbours, decoded for the model. Raises `UserError` on bad input."""
         from reimagen_jax.inference.prompts import asking_by, with_retrieved
+        from reimagen_jax.inference.requests import from_file, pinned
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
-        prompts = self._prompts(config.resolution)
-        if self.knowledge_base:
-            prompts = asking_by(prompts, self.query_by) if self.query_by else prompts
-            base, k = KnowledgeBase.open(self.knowledge_base), self.resolved(config).k
-            return with_retrieved(prompts, base, k, config.resolution)
-        given = tuple(_reference(path, text, config.resolution) for path, text in self.reference)[: self.k]
-        return [dataclasses.replace(prompt, neighbours=given) for prompt in prompts]
+        prompts, k = self._prompts(config.resolution), self.resolved(config).k
+        given = tuple(from_file(path, text, config.resolution) for path, text in self.reference)
+        if not self.knowledge_base:
+            return [dataclasses.replace(prompt, neighbours=given[:k]) for prompt in prompts]
+        prompts = asking_by(prompts, self.query_by) if self.query_by else prompts
+        base = KnowledgeBase.open(self.knowledge_base)
+        given += pinned(base, _flat(self.pin), config.resolution)
+        return with_retrieved(prompts, base, k, config.resolution, given=given, ban=_flat(self.ban), method=self.method)
 
     def resolved(self, config: Experiment) -> "PromptOptions":
         """The same with nothing left to the experiment."""
-        default = config.data.num_neighbours if self.knowledge_base else None
+        given = len(self.reference) + len(set(_flat(self.pin)))
+        default = max(given, config.data.num_neighbours) if self.knowledge_base else given
         return dataclasses.replace(self, k=default if self.k is None else self.k)
 
     def sources(self) -> dict[str, str]:
@@ -103,13 +113,22 @@ class PromptOptions:
             facts["its checksum"] = base.fingerprint
             facts["its size"] = f"{len(base):,} records"
             facts["asked for"] = f"the prompts' {self.query_by}" if self.query_by else "the prompts"
+            if self._searches_vectors:
+                facts["searched by"] = {"dense": "vectors", "hybrid": "words and vectors"}[self.method]
         if self.reference:
             facts["neighbours"] = f"given by hand: {', '.join(path.name for path, _ in self.reference)}"
+        for name, keys in (("pinned", _flat(self.pin)), ("banned", _flat(self.ban))):
+            if keys:
+                facts[name] = ", ".join(keys)
         return facts
 
     @property
+    def _searches_vectors(self) -> bool:
+        return self.method != "lexical"
+
+    @property
     def _texts(self) -> list[str]:
-        return [text for group in self.prompt for text in group]
+        return _flat(self.prompt)
 
     def _prompts(self, resolution: int) -> "list[Prompt]":
         from reimagen_jax.data.records import Records
@@ -120,14 +139,9 @@ class PromptOptions:
         return from_file(self.prompts) if self.prompts else [Prompt(text.strip()) for text in self._texts]
 
 
-def _reference(path: Path, text: str, resolution: int) -> "Neighbour":
-    from reimagen_jax.data.images import ImageError
-    from reimagen_jax.inference.requests import from_file
-
-    try:
-        return from_file(str(path), text, resolution)
-    except ImageError as error:
-        raise UserError(f"reference image {path}: {error}") from error
+def _flat(groups: Sequence[Sequence[str]]) -> list[str]:
+    """The values of an option that may be repeated, each time with several."""
+    return [value for group in groups for value in group]
 
 
 @dataclass(frozen=True)
@@ -150,6 +164,9 @@ class SamplingOptions:
     """Of the noise. The noise of image number i depends on the seed and i alone."""
     batch_size: int = 16
     """Images drawn at once; changes speed and memory, not the images."""
+    text_encoder: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder of the published text encoder (T5, CLIP) that the models were trained with, for models that have such a
+    one (default: where it was then)."""
 
     def settings(self, config: SamplerConfig) -> SamplerConfig:
         """The experiment's settings with what was given. Raises `UserError` on values out of range."""

@@ -40,6 +40,10 @@ class Sample:
     With neighbours given by hand (repeat --reference for more):
         reimagen sample --model runs/train --prompt "Mitzi on a mat" --reference a.png "Mitzi, a cat" --out runs/mitzi
 
+    With both, the references are followed by what is found. Records of the knowledge base can be pinned and banned:
+        reimagen sample --model runs/train --prompt "Mitzi on a mat" --reference a.png "Mitzi, a cat" \\
+            --knowledge-base runs/index --k 4 --pin cats/0007.jpg --ban cats/0003.jpg --out runs/mitzi
+
     Without either, the images are drawn from the text alone, by the same weights.
 
     Larger images by a cascade: further models, in order, enlarge what the first has drawn:
@@ -90,7 +94,7 @@ class Sample:
 
         from reimagen_jax.commands.provenance import Model
 
-        model = Model.open(path)
+        model = Model.open(path, self.how.text_encoder)
         return dataclasses.replace(model, params=jax.device_get(model.params))
 
     def _low_res(self, models: "list[Model]") -> "np.ndarray | None":

@@ -54,7 +54,7 @@ class Sweep:
 
         self._check()
         with atomic_dir(self.out, overwrite=self.overwrite) as folder:
-            model = Model.open(self.model)
+            model = Model.open(self.model, self.how.text_encoder)
             sampler = self.how.settings(model.config.sampler)
             prompts = self._prompts(model.config)
             rater, why_unrated = self._rater(prompts, model.config.resolution)

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
-from reimagen_jax.errors import UserError
+from reimagen_jax.config import require
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,9 @@ class BuildTriples:
     For example:
         reimagen triples runs/train --knowledge-base runs/index --out runs/triples
 
-    A record is never its own neighbour, nor is another copy of its picture, even where the knowledge base holds the
-    training records themselves. A record for which too few are found has fewer neighbours.
+    A record is never its own neighbour, nor is another copy of its picture or nearly the same one, even where the
+    knowledge base holds the training records themselves; no picture is a record's neighbour twice. A record for which
+    too few are found has fewer neighbours. What was left out is counted, and listed with reasons in excluded.jsonl.
     """
 
     records: Annotated[Path, tyro.conf.Positional]
@@ -32,25 +33,52 @@ class BuildTriples:
     """What of a record its neighbours are asked by: `caption`, and the names of attributes (`--query-by entity`). A
     field named n times counts n times: with `entity entity caption` the entity's name weighs three times as much as
     the caption's other words, which then decide between pictures of one entity."""
+    method: Literal["lexical", "dense", "hybrid"] = "lexical"
+    """Search by words, by vectors, or by both (where the knowledge base has vectors)."""
+    exclude_same: tuple[str, ...] = ()
+    """Leave out candidates that have the record's value of one of these fields: `caption`, and attributes, such as one
+    that names the file that pictures were cut from."""
+    near_duplicates: float = 0.08
+    """Pictures at most so far apart count as the same: the difference of their 8 x 8 thumbnails in units of their
+    contrast. 0: only those with equal pixels."""
+    neighbours: Literal["retrieved", "random", "wrong", "oracle"] = "retrieved"
+    """For ablations, neighbours that are not searched but drawn: `random` records, records of one `wrong` entity of the
+    same category, or of the same entity (`oracle`)."""
+    entity_field: str = "entity"
+    """With wrong and oracle neighbours: the attribute that names what a picture shows."""
+    category_field: str = "category"
+    """With wrong neighbours: the attribute in which the wrong entity is like the right one; '' for any entity."""
+    seed: int = 0
+    """Of neighbours that are drawn."""
     overwrite: bool = False
     """Replace an existing output folder, once the new one is complete."""
 
     def run(self) -> None:
-        """Builds the triples and sums up."""
+        """Builds the triples and sums up. Raises `UserError` on bad options or input."""
         from reimagen_jax.data.records import Records
+        from reimagen_jax.data.triples import EXCLUDED_FILE
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
-        from reimagen_jax.retrieval.neighbours import build_triples
+        from reimagen_jax.retrieval.neighbours import Rules, build_triples
 
-        if self.num_neighbours < 1:
-            raise UserError(f"--num-neighbours {self.num_neighbours} has to be at least 1")
-        records, knowledge_base = Records.open(self.records), KnowledgeBase.open(self.knowledge_base)
-        triples = build_triples(
-            records, knowledge_base, self.num_neighbours, self.out, query_by=self.query_by, overwrite=self.overwrite
+        require(self.num_neighbours >= 1, f"--num-neighbours {self.num_neighbours} has to be at least 1")
+        rules = Rules(
+            kind=self.neighbours,
+            query_by=self.query_by,
+            method=self.method,
+            exclude_same=self.exclude_same,
+            near_duplicates=self.near_duplicates,
+            entity_field=self.entity_field,
+            category_field=self.category_field,
+            seed=self.seed,
         )
-        print(f"{len(triples)} records with up to {self.num_neighbours} neighbours in {self.out}")
+        records, base = Records.open(self.records), KnowledgeBase.open(self.knowledge_base)
+        triples = build_triples(records, base, self.num_neighbours, self.out, rules, overwrite=self.overwrite)
+        kind = "" if self.neighbours == "retrieved" else f"{self.neighbours} "
+        print(f"{len(triples)} records with up to {self.num_neighbours} {kind}neighbours in {self.out}")
         for number, count in enumerate(triples.manifest["records_by_neighbours_found"]):
             if count:
                 print(f"  {count} with {number}")
         for reason, count in triples.manifest["excluded"].items():
             if count:
                 print(f"  {count} candidates left out: {reason}")
+        print(f"  listed in {self.out / EXCLUDED_FILE}")

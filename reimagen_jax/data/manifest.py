@@ -14,8 +14,10 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.files import read_json, write_json
 
 NAME = "manifest.json"
-VERSIONS = {"records": 1, "knowledge base": 1, "triples": 1}
-COMMANDS = {"records": "prepare", "knowledge base": "index", "triples": "triples"}
+VERSIONS = {"records": 1, "knowledge base": 2, "triples": 1, "encoder": 1}
+OLDER = {"knowledge base": (1,)}
+"""Versions that are not written any more, but read."""
+COMMANDS = {"records": "prepare", "knowledge base": "index", "triples": "triples", "encoder": "encode-train"}
 
 
 def write_manifest(folder: Path, kind: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -51,11 +53,13 @@ def read_manifest(folder: str | Path, kind: str) -> dict[str, Any]:
     found = manifest.get("kind") if isinstance(manifest, dict) else None
     if found != kind:
         raise UserError(f"{folder} holds {found or 'something else'}, not {kind}; {remedy}")
-    if manifest.get("version") != VERSIONS[kind]:
+    if manifest.get("version") not in (VERSIONS[kind], *OLDER.get(kind, ())):
         raise UserError(
             f"{folder} has {kind} of format version {manifest.get('version')}, this program reads "
             f"{VERSIONS[kind]}: {remedy} of this version"
         )
+    if not isinstance(manifest.get("files"), dict):
+        raise UserError(f"{folder / NAME} lists no files: {folder} is damaged; {remedy} again")
     for name, entry in manifest["files"].items():
         path = folder / name
         size = path.stat().st_size if path.is_file() else None

@@ -1,5 +1,7 @@
 """KNN-ImageText: every training record with its neighbours from a knowledge base (Re-Imagen section 3.2)."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +19,18 @@ if TYPE_CHECKING:
 KIND = "triples"
 NEIGHBOURS_FILE = "neighbours.npy"
 SCORES_FILE = "scores.npy"
+EXCLUDED_FILE = "excluded.jsonl"
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """A candidate that would have been a neighbour of a record, but was left out."""
+
+    record: str
+    """Its key."""
+    left_out: str
+    """The key of the candidate, a record of the knowledge base."""
+    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,5 +81,15 @@ class Triples:
 
     @cached_property
     def scores(self) -> np.ndarray:
-        """BM25 scores: float32[N, K], memory-mapped; 0 where there is no neighbour."""
+        """Scores of the search: float32[N, K], memory-mapped; 0 where there is no neighbour, NaN where it was drawn."""
         return np.load(self.path / SCORES_FILE, mmap_mode="r")
+
+    def excluded(self) -> Iterator[Exclusion]:
+        """The candidates left out, in the order of the records. Raises `UserError` where they were not listed yet."""
+        if EXCLUDED_FILE not in self.manifest["files"]:
+            raise UserError(
+                f"{self.path} was made by a version that only counted what it left out: run `reimagen triples` again"
+            )
+        with (self.path / EXCLUDED_FILE).open(encoding="utf-8") as file:
+            for line in file:
+                yield Exclusion(**json.loads(line))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from reimagen_jax.evaluation.grids import (
+from reimagen_jax.evaluation.drawing import (
     FAINT,
     GAP,
     INK,

@@ -1,7 +1,8 @@
 """Prompts and their neighbours: texts or the captions of records, and what retrieval finds for them.
 
 A record used as a prompt must not find itself: a hit is left out when it is the record (same source and key) or shows
-the record's own picture (equal pixels at the model's resolution), and further hits take its place.
+the record's own picture (equal pixels at the model's resolution), and further hits take its place. Neighbours chosen
+by hand come before those found, which then show no picture again that was chosen.
 """
 
 import json
@@ -17,7 +18,7 @@ from reimagen_jax.data.images import decode
 from reimagen_jax.data.records import ImageText, Records
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.requests import Neighbour, Request, retrieve
-from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+from reimagen_jax.retrieval.knowledge_base import KnowledgeBase, Method
 
 TEXT_FIELDS = ("text", "prompt", "caption")
 
@@ -96,25 +97,56 @@ def asking_by(prompts: Sequence[Prompt], attribute: str) -> list[Prompt]:
     return [replace(prompt, query=prompt.attributes[attribute]) for prompt in prompts]
 
 
-def with_retrieved(prompts: Sequence[Prompt], base: KnowledgeBase, k: int, resolution: int) -> list[Prompt]:
-    """The prompts with their top-k neighbours from the knowledge base, fewer where fewer are found."""
-    return [replace(prompt, neighbours=_neighbours(prompt, base, k, resolution)) for prompt in prompts]
+def with_retrieved(
+    prompts: Sequence[Prompt],
+    base: KnowledgeBase,
+    k: int,
+    resolution: int,
+    *,
+    given: Sequence[Neighbour] = (),
+    ban: Sequence[str] = (),
+    method: Method = "lexical",
+) -> list[Prompt]:
+    """The prompts with k neighbours each: first those `given`, then the best of the knowledge base, fewer where fewer
+    are found. Records with a key of `ban` are not found; of the records given, a prompt's own is not its neighbour.
+
+    Raises `UserError` for a banned key that no record has, and where the base cannot search by `method`.
+    """
+    base.ids_of(ban)
+
+    def neighbours(prompt: Prompt) -> tuple[Neighbour, ...]:
+        first = tuple(hit for hit in given if not (hit.source and _is_own(hit, prompt)))[:k]
+        return first + _found(prompt, base, k - len(first), resolution, first, ban, method)
+
+    return [replace(prompt, neighbours=neighbours(prompt)) for prompt in prompts]
 
 
-def _neighbours(prompt: Prompt, base: KnowledgeBase, k: int, resolution: int) -> tuple[Neighbour, ...]:
-    """The best k that are not the prompt's own record: asks for twice as many while too few of them remain."""
+def _found(
+    prompt: Prompt,
+    base: KnowledgeBase,
+    k: int,
+    resolution: int,
+    given: Sequence[Neighbour],
+    ban: Sequence[str],
+    method: Method,
+) -> tuple[Neighbour, ...]:
+    """The best k that are neither the prompt's own record nor given: asks for twice as many while too few remain."""
     width = k
     while True:
-        found = retrieve(base, [prompt.query or prompt.text], width, resolution)[0]
-        others = tuple(hit for hit in found if not _is_own(hit, prompt, base.records.source))
+        found = retrieve(base, [prompt.query or prompt.text], width, resolution, method=method, ban=ban)[0]
+        others = tuple(hit for hit in found if not (_is_own(hit, prompt) or _is_among(hit, given)))
         if len(others) >= k or len(found) < width:
             return others[:k]
         width *= 2
 
 
-def _is_own(hit: Neighbour, prompt: Prompt, source: str) -> bool:
-    same_record = bool(prompt.key) and (hit.key, source) == (prompt.key, prompt.source)
+def _is_own(hit: Neighbour, prompt: Prompt) -> bool:
+    same_record = bool(prompt.key) and (hit.key, hit.source) == (prompt.key, prompt.source)
     return same_record or (prompt.target is not None and np.array_equal(hit.image, prompt.target))
+
+
+def _is_among(hit: Neighbour, given: Sequence[Neighbour]) -> bool:
+    return any(np.array_equal(hit.image, other.image) for other in given)
 
 
 def _from_text(line: str, where: str) -> Prompt:

@@ -1,4 +1,8 @@
-"""What is asked of the sampler: a prompt, its neighbours, and the settings of one image."""
+"""What is asked of the sampler: a prompt, its neighbours, and the settings of one image.
+
+Neighbours are retrieved from a knowledge base, or chosen by hand: image files (references) and records of the base
+that are named by their keys (pinned).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +14,7 @@ import numpy as np
 from reimagen_jax.data import images
 from reimagen_jax.data.records import ImageText
 from reimagen_jax.errors import UserError
-from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+from reimagen_jax.retrieval.knowledge_base import KnowledgeBase, Method
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,13 @@ class Neighbour:
     """Of the record, or the file name."""
     encoded: bytes = field(default=b"", repr=False)
     """The image file, from which stages of other resolutions decode their own; empty where there is none."""
+    source: str = field(default="", repr=False)
+    """Of the record: equal sources and keys mean the same record. Empty where there is none."""
 
     @classmethod
-    def of(cls, record: ImageText, score: float, resolution: int) -> "Neighbour":
+    def of(cls, record: ImageText, score: float, resolution: int, source: str = "") -> "Neighbour":
         """A record, decoded at `resolution`."""
-        return cls(images.decode(record.image, resolution), record.text, score, record.key, record.image)
+        return cls(images.decode(record.image, resolution), record.text, score, record.key, record.image, source)
 
     def at(self, resolution: int) -> np.ndarray:
         """The image as uint8 [resolution, resolution, 3]. Raises `UserError` where only another size is at hand."""
@@ -68,37 +74,56 @@ class Request:
 
 
 def retrieve(
-    base: KnowledgeBase, prompts: Sequence[str], k: int, resolution: int, exclude: Sequence[str] | None = None
+    base: KnowledgeBase,
+    queries: Sequence[str],
+    k: int,
+    resolution: int,
+    *,
+    method: Method = "lexical",
+    ban: Sequence[str] = (),
 ) -> list[tuple[Neighbour, ...]]:
-    """The top-k neighbours of every prompt, fewer where the base has fewer hits.
+    """The top-k neighbours of every query, fewer where the base has fewer hits; none with a key of `ban`.
 
-    `exclude[i]` is the key of a record that prompt i must not find: its own, when prompts are captions of records.
+    Raises `UserError` for a banned key that no record has, and where the base cannot search by `method`.
     """
     if k == 0:
-        return [()] * len(prompts)
-    ids_QK, scores_QK = base.search(prompts, k + (exclude is not None))
-    found = []
-    for i, (ids, scores) in enumerate(zip(ids_QK, scores_QK, strict=True)):
-        hits = [(int(n), float(score)) for n, score in zip(ids, scores, strict=True) if n >= 0]
-        records = base.records.fetch([n for n, _ in hits])
-        neighbours = [
-            Neighbour.of(record, score, resolution)
-            for record, (_, score) in zip(records, hits, strict=True)
-            if exclude is None or record.key != exclude[i]
-        ]
-        found.append(tuple(neighbours[:k]))
-    return found
+        return [()] * len(queries)
+    ids_QK, scores_QK = base.search(queries, k, method=method, exclude=ban)
+    return [
+        _neighbours(base, ids[ids >= 0], scores[ids >= 0], resolution)
+        for ids, scores in zip(ids_QK, scores_QK, strict=True)
+    ]
 
 
-def from_file(path: str, text: str, resolution: int) -> Neighbour:
-    """A neighbour given by hand. Raises `UserError` when the file is missing or no image."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"reference image {path} cannot be read: {error.strerror}") from error
+def pinned(base: KnowledgeBase, keys: Sequence[str], resolution: int) -> tuple[Neighbour, ...]:
+    """The records of a base with these keys, in their order. Raises `UserError` for a key that no record has."""
+    ids = base.ids_of(dict.fromkeys(keys))
+    return _neighbours(base, ids, np.full(len(ids), np.nan), resolution)
+
+
+def _neighbours(base: KnowledgeBase, ids: np.ndarray, scores: np.ndarray, resolution: int) -> tuple[Neighbour, ...]:
+    sources = _sources(base)
+    found = zip(base.records.fetch(ids), scores.tolist(), ids.tolist(), strict=True)
+    return tuple(Neighbour.of(record, score, resolution, sources[i]) for record, score, i in found)
+
+
+@lru_cache(maxsize=4)
+def _sources(base: KnowledgeBase) -> list[str]:
+    return base.sources()
+
+
+def from_file(path: str | Path, text: str, resolution: int) -> Neighbour:
+    """A neighbour given by hand. Raises `UserError` naming the file when it is missing or no image, or has no text."""
     if not text.strip():
         raise UserError(f"reference image {path} has an empty caption: say what it shows")
-    return Neighbour(images.decode(data, resolution), text, float("nan"), Path(path).name, data)
+    try:
+        data = Path(path).read_bytes()
+        image = images.decode(data, resolution)
+    except OSError as error:
+        raise UserError(f"reference image {path} cannot be read: {error.strerror}") from error
+    except images.ImageError as error:
+        raise UserError(f"reference image {path}: {error}") from error
+    return Neighbour(image, text, float("nan"), Path(path).name, data)
 
 
 def limit_neighbours(request: Request, k: int) -> Request:

@@ -3,8 +3,8 @@
 With tf(w, d) how often word w occurs in document d, |d| its number of words, N documents, n(w) of them with w:
     (1) score(q, d) = sum over words w of q:  idf(w) tf(w, d) / (tf(w, d) + k1 (1 - b + b |d| / mean |d|))
     (2) idf(w) = ln(1 + (N - n(w) + 0.5) / (n(w) + 0.5))
-The index (bm25s) stores the summands of (1) by word: those of word w are `data[indptr[w]:indptr[w + 1]]`, and their
-documents, ascending, the same part of `indices`.
+The index stores the summands of (1) by word: those of word w are `data[indptr[w]:indptr[w + 1]]`, and their documents,
+ascending, the same part of `indices`.
 
 The search first scores a few documents that have the query's weightiest word: the k-th best of them is a threshold that
 the result cannot fall below. Then it adds up (1) word by word, from the largest possible summand to the smallest:
@@ -14,114 +14,242 @@ so the long lists of common words are rarely read, and the result is exact.
 References: Robertson and Zaragoza (2009), BM25; Turtle and Flood (1995), the bound (MaxScore).
 """
 
-import logging
-import re
-import unicodedata
-from collections.abc import Sequence
+from array import array
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 
 import numba
 import numpy as np
 
 from reimagen_jax.data.parallel import ordered_map
+from reimagen_jax.files import read_json
 from reimagen_jax.progress import track
+from reimagen_jax.retrieval import blocks, postings
+from reimagen_jax.retrieval.analysis import words
+from reimagen_jax.retrieval.postings import Postings, check_lists
 
-_ASCII_WORD = re.compile(r"[0-9a-z]+")
+__all__ = ["Index", "Match", "build", "load", "words", "write"]
+
+PREFIX = "captions"
 _QUERIES_PER_TASK = 1024
+_MANY, _FEW = 1024, 100
+"""With so many queries or more, and k no larger than that, searching by blocks is worth making them."""
 _PROBED = 256
 """Documents scored for the threshold."""
 _ROUNDING = 1e-4
 """Room for the rounding of float32 sums: the threshold is lowered by this share."""
 
 
-def words(text: str) -> list[str]:
-    """The words of a text in order: letters and digits with their combining marks, of any script, case folded."""
-    if text.isascii():
-        return _ASCII_WORD.findall(text.lower())
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    runs = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text).split()
-    return [run for run in runs if any(c.isalnum() for c in run)]  # marks alone are no word (emoji have some)
+@dataclass(frozen=True)
+class Match:
+    """What a word of a query contributes to the score of a document: a summand of (1)."""
+
+    word: str
+    in_query: int
+    """How often the query has it; `score` counts it as often."""
+    in_document: int
+    """tf(w, d)"""
+    documents: int
+    """n(w)"""
+    idf: float
+    """(2)"""
+    score: float
 
 
 class Index:
     """An inverted index in memory or memory-mapped; safe to search from several threads."""
 
-    def __init__(self, vocabulary: dict[str, int], lists: Sequence[np.ndarray], size: int):
-        """`vocabulary` maps words to numbers; `lists` are data, indices, indptr; `size` is the number of documents."""
+    def __init__(
+        self,
+        vocabulary: dict[str, int],
+        lists: Sequence[np.ndarray],
+        size: int,
+        analyser: Callable[[str], list[str]] = words,
+        largest: np.ndarray | None = None,
+    ):
+        """`vocabulary` maps words to numbers; `lists` are data, indices, indptr; `size` is the number of documents.
+
+        `analyser` finds the words of a query; `largest` is each word's largest summand, worked out where not given.
+        """
         self.vocabulary = vocabulary
         self.size = size
+        self.analyser = analyser
         self._lists = tuple(np.asarray(array) for array in lists)
         data, _, indptr = self._lists
-        self._largest = np.maximum.reduceat(data, indptr[:-1].astype(np.int64))
+        self._largest = np.maximum.reduceat(data, indptr[:-1].astype(np.int64)) if largest is None else largest
 
-    def search(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries: Sequence[str], k: int, allowed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The best k documents for each query: ids int32[Q, k] and scores float32[Q, k], best first, ties by lower id.
 
-        Only documents that share a word with the query count; where there are fewer, ids are -1 and scores 0.
-        Raises `ValueError` when k is not positive.
+        Only documents that share a word with the query count, and of them those of `allowed` (bool[N]) where it is
+        given; where there are fewer, ids are -1 and scores 0. Raises `ValueError` when k is not positive.
         """
         if k < 1:
             raise ValueError(f"k is {k}: at least 1 is needed")
+        if allowed is None and len(queries) >= _MANY and k <= _FEW:
+            return self._search_blocks(queries, k)
         ids_QK = np.full((len(queries), k), -1, np.int32)
         scores_QK = np.zeros((len(queries), k), np.float32)
+        # Not met is 0; what is not allowed stays at minus infinity, whatever is added, and so is never met.
+        blank = np.zeros(self.size, np.float32) if allowed is None else np.where(allowed, 0, -np.inf).astype(np.float32)
 
         def task(start: int) -> None:
             part = slice(start, start + _QUERIES_PER_TASK)
             terms, starts = self._terms(queries[part])
-            _search(terms, starts, *self._lists, self._largest, self.size, ids_QK[part], scores_QK[part])
+            _search(terms, starts, *self._lists, self._largest, blank.copy(), ids_QK[part], scores_QK[part])
 
         starts = range(0, len(queries), _QUERIES_PER_TASK)
         for _ in track(ordered_map(task, starts), len(starts), "search", "batch"):
             pass
         return ids_QK, scores_QK
 
+    def _search_blocks(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same by an index in blocks, which takes a while to make and is then many times faster."""
+        flat, starts, number_of = array("i"), array("q", [0]), self.vocabulary
+        for query in track(queries, len(queries), "words", "query"):
+            flat.extend([number_of[word] for word in self.analyser(query) if word in number_of])
+            starts.append(len(flat))
+        hits = np.full((len(queries), k), -1, np.int32), np.zeros((len(queries), k), np.float32)
+        ranked = blocks.ranked(np.array(flat, np.int32), np.array(starts), self._blocks.rank_V)
+        blocks.search(self._blocks, ranked, *hits)
+        return hits
+
+    @cached_property
+    def _blocks(self) -> blocks.Blocks:
+        return blocks.arrange(self._lists, self._largest, np.arange(self.size, dtype=np.int32))
+
+    def scores(self, queries: Sequence[str], ids_QC: np.ndarray) -> np.ndarray:
+        """The scores (1) of given documents: float32[Q, C], those of `search` to the last bit; 0 where an id is -1."""
+        scores_QC = np.zeros(ids_QC.shape, np.float32)
+        terms, starts = self._terms(queries)
+        _score(terms, starts, *self._lists, np.asarray(ids_QC, np.int32), scores_QC)
+        return scores_QC
+
+    def document_frequencies(self) -> dict[str, int]:
+        """n(w) of each word."""
+        having = np.diff(self._lists[2])
+        return {word: int(having[term]) for word, term in self.vocabulary.items()}
+
+    def has(self, lists: Postings) -> bool:
+        """Whether the index is one of these documents."""
+        _, indices, indptr = self._lists
+        if self.size != lists.num_documents or self.vocabulary.keys() != set(lists.terms):
+            return False
+        return all(
+            np.array_equal(indices[indptr[term] : indptr[term + 1]], lists.of_term(word))
+            for word, term in self.vocabulary.items()
+        )
+
+    def known(self, query: str) -> list[str]:
+        """The words of a query that some document has."""
+        return [word for word in self.analyser(query) if word in self.vocabulary]
+
+    def explain(self, query: str, document: int, text: str) -> list[Match]:
+        """The summands of the score of a document, whose text is given, largest first."""
+        data, indices, indptr = self._lists
+        in_document, matches = Counter(self.analyser(text)), []
+        for word, in_query in Counter(self.known(query)).items():
+            term = self.vocabulary[word]
+            first, last = int(indptr[term]), int(indptr[term + 1])
+            place = first + int(np.searchsorted(indices[first:last], document))
+            if place < last and indices[place] == document:
+                score = in_query * float(data[place])
+                idf = inverse_frequency(last - first, self.size)
+                matches.append(Match(word, in_query, in_document[word], last - first, idf, score))
+        return sorted(matches, key=lambda match: (-match.score, match.word))
+
     def _terms(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Words of all queries in one array, each query's from the largest possible summand down; where each starts."""
         terms, starts = [], [0]
         for query in queries:
-            known = [self.vocabulary[word] for word in words(query) if word in self.vocabulary]
+            known = [self.vocabulary[word] for word in self.known(query)]
             terms.extend(sorted(known, key=lambda term: (-self._largest[term], term)))
             starts.append(len(terms))
         return np.array(terms, np.int64), np.array(starts, np.int64)
 
 
-def build(texts: Sequence[str], folder: Path, k1: float, b: float) -> None:
-    """Writes the index of `texts` to `folder` (bm25s's files). Raises `ValueError` when no text has a word."""
-    bm25s = _bm25s()
-    vocabulary: dict[str, int] = {}
-    documents = [
-        [vocabulary.setdefault(word, len(vocabulary)) for word in words(text)]
-        for text in track(texts, len(texts), "words", "text")
-    ]
-    if not vocabulary:
+def build(
+    texts: Sequence[str], folder: Path, k1: float, b: float, analyser: Callable[[str], list[str]] = words
+) -> None:
+    """Writes the index of `texts` to `folder`. Raises `ValueError` when no text has a word."""
+    write(postings.invert(map(analyser, track(texts, len(texts), "words", "text"))), folder, k1, b)
+
+
+def write(lists: Postings, folder: Path, k1: float, b: float) -> None:
+    """Writes the index of documents whose words are already counted. Raises `ValueError` when there are none."""
+    if not lists.terms:
         raise ValueError("no text has a word")
-    model = bm25s.BM25(k1=k1, b=b, method="lucene")
-    model.index((documents, vocabulary), create_empty_token=False, show_progress=False)
-    model.save(folder, show_progress=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = np.empty(lists.counts.size, np.float32)
+    lengths = lists.lengths
+    _summands(lists.starts, lists.documents, lists.counts, lengths, lengths.mean(), k1, b, data)
+    postings.save(lists, folder, PREFIX)
+    np.save(folder / f"{PREFIX}.summands.npy", data)
+    np.save(folder / f"{PREFIX}.largest.npy", np.maximum.reduceat(data, lists.starts[:-1]))
 
 
-def load(folder: Path) -> Index:
-    """Opens what `build` wrote, memory-mapped."""
-    model = _bm25s().BM25.load(folder, mmap=True)
-    lists = [model.scores[name] for name in ("data", "indices", "indptr")]
-    return Index(model.vocab_dict, lists, model.scores["num_docs"])
+def load(folder: Path, analyser: Callable[[str], list[str]] = words) -> Index:
+    """Opens what `build` or `write` wrote, memory-mapped. Raises `ValueError` where its parts do not fit together."""
+    if (folder / "params.index.json").is_file():
+        return _load_1(folder, analyser)
+    lists = postings.load(folder, PREFIX)
+    data, largest = (np.load(folder / f"{PREFIX}.{name}.npy", mmap_mode="r") for name in ("summands", "largest"))
+    if not (data.dtype == largest.dtype == np.float32 and data.shape == lists.counts.shape):
+        raise ValueError("summands of another kind")
+    if largest.shape != (len(lists.terms),) or not np.isfinite(largest).all():
+        raise ValueError("largest summands of another kind")
+    return Index(lists.number_of, (data, lists.documents, lists.starts), lists.num_documents, analyser, largest)
 
 
-def _bm25s() -> ModuleType:
-    import bm25s
+def _load_1(folder: Path, analyser: Callable[[str], list[str]]) -> Index:
+    """Opens an index of format 1: bm25s's files."""
+    vocabulary = read_json(folder / "vocab.index.json", "the vocabulary of an index")
+    size = read_json(folder / "params.index.json", "the settings of an index")["num_docs"]
+    lists = [np.load(folder / f"{name}.csc.index.npy", mmap_mode="r") for name in ("data", "indices", "indptr")]
+    data, indices, indptr = lists
+    check_lists(len(vocabulary), size, indptr, indices, data)
+    return Index(vocabulary, lists, size, analyser)
 
-    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
-    return bm25s
+
+def inverse_frequency(having: int, num_documents: int) -> float:
+    """(2)"""
+    return float(np.log(1 + (num_documents - having + 0.5) / (having + 0.5)))
 
 
 @numba.njit(nogil=True, cache=True)
-def _search(terms, starts, data, indices, indptr, largest, num_documents, ids_QK, scores_QK):
-    score = np.zeros(num_documents, np.float32)  # (1) so far; 0 means not met
-    met = np.empty(num_documents, np.int32)
+def _summands(starts, documents, counts, lengths, mean_length, k1, b, data):
+    """(1), word by word."""
+    for term in range(starts.size - 1):
+        having = starts[term + 1] - starts[term]
+        idf = np.log(1.0 + (lengths.size - having + 0.5) / (having + 0.5))  # (2)
+        for place in range(starts[term], starts[term + 1]):
+            tf = float(counts[place])
+            data[place] = idf * tf / (tf + k1 * (1.0 - b + b * lengths[documents[place]] / mean_length))
+
+
+@numba.njit(nogil=True, cache=True)
+def _score(terms, starts, data, indices, indptr, ids_QC, scores_QC):
+    for q in range(ids_QC.shape[0]):
+        for term in terms[starts[q] : starts[q + 1]]:
+            first, last = indptr[term], indptr[term + 1]
+            for c in range(ids_QC.shape[1]):
+                place = _find(indices[first:last], ids_QC[q, c])
+                if place >= 0:
+                    scores_QC[q, c] += data[first + place]
+
+
+@numba.njit(nogil=True, cache=True)
+def _search(terms, starts, data, indices, indptr, largest, score, ids_QK, scores_QK):
+    """`score` is (1) so far: 0 where a document is not met, minus infinity where it is not allowed."""
+    met = np.empty(score.size, np.int32)
     for q in range(ids_QK.shape[0]):
         query = terms[starts[q] : starts[q + 1]]
-        threshold = _threshold(query, data, indices, indptr, score, ids_QK[q], scores_QK[q]) * (1.0 - _ROUNDING)
+        threshold = _threshold(query, data, indices, indptr, score, met, ids_QK[q], scores_QK[q]) * (1.0 - _ROUNDING)
         remaining = 0.0
         for term in query:
             remaining += largest[term]
@@ -145,12 +273,18 @@ def _search(terms, starts, data, indices, indptr, largest, num_documents, ids_QK
 
 
 @numba.njit(nogil=True, cache=True)
-def _threshold(query, data, indices, indptr, score, ids_K, scores_K):
+def _threshold(query, data, indices, indptr, score, met, ids_K, scores_K):
     """A score that k documents reach: the k-th best of some with the query's weightiest word; 0 with fewer than k."""
     if query.size == 0:
         return 0.0
-    first = indptr[query[0]]
-    some = indices[first : min(indptr[query[0] + 1], first + _PROBED)]
+    num_some = 0
+    for document in indices[indptr[query[0]] : indptr[query[0] + 1]]:
+        if score[document] == 0.0:
+            met[num_some] = document
+            num_some += 1
+            if num_some == _PROBED:
+                break
+    some = met[:num_some]
     for term in query:
         _add_to_met(some, score, data[indptr[term] : indptr[term + 1]], indices[indptr[term] : indptr[term + 1]])
     _best(some, score, ids_K, scores_K)
@@ -161,17 +295,24 @@ def _threshold(query, data, indices, indptr, score, ids_K, scores_K):
 
 @numba.njit(nogil=True, cache=True)
 def _add_to_met(met, score, data, indices):
-    """Adds a word's summands to the scores of the documents met, by binary search in its list."""
+    """Adds a word's summands to the scores of the documents met."""
     for document in met:
-        low, high = 0, indices.size
-        while low < high:
-            middle = (low + high) // 2
-            if indices[middle] < document:
-                low = middle + 1
-            else:
-                high = middle
-        if low < indices.size and indices[low] == document:
-            score[document] += data[low]
+        place = _find(indices, document)
+        if place >= 0:
+            score[document] += data[place]
+
+
+@numba.njit(nogil=True, cache=True)
+def _find(indices, document):
+    """The place of a document in a word's list, by binary search; -1 where it is not in it."""
+    low, high = 0, indices.size
+    while low < high:
+        middle = (low + high) // 2
+        if indices[middle] < document:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < indices.size and indices[low] == document else -1
 
 
 @numba.njit(nogil=True, cache=True)

@@ -1,89 +1,384 @@
-"""A knowledge base: records, and an index over their captions that finds them for a text."""
+"""A knowledge base: records, and indexes over their captions and vectors that find them for a text."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import difflib
+import json
+import tokenize
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from reimagen_jax.data.manifest import fingerprint, follow, link, read_manifest, write_manifest
+from reimagen_jax.data.manifest import fingerprint, follow, read_manifest, verify_checksums
 from reimagen_jax.data.records import Records
+from reimagen_jax.data.sources import Where
 from reimagen_jax.errors import UserError
-from reimagen_jax.files import atomic_dir
+from reimagen_jax.files import atomic_dir, read_json
+from reimagen_jax.retrieval import attributes, bm25, building, hybrid, postings
+from reimagen_jax.retrieval.analysis import DEFAULT, Analyser
+from reimagen_jax.retrieval.building import KIND, Content, Dense, Lexical
+from reimagen_jax.retrieval.collection import Collection, collect, sources_of
+from reimagen_jax.retrieval.explanation import Explanation
+from reimagen_jax.retrieval.hybrid import BY_RANK, Fusion
+from reimagen_jax.retrieval.postings import Postings
 
 if TYPE_CHECKING:
-    from reimagen_jax.retrieval.bm25 import Index
+    from reimagen_jax.encoders.vectors import VectorEncoder
+    from reimagen_jax.retrieval.dense import DenseIndex
 
-KIND = "knowledge base"
+Method = Literal["lexical", "dense", "hybrid"]
+Hits = tuple[np.ndarray, np.ndarray]
+"""ids int32[Q, k] and scores float32[Q, k]"""
+EVERYTHING = Where()
 
 
 @dataclass(frozen=True, eq=False)
 class KnowledgeBase:
-    """A folder with a BM25 index over the captions of records; the ids it finds are those of `records`."""
+    """A folder with indexes of records; the ids it finds are those of `records`."""
 
     path: Path
     manifest: dict[str, Any]
-    records: Records
+    records: Records | Collection
+    lexical: Lexical
+    dense: Dense | None
+    """How vectors are made; None where there are none."""
+    given_encoder: "VectorEncoder | None" = None
+    """Used instead of opening the one that the base refers to."""
 
     @classmethod
     def build(
-        cls, records: Records, out: str | Path, *, k1: float = 1.5, b: float = 0.75, overwrite: bool = False
+        cls,
+        records: Records | Sequence[Records],
+        out: str | Path,
+        *,
+        k1: float = 1.5,
+        b: float = 0.75,
+        analyser: Analyser = DEFAULT,
+        dense: Dense | None = None,
+        encoder: "VectorEncoder | None" = None,
+        overwrite: bool = False,
     ) -> "KnowledgeBase":
-        """Indexes the captions of `records` into the new folder `out` and opens it (BM25, Lucene's form).
+        """Indexes records, of one folder or several, into the new folder `out` and opens it.
 
-        `k1` above 0 says how soon a repeated word stops counting, `b` in 0..1 how much long captions are held back.
-        Raises `UserError` when no caption has a word, and when `out` exists and `overwrite` is false.
+        `k1` above 0 says how soon a repeated word stops counting, `b` in 0..1 how much long captions are held back
+        (BM25, Lucene's form). With `dense`, records are also found by vectors; `encoder` is opened where not given.
+        Raises `UserError` when no caption has a word, when two records of one source have the same key, and when `out`
+        exists and `overwrite` is false.
         """
-        from reimagen_jax.retrieval import bm25
-
+        folders = [records] if isinstance(records, Records) else list(records)
+        lexical, out = Lexical(k1, b, analyser), Path(out)
         with atomic_dir(out, overwrite=overwrite) as folder:
-            try:
-                bm25.build(records.texts(), folder, k1, b)
-            except ValueError as error:
-                raise UserError(f"{records.path} cannot be indexed: {error}") from error
-            fields = {
-                "count": len(records),
-                "records": link(records.path, out),
-                "records_fingerprint": records.fingerprint,
-                "method": "BM25 (Lucene)",
-                "k1": k1,
-                "b": b,
-            }
-            write_manifest(folder, KIND, fields)
-        return cls.open(out)
+            content = building.read(folders, analyser)
+            _refuse_repeated(content, out)
+            if dense is not None:
+                encoder = encoder or _open_encoder(dense.encoder)
+                vectors = building.encode(content.records, folder, encoder, dense.of)
+                content = replace(content, vectors=(vectors,))
+            building.write(folder, out, content, lexical, dense, encoder.fingerprint if encoder else "")
+        return cls.open(out, encoder=encoder)
 
     @classmethod
-    def open(cls, path: str | Path) -> "KnowledgeBase":
-        """Opens a knowledge base; its index is memory-mapped at the first search.
+    def open(cls, path: str | Path, *, encoder: "VectorEncoder | None" = None) -> "KnowledgeBase":
+        """Opens a knowledge base; its indexes are memory-mapped at the first search.
 
-        Raises `UserError` when it is missing or damaged, or when its records are not those that were indexed.
+        Raises `UserError` when it is missing or damaged, when its records are not those that were indexed, or when it
+        was made by another version of the analyser.
         """
+        path = Path(path)
         manifest = read_manifest(path, KIND)
-        records = open_linked_records(path, manifest["records"], manifest["records_fingerprint"], "reimagen index")
-        return cls(Path(path), manifest, records)
+        with _damage(path):
+            if manifest["version"] == 1:
+                parts, analysed = [(manifest["records"], manifest["records_fingerprint"])], None
+            else:
+                parts, analysed = [(p["records"], p["fingerprint"]) for p in manifest["parts"]], manifest["analyser"]
+            lexical = Lexical(manifest["k1"], manifest["b"], Analyser.read(analysed, str(path)))
+            dense = Dense.read(manifest["dense"], path) if manifest.get("dense") else None
+            folders = [open_linked_records(path, *part, "reimagen index") for part in parts]
+            rows = np.load(path / building.ROWS_FILE) if manifest["version"] > 1 and manifest["deleted"] else None
+            records, count = collect(folders, rows), manifest["count"]
+            if len(records) != count:
+                raise ValueError(f"it counts {count} records, not {len(records)}")
+        return cls(path, manifest, records, lexical, dense, encoder)
 
     @property
     def fingerprint(self) -> str:
         """Checksum of the index and its records."""
-        return fingerprint(self.manifest, self.records.fingerprint)
+        if self.manifest["version"] == 1:
+            return fingerprint(self.manifest, self.records.fingerprint)
+        analysed = {name: value for name, value in self.manifest["analyser"].items() if name != "unicode"}
+        return fingerprint(self.manifest, self.records.fingerprint, json.dumps(analysed, sort_keys=True))
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def search(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+    def keys(self) -> list[str]:
+        """All records' keys, in order."""
+        return self._keys
+
+    def sources(self) -> list[str]:
+        """Each record's source: records of the same source and key are the same record."""
+        return sources_of(self.records)
+
+    def search(
+        self,
+        queries: Sequence[str],
+        k: int,
+        *,
+        method: Method = "lexical",
+        where: Where = EVERYTHING,
+        exclude: Iterable[str] = (),
+        pin: Iterable[str] = (),
+        fusion: Fusion = BY_RANK,
+    ) -> Hits:
         """The best k records for each query: ids int32[Q, k] and scores float32[Q, k], best first, ties by lower id.
 
-        Only captions that share a word with the query are found; where there are fewer than k, ids are -1, scores 0.
+        By words (BM25; only captions that share a word with the query are found), by vectors (cosine), or by both.
+        `where` keeps records by their attributes; records with a key of `exclude` are never found; those of `pin` come
+        first, in their order, with score NaN, whatever the query. Where there are fewer than k, ids are -1, scores 0.
+        An empty query, or one of spaces, finds nothing but what is pinned.
+        Raises `UserError` on a key or a condition that no record has, on `k` below 1 or below the number pinned, and
+        where the method needs vectors that the base does not have.
         """
-        return self._index.search(queries, k)
+        if isinstance(queries, str) or not all(isinstance(query, str) for query in queries):
+            raise UserError("queries are a list of texts")
+        if method not in get_args(Method):
+            raise UserError(f"there is no search method {method!r}: choose one of {', '.join(get_args(Method))}")
+        pinned = self.ids_of(dict.fromkeys(pin))
+        if k < max(1, len(pinned)):
+            raise UserError(
+                f"k is {k}: at least {max(1, len(pinned))} is needed{' for those pinned' * bool(len(pinned))}"
+            )
+        allowed = self._allowed(where, [*self.ids_of(exclude), *pinned])
+        ids_QK, scores_QK = np.full((len(queries), k), -1, np.int32), np.zeros((len(queries), k), np.float32)
+        ids_QK[:, : len(pinned)], scores_QK[:, : len(pinned)] = pinned, np.nan
+        if len(queries) and k > len(pinned) and (allowed is None or allowed.any()):
+            find = {"lexical": self._by_words, "dense": self._by_vectors, "hybrid": self._by_both}[method]
+            ids_QK[:, len(pinned) :], scores_QK[:, len(pinned) :] = find(queries, k - len(pinned), allowed, fusion)
+        return ids_QK, scores_QK
+
+    def explain(self, query: str, record: int, *, method: Method = "lexical", fusion: Fusion = BY_RANK) -> Explanation:
+        """What makes the score of a record for a query, found or not. Raises `IndexError` for an unknown record."""
+        text, one = self.records[record].text, np.array([[record]], np.int32)
+        words, vectors, told = method != "dense", method != "lexical", {}
+        if words:
+            told["matches"] = tuple(self._index.explain(query, record, text))
+            known = set(self._index.known(query))
+            told["unknown"] = tuple(dict.fromkeys(w for w in self.lexical.analyser(query) if w not in known))
+            told["lexical"] = score = float(self._index.scores([query], one)[0, 0])
+        if vectors:
+            told["cosine"] = score = float(self.vectors.scores(self._encode([query]), one)[0, 0])
+        if words and vectors:
+            lists = self._lists([query], fusion.depth, None)
+            told["ranks"] = tuple(float(hybrid.ranks(ids, one)[0, 0]) for ids in lists)
+            ids_QU = np.union1d(hybrid.union(*lists), one)[None].astype(np.int32)
+            score = float(self._fused([query], lists, ids_QU, fusion)[ids_QU == record][0])
+        return Explanation(method, score, **told)
+
+    def append(
+        self, records: Records | Sequence[Records], *, out: str | Path | None = None, overwrite: bool = False
+    ) -> "KnowledgeBase":
+        """Adds records, after those that are there, in place or into the new folder `out`, and opens the result.
+
+        All settings stay. Raises `UserError` when a record is there already (same source and key), changing nothing.
+        """
+        folders = [records] if isinstance(records, Records) else list(records)
+        encoder = self._encoder if self.dense else None
+        with self._changed(out, overwrite) as (folder, target):
+            new = building.read(folders, self.lexical.analyser)
+            _refuse_repeated(new, target, of=building.content_of(self))
+            if self.dense:
+                new = replace(new, vectors=(building.encode(new.records, folder, encoder, self.dense.of),))
+            self._write(folder, target, building.join([building.content_of(self), new]))
+        return KnowledgeBase.open(target, encoder=self.given_encoder)
+
+    def delete(
+        self,
+        keys: Iterable[str] = (),
+        *,
+        where: Where | None = None,
+        out: str | Path | None = None,
+        overwrite: bool = False,
+    ) -> "KnowledgeBase":
+        """Takes out records by key, and those that satisfy `where`, in place or into the new folder `out`; opens it.
+
+        The records' own folder is not touched; the ids of those left close up. Raises `UserError` for a key or a
+        condition that no record has, and when no record with a word would be left, changing nothing.
+        """
+        gone = np.zeros(len(self), bool)
+        gone[self.ids_of(keys)] = True
+        if where is not None and where.allowed:
+            gone |= attributes.allowed(self.attributes, where)
+        if not gone.any() or gone.all():
+            raise UserError(f"{'all' if gone.any() else 'none'} of the records of {self.path} would be deleted")
+        with self._changed(out, overwrite) as (folder, target):
+            self._write(folder, target, building.select(building.content_of(self), np.flatnonzero(~gone)))
+        return KnowledgeBase.open(target, encoder=self.given_encoder)
+
+    @classmethod
+    def merge(cls, bases: Sequence["KnowledgeBase"], out: str | Path, *, overwrite: bool = False) -> "KnowledgeBase":
+        """Writes a base of all records of several bases to the new folder `out` and opens it.
+
+        Of a record that several have (same source and key), the first is taken. Raises `UserError` when the bases
+        differ in their settings, and when `out` exists and `overwrite` is false.
+        """
+        first, *others = bases
+        for other in others:
+            if difference := _difference(first, other):
+                raise UserError(f"{first.path} and {other.path} cannot be merged: {difference}")
+        with atomic_dir(out, overwrite=overwrite) as folder:
+            first._write(folder, Path(out), building.join([building.content_of(base) for base in bases]))
+        return cls.open(out, encoder=first.given_encoder)
+
+    def verify(self) -> None:
+        """Checks everything: checksums of all files, of the records too, and that the index is that of the captions.
+
+        Raises `UserError` naming what is damaged.
+        """
+        verify_checksums(self.path, self.manifest)
+        self.records.verify()
+        lists = postings.invert(map(self.lexical.analyser, self.records.texts()))
+        if not self._index.has(lists):
+            raise UserError(f"{self.path} does not index the captions of its records: {_REMEDY}")
+        if self.keys() != self.records.keys():
+            raise UserError(f"{self.path} does not name its records right: {_REMEDY}")
+        if self.dense:
+            _ = self.vectors  # as many as there are records, or opening them tells
+
+    def ids_of(self, keys: Iterable[str]) -> np.ndarray:
+        """The ids of the records with these keys, in the keys' order: int64. Raises `UserError` for an unknown key."""
+        ids: list[int] = []
+        for key in keys:
+            if key not in self._ids_by_key:
+                near = difflib.get_close_matches(key, self._ids_by_key, n=3)
+                hint = f"did you mean {' or '.join(near)}?" if near else f"its keys are such as {self.keys()[0]}"
+                raise UserError(f"{self.path} has no record with the key {key!r}: {hint}")
+            ids += self._ids_by_key[key]
+        return np.array(ids, np.int64)
 
     @cached_property
-    def _index(self) -> "Index":
-        from reimagen_jax.retrieval import bm25
+    def attributes(self) -> Postings:
+        """The records' attributes as inverted lists."""
+        if self.manifest["version"] == 1:
+            return attributes.invert(record.attributes for record in self.records)
+        with _damage(self.path):
+            lists = postings.load(self.path, attributes.PREFIX)
+            if lists.num_documents != len(self):
+                raise ValueError(f"attributes of {lists.num_documents} records, not {len(self)}")
+        return lists
 
-        return bm25.load(self.path)
+    @cached_property
+    def vectors(self) -> "DenseIndex":
+        """The index of vectors. Raises `UserError` when there is none."""
+        from reimagen_jax.retrieval import dense
+
+        if self.dense is None:
+            raise UserError(f"{self.path} has no vectors to search by: make them with `reimagen index ... --encoder`")
+        with _damage(self.path):
+            index = dense.load(self.path)
+            if len(index) != len(self):
+                raise ValueError(f"{len(index)} vectors of {len(self)} records")
+        return index
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """Each word of the captions, with the number of captions that have it."""
+        return self._index.document_frequencies()
+
+    def _by_words(self, queries: Sequence[str], k: int, allowed: np.ndarray | None, fusion: Fusion) -> Hits:
+        return self._index.search(queries, k, allowed)
+
+    def _by_vectors(self, queries: Sequence[str], k: int, allowed: np.ndarray | None, fusion: Fusion) -> Hits:
+        ids_QK, scores_QK = self.vectors.search(self._encode(queries), k, allowed)
+        empty_Q1 = np.array([not query.strip() for query in queries])[:, None]
+        return np.where(empty_Q1, np.int32(-1), ids_QK), np.where(empty_Q1, np.float32(0), scores_QK)
+
+    def _by_both(self, queries: Sequence[str], k: int, allowed: np.ndarray | None, fusion: Fusion) -> Hits:
+        lists = self._lists(queries, max(k, fusion.depth), allowed)
+        ids_QU = hybrid.union(*lists)
+        return hybrid.best(ids_QU, self._fused(queries, lists, ids_QU, fusion), k)
+
+    def _lists(self, queries: Sequence[str], depth: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """The best ids by words and by vectors, int32[Q, depth] each."""
+        depth = min(depth, len(self))
+        by_vectors, _ = self._by_vectors(queries, depth, allowed, BY_RANK)
+        return self._index.search(queries, depth, allowed)[0], by_vectors
+
+    def _fused(
+        self, queries: Sequence[str], lists: tuple[np.ndarray, np.ndarray], ids_QU: np.ndarray, fusion: Fusion
+    ) -> np.ndarray:
+        if fusion.kind == "reciprocal":
+            return hybrid.reciprocal(*lists, ids_QU, fusion)
+        by_words, by_vectors = self._index.scores(queries, ids_QU), self.vectors.scores(self._encode(queries), ids_QU)
+        return hybrid.weighted(by_words, by_vectors, fusion)
+
+    def _allowed(self, where: Where, excluded: Sequence[int]) -> np.ndarray | None:
+        """bool[N], or None where nothing is left out."""
+        if not where.allowed and not excluded:
+            return None
+        mask = attributes.allowed(self.attributes, where) if where.allowed else np.ones(len(self), bool)
+        mask[np.asarray(excluded, np.int64)] = False
+        return mask
+
+    def _encode(self, queries: Sequence[str]) -> np.ndarray:
+        """float32[Q, D]; what UTF-8 cannot spell (half a surrogate pair, from a command line) is a question mark."""
+        index = self.vectors  # says so when there is none
+        vector_QD = self._encoder.texts([query.encode("utf-8", "replace").decode() for query in queries])
+        return np.asarray(vector_QD, np.float32).reshape(len(queries), index.width)
+
+    @cached_property
+    def _encoder(self) -> "VectorEncoder":
+        encoder = self.given_encoder or _open_encoder(self.dense.encoder)
+        if encoder.fingerprint != (expected := self.manifest["dense"]["encoder_fingerprint"]):
+            raise UserError(
+                f"the vectors of {self.path} were made by another encoder ({expected}) than {self.dense.encoder} holds "
+                f"now ({encoder.fingerprint}): {_REMEDY}"
+            )
+        return encoder
+
+    @cached_property
+    def _index(self) -> bm25.Index:
+        with _damage(self.path):
+            index = bm25.load(self.path, self.lexical.analyser)
+            if index.size != len(self):
+                raise ValueError(f"an index of {index.size} captions, not {len(self)}")
+        return index
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        if self.manifest["version"] == 1:
+            return self.records.keys()
+        with _damage(self.path):
+            keys = read_json(self.path / building.KEYS_FILE, "the keys of an index")
+            if len(keys) != len(self):
+                raise ValueError(f"{len(keys)} keys of {len(self)} records")
+        return keys
+
+    @cached_property
+    def _ids_by_key(self) -> dict[str, list[int]]:
+        ids: dict[str, list[int]] = {}
+        for i, key in enumerate(self._keys):
+            ids.setdefault(key, []).append(i)
+        return ids
+
+    @contextmanager
+    def _changed(self, out: str | Path | None, overwrite: bool) -> Iterator[tuple[Path, Path]]:
+        """A folder to write a changed base to, and where it will lie: in the place of this one, unless `out` is."""
+        target = self.path if out is None else Path(out)
+        with atomic_dir(target, overwrite=overwrite or out is None) as folder:
+            yield folder, target
+
+    def _write(self, folder: Path, out: Path, content: Content) -> None:
+        """Writes another content with this base's settings."""
+        encoder = self.manifest["dense"]["encoder_fingerprint"] if self.dense else ""
+        building.write(folder, out, content, self.lexical, self.dense, encoder)
+
+
+_REMEDY = "run `reimagen index` again"
+_HEADER = (SyntaxError, tokenize.TokenError)
+"""What else NumPy raises on a header that it cannot read."""
 
 
 def open_linked_records(folder: str | Path, relative: str, expected: str, command: str) -> Records:
@@ -95,3 +390,41 @@ def open_linked_records(folder: str | Path, relative: str, expected: str, comman
     if records.fingerprint != expected:
         raise UserError(f"{folder} was made from other records than {path} holds now: run `{command}` again")
     return records
+
+
+def _open_encoder(path: Path) -> "VectorEncoder":
+    from reimagen_jax.encoders.vectors import open_encoder
+
+    return open_encoder(path)
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """What a file with other bytes in it makes fail is the user's to mend, not a bug."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError, OSError, EOFError, *_HEADER) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): {_REMEDY}") from error
+
+
+def _refuse_repeated(content: Content, out: Path, of: Content | None = None) -> None:
+    """Raises `UserError` when a record is there twice."""
+    seen = set() if of is None else set(building.names(of))
+    for name in building.names(content):
+        if name in seen:
+            raise UserError(
+                f"{out} would have the record {name[1]!r} of {name[0]} twice: leave it out, or delete it first"
+            )
+        seen.add(name)
+
+
+def _difference(a: KnowledgeBase, b: KnowledgeBase) -> str:
+    """In what settings two bases differ; empty where in none."""
+    if a.lexical != b.lexical:
+        return f"their settings are {a.lexical} and {b.lexical}"
+    if (a.dense is None) != (b.dense is None):
+        return f"only {(b if a.dense is None else a).path} has vectors"
+    if a.dense is None:
+        return ""
+    made = [(base.manifest["dense"]["encoder_fingerprint"], base.dense.of) for base in (a, b)]
+    return "" if made[0] == made[1] else f"their vectors are of {made[0]} and {made[1]}"

@@ -1,26 +1,107 @@
-"""Leak-safe neighbours: the best k of a knowledge base for every record's caption, without the record itself.
+"""Leak-safe neighbours: the best k candidates of a knowledge base for every record, without the record itself.
 
-A candidate is left out when it is the record itself (same source and key), when its picture is the record's (equal
-pixels, however encoded), and when its picture is already among the record's neighbours. Where fewer than k candidates
-remain, the record has fewer neighbours. Reference: Re-Imagen, section 3.2.
+Candidates are what a search finds, or are drawn for ablations (see `candidates`); what is left out, and why, is said in
+`leaks`. Where fewer than k candidates remain, the record has fewer neighbours. Every candidate left out that would have
+been among the k is counted and listed. The same inputs give the same bytes, whatever the number of cores.
+Reference: Re-Imagen, section 3.2.
 """
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from reimagen_jax.config import require
 from reimagen_jax.data.manifest import link, write_manifest
-from reimagen_jax.data.records import ImageText, Records
-from reimagen_jax.data.triples import KIND, NEIGHBOURS_FILE, SCORES_FILE, Triples
-from reimagen_jax.errors import UserError
+from reimagen_jax.data.records import Records
+from reimagen_jax.data.triples import EXCLUDED_FILE, KIND, NEIGHBOURS_FILE, SCORES_FILE, Triples
 from reimagen_jax.files import atomic_dir
 from reimagen_jax.progress import track
-from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+from reimagen_jax.retrieval import candidates
+from reimagen_jax.retrieval.candidates import Candidates, Kind
+from reimagen_jax.retrieval.collection import Collection
+from reimagen_jax.retrieval.duplicates import HASH, THRESHOLD
+from reimagen_jax.retrieval.fields import CAPTION, numbered, queries
+from reimagen_jax.retrieval.knowledge_base import KnowledgeBase, Method
+from reimagen_jax.retrieval.leaks import KEPT, LeakTest
 
 SPARE_CANDIDATES = 4
-"""Candidates fetched beyond k at first; a record for which that is too few is searched again for four times as many."""
+"""Candidates fetched beyond k at first; a record for which that is too few is asked again for four times as many."""
+_CANDIDATES_AT_ONCE = 2**23
+"""Bounds the memory: so many candidates (8 bytes each) are held at a time."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What becomes a neighbour. Raises `UserError` on rules that contradict each other or are out of range."""
+
+    kind: Kind = "retrieved"
+    """Where candidates come from: see `candidates`."""
+    query_by: tuple[str, ...] = (CAPTION,)
+    """Of retrieved ones: the fields of a record that make its query, see `fields.queries`."""
+    method: Method = "lexical"
+    """Of retrieved ones: how the knowledge base searches."""
+    exclude_same: tuple[str, ...] = ()
+    """Fields, `caption` or attributes: a candidate with the record's value of one of them is left out."""
+    near_duplicates: float = THRESHOLD
+    """Largest distance of near duplicates, see `duplicates`; 0: only equal pixels are duplicates."""
+    entity_field: str = "entity"
+    """Of wrong and oracle ones: the attribute that names what a picture shows."""
+    category_field: str = "category"
+    """Of wrong ones: the attribute in which the other entity is the same; empty: of any category."""
+    seed: int = 0
+    """Of what is drawn."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.query_by), f"query_by is empty: name {CAPTION!r} or attributes")
+        require(0 <= self.near_duplicates <= 1, f"near_duplicates {self.near_duplicates} is not between 0 and 1")
+        require(0 <= self.seed < 2**32, f"seed {self.seed} is not between 0 and 2^32 - 1")
+        searching = self.query_by != (CAPTION,) or self.method != "lexical"
+        require(
+            self.kind == "retrieved" or not searching,
+            f"query_by and method are for retrieved neighbours: {self.kind} ones are drawn without a search",
+        )
+        require(
+            self.kind != "oracle" or self.entity_field not in self.exclude_same,
+            f"oracle neighbours have the record's {self.entity_field}, which exclude_same leaves out",
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """For the manifest: what applies."""
+        facts = {
+            "neighbours": self.kind,
+            "exclude_same": list(self.exclude_same),
+            "near_duplicates": {"hash": HASH, "threshold": self.near_duplicates} if self.near_duplicates else None,
+        }
+        if self.kind == "retrieved":
+            return facts | {"query_by": list(self.query_by), "method": self.method}
+        fields = {"oracle": {"entity_field": self.entity_field}}
+        fields["wrong"] = fields["oracle"] | {"category_field": self.category_field}
+        return facts | {"seed": self.seed} | fields.get(self.kind, {})
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Neighbours of N records, and the candidates that were left out."""
+
+    ids_NK: np.ndarray
+    """int32: -1 where there are fewer than K."""
+    scores_NK: np.ndarray
+    """float32: 0 where there is no neighbour, NaN where it was drawn."""
+    left_out_E3: np.ndarray
+    """int32: a record, a candidate, and the number of the reason, in the order of records and candidates."""
+    reasons: tuple[str, ...]
+    """By number."""
+
+    @property
+    def excluded(self) -> Counter[str]:
+        """Candidates left out, by reason, the reasons without any among them."""
+        counts = np.bincount(self.left_out_E3[:, 2], minlength=len(self.reasons))
+        return Counter(dict(zip(self.reasons, counts.tolist(), strict=True)))
 
 
 def build_triples(
@@ -28,109 +109,78 @@ def build_triples(
     knowledge_base: KnowledgeBase,
     k: int,
     out: str | Path,
+    rules: Rules = Rules(),
     *,
-    query_by: Sequence[str] = ("caption",),
     overwrite: bool = False,
 ) -> Triples:
     """Finds up to k neighbours of every record, writes them to the new folder `out` and opens it.
 
-    The manifest counts the candidates left out, by reason, and the records by their number of neighbours.
-    `query_by` names what of a record is the query: see `queries`.
-    Raises `UserError` when `out` exists and `overwrite` is false, or a record lacks a field of `query_by`.
+    The manifest counts the candidates left out, by reason, and the records by their number of neighbours;
+    `excluded.jsonl` lists the former one by one.
+    Raises `UserError` when `out` exists and `overwrite` is false, or a field that `rules` name is missing.
     """
     with atomic_dir(out, overwrite=overwrite) as folder:
-        ids_NK, scores_NK, excluded = find_neighbours(records, knowledge_base, k, query_by)
-        np.save(folder / NEIGHBOURS_FILE, ids_NK)
-        np.save(folder / SCORES_FILE, scores_NK)
-        found = np.bincount((ids_NK >= 0).sum(axis=1), minlength=k + 1)
+        found = find_neighbours(records, knowledge_base, k, rules)
+        np.save(folder / NEIGHBOURS_FILE, found.ids_NK)
+        np.save(folder / SCORES_FILE, found.scores_NK)
+        with (folder / EXCLUDED_FILE).open("w", encoding="utf-8") as file:
+            file.writelines(_lines(found, records, knowledge_base.records))
         fields = {
             "count": len(records),
             "num_neighbours": k,
-            "query_by": list(query_by),
+            **rules.facts(),
             "records": link(records.path, out),
             "records_fingerprint": records.fingerprint,
             "knowledge_base": link(knowledge_base.path, out),
             "knowledge_base_fingerprint": knowledge_base.fingerprint,
-            "excluded": dict(excluded),
-            "records_by_neighbours_found": found.tolist(),
+            "excluded": dict(found.excluded),
+            "records_by_neighbours_found": np.bincount((found.ids_NK >= 0).sum(axis=1), minlength=k + 1).tolist(),
         }
         write_manifest(folder, KIND, fields)
     return Triples.open(out)
 
 
-def queries(records: Records, query_by: Sequence[str]) -> list[str]:
-    """Each record's query: the fields named, `caption` or an attribute, one after the other.
-
-    A field named n times weighs n times as much, since BM25 adds the score of a word once for each time it is asked.
-    Raises `UserError` naming the first record without such an attribute, and those it has.
-    """
-    if set(query_by) == {"caption"}:
-        return [" ".join([text] * len(query_by)) for text in records.texts()]
-
-    def query(record: ImageText) -> str:
-        fields = {"caption": record.text, **record.attributes}
-        for name in query_by:
-            if name not in fields:
-                raise UserError(f"record {record.key} has no attribute {name!r} to be asked by: it has {list(fields)}")
-        return " ".join(str(fields[name]) for name in query_by)
-
-    return [query(record) for record in track(records, len(records), "queries", "record")]
-
-
-def find_neighbours(
-    records: Records, knowledge_base: KnowledgeBase, k: int, query_by: Sequence[str] = ("caption",)
-) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
-    """Finds neighbours of every record: ids int32[N, k] (-1: none), scores float32[N, k], counts of those left out."""
-    texts = queries(records, query_by)
-    self_N = _same_records(records, knowledge_base.records)
-    image_N, kb_image_M = _image_numbers(records, knowledge_base.records)
+def find_neighbours(records: Records, base: KnowledgeBase, k: int, rules: Rules = Rules()) -> Found:
+    """Finds up to k neighbours of every record. Raises `UserError` when a field that `rules` name is missing."""
+    source = _source(records, base, rules)
+    test = LeakTest.of(records, base.records, rules.exclude_same, rules.near_duplicates)
     ids_NK = np.full((len(records), k), -1, np.int32)
     scores_NK = np.zeros((len(records), k), np.float32)
-    excluded: Counter[str] = Counter({"the record itself": 0, "same picture": 0, "picture already taken": 0})
+    left_out = []
     open_N, width = np.arange(len(records)), k + SPARE_CANDIDATES
     while open_N.size:
-        width = min(width, len(knowledge_base))
-        ids_QC, scores_QC = knowledge_base.search([texts[i] for i in open_N], width)
-        reasons = _reasons(ids_QC, self_N[open_N], image_N[open_N], kb_image_M)
-        keep_QC = (ids_QC >= 0) & ~np.any(list(reasons.values()), axis=0)
-        exhausted_Q = (ids_QC[:, -1] < 0) | (width == len(knowledge_base))
-        done_Q = exhausted_Q | (keep_QC.sum(axis=1) >= k)
-        ids_NK[open_N], scores_NK[open_N] = _first(k, keep_QC, ids_QC, scores_QC)
-        # Counted are those that would have been among the k.
-        wanted_QC = (np.cumsum(keep_QC, axis=1) - keep_QC < k) & done_Q[:, None]
-        excluded.update({name: int((left_out & wanted_QC).sum()) for name, left_out in reasons.items()})
-        open_N, width = open_N[~done_Q], width * 4
-    return ids_NK, scores_NK, excluded
+        width = min(width, len(base))
+        rows = max(1, _CANDIDATES_AT_ONCE // width)
+        blocks = [open_N[start : start + rows] for start in range(0, open_N.size, rows)]
+        again = []
+        for block_Q in track(blocks, len(blocks), "neighbours", "block"):
+            ids_QC, scores_QC = source(block_Q, width)
+            verdict_QC = test(block_Q, ids_QC, k)
+            exhausted_Q = (ids_QC[:, -1] < 0) | (width == len(base))
+            done_Q = exhausted_Q | ((verdict_QC == KEPT).sum(axis=1) >= k)
+            ids_NK[block_Q], scores_NK[block_Q] = _first(k, verdict_QC == KEPT, ids_QC, scores_QC)
+            q, c = np.nonzero((verdict_QC > KEPT) & done_Q[:, None])
+            left_out.append(np.stack([block_Q[q], ids_QC[q, c], verdict_QC[q, c] - 1], axis=1).astype(np.int32))
+            again.append(block_Q[~done_Q])
+        open_N, width = np.concatenate(again), width * 4
+    left_out_E3 = np.concatenate(left_out) if left_out else np.zeros((0, 3), np.int32)
+    in_order = np.argsort(left_out_E3[:, 0], kind="stable")
+    return Found(ids_NK, scores_NK, left_out_E3[in_order], test.reasons)
 
 
-def _same_records(records: Records, others: Records) -> np.ndarray:
-    """For each record its own id among the others, -1 where it is not among them: int64[N]."""
-    if records.source != others.source:
-        return np.full(len(records), -1, np.int64)
-    other_keys, keys = others.keys(), records.keys()
-    place = {key: i for i, key in enumerate(other_keys)}
-    return np.array([place.get(key, -1) for key in keys], np.int64)
-
-
-def _image_numbers(records: Records, others: Records) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers for pictures, equal for equal pixels: int64[N] of the records and int64[M] of the others."""
-    _, numbers = np.unique(np.array(records.digests() + others.digests()), return_inverse=True)
-    return numbers[: len(records)], numbers[len(records) :]
-
-
-def _reasons(
-    ids_QC: np.ndarray, self_Q: np.ndarray, image_Q: np.ndarray, kb_image_M: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Which candidates are left out, and why: each candidate for one reason at most, bool[Q, C]."""
-    valid_QC = ids_QC >= 0
-    image_QC = np.where(valid_QC, kb_image_M[ids_QC], -1)
-    itself_QC = valid_QC & (ids_QC == self_Q[:, None])
-    same_QC = valid_QC & (image_QC == image_Q[:, None]) & ~itself_QC
-    taken_QC = np.zeros_like(valid_QC)
-    for c in range(1, ids_QC.shape[1]):
-        taken_QC[:, c] = (image_QC[:, :c] == image_QC[:, c : c + 1]).any(axis=1)
-    taken_QC &= valid_QC & ~itself_QC & ~same_QC
-    return {"the record itself": itself_QC, "same picture": same_QC, "picture already taken": taken_QC}
+def _source(records: Records, base: KnowledgeBase, rules: Rules) -> Candidates:
+    if rules.kind == "retrieved":
+        base.search([""], 1, method=rules.method)  # says what cannot be searched before pictures are hashed
+        return candidates.retrieved(base, queries(records, rules.query_by), rules.method)
+    if rules.kind == "random":
+        return candidates.random(base, rules.seed)
+    names = (rules.entity_field, rules.category_field) if rules.kind == "wrong" else (rules.entity_field,)
+    number_FN, number_FM = numbered(records, base.records, tuple(filter(None, names)))
+    if rules.kind == "oracle":
+        return candidates.oracle(number_FN[0], number_FM[0], rules.seed)
+    if not rules.category_field:  # all are of one category
+        number_FN, number_FM = (np.concatenate([x_FN, np.zeros_like(x_FN)]) for x_FN in (number_FN, number_FM))
+    return candidates.wrong(number_FN[0], number_FM[0], number_FN[1], number_FM[1], rules.seed)
 
 
 def _first(k: int, keep_QC: np.ndarray, ids_QC: np.ndarray, scores_QC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -141,3 +191,11 @@ def _first(k: int, keep_QC: np.ndarray, ids_QC: np.ndarray, scores_QC: np.ndarra
     ids_QK = np.where(kept_QK, np.take_along_axis(ids_QC, order_QK, axis=1), np.int32(-1))
     scores_QK = np.where(kept_QK, np.take_along_axis(scores_QC, order_QK, axis=1), np.float32(0))
     return np.pad(ids_QK, padding, constant_values=-1), np.pad(scores_QK, padding)
+
+
+def _lines(found: Found, records: Records, others: Records | Collection) -> Iterator[str]:
+    """The list of what was left out, as JSON lines."""
+    keys, other_keys = records.keys(), others.keys()
+    for record, candidate, reason in found.left_out_E3.tolist():
+        line = {"record": keys[record], "left_out": other_keys[candidate], "reason": found.reasons[reason]}
+        yield json.dumps(line, ensure_ascii=False) + "\n"

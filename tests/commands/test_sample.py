@@ -9,7 +9,11 @@ import pytest
 from PIL import Image
 
 from reimagen_jax.cli import main
-from reimagen_jax.data.records import Records
+from reimagen_jax.commands.options import PromptOptions
+from reimagen_jax.data.records import ImageText, Records, write_records
+from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+from tests.samples import encoded, picture
+from tests.tiny import TINY
 
 
 def again(command: str, out) -> list[str]:
@@ -84,6 +88,77 @@ def test_a_prompt_that_finds_nothing_is_drawn_without_and_said(model, world, tmp
     assert "no neighbours found for 'xyzzy'" in capsys.readouterr().err
     (entry,) = json.loads((tmp_path / "a" / "sample.json").read_text())["images"]
     assert entry["neighbours"] == [] and entry["eta"] == 1.0, "without neighbours it is Imagen"
+
+
+def test_references_pinned_banned_and_found_are_mixed_and_drawn_again(model, world, tmp_path):
+    """The model was trained with two neighbours; three are chosen by hand, and a fourth is found."""
+    keys = Records.open(world / "records").keys()
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "own.png")
+    args = ["sample", "--model", str(model), "--num-images", "1", "--steps", "2", "--prompt", "a big one"]
+    args += ["--knowledge-base", f"{world}/index"]
+
+    def drawn(name, *chosen):
+        assert main([*args, *chosen, "--out", str(tmp_path / name)]) == 0
+        noted = json.loads((tmp_path / name / "sample.json").read_text())
+        return noted, [hit["key"] for hit in noted["images"][0]["neighbours"]]
+
+    _, found = drawn("found")
+    mixed = ["--reference", str(tmp_path / "own.png"), "mine", "--pin", keys[3], keys[2], "--ban", found[0]]
+    noted, chosen = drawn("mixed", *mixed, "--k", "4")
+    assert chosen[:3] == ["own.png", keys[3], keys[2]]
+    assert len(chosen) == 4 and chosen[3] not in (*chosen[:3], found[0])
+    assert (noted["data"]["pinned"], noted["data"]["banned"]) == (f"{keys[3]}, {keys[2]}", found[0])
+    assert [hit["score"] is None for hit in noted["images"][0]["neighbours"]] == [True, True, True, False]
+    assert main(again(noted["command"], tmp_path / "again")) == 0
+    assert images(tmp_path / "again") == images(tmp_path / "mixed") != images(tmp_path / "found")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "k", "kinds"),
+    [
+        ({}, None, "ff"),
+        ({"reference": 1}, None, "rf"),
+        ({"reference": 1, "pin": 2}, None, "rpp"),
+        ({"reference": 1, "pin": 2}, 2, "rp"),
+        ({"reference": 1, "pin": 1}, 4, "rpff"),
+        ({"reference": 3, "knowledge_base": None}, None, "rrr"),
+        ({"reference": 3, "knowledge_base": None}, 2, "rr"),
+        ({"pin": 1}, 0, ""),
+    ],
+)
+def test_how_many_neighbours_of_each_kind(world, tmp_path, chosen, k, kinds):
+    """References first, then the pinned, then those found, k in all: by default two, as TINY has, or more."""
+    options = {"knowledge_base": world / "index", **chosen}
+    for i in range(options.get("reference", 0)):
+        Image.new("RGB", (16, 16), (i, 0, 0)).save(tmp_path / f"r{i}.png")
+    options["reference"] = tuple((tmp_path / f"r{i}.png", "mine") for i in range(options.get("reference", 0)))
+    options["pin"] = tuple((key,) for key in Records.open(world / "records").keys()[5 : 5 + options.get("pin", 0)])
+    what = PromptOptions(prompt=(("a big one",),), k=k, **options)
+    what.check()
+    (prompt,) = what.gather(TINY)
+    names = {"r": {path.name for path, _ in options["reference"]}, "p": {key for (key,) in options["pin"]}}
+    shown = [next((kind for kind in names if hit.key in names[kind]), "f") for hit in prompt.neighbours]
+    assert "".join(shown) == kinds
+    assert what.resolved(TINY).k == (len(kinds) if k is None else k)
+
+
+def test_the_knowledge_base_is_swapped_at_sampling(model, world, tmp_path):
+    """The same weights draw with whatever base they are given: here one of records that the first does not have."""
+    other = write_records(
+        [ImageText(f"other{i}", encoded(picture(i)), f"a big other {i}") for i in range(3)],
+        tmp_path / "records",
+        source="other",
+    )
+    KnowledgeBase.build(other, tmp_path / "index")
+    args = ["sample", "--model", str(model), "--num-images", "1", "--steps", "2", "--prompt", "a big one"]
+    seen = []
+    for place in (world, tmp_path):
+        out = tmp_path / f"out{len(seen)}"
+        assert main([*args, "--knowledge-base", f"{place}/index", "--out", str(out)]) == 0
+        noted = json.loads((out / "sample.json").read_text())
+        seen.append((noted["model"], [hit["key"] for hit in noted["images"][0]["neighbours"]], images(out)))
+    assert seen[0][0] == seen[1][0] and seen[0][2] != seen[1][2]
+    assert set(seen[1][1]) <= set(other.keys()) and not set(seen[0][1]) & set(other.keys())
 
 
 QUICK = ["--num-images", "2", "--steps", "2"]
@@ -206,6 +281,13 @@ def test_stages_that_do_not_fit_are_one_line_and_leave_nothing(model, stages, tm
         (["--prompt", "a", "--reference", "{world}/none.png", "b"], "none.png cannot be read"),
         (["--prompt", "a", "--reference", "{world}/index/manifest.json", "b"], "manifest.json: not an image"),
         (["--prompt", "a", "--query-by", "entity"], "--query-by"),
+        (["--prompt", "a", "--pin", "k"], "--pin asks a --knowledge-base"),
+        (["--prompt", "a", "--ban", "k"], "--ban asks a --knowledge-base"),
+        (["--prompt", "a", "--method", "dense"], "--method asks a --knowledge-base"),
+        (["--prompt", "a", "--knowledge-base", "{world}/index", "--method", "dense"], "no vectors"),
+        (["--prompt", "a", "--knowledge-base", "{world}/index", "--pin", "k"], "no record with the key 'k'"),
+        (["--prompt", "a", "--knowledge-base", "{world}/index", "--ban", "k"], "no record with the key 'k'"),
+        (["--prompt", "a", "--knowledge-base", "{world}/index", "--pin", "k", "--ban", "k"], "k is given to --pin"),
         (["--prompt", "a", "--knowledge-base", "{world}/index", "--query-by", "entity"], "has no such text"),
         (["--prompt", "a", "--eta", "1.5"], "eta 1.5"),
         (["--prompt", "a", "--steps", "0"], "num_steps is 0"),

@@ -10,8 +10,10 @@ from reimagen_jax.config import SamplerConfig
 from reimagen_jax.data.records import write_records
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.prompts import Prompt, asking_by, from_file, from_records, with_retrieved
+from reimagen_jax.inference.requests import from_file as reference
+from reimagen_jax.inference.requests import pinned
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
-from tests.samples import example, records_of
+from tests.samples import encoded, example, picture, records_of
 
 
 def test_a_text_file_has_a_prompt_a_line(tmp_path):
@@ -74,6 +76,39 @@ def test_the_same_record_at_another_resolution_is_still_itself(tmp_path):
     assert [hit.key for hit in with_retrieved([own], base, 1, 8)[0].neighbours] == ["k6"]
     stranger = replace(own, source="another set with the same keys")
     assert [hit.key for hit in with_retrieved([stranger], base, 1, 8)[0].neighbours] == ["k5"]
+
+
+def test_neighbours_by_hand_come_first_and_are_not_found_again(tmp_path):
+    """A reference that shows k1's picture, and k3 pinned; k0 is the best hit unless it is banned."""
+    texts = ["a red thing", "a red thing too", "a red thing of mine", "a blue bird", "a red thing somewhere far away"]
+    base = KnowledgeBase.build(records_of(tmp_path / "r", texts), tmp_path / "index")
+    (tmp_path / "mine.png").write_bytes(encoded(picture(1)))
+    given = (reference(tmp_path / "mine.png", "my thing", 8), *pinned(base, ["k3"], 8))
+
+    def keys(k, *, of=None, **chosen):
+        (prompt,) = with_retrieved([of or Prompt("a red thing")], base, k, 8, **chosen)
+        return [hit.key for hit in prompt.neighbours]
+
+    assert keys(2, given=given) == ["mine.png", "k3"]
+    assert keys(4, given=given) == ["mine.png", "k3", "k0", "k2"]
+    assert keys(4, given=given, ban=["k0"]) == ["mine.png", "k3", "k2", "k4"]
+    assert keys(1, given=given) == ["mine.png"]
+    assert keys(9, given=given, ban=["k0"]) == ["mine.png", "k3", "k2", "k4"]
+    own = replace(from_records(base.records, 5, 8)[3], query="a red thing")
+    assert keys(2, of=own, given=given) == ["mine.png", "k0"], "a pinned record is not its own neighbour"
+    with pytest.raises(UserError, match="no record with the key 'k9'"):
+        keys(1, given=given, ban=["k9"])
+
+
+def test_records_of_several_sources_are_told_apart(tmp_path):
+    first = records_of(tmp_path / "first", ["a red thing"], source="first")
+    second = records_of(tmp_path / "second", ["a red thing"], source="second", first_seed=0)
+    other = write_records([example(5, "a red thing", key="k0")], tmp_path / "other", source="other")
+    base = KnowledgeBase.build([first, other], tmp_path / "index")
+    own = Prompt("a red thing", key="k0", source="first")
+    assert [hit.source for hit in with_retrieved([own], base, 2, 8)[0].neighbours] == ["other"]
+    (pictured,) = with_retrieved(from_records(second, 1, 8), base, 2, 8)
+    assert [hit.source for hit in pictured.neighbours] == ["other"], "the same picture under another name"
 
 
 def test_asking_by_an_attribute_asks_for_nothing_else(tmp_path):

@@ -1,0 +1,234 @@
+"""A small dual encoder: a text and an image become unit vectors, near each other where they belong together.
+
+    (1) text:   bytes -> byte transformer -> mean over tokens -> linear -> w / |w|
+    (2) image:  (halve the sides, residual block) until they are 4 -> linear -> u / |u|
+Trained on the user's own records (dual_training.py), it knows their names and looks and nothing else of the world. It
+is for where no CLIP weights are at hand, and for pictures unlike those that CLIP has seen.
+Source: the two towers are CLIP's idea (Radford et al. 2021), at a thousandth of its size.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+from jaxtyping import Array, Float, Int32, UInt8
+
+from reimagen_jax.config import TextConfig, require
+from reimagen_jax.data.manifest import read_manifest, write_manifest
+from reimagen_jax.encoders.bytes import ByteEncoder
+from reimagen_jax.encoders.tokenizers import ByteTokenizer
+from reimagen_jax.files import read_json, write_json
+from reimagen_jax.pretrained.weights import WEIGHTS, load_params, save_params
+
+KIND = "encoder"
+SETTINGS = "encoder.json"
+BATCH = 256
+LAST_SIDE = 4
+"""Pixels, at which the image tower stops halving; where something is in the picture is told by these."""
+HOTTEST = math.log(100.0)
+"""Limit of the learned scale's logarithm, as CLIP's: beyond it training is unstable."""
+
+
+@dataclass(frozen=True)
+class DualConfig:
+    """The network. Raises `UserError` on settings that do not fit together."""
+
+    resolution: int = 32
+    """Side of the images that it reads: 8, 16, 32, 64, ..."""
+    max_bytes: int = 128
+    """Texts are cut after this many UTF-8 bytes."""
+    width: int = 128
+    """D: values of a vector."""
+    text_width: int = 128
+    text_depth: int = 2
+    head_width: int = 32
+    """Of the text tower's attention."""
+    channels: int = 32
+    """Of the image tower after its first halving; they double with each, up to `most_channels`."""
+    most_channels: int = 128
+    groups: int = 8
+    """Of the image tower's group norms."""
+
+    def __post_init__(self) -> None:
+        side = self.resolution
+        require(
+            side >= 2 * LAST_SIDE and side & (side - 1) == 0,
+            f"resolution {side} is not a power of two from {2 * LAST_SIDE} on (32, 64, 128, ...)",
+        )
+        require(self.width > 0, f"width is {self.width}: at least 1 is needed")
+        for channels in self.image_channels:
+            require(channels % self.groups == 0, f"{channels} channels are not a multiple of groups {self.groups}")
+        _ = self.text
+
+    @property
+    def image_channels(self) -> tuple[int, ...]:
+        """Of the image tower, after each halving."""
+        halvings = int(math.log2(self.resolution // LAST_SIDE))
+        return tuple(min(self.channels * 2**i, self.most_channels) for i in range(halvings))
+
+    @property
+    def text(self) -> TextConfig:
+        """Of the byte transformer."""
+        return TextConfig(self.max_bytes, width=self.text_width, depth=self.text_depth, head_width=self.head_width)
+
+
+class ImageTower(nn.Module):
+    """(2) without the last step."""
+
+    config: DualConfig
+
+    @nn.compact
+    def __call__(self, x_BHWC: Float[Array, "b r r 3"]) -> Float[Array, "b d"]:
+        def norm_act(x: Array) -> Array:
+            return nn.swish(nn.GroupNorm(self.config.groups)(x))
+
+        x = x_BHWC
+        for channels in self.config.image_channels:
+            x = nn.Conv(channels, (4, 4), strides=(2, 2))(x)
+            x = x + nn.Conv(channels, (3, 3))(norm_act(x))
+        return nn.Dense(self.config.width)(norm_act(x).reshape(x.shape[0], -1))
+
+
+class TextTower(nn.Module):
+    """(1) without the last step."""
+
+    config: DualConfig
+
+    @nn.compact
+    def __call__(self, tokens_BL: Int32[Array, "b l"]) -> Float[Array, "b d"]:
+        text_BMD, mask_BM = ByteEncoder(self.config.text, name="bytes")(tokens_BL)
+        weight_BM = mask_BM.astype(jnp.float32) / jnp.maximum(mask_BM.sum(axis=1, keepdims=True), 1).astype(jnp.float32)
+        pooled_BD = jnp.einsum("bmd,bm->bd", text_BMD, weight_BM)
+        # Without a bias, a text of no bytes would have no direction.
+        return nn.Dense(self.config.width, bias_init=nn.initializers.normal(0.02), name="out")(pooled_BD)
+
+
+class DualNet(nn.Module):
+    """Both towers, and the scale that turns cosines into logits in training."""
+
+    config: DualConfig
+
+    def setup(self) -> None:
+        self.image_tower = ImageTower(self.config)
+        self.text_tower = TextTower(self.config)
+        self.log_scale = self.param("log_scale", nn.initializers.constant(math.log(1 / 0.07)), ())
+
+    def images(self, image_BHWC: UInt8[Array, "b r r 3"]) -> Float[Array, "b d"]:
+        """(2)"""
+        return unit(self.image_tower(image_BHWC.astype(jnp.float32) / 127.5 - 1.0))
+
+    def texts(self, tokens_BL: Int32[Array, "b l"]) -> Float[Array, "b d"]:
+        """(1)"""
+        return unit(self.text_tower(tokens_BL))
+
+    def __call__(
+        self, image_BHWC: UInt8[Array, "b r r 3"], tokens_BL: Int32[Array, "b l"]
+    ) -> tuple[Float[Array, "b d"], Float[Array, "b d"], Float[Array, ""]]:
+        """Vectors of images and of texts, and the scale."""
+        return self.images(image_BHWC), self.texts(tokens_BL), jnp.exp(jnp.minimum(self.log_scale, HOTTEST))
+
+
+def unit(x_BD: Float[Array, "b d"]) -> Float[Array, "b d"]:
+    """Vectors of length 1; the gradient is finite at 0, too."""
+    return x_BD * jax.lax.rsqrt(jnp.maximum((x_BD**2).sum(axis=-1, keepdims=True), 1e-12))
+
+
+def init(config: DualConfig, key: Array) -> Any:
+    """Random parameters. Pure."""
+    image = jnp.zeros((1, config.resolution, config.resolution, 3), jnp.uint8)
+    return DualNet(config).init(key, image, jnp.zeros((1, config.max_bytes), jnp.int32))["params"]
+
+
+@dataclass(frozen=True, eq=False)
+class DualEncoder:
+    """A trained dual encoder: a `VectorEncoder`."""
+
+    config: DualConfig
+    params: Any = field(repr=False)
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """How it was trained, on what, and what was measured; JSON."""
+
+    @property
+    def width(self) -> int:
+        return self.config.width
+
+    @property
+    def resolution(self) -> int:
+        return self.config.resolution
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Checksum of the network and its weights."""
+        content = hashlib.sha256(json.dumps(dataclasses.asdict(self.config)).encode())
+        for name, leaf in sorted(flatten_dict(self.params, sep="/").items()):
+            content.update(name.encode() + np.asarray(leaf, np.float32).tobytes())
+        return f"dual {content.hexdigest()[:24]}"
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors float32 [N, D]."""
+        tokens_NL = ByteTokenizer(self.config.max_bytes).encode(texts)
+        return self._encoded(_program(self.config, "texts"), tokens_NL)
+
+    def images(self, images: np.ndarray) -> np.ndarray:
+        """Unit vectors float32 [N, D] of uint8 [N, R, R, 3]. Raises `UserError` on images of another size or type."""
+        side = self.resolution
+        require(
+            images.dtype == np.uint8 and images.shape[1:] == (side, side, 3),
+            f"this encoder reads uint8 images [N, {side}, {side}, 3], not {images.dtype} {list(images.shape)}",
+        )
+        return self._encoded(_program(self.config, "images"), images)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes weights, settings and manifest into an existing folder, after what else belongs to it."""
+        folder = Path(folder)
+        save_params(folder / WEIGHTS, self.params)
+        write_json(folder / SETTINGS, {"network": dataclasses.asdict(self.config), **self.facts})
+        write_manifest(folder, KIND, {"encoder": "dual", "fingerprint": self.fingerprint})
+
+    def _encoded(self, program: Callable[[Any, Array], Array], rows: np.ndarray) -> np.ndarray:
+        vectors_ND = np.zeros((len(rows), self.width), np.float32)
+        for part, padded in _batches(rows):
+            vectors_ND[part] = np.asarray(program(self.params, padded))[: len(vectors_ND[part])]
+        return vectors_ND
+
+
+@functools.cache
+def _program(config: DualConfig, method: str) -> Callable[[Any, Array], Array]:
+    """One of the towers, compiled once for each network."""
+    net = DualNet(config)
+    return jax.jit(lambda params, x: net.apply({"params": params}, x, method=method))
+
+
+def _batches(rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Places and rows, padded with zeros to one of two sizes: few are asked in a moment, many are encoded fast."""
+    size = BATCH if len(rows) > BATCH // 8 else BATCH // 8
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        missing = np.zeros((size - len(part), *rows.shape[1:]), rows.dtype)
+        yield slice(start, start + len(part)), np.concatenate([part, missing])
+
+
+def open(folder: str | Path) -> DualEncoder:
+    """Opens what `reimagen encode-train` wrote. Raises `UserError` when it is missing, damaged or of another format."""
+    folder = Path(folder)
+    manifest = read_manifest(folder, KIND)
+    settings = read_json(folder / SETTINGS, "the settings of an encoder")
+    config = DualConfig(**settings.pop("network"))
+    expected = jax.eval_shape(lambda key: init(config, key), jax.random.key(0))
+    encoder = DualEncoder(config, load_params(folder / WEIGHTS, expected), settings)
+    require(
+        encoder.fingerprint == manifest["fingerprint"],
+        f"{folder / WEIGHTS} is damaged: its checksum is not that of the manifest; train it again",
+    )
+    return encoder

@@ -1,0 +1,115 @@
+"""What must not become a neighbour of a record, because it gives the record's picture away, or says nothing new.
+
+A candidate is left out, for the first of these reasons that holds, when
+    it is the record itself (same source and key), or shows the record's picture (equal pixels, however encoded),
+    it has the record's value of one of some fields that the user names (an entity, say, or the source file),
+    its picture is a near duplicate of the record's (perceptual hash, see `duplicates`),
+    its picture is, or nearly is, that of a neighbour already taken.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from reimagen_jax.data.records import Records
+from reimagen_jax.retrieval.collection import Collection, sources_of
+from reimagen_jax.retrieval.duplicates import NO_HASHES, Hashes, hash_records, is_near, squared_limit
+from reimagen_jax.retrieval.fields import number_all, numbered
+
+NOT_REACHED = -1
+KEPT = 0
+
+
+@dataclass(frozen=True, eq=False)
+class LeakTest:
+    """Which candidates are left out, and why."""
+
+    reasons: tuple[str, ...]
+    """One for each row of numbers, then near duplicate, picture already taken, near duplicate of one taken."""
+    number_FN: np.ndarray
+    """int64: candidates with the record's number (not -1) in row f are left out for reason f."""
+    number_FM: np.ndarray
+    hash_N: Hashes
+    hash_M: Hashes
+    limit: float
+    """Of near duplicates, see `duplicates.squared_limit`; negative: they are not looked for."""
+
+    @classmethod
+    def of(
+        cls, records: Records, others: Records | Collection, exclude_same: Sequence[str], near_duplicates: float
+    ) -> "LeakTest":
+        """Reads what the test of `records` against candidates from `others` needs, and hashes the pictures.
+
+        Raises `UserError` for a field of `exclude_same` that none of the records or none of the others has.
+        """
+        fields = tuple(dict.fromkeys(exclude_same))
+        field_FN, field_FM = numbered(records, others, fields)
+        pictures: dict[str, int] = {}
+        picture_N, picture_M = number_all(records.digests(), pictures), number_all(others.digests(), pictures)
+        hash_N = hash_M = NO_HASHES
+        if near_duplicates:
+            hash_N = hash_records(records)
+            hash_M = hash_N if records.fingerprint == others.fingerprint else hash_records(others)
+        return cls(
+            (
+                "the record itself",
+                "same picture",
+                *(f"same {name}" for name in fields),
+                "near-duplicate picture",
+                "picture already taken",
+                "near duplicate of one taken",
+            ),
+            np.stack([_same_records(records, others), picture_N, *field_FN]),
+            np.stack([np.arange(len(others)), picture_M, *field_FM]),
+            hash_N,
+            hash_M,
+            squared_limit(near_duplicates) if near_duplicates else -1.0,
+        )
+
+    def __call__(self, record_Q: np.ndarray, ids_QC: np.ndarray, k: int) -> np.ndarray:
+        """For each candidate: kept (0), left out (1 + the reason's number), or not reached (-1), as k were kept."""
+        verdict_QC = np.full(ids_QC.shape, NOT_REACHED, np.int64)
+        _judge(record_Q, ids_QC, k, self.number_FN, self.number_FM, self.hash_N, self.hash_M, self.limit, verdict_QC)
+        return verdict_QC
+
+
+@numba.njit(nogil=True, cache=True)
+def _judge(record_Q, ids_QC, k, number_FN, number_FM, hash_N, hash_M, limit, verdict_QC):
+    kept_K = np.empty(k, np.int64)
+    for q in range(record_Q.size):
+        count = 0
+        for c in range(ids_QC.shape[1]):
+            if count == k or ids_QC[q, c] < 0:
+                break
+            verdict = _verdict(record_Q[q], ids_QC[q, c], kept_K[:count], number_FN, number_FM, hash_N, hash_M, limit)
+            verdict_QC[q, c] = verdict
+            if verdict == KEPT:
+                kept_K[count] = ids_QC[q, c]
+                count += 1
+
+
+@numba.njit(nogil=True, cache=True)
+def _verdict(record, candidate, kept_K, number_FN, number_FM, hash_N, hash_M, limit):
+    fields = number_FN.shape[0]
+    for f in range(fields):
+        if number_FN[f, record] >= 0 and number_FN[f, record] == number_FM[f, candidate]:
+            return 1 + f
+    if limit >= 0 and is_near(hash_N, record, hash_M, candidate, limit):
+        return 1 + fields
+    for taken in kept_K:
+        if number_FM[1, candidate] == number_FM[1, taken]:
+            return 2 + fields
+    if limit >= 0:
+        for taken in kept_K:
+            if is_near(hash_M, candidate, hash_M, taken, limit):
+                return 3 + fields
+    return KEPT
+
+
+def _same_records(records: Records, others: Records | Collection) -> np.ndarray:
+    """For each record its own id among the others, -1 where it is not among them: int64[N]."""
+    own = zip(others.keys(), sources_of(others), strict=True)
+    place = {key: i for i, (key, source) in enumerate(own) if source == records.source}
+    return np.array([place.get(key, -1) for key in list(records.keys())], np.int64)

@@ -1,0 +1,131 @@
+"""The dual encoder: unit vectors that depend on one text or one image alone, kept whole on disk."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from reimagen_jax.data.manifest import write_manifest
+from reimagen_jax.encoders import dual
+from reimagen_jax.encoders.dual import DualConfig, DualEncoder
+from reimagen_jax.encoders.vectors import open_encoder
+from reimagen_jax.errors import UserError
+
+TINY = DualConfig(
+    8, max_bytes=16, width=6, text_width=16, text_depth=1, head_width=8, channels=8, most_channels=8, groups=4
+)
+TEXTS = ["a red ball", "ein grüner Würfel", "赤いボール", "", "a very long caption that is cut after sixteen bytes"]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return DualEncoder(
+        TINY, jax.jit(lambda key: dual.init(TINY, key))(jax.random.key(0)), {"measured": {"held_out": 7}}
+    )
+
+
+@pytest.fixture
+def saved(encoder, tmp_path):
+    encoder.save(tmp_path)
+    return tmp_path
+
+
+def noise(count, side=8):
+    return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
+
+
+def test_vectors_have_length_one(encoder):
+    for vectors in (encoder.texts(TEXTS), encoder.images(noise(5))):
+        assert vectors.shape == (5, encoder.width) and vectors.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+
+
+def test_what_is_encoded_together_does_not_matter(encoder, monkeypatch):
+    texts, images = encoder.texts(TEXTS), encoder.images(noise(40))  # 40 are more than the smaller batch
+    for i in range(5):
+        np.testing.assert_allclose(encoder.texts(TEXTS[i : i + 1])[0], texts[i], atol=1e-6)
+        np.testing.assert_allclose(encoder.images(noise(40)[i : i + 1])[0], images[i], atol=1e-6)
+    monkeypatch.setattr(dual, "BATCH", 16)
+    np.testing.assert_allclose(encoder.images(noise(40)), images, atol=1e-6)
+    assert encoder.texts([]).shape == encoder.images(noise(0)).shape == (0, encoder.width)
+
+
+def test_different_inputs_have_different_vectors(encoder):
+    for vectors in (encoder.texts(TEXTS), encoder.images(noise(5))):
+        closeness = vectors @ vectors.T
+        assert (closeness[~np.eye(5, dtype=bool)] < 1 - 1e-4).all()
+
+
+def test_texts_are_cut(encoder):
+    longer = TEXTS[-1] + " and whatever comes then"
+    assert np.array_equal(encoder.texts([TEXTS[-1]]), encoder.texts([longer]))
+
+
+def test_saved_and_opened_it_is_the_same(encoder, saved):
+    again = open_encoder(saved)
+    assert isinstance(again, DualEncoder)
+    assert (again.config, again.fingerprint, again.facts) == (TINY, encoder.fingerprint, encoder.facts)
+    assert np.array_equal(again.texts(TEXTS), encoder.texts(TEXTS))
+    assert np.array_equal(again.images(noise(3)), encoder.images(noise(3)))
+
+
+def test_the_fingerprint_tells_weights_and_network_apart(encoder):
+    changed = jax.tree.map(lambda leaf: leaf, encoder.params)
+    changed["text_tower"]["out"]["bias"] = changed["text_tower"]["out"]["bias"] + 1e-3
+    shorter = dataclasses.replace(TINY, max_bytes=12)
+    others = [dataclasses.replace(encoder, params=changed), DualEncoder(shorter, encoder.params)]
+    assert len({each.fingerprint for each in (encoder, *others)}) == 3
+
+
+@pytest.mark.parametrize("images", [noise(2, side=16), noise(2).astype(np.float32), noise(2)[..., :1]])
+def test_images_it_cannot_read(encoder, images):
+    with pytest.raises(UserError, match=r"reads uint8 images \[N, 8, 8, 3\]"):
+        encoder.images(images)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resolution": 24}, "power of two"),
+        ({"resolution": 4}, "power of two from 8"),
+        ({"max_bytes": 15}, "max_bytes 15"),
+        ({"channels": 6}, "not a multiple of groups"),
+        ({"width": 0}, "at least 1"),
+    ],
+)
+def test_settings_that_contradict_each_other(changes, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(TINY, **changes)
+
+
+def test_one_halving_for_every_doubling_of_the_side():
+    assert DualConfig(32).image_channels == (32, 64, 128)
+    assert DualConfig(128).image_channels == (32, 64, 128, 128, 128)
+
+
+# -- folders
+
+
+def test_weights_of_another_encoder_are_refused(encoder, saved):
+    other = jax.tree.map(lambda leaf: leaf + 1.0, encoder.params)
+    dual.save_params(saved / dual.WEIGHTS, other)
+    with pytest.raises(UserError, match="checksum"):
+        open_encoder(saved)
+
+
+def test_damaged_and_foreign_folders(saved, tmp_path_factory):
+    (saved / dual.WEIGHTS).write_bytes(b"")
+    with pytest.raises(UserError, match=r"damaged.*reimagen encode-train"):
+        open_encoder(saved)
+    empty = tmp_path_factory.mktemp("empty")
+    for folder in (empty, empty / "missing"):
+        with pytest.raises(UserError, match=r"no encoder.*reimagen encode-train"):
+            open_encoder(folder)
+    (empty / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(UserError, match="holds a bert"):
+        open_encoder(empty)
+    write_manifest(empty, "records", {})
+    with pytest.raises(UserError, match="holds records, not encoder"):
+        open_encoder(empty)

@@ -1,0 +1,96 @@
+"""Perceptual hashes: copies made over are near, other pictures are not; the same bytes give the same hash."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+
+from reimagen_jax.data import images
+from reimagen_jax.data.entityworld import World
+from reimagen_jax.data.records import ImageText, write_records
+from reimagen_jax.retrieval.duplicates import THRESHOLD, Hashes, are_near, hash_records, hash_thumbnails
+from tests.samples import encoded
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Renders of EntityWorld at 64 x 64, all of different scenes with the same few entities."""
+    world = World(num_entities=4, num_images=40, frequent_share=1.0, rare_share=0.0)
+    return [images.load(example["image"]) for example in world.examples("train", resolution=64)]
+
+
+def hashed(some) -> Hashes:
+    thumbnails = [np.asarray(images.square(image.convert("RGB"), 8)) for image in some]
+    return hash_thumbnails(np.stack(thumbnails).reshape(len(thumbnails), -1))
+
+
+def jpeg(image, quality):
+    return images.load(encoded(image, "JPEG", quality=quality))
+
+
+COPIES = {
+    "recompressed": lambda image: jpeg(image, 75),
+    "halved": lambda image: image.resize((32, 32), Image.Resampling.LANCZOS),
+    "doubled": lambda image: image.resize((128, 128), Image.Resampling.BICUBIC),
+    "wide, cut to the square": lambda image: ImageOps.expand(image, (9, 0), "red"),
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.1),
+    "darker": lambda image: ImageEnhance.Brightness(image).enhance(0.9),
+    "flatter": lambda image: ImageEnhance.Contrast(image).enhance(0.9),
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_are_near(pictures, name):
+    near = are_near(hashed(pictures), hashed([COPIES[name](image) for image in pictures]))
+    assert near.mean() >= 0.9
+
+
+def test_other_pictures_are_not(pictures):
+    """Even where they show the same entity; nor is a picture near its mirror image, its negative or its grey self."""
+    hashes = hashed(pictures)
+    for shift in range(1, len(pictures)):
+        order = np.roll(np.arange(len(pictures)), shift)
+        assert not are_near(hashes, Hashes(*(field[order] for field in hashes))).any()
+    for change in (ImageOps.mirror, ImageOps.invert, ImageOps.grayscale):
+        assert are_near(hashes, hashed([change(image) for image in pictures])).mean() <= 0.05
+
+
+def test_shapes_alone_do_not_make_a_copy():
+    """A white and a black square on grey, contrasts of different strength, a red and a blue heart."""
+
+    def square(ground, figure):
+        image = Image.new("RGB", (64, 64), ground)
+        image.paste(figure, (16, 16, 48, 48))
+        return image
+
+    same = [((128,) * 3, (250,) * 3), ((128,) * 3, (160,) * 3), ((255,) * 3, (250, 20, 20)), ((0,) * 3, (0,) * 3)]
+    others = [((128,) * 3, (5,) * 3), ((128,) * 3, (250,) * 3), ((255,) * 3, (20, 20, 250)), ((255,) * 3, (255,) * 3)]
+    first, second = (hashed([square(*colours) for colours in pairs]) for pairs in (same, others))
+    assert are_near(first, first).all()
+    assert not are_near(first, second).any()
+
+
+def test_the_threshold_is_the_distance_as_defined(pictures):
+    """Equations (1) and (2) in floating point, on either side of the threshold; near is symmetric."""
+    hashes = hashed(pictures)
+    x_NP = np.stack([np.asarray(images.square(image, 8), np.float64).reshape(-1) for image in pictures])
+    u_NP = (x_NP - x_NP.mean(axis=1, keepdims=True)) / x_NP.std(axis=1, keepdims=True)
+    order = np.argsort([u_NP[0] @ u for u in u_NP])[::-1]  # what is most like picture 0 first
+    first = Hashes(*(field[np.zeros(len(order), int)] for field in hashes))
+    second = Hashes(*(field[order] for field in hashes))
+    stronger = np.exp(abs(np.log(first.contrast_N / second.contrast_N)))
+    alike = (abs(first.mean_N - second.mean_N) < 32) & (stronger < 4 / 3)
+    distance = np.sqrt(((u_NP[0] - u_NP[order]) ** 2).mean(axis=1))
+    for threshold in (THRESHOLD, 0.5, 1.0):
+        certain = abs(distance - threshold) > 0.03
+        near = are_near(first, second, threshold)
+        assert (near == are_near(second, first, threshold)).all()
+        assert (near == (alike & (distance < threshold)))[certain].all()
+    assert near.sum() > 1
+
+
+def test_records_are_hashed_in_order(pictures, tmp_path):
+    examples = [ImageText(str(i), encoded(image), "a") for i, image in enumerate(pictures)]
+    hashes = hash_records(write_records(examples, tmp_path / "r", source="test"))
+    for ours, expected in zip(hashes, hashed(pictures), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    assert hashes.shape_NP.dtype == np.int8 and hashes.mean_N.dtype == hashes.contrast_N.dtype == np.float32

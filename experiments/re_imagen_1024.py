@@ -6,7 +6,7 @@ The triples' images have at least 1024 pixels; their neighbours are not read. Th
 pixels (from 64 of the low-resolution image) and draws 1024: there is no attention among pixels. The schedule is linear,
 as in Imagen. Not trained by us: these are the paper's settings (Imagen appendix F; Re-Imagen takes Imagen's stage as it
 is). The text encoder is the byte-level transformer, trained along (512 bytes are 128 tokens), in place of the paper's
-frozen T5-XXL, which is not built in yet. The degradations are DALL-E 2's for its last stage as far as they are linear:
+frozen T5-XXL (see re_imagen_64.py). The degradations are DALL-E 2's for its last stage as far as they are linear:
 wider blurs, and four filters.
 
 Two steps of it on a CPU (the triples as in re_imagen_64.py):

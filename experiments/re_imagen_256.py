@@ -5,7 +5,7 @@ r"""The paper's second stage: 64 to 256 pixels with text and two neighbours, 750
 The triples' images have at least 256 pixels. Hardware of the paper: 64 TPU v4 chips, 200,000 steps in under two days,
 starting from Imagen's weights. Not trained by us: these are the paper's settings (Re-Imagen section 4.1, Imagen
 appendix F). The text encoder is the byte-level transformer, trained along (512 bytes are 128 tokens), in place of the
-paper's frozen T5-XXL, which is not built in yet.
+paper's frozen T5-XXL (see re_imagen_64.py).
 
 Two steps of it on a CPU (the triples as in re_imagen_64.py):
 

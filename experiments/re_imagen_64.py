@@ -5,7 +5,7 @@ r"""The paper's base stage: 64 x 64 from text and two neighbours, 2.5B parameter
 Hardware of the paper: 64 TPU v4 chips, 200,000 steps in under two days, starting from Imagen's weights; `tools` has the
 preflight for pods. Not trained by us: these are the paper's settings (Re-Imagen section 4.1, Imagen appendix F).
 The text encoder is the byte-level transformer, trained along (512 bytes are 128 tokens); the paper's is a frozen T5-XXL
-of 128 tokens, which is not built in yet.
+of 128 tokens: `text=TextConfig(frozen=FrozenTextConfig())`, with `reimagen embed` (see if_finetune_64.py).
 
 Two steps of it on a CPU, everything small, from a small EntityWorld:
 

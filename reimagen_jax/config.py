@@ -7,6 +7,7 @@ is stored beside its checkpoints as JSON.
 
 import dataclasses
 import json
+import re
 import runpy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ Weighting = Literal["plain", "min_snr"]
 Solver = Literal["ddpm", "ddim"]
 Thresholding = Literal["dynamic", "static", "none"]
 Shrinking = Literal["area", "linear", "cubic", "lanczos3"]
-Enlarging = Literal["linear", "cubic"]
+Enlarging = Literal["linear", "cubic", "linear_corners"]
 
 
 def require(condition: bool, message: str) -> None:
@@ -138,8 +139,33 @@ class UNetConfig:
 
 
 @dataclass(frozen=True)
+class FrozenTextConfig:
+    """A published text encoder (T5) that is not trained: texts enter as its embeddings, computed beforehand."""
+
+    encoder: str = ""
+    """Folder of the encoder, as Hugging Face stores it. Needed where new texts are embedded: for drawing."""
+    fingerprint: str = ""
+    """Of the encoder whose embeddings the network was trained with: another one is refused; empty: any is taken."""
+    width: int = 4096
+    """Channels of an embedding."""
+    max_tokens: int = 128
+    """Texts are cut after this many tokens."""
+    padding: Literal["masked", "kept"] = "masked"
+    """What fills a text up to `max_tokens`: masked, or tokens like all others, as DeepFloyd IF has it. If kept, a
+    dropped text is the empty text (a parameter of the network), not one without any token."""
+    lowercase: bool = False
+    """Texts are lowered and stripped before they are embedded (DeepFloyd IF)."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """That the encoder computes in; embeddings are stored as bfloat16 in any case."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "max_tokens"):
+            require(getattr(self, name) > 0, f"text.frozen.{name} is {getattr(self, name)}: at least 1 is needed")
+
+
+@dataclass(frozen=True)
 class TextConfig:
-    """The byte-level transformer that is trained jointly (embedded experiments)."""
+    """The byte-level transformer that is trained jointly (embedded experiments), or a frozen encoder in its place."""
 
     max_bytes: int = 96
     """Captions are cut after this many UTF-8 bytes."""
@@ -148,6 +174,8 @@ class TextConfig:
     width: int = 128
     depth: int = 2
     head_width: int = 64
+    frozen: FrozenTextConfig | None = None
+    """A published encoder instead; what is said above is then about nothing but captions in pictures of samples."""
 
     def __post_init__(self) -> None:
         require(
@@ -164,7 +192,8 @@ class TextConfig:
 class DiffusionConfig:
     """The forward process and what the network predicts."""
 
-    schedule: Literal["cosine", "linear"] = "cosine"
+    schedule: Literal["cosine", "linear", "cosine_chain"] = "cosine"
+    """cosine_chain: the chain of `variance_steps` steps that DeepFloyd IF and its ancestors were trained on."""
     prediction: Prediction = "v"
     """What the network's output means; the loss is the squared error of this quantity."""
     weighting: Weighting = "plain"
@@ -212,7 +241,8 @@ class SuperResolutionConfig:
     """Side of the random crops that the network is trained on, 0 for whole images. Drawing is always of whole images,
     so the network has to be convolutional, and it attends to no neighbours."""
     enlarging: Enlarging = "cubic"
-    """How the low-resolution image is brought to this stage's resolution before the network sees it."""
+    """How the low-resolution image is brought to this stage's resolution before the network sees it: with pixels'
+    centres in place, or (linear_corners) with the corner pixels' centres in the corners (DeepFloyd IF)."""
     shrinking: tuple[Shrinking, ...] = ("area", "linear", "cubic")
     """Filters that make the low-resolution image in training, one drawn for each image. Drawing, and neighbours, use
     area averaging, as does the data set of the stage before."""
@@ -223,8 +253,8 @@ class SuperResolutionConfig:
     aug_levels: tuple[float, float] = (0.0, 1.0)
     """Least and largest level of the noise-conditioning augmentation in training, drawn uniformly: 0 leaves the
     low-resolution image as it is, 1 leaves nothing but noise. The network is told the level."""
-    aug_schedule: Literal["cosine", "linear"] = "cosine"
-    """How much noise a level means."""
+    aug_schedule: Literal["cosine", "linear", "cosine_chain"] = "cosine"
+    """How much noise a level means; cosine_chain: as in DeepFloyd IF (`diffusion.schedule`)."""
 
     def __post_init__(self) -> None:
         require(
@@ -261,6 +291,8 @@ class SamplerConfig:
     thresholding: Thresholding = "static"
     percentile: float = 0.995
     """Of |x0| in dynamic thresholding."""
+    threshold_limit: float | None = None
+    """Dynamic thresholding divides by this at most, and cuts what is beyond (DeepFloyd IF: 1.5); None: no limit."""
     ddpm_gamma: float = 0.0
     """Variance of the ancestral step, in log space between the small (0) and the large (1) bound."""
     ddim_noise: float = 0.0
@@ -272,6 +304,10 @@ class SamplerConfig:
         require(self.num_steps > 0, f"sampler.num_steps is {self.num_steps}: at least 1 is needed")
         require(0.0 <= self.eta <= 1.0, f"sampler.eta {self.eta} is not between 0 and 1")
         require(0.0 < self.percentile <= 1.0, f"sampler.percentile {self.percentile} is not in (0, 1]")
+        require(
+            self.threshold_limit is None or self.threshold_limit >= 1.0,
+            f"sampler.threshold_limit {self.threshold_limit} is below 1: images lie in [-1, 1]",
+        )
         require(0.0 <= self.ddpm_gamma <= 1.0, f"sampler.ddpm_gamma {self.ddpm_gamma} is not between 0 and 1")
         require(0.0 <= self.ddim_noise <= 1.0, f"sampler.ddim_noise {self.ddim_noise} is not between 0 and 1")
         require(0.0 <= self.aug_level <= 1.0, f"sampler.aug_level {self.aug_level} is not between 0 and 1")
@@ -283,6 +319,8 @@ class DataConfig:
 
     triples: str = ""
     """Folder written by `reimagen triples`."""
+    text_embeddings: str = ""
+    """Folder written by `reimagen embed` (or `reimagen prepare --text-encoder`), where the text encoder is frozen."""
     batch_size: int = 32
     """Images a step, over all devices and hosts."""
     num_neighbours: int = 2
@@ -311,6 +349,26 @@ class InitConfig:
     fresh: tuple[str, ...] = ()
     """Modules that the weights need not have, by how their names begin (`neighbour_attention`): what is missing there
     starts as in a network made anew (neighbour attention: as the identity)."""
+    adopt: bool = False
+    """The network, how it is told of text, its process and its resolution are those of the weights, whatever this
+    experiment says of them; it keeps its own say in how things are computed and trained (pretrained/adopt.py)."""
+
+
+@dataclass(frozen=True)
+class GroupRate:
+    """A group of parameters that learns faster or slower than the others."""
+
+    where: str
+    """Regular expression; the group has the parameters in whose path (`unet/dstack/stem/kernel`) it is found."""
+    factor: float
+    """What the learning rate is multiplied by; 0 freezes: no gradient, no moments, no decay."""
+
+    def __post_init__(self) -> None:
+        require(self.factor >= 0, f"train.rates: the factor of {self.where!r} is {self.factor}, below 0")
+        try:
+            re.compile(self.where)
+        except re.error as error:
+            raise UserError(f"train.rates: {self.where!r} is not a regular expression: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -321,6 +379,8 @@ class TrainConfig:
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     """Adafactor keeps a row and a column of second moments for a matrix, where AdamW keeps two moments of its size."""
     learning_rate: float = 1e-3
+    rates: tuple[GroupRate, ...] = ()
+    """Groups with a rate of their own; a parameter belongs to the first that fits, and to none otherwise (1)."""
     warmup_steps: int = 500
     """Linear warm-up from 0."""
     decay: Literal["constant", "cosine", "tail"] = "cosine"

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from reimagen_jax.config import Level, TextConfig, UNetConfig
+from reimagen_jax.config import DiffusionConfig, FrozenTextConfig, Level, TextConfig, UNetConfig
 
 UNET_32 = UNetConfig(
     levels=(
@@ -86,3 +86,58 @@ RE_IMAGEN_1024 = UNetConfig(
     remat="blocks",
 )
 """Super-resolution 256 -> 1024, text alone: 400M parameters."""
+
+IF_I = UNetConfig(
+    levels=(
+        Level(192, 3),
+        Level(384, 3, self_attention=True, neighbour_attention=True),
+        Level(576, 3, self_attention=True, neighbour_attention=True),
+        Level(768, 3, self_attention=True, neighbour_attention=True),
+    ),
+    head_width=64,
+    groups=32,
+    cond_width=768,
+    time_features=192,
+    activation="gelu",
+    norm_epsilon=1e-5,
+    text_width=768,
+    text_pooling="attention",
+    text_norm="group",
+    dtype="bfloat16",
+    remat="blocks",
+)
+"""The base stage of DeepFloyd IF at 64 x 64, of medium size, with neighbours: 376M parameters (372M without)."""
+
+IF_II = UNetConfig(
+    levels=(
+        Level(128, 1),
+        Level(256, 2),
+        Level(512, 3),
+        Level(768, 4, text_attention=True, neighbour_attention=True),
+        Level(768, 4, text_attention=True, neighbour_attention=True),
+    ),
+    head_width=64,
+    groups=32,
+    cond_width=512,
+    residual_scale=0.5**0.5,
+    time_features=128,
+    activation="gelu",
+    norm_epsilon=1e-5,
+    text_width=1024,
+    text_pooling="attention",
+    text_norm="group",
+    dtype="bfloat16",
+    remat="blocks",
+)
+"""A network as DeepFloyd IF's second stage has them, about as large as its medium one: 510M parameters with neighbours.
+
+The published ones' own widths are read off their weights (`init.adopt`).
+"""
+
+IF_TEXT = TextConfig(frozen=FrozenTextConfig(width=4096, max_tokens=77, padding="kept", lowercase=True))
+"""Text as DeepFloyd IF is told it: by a frozen T5-XXL."""
+
+IF_PROCESS = DiffusionConfig(
+    schedule="cosine_chain", prediction="eps", learned_variance=True, logsnr_min=-20.0, logsnr_max=30.0
+)
+"""The process of DeepFloyd IF, both stages."""

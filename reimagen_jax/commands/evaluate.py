@@ -69,7 +69,7 @@ class Entities:
         from reimagen_jax.evaluation import entity_bench, entity_pictures, entity_tables
 
         self._check()
-        models = [Model.open(path) for path in (self.model, *self.stages.cascade)]
+        models = [Model.open(path, self.how.text_encoder) for path in (self.model, *self.stages.cascade)]
         command = self._resolved(models)
         bench = command._bench(models)
         swept = [split for split in command.splits if split in command.sweep_splits]

@@ -21,6 +21,7 @@ from reimagen_jax.evaluation.svg import Curve
 from reimagen_jax.inference.generator import Generator, open_weights
 from reimagen_jax.inference.prompts import Prompt
 from reimagen_jax.inference.requests import Neighbour
+from reimagen_jax.inference.texts import with_text_encoder
 from reimagen_jax.training.checkpoint import load_ema
 
 SHIPPED = "shipped"
@@ -41,11 +42,16 @@ class Model:
     """SHA-256 of the parameters (the first 16 hex digits), whatever file they came from."""
 
     @classmethod
-    def open(cls, path: str | Path) -> "Model":
-        """Opens the last checkpoint of a training run, a folder of weights, or the `shipped` weights."""
+    def open(cls, path: str | Path, text_encoder: str | Path | None = None) -> "Model":
+        """Opens the last checkpoint of a training run, a folder of weights, or the `shipped` weights.
+
+        `text_encoder` is where the frozen text encoder of the model lies, if it is not where it was in training.
+        Raises `UserError` when one is given to a model that has none.
+        """
         path = SHIPPED_MODEL if str(path) == SHIPPED else Path(path)
         step = _last_step(path)
         config, params = open_weights(path) if step is None else load_ema(path, step)
+        config = with_text_encoder(config, text_encoder)
         return cls(path, config, params, step, _digest(params))
 
     def generator(self, sampler: SamplerConfig, options: SamplingOptions, prompts: Sequence[Prompt]) -> Generator:

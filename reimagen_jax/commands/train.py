@@ -7,7 +7,7 @@ has a `main` of its own besides the fields that the other commands have.
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +45,7 @@ class Train:
         from reimagen_jax.data.triples import Triples
         from reimagen_jax.evaluation.grids import training_grid
         from reimagen_jax.inference.generator import open_weights
+        from reimagen_jax.pretrained.adopt import settled
         from reimagen_jax.systems.reimagen import ReImagen
         from reimagen_jax.training import distributed
         from reimagen_jax.training.loop import train
@@ -54,27 +55,41 @@ class Train:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         if not self.config.data.triples:
             raise UserError("data.triples is not set: pass --data.triples DIR, a folder written by `reimagen triples`")
-        triples = Triples.open(self.config.data.triples)
+        config, triples = settled(self.config), Triples.open(self.config.data.triples)
         # The first read imports TFDS piece by piece: threads of the loader that begin with it can block each other.
         triples.records.fetch([0])
-        system, dataset = ReImagen(self.config), make_dataset(triples, self.config)
+        config, data_fingerprint = _with_text(config, triples.fingerprint)
+        system, dataset = ReImagen(config), make_dataset(triples, config)
         on_sample = None
-        if self.config.train.sample_every:
+        if config.train.sample_every:
             on_sample = training_grid(system, next(iter(dataset)), self.workdir / "samples")
         initial = None
-        if self.config.init.weights:
-            initial = lambda: open_weights(self.config.init.weights)[1]  # noqa: E731
+        if config.init.weights:
+            initial = lambda: open_weights(config.init.weights, on_host=True)[1]  # noqa: E731
         outcome = train(
-            self.config,
+            config,
             self.workdir,
             system,
             dataset,
             on_sample=on_sample,
-            data_fingerprint=triples.fingerprint,
+            data_fingerprint=data_fingerprint,
             initial=initial,
         )
         if outcome.stopped is not None:
             sys.exit(128 + outcome.stopped)
+
+
+def _with_text(config: Experiment, fingerprint: str) -> tuple[Experiment, str]:
+    """The experiment with its frozen text encoder's fingerprint, and the data's with that of the embeddings."""
+    frozen = config.text.frozen
+    if frozen is None or not config.data.text_embeddings:
+        return config, fingerprint
+    from reimagen_jax.data.text_embeddings import TextEmbeddings
+
+    store = TextEmbeddings.open(config.data.text_embeddings)
+    store.check(frozen)
+    text = replace(config.text, frozen=replace(frozen, fingerprint=store.encoder))
+    return replace(config, text=text), f"{fingerprint}-{store.fingerprint}"
 
 
 def parse(args: Sequence[str]) -> Train:

@@ -4,6 +4,8 @@
   up  = E low E^T                   enlarged again, to the stage's resolution                                    (2)
   z   = alpha(a) up + sigma(a) eps  noise-conditioning augmentation at level a; the network is told a            (3)
 
+In (2) pixel i of n small ones lies at (i + 1/2) / n, or (linear_corners) at i / (n - 1), of N large ones likewise.
+
 Blur and filter are drawn for each image, so that the stage learns to mend what the stage before gets wrong; drawing
 uses (2) and (3) alone. Blurring and resizing are linear and separable: one matrix for an axis. Everything is pure and
 runs on the device. Sources: Ho et al. 2022 (Cascaded Diffusion Models: blur, (3)); Imagen section 2.4; DALL-E 2
@@ -15,9 +17,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from reimagen_jax.config import Enlarging, Shrinking, SuperResolutionConfig
+from reimagen_jax.diffusion.schedule import chain_logsnr
 
 EXACT = jax.lax.Precision.HIGHEST
 """Images have 8 bits: the short products that accelerators prefer would show."""
+CHAIN_STEPS = 1000
+"""Of the chain whose steps the levels of `cosine_chain` are."""
 
 
 def shrink(x_BHWC: Float[Array, "b h w c"], side: int, filter: Shrinking = "area") -> Float[Array, "b s s c"]:
@@ -27,7 +32,10 @@ def shrink(x_BHWC: Float[Array, "b h w c"], side: int, filter: Shrinking = "area
 
 
 def enlarge(x_BHWC: Float[Array, "b h w c"], side: int, filter: Enlarging = "cubic") -> Float[Array, "b s s c"]:
-    """(2): square images to a larger `side`, interpolated bilinearly or bicubically (pixel centres aligned)."""
+    """(2): square images to a larger `side`, interpolated bilinearly or bicubically."""
+    if filter == "linear_corners":
+        E = corner_matrix(x_BHWC.shape[1], side)
+        return jnp.einsum("lh,bhwc,kw->blkc", E, x_BHWC, E, precision=EXACT)
     return jax.image.resize(x_BHWC, (x_BHWC.shape[0], side, side, x_BHWC.shape[3]), filter, precision=EXACT)
 
 
@@ -64,7 +72,13 @@ def augment(
 def alpha_sigma(
     level: Float[Array, "*b"], config: SuperResolutionConfig
 ) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
-    """Signal and noise scale at a level: the schedules of the same names, unclipped, so that level 0 has no noise."""
+    """Signal and noise scale at a level: the schedules of the same names, unclipped.
+
+    Level 0 has no noise (`cosine_chain`: that of the chain's first step, 0.6 %).
+    """
+    if config.aug_schedule == "cosine_chain":
+        logsnr = chain_logsnr(level, CHAIN_STEPS)
+        return jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
     if config.aug_schedule == "cosine":
         return jnp.cos(0.5 * jnp.pi * level), jnp.sin(0.5 * jnp.pi * level)
     return jnp.exp(-5.0 * level**2), jnp.sqrt(-jnp.expm1(-10.0 * level**2))
@@ -81,6 +95,15 @@ def shrinking_matrix(large: int, small: int, filter: Shrinking) -> Float[Array, 
     if filter == "area":
         return jnp.repeat(jnp.eye(small), large // small, axis=1) * (small / large)
     return jax.image.resize(jnp.eye(large), (small, large), filter, precision=EXACT)
+
+
+def corner_matrix(small: int, large: int) -> Float[Array, "large small"]:
+    """E of (2) with corners aligned: each row holds the weights of the two small pixels that a large one lies between.
+
+    The same as PyTorch's `interpolate(mode="bilinear", align_corners=True)` along an axis.
+    """
+    place_L = jnp.arange(large, dtype=jnp.float32) * ((small - 1) / (large - 1))
+    return jnp.maximum(1.0 - jnp.abs(place_L[:, None] - jnp.arange(small, dtype=jnp.float32)[None, :]), 0.0)
 
 
 def blur_matrix(side: int, width: Float[Array, ""] | float) -> Float[Array, "side side"]:

@@ -4,6 +4,7 @@ The records' order is a new permutation each epoch; with batches of B, step s ta
 endless sequence of epochs. So the step number is the whole position in the data, and training resumes exactly.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import grain
@@ -12,8 +13,9 @@ import numpy as np
 
 from reimagen_jax.config import Experiment, require
 from reimagen_jax.data import images
-from reimagen_jax.data.batch import Batch
+from reimagen_jax.data.batch import Batch, Texts
 from reimagen_jax.data.records import Records
+from reimagen_jax.data.text_embeddings import TextEmbeddings, reader
 from reimagen_jax.data.triples import Triples
 from reimagen_jax.encoders.tokenizers import ByteTokenizer
 
@@ -37,8 +39,10 @@ def make_dataset(
     data.min_neighbours .. data.num_neighbours. Where the experiment trains on crops, each image is cut at a place drawn
     at random, on the grid of the low-resolution image. The iterator's state is the next step's number.
 
+    Captions come as bytes, or, where the text encoder is frozen, as embeddings out of data.text_embeddings.
     Raises `UserError` when the triples have fewer neighbours than the experiment wants, when the batch cannot be
-    shared evenly by the processes, or when the images are smaller than what a super-resolution stage has to learn.
+    shared evenly by the processes, when the images are smaller than what a super-resolution stage has to learn, or
+    when captions have not been embedded.
     """
     settings = config.data
     index = jax.process_index() if process_index is None else process_index
@@ -112,6 +116,22 @@ def _require_detail(records: Records, resolution: int) -> None:
     )
 
 
+def text_reader(triples: Triples, config: Experiment) -> Callable[[Sequence[str]], Texts]:
+    """Captions to what a batch holds of them. Raises `UserError` when embeddings are missing or those of others."""
+    frozen = config.text.frozen
+    if frozen is None:
+        return ByteTokenizer(config.text.max_bytes).encode
+    require(
+        bool(config.data.text_embeddings),
+        "data.text_embeddings is not set: pass --data.text-embeddings DIR, a folder written by `reimagen embed`",
+    )
+    store = TextEmbeddings.open(config.data.text_embeddings)
+    store.check(frozen)
+    for records in (triples.records, triples.knowledge_base.records):
+        store.require_records(records)
+    return reader(store, frozen, config.text.max_bytes)
+
+
 class _BatchReader:
     """Record ids, the neighbours kept and the corners of crops -> `Batch`."""
 
@@ -120,42 +140,47 @@ class _BatchReader:
         self._k = config.data.num_neighbours
         self._shape = (config.resolution, config.resolution, 3)
         self._side = config.train_resolution
-        tokenizer = ByteTokenizer(config.text.max_bytes)
+        encode = text_reader(triples, config)
         records, others = triples.records, triples.knowledge_base.records
         same = records.fingerprint == others.fingerprint
         number = len(records) + (0 if same else len(others))
-        size = number * (int(np.prod(self._shape)) + 4 * tokenizer.max_bytes)
+        size = number * (int(np.prod(self._shape)) + sum(leaf.nbytes for leaf in jax.tree.leaves(encode([""]))))
 
-        def reader(of: Records) -> _Examples | _Cached:
-            examples = _Examples(of, config.resolution, tokenizer)
+        def examples_of(these: Records) -> _Examples | _Cached:
+            examples = _Examples(these, config.resolution, encode)
             return _Cached(examples) if size <= cache_bytes else examples
 
-        self._examples = reader(records)
-        self._others = self._examples if same else reader(others)
+        self._examples = examples_of(records)
+        self._others = self._examples if same else examples_of(others)
 
     def __call__(self, ids_B: np.ndarray, keep_BK: np.ndarray, corner_B2: np.ndarray) -> Batch:
         image_BHWC, tokens_BL = self._examples(ids_B)
         image_BHWC = crop(image_BHWC, corner_B2, self._side)
         nbr_image_BKHWC = np.zeros((*keep_BK.shape, *self._shape), np.uint8)
-        nbr_tokens_BKL = np.zeros((*keep_BK.shape, tokens_BL.shape[1]), np.int32)
+        nbr_tokens_BKL = jax.tree.map(lambda leaf: np.zeros((*keep_BK.shape, *leaf.shape[1:]), leaf.dtype), tokens_BL)
         if keep_BK.any():
             nbr_BK = self._neighbours[ids_B, : self._k]
-            nbr_image_BKHWC[keep_BK], nbr_tokens_BKL[keep_BK] = self._others(nbr_BK[keep_BK])
+            nbr_image_BKHWC[keep_BK], tokens_NL = self._others(nbr_BK[keep_BK])
+            jax.tree.map(lambda leaf, found: _set(leaf, keep_BK, found), nbr_tokens_BKL, tokens_NL)
         return Batch(image_BHWC, tokens_BL, nbr_image_BKHWC, nbr_tokens_BKL, keep_BK)
+
+
+def _set(array: np.ndarray, where: np.ndarray, values: np.ndarray) -> None:
+    array[where] = values
 
 
 @dataclass
 class _Examples:
-    """Record ids -> images uint8 [N, R, R, 3] and tokens int32 [N, L]."""
+    """Record ids -> images uint8 [N, R, R, 3] and their captions, leaves [N, ...]."""
 
     records: Records
     resolution: int
-    tokenizer: ByteTokenizer
+    encode: Callable[[Sequence[str]], Texts]
 
-    def __call__(self, ids_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, ids_N: np.ndarray) -> tuple[np.ndarray, Texts]:
         examples = self.records.fetch(ids_N)
         image_NHWC = np.stack([images.decode(example.image, self.resolution) for example in examples])
-        return image_NHWC, self.tokenizer.encode([example.text for example in examples])
+        return image_NHWC, self.encode([example.text for example in examples])
 
 
 class _Cached:
@@ -165,12 +190,15 @@ class _Cached:
         number, side = len(examples.records), examples.resolution
         self._examples = examples
         self._image_NHWC = np.empty((number, side, side, 3), np.uint8)
-        self._tokens_NL = np.empty((number, examples.tokenizer.max_bytes), np.int32)
+        self._tokens_NL = jax.tree.map(
+            lambda leaf: np.empty((number, *leaf.shape[1:]), leaf.dtype), examples.encode([""])
+        )
         self._ready_N = np.zeros(number, bool)
 
-    def __call__(self, ids_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, ids_N: np.ndarray) -> tuple[np.ndarray, Texts]:
         missing = np.unique(ids_N[~self._ready_N[ids_N]])
         if missing.size:
-            self._image_NHWC[missing], self._tokens_NL[missing] = self._examples(missing)
+            self._image_NHWC[missing], tokens_NL = self._examples(missing)
+            jax.tree.map(lambda leaf, found: _set(leaf, missing, found), self._tokens_NL, tokens_NL)
             self._ready_N[missing] = True
-        return self._image_NHWC[ids_N], self._tokens_NL[ids_N]
+        return self._image_NHWC[ids_N], jax.tree.map(lambda leaf: leaf[ids_N], self._tokens_NL)

@@ -1,6 +1,6 @@
 """The sampler: one `lax.scan` from noise to images, with interleaved guidance and thresholding.
 
-For t = 1 down to 0 in `num_steps` equal steps:
+For t = 1 down to 0 in `num_steps` equal steps (schedule.times: on a chain, along its steps):
   prediction = guided(x_t, t)                       guidance.py                                                  (1)
   x_0 = threshold(x_0 of the prediction)            static: clip to [-1, 1]; dynamic: Imagen section 2.3         (2)
   eps = recomputed from x_t and the thresholded x_0                                                              (3)
@@ -32,7 +32,10 @@ def threshold(x0: Float[Array, "b h w c"], config: SamplerConfig) -> Float[Array
         return jnp.clip(x0, -1.0, 1.0)
     if config.thresholding == "dynamic":
         magnitude_BP = jnp.abs(x0).reshape(x0.shape[0], -1)
-        limit = process.over_pixels(jnp.maximum(jnp.quantile(magnitude_BP, config.percentile, axis=1), 1.0))
+        limit_B = jnp.maximum(jnp.quantile(magnitude_BP, config.percentile, axis=1), 1.0)
+        if config.threshold_limit is not None:
+            limit_B = jnp.minimum(limit_B, config.threshold_limit)
+        limit = process.over_pixels(limit_B)
         return jnp.clip(x0, -limit, limit) / limit
     return x0
 
@@ -66,7 +69,7 @@ def sample(
     start_B, plan_B, step_B = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys_B), 1, 0)
     x_start = jax.vmap(lambda key: jax.random.normal(key, shape))(start_B)
     plan_BT = jax.vmap(lambda eta, key: guidance.interleave(eta, steps, key))(eta_B, plan_B)
-    times = jnp.linspace(1.0, 0.0, steps + 1)
+    times = schedule.times(steps, diffusion)
     stochastic = config.solver == "ddpm" or config.ddim_noise > 0
 
     def step(x, inputs):
@@ -83,6 +86,8 @@ def sample(
         if stochastic:
             noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(step_B)
         if config.solver == "ddpm":
+            if diffusion.schedule == "cosine_chain":  # whose last step is the image itself, without any noise
+                noise = jnp.where(i == steps - 1, jnp.zeros_like(noise), noise)
             x = solvers.ddpm(x, x0, noise, scales, config.ddpm_gamma if fraction is None else fraction)  # (4)
         else:
             x = solvers.ddim(x0, eps, noise, scales, config.ddim_noise)

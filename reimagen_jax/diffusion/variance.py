@@ -54,9 +54,9 @@ def variational_bits(
     config: DiffusionConfig,
 ) -> Float[Array, " b"]:
     """(4) per image, for the step from t to s: what it adds to the bits of a pixel channel, times T."""
-    s_B = t_B - 1.0 / config.variance_steps
-    last_B = s_B < 1.0 / config.variance_steps
-    logsnr_t, logsnr_s = (schedule.logsnr(u, config) for u in (t_B, jnp.where(last_B, 0.0, s_B)))
+    s_B, clean = t_B - 1.0 / config.variance_steps, schedule.clean_time(config)
+    last_B = s_B < clean + 1.0 / config.variance_steps
+    logsnr_t, logsnr_s = (schedule.logsnr(u, config) for u in (t_B, jnp.where(last_B, clean, s_B)))
     alpha_B, sigma_B = schedule.alpha_sigma(t_B, config)
     guess = process.to_x0(jax.lax.stop_gradient(prediction), x, alpha_B, sigma_B, config.prediction)
     log_ratio_B = jax.nn.log_sigmoid(-logsnr_t) - jax.nn.log_sigmoid(-logsnr_s)  # r

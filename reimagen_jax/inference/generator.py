@@ -1,7 +1,8 @@
 """The generator: an opened model, one stage, that draws batches of requests with one compiled program.
 
 Batches are padded to one size and neighbours to one K, so that whatever is asked (any eta, any weights, 0 to K
-neighbours) runs through the same program: a sweep compiles once.
+neighbours) runs through the same program: a sweep compiles once. A frozen text encoder (texts.py) has done its work,
+and has left memory, before the parameters go to the device.
 """
 
 from collections.abc import Sequence
@@ -15,9 +16,9 @@ import numpy as np
 
 from reimagen_jax.config import Experiment, SamplerConfig, require
 from reimagen_jax.diffusion.sampler import image_keys
-from reimagen_jax.encoders.tokenizers import ByteTokenizer
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.requests import Request
+from reimagen_jax.inference.texts import scattered, text_input
 from reimagen_jax.pretrained.weights import EXPERIMENT, WEIGHTS, load_weights
 from reimagen_jax.progress import track
 from reimagen_jax.systems.reimagen import ReImagen
@@ -50,7 +51,7 @@ class Generator:
         self.batch_size = batch_size
         self.seed = seed
         self.compilations = 0
-        self.tokenizer = ByteTokenizer(config.text.max_bytes)
+        self.texts = text_input(config.text)
 
     @classmethod
     def open(cls, path: str | Path, sampler: SamplerConfig | None = None, **settings: Any) -> "Generator":
@@ -68,11 +69,14 @@ class Generator:
     def __call__(self, requests: Sequence[Request], what: str = "sampling") -> np.ndarray:
         """uint8 [N, R, R, 3], one image per request.
 
-        Raises `UserError` for more neighbours than `max_neighbours`, and where a low-resolution image is missing, has
-        another size than this stage enlarges, or is given to a base stage.
+        Raises `UserError` for more neighbours than `max_neighbours`, where a low-resolution image is missing, has
+        another size than this stage enlarges, or is given to a base stage, and when a frozen text encoder is missing.
         """
         for request in requests:
             self._check(request)
+        self.texts.prepare(
+            [text for each in requests for text in (each.prompt, *(neighbour.text for neighbour in each.neighbours))]
+        )
         params = jax.device_put(self.params)
         batches = range(0, len(requests), self.batch_size)
         images = [
@@ -102,30 +106,32 @@ class Generator:
     def _arrays(self, requests: Sequence[Request]) -> tuple[Any, ...]:
         """The arguments of the program, padded to one size by the last request."""
         requests = [*requests, *[requests[-1]] * (self.batch_size - len(requests))]
-        B, K, R, L = len(requests), self.max_neighbours, self.config.resolution, self.config.text.max_bytes
+        B, K, R = len(requests), self.max_neighbours, self.config.resolution
         image = np.zeros((B, K, R, R, 3), np.uint8)
-        tokens = np.zeros((B, K, L), np.int32)
         mask = np.zeros((B, K), bool)
         for i, request in enumerate(requests):
-            found = request.neighbours
-            for j, neighbour in enumerate(found):
+            for j, neighbour in enumerate(request.neighbours):
                 image[i, j], mask[i, j] = neighbour.at(R), True
-            tokens[i, : len(found)] = self.tokenizer.encode([neighbour.text for neighbour in found])
         keys = image_keys(self.seed, [request.index for request in requests])
         numbers = [
             np.asarray([getattr(request, name) for request in requests], np.float32)
             for name in ("eta", "text_weight", "neighbour_weight")
         ]
         low_res = None if self.config.super_resolution is None else np.stack([each.low_res for each in requests])
-        prompts = self.tokenizer.encode([request.prompt for request in requests])
-        return prompts, image, tokens, mask, keys, *numbers, low_res
+        prompts = self.texts([request.prompt for request in requests])
+        captions = [neighbour.text for request in requests for neighbour in request.neighbours]
+        nbr_texts = scattered(self.texts(captions) if captions else prompts, mask)
+        return prompts, image, nbr_texts, mask, keys, *numbers, low_res
 
 
-def open_weights(path: str | Path) -> tuple[Experiment, Any]:
-    """The experiment and (averaged) parameters in a training run's folder or a folder of weights."""
+def open_weights(path: str | Path, *, on_host: bool = False) -> tuple[Experiment, Any]:
+    """The experiment and (averaged) parameters in a training run's folder or a folder of weights.
+
+    With `on_host` a folder's weights do not go to a device: one alone may not have room for what many are to share.
+    """
     path = Path(path)
     if (path / WEIGHTS).is_file() and (path / EXPERIMENT).is_file():
-        return load_weights(path)
+        return load_weights(path, on_host=on_host)
     if not path.is_dir():
         raise UserError(f"{path} not found: give the folder of a training run (--workdir) or of weights")
     from reimagen_jax.training.checkpoint import load_ema

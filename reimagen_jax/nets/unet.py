@@ -55,11 +55,17 @@ class Condition:
     """Super-resolution: the low-resolution image in [-1, 1], enlarged to the size of x and noised to `aug_level_B`."""
     aug_level_B: Float[Array, " b"] | None = None
     """Super-resolution: the time in [0, 1] up to which the low-resolution image was noised; 0 is clean."""
+    empty_text_BLD: Float[Array, "b l d"] | None = None
+    """What a dropped text is, where that is the empty text, embedded like any other (DeepFloyd IF); None where a
+    dropped text is one without tokens."""
 
     def drop(self, text_B: Bool[Array, " b"], neighbours_B: Bool[Array, " b"]) -> "Condition":
         """The condition without text, and without neighbours, where the flags are true."""
         nbr_mask = None if self.nbr_mask_BK is None else self.nbr_mask_BK & ~neighbours_B[:, None]
-        return self.replace(text_mask_BL=self.text_mask_BL & ~text_B[:, None], nbr_mask_BK=nbr_mask)
+        if self.empty_text_BLD is None:
+            return self.replace(text_mask_BL=self.text_mask_BL & ~text_B[:, None], nbr_mask_BK=nbr_mask)
+        text_BLD = jnp.where(text_B[:, None, None], self.empty_text_BLD, self.text_BLD)
+        return self.replace(text_BLD=text_BLD, nbr_mask_BK=nbr_mask)
 
 
 def residual_block(config: UNetConfig, width: int, how: str, name: str) -> nn.Module:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from reimagen_jax.config import Experiment
-from reimagen_jax.data.batch import Batch
+from reimagen_jax.data.batch import Batch, abstract_texts
 from reimagen_jax.pods import flops
 from reimagen_jax.systems.reimagen import ReImagen
 from reimagen_jax.training import sharding
@@ -50,13 +50,14 @@ def for_accelerators(config: Experiment) -> Experiment:
 
 def abstract_batch(config: Experiment, batch_size: int, where: NamedSharding | None = None) -> Batch:
     """The shapes of a training batch."""
-    B, K, R, L = batch_size, config.data.num_neighbours, config.train_resolution, config.text.max_bytes
+    B, K, R = batch_size, config.data.num_neighbours, config.train_resolution
+    texts = functools.partial(abstract_texts, config.text, **({} if where is None else {"sharding": where}))
     array = functools.partial(jax.ShapeDtypeStruct, sharding=where)
     return Batch(
         image_BHWC=array((B, R, R, 3), jnp.uint8),
-        tokens_BL=array((B, L), jnp.int32),
+        tokens_BL=texts(B),
         nbr_image_BKHWC=array((B, K, R, R, 3), jnp.uint8),
-        nbr_tokens_BKL=array((B, K, L), jnp.int32),
+        nbr_tokens_BKL=texts(B, K),
         nbr_mask_BK=array((B, K), jnp.bool_),
     )
 

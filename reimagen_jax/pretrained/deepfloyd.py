@@ -102,7 +102,7 @@ def unet_config(theirs: Mapping[str, Any]) -> UNetConfig:
 
 
 def unet_params(state: Mapping[str, np.ndarray], config: UNetConfig) -> Params:
-    """Our parameters from a state dict of theirs, as float32.
+    """Our parameters from a state dict of theirs, as arrays of numpy, float32; each entry is read once.
 
     `config` may ask for neighbour attention, which IF lacks: those parameters are left out of the result (a run that
     starts from it makes them anew, as the identity: `init.fresh`). Raises `UserError` naming all missing, unexpected
@@ -122,7 +122,7 @@ def unet_params(state: Mapping[str, np.ndarray], config: UNetConfig) -> Params:
             params[path] = leaf
     if problems:
         raise UserError("the weights do not fit the network: " + "; ".join(problems))
-    return unflatten_dict({path: jnp.asarray(leaf, jnp.float32) for path, leaf in params.items()}, sep="/")
+    return unflatten_dict({path: np.asarray(leaf, np.float32) for path, leaf in params.items()}, sep="/")
 
 
 def expected_shapes(state: Mapping[str, np.ndarray], config: UNetConfig) -> dict[str, tuple[int, ...]]:

@@ -1,8 +1,9 @@
 """Re-Imagen: a text encoder and a U-Net that attends to neighbours; its init, its loss, its denoiser.
 
 A super-resolution stage is the same system with two more conditions, the low-resolution image and the level of noise
-on it (data/degrade.py); its neighbours come with their own low-resolution versions, clean. Everything here is a pure
-function of (parameters, arrays, keys). Images are in [-1, 1] inside, bytes at the edge.
+on it (data/degrade.py); its neighbours come with their own low-resolution versions, clean. Text comes as tokens, for an
+encoder that is trained along, or embedded by a frozen one. Everything here is a pure function of (parameters, arrays,
+keys). Images are in [-1, 1] inside, bytes at the edge.
 Source: Re-Imagen (Chen et al., ICLR 2023), section 3; Imagen (Saharia et al. 2022), section 2.4.
 """
 
@@ -12,11 +13,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
+from jaxtyping import Array, Bool, Float, Key, UInt8
 
 from reimagen_jax.config import Experiment, SamplerConfig
 from reimagen_jax.data import degrade
-from reimagen_jax.data.batch import Batch
+from reimagen_jax.data.batch import Batch, Embedded, Texts
 from reimagen_jax.diffusion import objective
 from reimagen_jax.diffusion.sampler import sample
 from reimagen_jax.encoders.bytes import ByteEncoder
@@ -52,11 +53,12 @@ class ReImagen:
         return UNet(self.config.unet, self.config.diffusion.output_channels(3))
 
     def init(self, key: Key[Array, ""]) -> Params:
-        """Random parameters: {"text": ..., "unet": ...}."""
+        """Random parameters: {"text": ..., "unet": ...}, of which a frozen text encoder has no part.
+
+        Where a dropped text is the empty one, {"text": {"empty_LD": ...}}: zeros, to be set or learned.
+        """
         config, (key_text, key_unet) = self.config, jax.random.split(key)
-        tokens_BL = jnp.zeros((1, config.text.max_bytes), jnp.int32)
-        text_params = self.text_encoder.init(key_text, tokens_BL)["params"]
-        text, mask = self.text_encoder.apply({"params": text_params}, tokens_BL)
+        params, (text, mask) = self._init_text(key_text)
         image = jnp.zeros((1, config.train_resolution, config.train_resolution, 3), jnp.float32)
         zero, low_res = jnp.zeros(1, jnp.float32), {}
         if config.super_resolution is not None:
@@ -68,32 +70,60 @@ class ReImagen:
             )
             return unet(image, zero, Condition(text, mask, memory, jnp.ones((1, 1), bool), **low_res))
 
-        return {"text": text_params, "unet": self.unet.init(key_unet, method=both)["params"]}
+        return {**params, "unet": self.unet.init(key_unet, method=both)["params"]}
+
+    def _init_text(self, key: Key[Array, ""]) -> tuple[Params, tuple[Array, Array]]:
+        """What is learned of texts, and one text as the U-Net is told it."""
+        frozen = self.config.text.frozen
+        if frozen is not None:
+            empty_LD = jnp.zeros((frozen.max_tokens, frozen.width), jnp.float32)
+            params = {"text": {"empty_LD": empty_LD}} if frozen.padding == "kept" else {}
+            return params, (empty_LD[None], jnp.ones((1, frozen.max_tokens), bool))
+        tokens_BL = jnp.zeros((1, self.config.text.max_bytes), jnp.int32)
+        params = self.text_encoder.init(key, tokens_BL)["params"]
+        return {"text": params}, self.text_encoder.apply({"params": params}, tokens_BL)
+
+    def _embed(self, params: Params, texts: Texts) -> tuple[Array, Array]:
+        """Texts of any leading axes as the U-Net is told them: [*b, L, D], float32, and the mask [*b, L].
+
+        Raises `UserError` where they are tokens and embeddings are wanted, or the other way round.
+        """
+        frozen = self.config.text.frozen
+        if isinstance(texts, Embedded) == (frozen is None):
+            wants = "embeddings of a frozen text encoder (text.frozen)" if frozen else "tokens (text.frozen is not set)"
+            raise UserError(f"{self.config.name} takes texts as {wants}")
+        if isinstance(texts, Embedded):
+            return texts.embedding_BLD.astype(jnp.float32), texts.mask_BL
+        lead = texts.shape[:-1]
+        text_NLD, mask_NL = self.text_encoder.apply({"params": params["text"]}, texts.reshape(-1, texts.shape[-1]))
+        return text_NLD.reshape(*lead, *text_NLD.shape[1:]), mask_NL.reshape(*lead, -1)
 
     def condition(
         self,
         params: Params,
-        tokens_BL: Int32[Array, "b l"],
+        tokens_BL: Texts,
         nbr_image_BKHWC: UInt8[Array, "b k h w c"] | None = None,
-        nbr_tokens_BKL: Int32[Array, "b k l"] | None = None,
+        nbr_tokens_BKL: Texts | None = None,
         nbr_mask_BK: Bool[Array, "b k"] | None = None,
     ) -> Condition:
         """Encodes the captions, and the neighbours with theirs; without neighbours the result is Imagen's condition."""
-        text_BLD, text_mask_BL = self.text_encoder.apply({"params": params["text"]}, tokens_BL)
+        text_BLD, text_mask_BL = self._embed(params, tokens_BL)
+        empty_BLD = None
+        if self.config.text.frozen is not None and self.config.text.frozen.padding == "kept":
+            empty_BLD = jnp.broadcast_to(params["text"]["empty_LD"][None], text_BLD.shape)
         if nbr_image_BKHWC is None or nbr_image_BKHWC.shape[1] == 0:
-            return Condition(text_BLD, text_mask_BL)
-        B, K = nbr_image_BKHWC.shape[:2]
-        nbr_text, nbr_text_mask = self.text_encoder.apply({"params": params["text"]}, nbr_tokens_BKL.reshape(B * K, -1))
+            return Condition(text_BLD, text_mask_BL, empty_text_BLD=empty_BLD)
+        nbr_text_BKLD, nbr_text_mask_BKL = self._embed(params, nbr_tokens_BKL)
         nbr_BKHWC = to_model(nbr_image_BKHWC)
         memory = self.unet.apply(
             {"params": params["unet"]},
             nbr_BKHWC,
-            nbr_text.reshape(B, K, *nbr_text.shape[1:]),
-            nbr_text_mask.reshape(B, K, -1),
+            nbr_text_BKLD,
+            nbr_text_mask_BKL,
             *self._clean_low_res(nbr_BKHWC),
             method=UNet.encode_neighbours,
         )
-        return Condition(text_BLD, text_mask_BL, memory, nbr_mask_BK)
+        return Condition(text_BLD, text_mask_BL, memory, nbr_mask_BK, empty_text_BLD=empty_BLD)
 
     def _clean_low_res(self, nbr_BKHWC: Float[Array, "b k h w c"]) -> tuple[Array, ...]:
         """What a super-resolution stage knows of its neighbours besides: their low-resolution versions, enlarged."""
@@ -154,9 +184,9 @@ class ReImagen:
     def sample(
         self,
         params: Params,
-        tokens_BL: Int32[Array, "b l"],
+        tokens_BL: Texts,
         nbr_image_BKHWC: UInt8[Array, "b k h w c"] | None,
-        nbr_tokens_BKL: Int32[Array, "b k l"] | None,
+        nbr_tokens_BKL: Texts | None,
         nbr_mask_BK: Bool[Array, "b k"] | None,
         keys_B: Key[Array, " b"],
         config: SamplerConfig,

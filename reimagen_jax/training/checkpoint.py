@@ -31,7 +31,7 @@ FORMAT = 1
 
 FREE = re.compile(
     r"train\.(num_steps|log_every|checkpoint_every|keep_checkpoints|sample_every|sample_images|fsdp|accumulate)"
-    r"|data\.(threads|triples)|sampler\..*"
+    r"|data\.(threads|triples|text_embeddings)|text\.frozen\.encoder|sampler\..*"
 )
 """Settings that a resumed run may change: none of them touches what a step computes, but for those named here.
 
@@ -40,7 +40,8 @@ fewer devices, or with less memory.
 `num_steps` may change because training longer is the commonest wish. The learning rate of the steps to come then
 follows the new length. Where the steps so far would have had another rate under it (cosine decay always, tail decay
 once the tail has begun), the result is not that of a run of the new length: the loop says so when it resumes, and
-`run.json` keeps the change. `data.triples` may move; its content may not change, which the fingerprint sees.
+`run.json` keeps the change. `data.triples` and `data.text_embeddings` may move; their content may not change, which the
+fingerprint sees.
 """
 
 

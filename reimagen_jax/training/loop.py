@@ -24,7 +24,7 @@ from PIL import Image
 from reimagen_jax.config import Experiment, differences
 from reimagen_jax.errors import UserError
 from reimagen_jax.progress import track
-from reimagen_jax.training import sharding, telemetry
+from reimagen_jax.training import groups, sharding, telemetry
 from reimagen_jax.training.checkpoint import Checkpoints, claim, settle
 from reimagen_jax.training.signals import stop_requests
 from reimagen_jax.training.state import Params, TrainState, init_state, start_from
@@ -73,6 +73,7 @@ def train(
     key_init, key_steps = jax.random.split(key)
     init = functools.partial(init_state, system, optimizer, key_init)
     abstract = sharding.abstract_state(init, mesh)
+    groups.check(abstract.params, config.train.rates)
     gathered = sharding.Gathered(system, mesh)
     advance = sharding.jit_step(train_step(gathered, optimizer, config.train), abstract, mesh)
 

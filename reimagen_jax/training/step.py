@@ -5,11 +5,12 @@
            (1 + cos(pi p)) / 2,  p = (n - warmup) / (num_steps - warmup) in [0, 1]                 (cosine)
            min(1, (num_steps - n) / (0.2 num_steps))                                               (tail)
   g      = grad L(theta),  g <- g min(1, clip / |g|)                              (accumulation.py)            (3)
-  theta  = theta - lr(n) (u + decay theta),  u = AdamW's or Adafactor's direction for g                        (4)
+  theta  = theta - r lr(n) (u + decay theta),  u = AdamW's or Adafactor's direction for g                      (4)
   theta' = a theta' + (1 - a) theta   with a = min(decay, (1 + n) / (10 + n))                                  (5)
 
-n counts from 0. Sources: AdamW, Loshchilov and Hutter 2019; Adafactor, Shazeer and Stern 2018, with absolute rates;
-(3) Pascanu et al. 2013 over all parameters at once.
+n counts from 0; r is 1, or the factor of the group that a parameter belongs to: 0 where it is frozen (groups.py).
+Sources: AdamW, Loshchilov and Hutter 2019; Adafactor, Shazeer and Stern 2018, with absolute rates; (3) Pascanu et al.
+2013 over all parameters at once.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ import optax
 from jaxtyping import Array, Float, Int32, Key
 
 from reimagen_jax.config import TrainConfig
-from reimagen_jax.training import accumulation
+from reimagen_jax.training import accumulation, groups
 from reimagen_jax.training.state import Params, TrainState
 
 Metrics = dict[str, Array]
@@ -72,7 +73,7 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
         )
     else:
         descend = optax.adamw(learning_rate, b2=config.beta2, weight_decay=config.weight_decay, mask=decays)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), descend)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), groups.scaled(descend, config.rates))
 
 
 def ema_decay(step: Int32[Array, ""], decay: float) -> Float[Array, ""]:
@@ -95,11 +96,14 @@ def train_step(
     """
     learning_rate = make_schedule(config)
 
+    def loss_of(params: Params, batch: Any, key: Key[Array, ""]) -> tuple[Float[Array, ""], Metrics]:
+        return system.loss(groups.hold(params, config.rates), batch, key)
+
     def step(state: TrainState, batch: Any, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-        (loss, metrics), grads = accumulation.value_and_grad(system.loss, state.params, batch, key, config.accumulate)
+        (loss, metrics), grads = accumulation.value_and_grad(loss_of, state.params, batch, key, config.accumulate)
         metrics = {**metrics, "loss": loss}
         if axis_name is not None:
             grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
@@ -110,7 +114,10 @@ def train_step(
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)  # (3), (4)
         params = optax.apply_updates(state.params, updates)
         a = ema_decay(state.step, config.ema_decay)
-        ema = jax.tree.map(lambda old, new: a * old + (1.0 - a) * new, state.ema, params)  # (5)
+        free = groups.trained(params, config.rates)
+        ema = jax.tree.map(
+            lambda old, new, free: a * old + (1.0 - a) * new if free else old, state.ema, params, free
+        )  # (5)
         return TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state), metrics
 
     return step

@@ -90,3 +90,12 @@ def test_the_low_resolution_image_of_a_crop_is_the_crop_of_the_low_resolution_im
     of_crop = degrade.shrink(jnp.asarray(crop(np.asarray(images), corner_B2, 16)), 4)
     of_whole = crop(np.asarray(degrade.shrink(images, 8)), corner_B2 // 4, 4)
     np.testing.assert_allclose(of_crop, of_whole, atol=1e-6)
+
+
+def test_aligned_corners_keep_corners_and_straight_lines():
+    line = jnp.linspace(-1.0, 1.0, 5)
+    x = (line[:, None] + 2.0 * line[None, :])[None, :, :, None]
+    large = degrade.enlarge(x, 20, "linear_corners")
+    fine = jnp.linspace(-1.0, 1.0, 20)
+    np.testing.assert_allclose(large[0, :, :, 0], fine[:, None] + 2.0 * fine[None, :], atol=1e-5)
+    np.testing.assert_allclose(degrade.corner_matrix(5, 20).sum(axis=1), 1.0, rtol=1e-6)

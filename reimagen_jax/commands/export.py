@@ -1,0 +1,58 @@
+"""`reimagen export`: a training run into weights to hand on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a model as safetensors, its settings as JSON, and a model card to complete.
+
+        reimagen export runs/train --out my-model --dtype float16
+
+    Other programs and machines open the result by --model, and --init.weights starts a training from it. Folders of
+    this machine are not in it; a model with a frozen text encoder asks for that encoder (--text-encoder) when it draws.
+    """
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """Folder of a training run (its last checkpoint's averaged weights), or of weights."""
+    out: Path
+    """Folder to write; it must not exist yet."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """How weights are stored; they are read as float32."""
+    about: str = ""
+    """The card's first paragraph: what the model draws, from which images, what it is meant for."""
+    licence: str = ""
+    """Of the weights, as the card states it (an SPDX name, such as apache-2.0)."""
+    overwrite: bool = False
+    """Replace an existing output folder, once the new one is complete."""
+
+    def run(self) -> None:
+        """Writes the folder. Raises `UserError` when the model cannot be opened."""
+        import numpy as np
+
+        from reimagen_jax.commands.provenance import Model, versions
+        from reimagen_jax.files import atomic_dir
+        from reimagen_jax.pretrained.export import export
+
+        model = Model.open(self.model)
+        facts = model.facts()
+        told = {
+            "Checkpoint": facts["checkpoint"],
+            "SHA-256 of the parameters": f"`{model.digest}`",
+            "Written by": f"reimagen_jax {versions()['reimagen_jax']}, jax {versions()['jax']}",
+        }
+        with atomic_dir(self.out, overwrite=self.overwrite) as folder:
+            export(
+                folder,
+                model.config,
+                model.params,
+                dtype=np.dtype(self.dtype),
+                facts=told,
+                about=self.about,
+                licence=self.licence,
+            )
+        print(f"{facts['model']} ({facts['parameters']} parameters, {facts['checkpoint']}) in {self.out}")

@@ -1,0 +1,51 @@
+"""The published text encoder that an experiment names: opened by what its folder holds, checked against the experiment.
+
+T5 and CLIP's text towers have one signature (frozen.py). What happens to a text before it reaches them, and what of
+their answer a network is told, is said in data/text_embeddings.py.
+"""
+
+from pathlib import Path
+
+from reimagen_jax.config import FrozenTextConfig, require
+from reimagen_jax.encoders import clip, t5
+from reimagen_jax.encoders.frozen import Dtype, TextEncoder, read_settings
+from reimagen_jax.errors import UserError
+
+OPENERS = {"t5": t5.open, "clip": clip.open_text, "clip_text_model": clip.open_text}
+"""By the `model_type` that a folder's config.json states."""
+
+
+def open_published(folder: str | Path, *, dtype: Dtype, max_tokens: int, batch_size: int = 32) -> TextEncoder:
+    """The encoder in a folder, a T5 or a CLIP as Hugging Face stores them.
+
+    Raises `UserError` when the folder is missing or holds another network.
+    """
+    folder = Path(folder)
+    require(folder.is_dir(), f"text encoder {folder} not found: name the folder of a T5 or a CLIP (--text-encoder DIR)")
+    kind = read_settings(folder).get("model_type")
+    if kind not in OPENERS:
+        raise UserError(f"{folder} holds a network of model_type {kind!r}: {', '.join(OPENERS)} are read")
+    return OPENERS[kind](folder, dtype=dtype, max_tokens=max_tokens, batch_size=batch_size)
+
+
+def open_text_encoder(settings: FrozenTextConfig, batch_size: int = 32) -> TextEncoder:
+    """The encoder that a model was trained with, in the folder `settings.encoder`.
+
+    Raises `UserError` when none is named or found there, and when it is another one.
+    """
+    require(
+        bool(settings.encoder), "no text encoder is named: pass --text-encoder DIR, the one that the model goes with"
+    )
+    encoder = open_published(
+        settings.encoder, dtype=settings.dtype, max_tokens=settings.max_tokens, batch_size=batch_size
+    )
+    require(
+        encoder.width == settings.width,
+        f"text encoder {settings.encoder} has width {encoder.width}, but text.frozen.width is {settings.width}",
+    )
+    require(
+        settings.fingerprint in ("", encoder.fingerprint),
+        f"{settings.encoder} is not the text encoder that the model was trained with (fingerprint "
+        f"{encoder.fingerprint[:16]}, not {settings.fingerprint[:16]}): weights, tokenizer and dtype matter",
+    )
+    return encoder

@@ -1,0 +1,61 @@
+"""Groups of parameters with a learning rate of their own, among them those that are frozen.
+
+A group is a pattern of paths (`unet/dstack/stem/kernel`) and a factor on the learning rate; a parameter belongs to the
+first group whose pattern is found in its path, and has the factor 1 where none is. With the factor 0 a parameter gets
+no gradient (backpropagation leaves its part out), no moments in the optimizer, and no decay.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import optax
+
+from reimagen_jax.config import GroupRate
+from reimagen_jax.errors import UserError
+from reimagen_jax.training.state import Params
+
+
+def factors(params: Params, rates: Sequence[GroupRate]) -> Any:
+    """A tree of numbers: what each parameter's learning rate is multiplied by."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: _factor(_name(path), rates), params)
+
+
+def trained(params: Params, rates: Sequence[GroupRate]) -> Any:
+    """A tree of flags: false for the parameters that are frozen."""
+    return jax.tree.map(lambda factor: factor > 0, factors(params, rates))
+
+
+def hold(params: Params, rates: Sequence[GroupRate]) -> Params:
+    """The same parameters, to be differentiated: nothing flows back into the frozen ones."""
+    return jax.tree.map(lambda p, free: p if free else jax.lax.stop_gradient(p), params, trained(params, rates))
+
+
+def scaled(descend: optax.GradientTransformation, rates: Sequence[GroupRate]) -> optax.GradientTransformation:
+    """The optimizer with these groups; without any it is `descend` itself, whose state older checkpoints hold."""
+    if not rates:
+        return descend
+    if any(rate.factor == 0 for rate in rates):
+        descend = optax.masked(descend, lambda params: trained(params, rates))
+    scale = optax.stateless(
+        lambda updates, params: jax.tree.map(lambda u, factor: factor * u, updates, factors(params, rates))
+    )
+    return optax.chain(descend, scale)
+
+
+def check(params: Params, rates: Sequence[GroupRate]) -> None:
+    """Raises `UserError` for a pattern that no path has, and when all parameters are frozen."""
+    names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    if lost := [rate.where for rate in rates if not any(re.search(rate.where, name) for name in names)]:
+        raise UserError(f"train.rates: {', '.join(map(repr, lost))} is in no parameter's path, such as {names[0]}")
+    if not any(_factor(name, rates) > 0 for name in names):
+        raise UserError("train.rates freezes every parameter: nothing is left to be trained")
+
+
+def _factor(name: str, rates: Sequence[GroupRate]) -> float:
+    return next((rate.factor for rate in rates if re.search(rate.where, name)), 1.0)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,0 +1,83 @@
+"""The cosine chain: the schedule passes through its steps, the sampler visits them, and ends at the image itself."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reimagen_jax.config import DiffusionConfig, SamplerConfig, SuperResolutionConfig
+from reimagen_jax.data import degrade
+from reimagen_jax.diffusion import sampler, schedule, variance
+from reimagen_jax.errors import UserError
+from tests.diffusion.test_diffusion import plain
+
+T = 1000
+CHAIN = DiffusionConfig(
+    schedule="cosine_chain", prediction="x0", logsnr_min=-20.0, logsnr_max=30.0, learned_variance=True
+)
+
+
+def chain():
+    """alpha^2 after each step, by the definition: the product of 1 - beta_n, in double precision."""
+    f = np.cos(0.5 * np.pi * (np.arange(T + 1) / T + 0.008) / 1.008) ** 2
+    return np.cumprod(1.0 - np.minimum(1.0 - f[1:] / f[:-1], 0.999))
+
+
+def test_the_schedule_passes_through_the_chain():
+    alpha, sigma = schedule.alpha_sigma(jnp.arange(T, dtype=jnp.float32) / T, CHAIN)
+    np.testing.assert_allclose(np.asarray(alpha, np.float64) ** 2, chain(), rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(sigma, np.float64) ** 2, 1.0 - chain(), rtol=1e-4)
+    clean_alpha, clean_sigma = schedule.alpha_sigma(jnp.float32(schedule.clean_time(CHAIN)), CHAIN)
+    assert float(clean_alpha) == 1.0 and float(clean_sigma) < 1e-6
+    assert np.all(np.diff(schedule.logsnr(jnp.linspace(-1 / T, 1.0, 5000), CHAIN)) <= 0)
+
+
+def test_augmentation_levels_are_steps_of_the_chain():
+    stage = SuperResolutionConfig(aug_schedule="cosine_chain")
+    alpha, sigma = degrade.alpha_sigma(jnp.asarray([0.0, 0.25, 0.999]), stage)
+    np.testing.assert_allclose(np.asarray(alpha) ** 2, chain()[[0, 250, 999]], rtol=1e-4)
+    np.testing.assert_allclose(alpha**2 + sigma**2, 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("steps", "visited"), [(4, [750, 500, 250, 0]), (3, [666, 333, 0]), (1, [0])])
+def test_the_sampler_visits_steps_of_the_chain(steps, visited):
+    np.testing.assert_allclose(schedule.times(steps, CHAIN) * T, [*visited, -1], atol=1e-4)
+
+
+def test_more_steps_than_the_chain_has_are_refused():
+    with pytest.raises(UserError, match="num_steps is 1001, but the model's chain has 1000"):
+        schedule.times(1001, CHAIN)
+
+
+def test_other_schedules_visit_equal_steps_down_to_zero():
+    np.testing.assert_array_equal(schedule.times(4, DiffusionConfig()), jnp.linspace(1.0, 0.0, 5))
+
+
+@pytest.mark.parametrize("said", [-1.0, 1.0])
+def test_the_last_step_adds_no_noise_whatever_the_variance(said):
+    """The image that is drawn is the one that the last step predicts."""
+
+    def denoise(x, t_B, condition):
+        image = jnp.broadcast_to(jnp.asarray([0.3, -0.2, 0.9]), x.shape)
+        return jnp.concatenate([image, jnp.full_like(x, said)], axis=-1)
+
+    settings = SamplerConfig(solver="ddpm", num_steps=3, thresholding="none")
+    x = sampler.sample(denoise, plain(1), sampler.image_keys(0, [0]), (4, 4, 3), CHAIN, settings, 1.0, 1.0, 1.0)
+    np.testing.assert_allclose(x, np.broadcast_to([0.3, -0.2, 0.9], x.shape), atol=1e-5)
+
+
+def test_dynamic_thresholding_has_a_limit_where_one_is_set():
+    x0 = jnp.asarray([0.0, 0.5, 3.0, -4.0]).reshape(1, 2, 2, 1)
+    settings = {"thresholding": "dynamic", "percentile": 1.0}
+    np.testing.assert_allclose(sampler.threshold(x0, SamplerConfig(**settings)), x0 / 4.0)
+    limited = sampler.threshold(x0, SamplerConfig(**settings, threshold_limit=1.5))
+    np.testing.assert_allclose(limited.ravel(), [0.0, 1 / 3, 1.0, -1.0], rtol=1e-6)
+    with pytest.raises(UserError, match=r"threshold_limit 0\.5 is below 1"):
+        SamplerConfig(threshold_limit=0.5)
+
+
+def test_the_variational_term_is_finite_over_the_whole_chain():
+    t_B = jnp.asarray([0.0, 0.0005, 0.001, 0.5, 0.999, 1.0])
+    x = jnp.linspace(-1.0, 1.0, 6 * 4 * 4 * 3).reshape(6, 4, 4, 3)
+    for fraction in (0.0, 0.5, 1.0):
+        bits = variance.variational_bits(0.5 * x, jnp.full_like(x, fraction), x, 0.9 * x, t_B, CHAIN)
+        assert np.isfinite(bits).all()

@@ -1,13 +1,15 @@
 """What all-pairs search costs, from constants measured on a small collection: hours, memory and disk for 50M and 400M.
 
     python tools/retrieval_cost.py captions*.jsonl.gz                   # constants from 100,000 captions, and the bill
-    python tools/retrieval_cost.py captions*.jsonl.gz --check 1000000   # predicts 1M, measures it, prints the ratios
+    python tools/retrieval_cost.py captions*.jsonl.gz --check 300000 1000000   # predicts, measures, prints the ratios
 
 The model, for N captions in P parts of n captions each (reimagen_jax/retrieval/beam.py), groups of g parts:
     (1) words:   2 w N         w CPU s to find and number the words of a caption; done to count and to write parts
     (2) index:   a n P^2       a CPU s a caption to make a part's index; made for every pair of parts
-    (3) search:  N P r t(n)    t(n) = c n^p CPU s to ask a part of n captions, fitted to sizes up to the one measured;
-                               r < 1 for the thresholds that a group's parts hand on, measured with g parts
+    (3) search:  N P/g (t(g n) + (g - 1) h)     t(n) = c + e n CPU s to ask n captions: c for a first threshold, e for
+                               every block, since all are gone through; fitted to sizes up to the one measured, which
+                               leaves out that later blocks have better thresholds. A group of parts is like one index
+                               of all its captions, since parts hand their thresholds on, but for h for another part
     (4) disk:    d N           d bytes a caption in the files of parts
     (5) shuffle: s N + 12 k N P / g      s bytes of words a caption (to parts); id and score of k hits from each group
     (6) memory:  m n + v V     m bytes a caption while a part is asked by a part, v bytes a word of the vocabulary
@@ -45,8 +47,8 @@ class Cost:
     """Captions to measure on."""
     queries: int = 3000
     """Captions asked in a measurement."""
-    check: int | None = None
-    """Measure this many captions too, and print how far the prediction is off."""
+    check: tuple[int, ...] = ()
+    """Measure so many captions too, and print how far the prediction is off."""
     targets: tuple[int, ...] = (50_000_000, 400_000_000)
     """Collections to work out."""
     part: int = 1_000_000
@@ -80,9 +82,9 @@ class Model:
 
     words: float
     index: float
-    search_factor: float
-    search_power: float
-    handed_on: float
+    search_start: float
+    search_slope: float
+    another_part: float
     disk: float
     memory: float
     joined: float
@@ -91,7 +93,7 @@ class Model:
 
     def search(self, size: int) -> float:
         """t(n) of (3)."""
-        return self.search_factor * size**self.search_power
+        return self.search_start + self.search_slope * size
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def scoring_of(documents: Documents, num_words: int) -> Scoring:
     """Statistics of a collection."""
     having_V = allpairs.document_frequencies(documents, num_words)
     return Scoring(
-        allpairs.inverse_frequencies(having_V, len(documents.ids_N)), documents.lengths_N.mean(), k1=1.5, b=0.75
+        allpairs.inverse_frequencies(having_V, len(documents.ids_N)), documents.lengths_N.mean(), k1=1.2, b=0.75
     )
 
 
@@ -157,26 +159,24 @@ def measure(captions: list[str], queries: int, k: int) -> Measured:
     )
 
 
-def handed_on(captions: list[str], group: int, queries: int, k: int) -> float:
-    """r of (3): the time to ask the parts of a group one after the other, over that of asking each anew."""
+def another_part(captions: list[str], group: int, queries: int, k: int) -> float:
+    """h of (3): what it takes more to ask the parts of a group one after the other than to ask one index of all."""
     documents, num_words = numbered(captions)
     scoring, size = scoring_of(documents, num_words), len(captions)
-    lists = [allpairs.invert(documents.take(np.arange(i, size, group)), scoring) for i in range(group)]
-    largest_V = np.zeros(num_words, np.float32)
-    for one in lists:
-        np.maximum.at(largest_V, one.words_W, one.largest_W)
-    parts = [allpairs.arrange(one, largest_V[one.words_W], documents.ids_N[i::group]) for i, one in enumerate(lists)]
     sample = documents.take(np.random.default_rng(0).choice(size, min(queries, size), replace=False))
-    seconds = {}
-    for anew in (True, False):
+    whole = allpairs.invert(documents, scoring)
+    seconds = []
+    for count in (1, group):
+        dealt = [documents.take(np.arange(i, size, count)) for i in range(count)]
+        lists = [allpairs.invert(one, scoring) for one in dealt]
+        largest = [whole.largest_W[np.searchsorted(whole.words_W, one.words_W)] for one in lists]
+        parts = [allpairs.arrange(*three) for three in zip(lists, largest, [d.ids_N for d in dealt], strict=True)]
         hits = allpairs.nothing(len(sample.ids_N), k, np.int32)
         start = time.process_time()
         for part in parts:
-            if anew:
-                hits = allpairs.nothing(len(sample.ids_N), k, np.int32)
             allpairs.improve(hits, sample, part)
-        seconds[anew] = time.process_time() - start
-    return seconds[False] / seconds[True]
+        seconds.append(time.process_time() - start)
+    return (seconds[1] - seconds[0]) / len(sample.ids_N) / (group - 1)
 
 
 def vocabulary(captions: list[str]) -> tuple[float, float]:
@@ -201,11 +201,13 @@ def fit(args: Cost, real: list[str]) -> Model:
     measure(captions[:1000], 10, args.k)  # compiles
     measured = [measure(captions[: args.size >> i], args.queries, args.k) for i in (3, 2, 1, 0)]
     largest = measured[-1]
+    slope, start = np.polyfit([m.size for m in measured], [m.search for m in measured], 1)
     return Model(
         largest.words,
         largest.index,
-        *power_law([m.size for m in measured], [m.search for m in measured]),
-        handed_on(captions, args.group, args.queries, args.k),
+        float(start),
+        float(slope),
+        another_part(captions, 8, args.queries, args.k),
         largest.disk,
         largest.memory,
         largest.joined,
@@ -214,17 +216,17 @@ def fit(args: Cost, real: list[str]) -> Model:
 
 
 def bill(model: Model, captions: int, part: int, group: int, k: int) -> Bill:
-    """(1) to (7)"""
+    """(1) to (7), with groups of equal size."""
     parts = -(-captions // part)
     groups = -(-parts // group)
-    size = captions / parts
+    size, ways = captions / parts, parts / groups
     num_words = int(model.vocabulary_factor * captions**model.vocabulary_power)
     return Bill(
         captions,
         parts,
         words_hours=(1 if parts == 1 else 2) * model.words * captions / 3600,
         index_hours=model.index * size * parts**2 / 3600,
-        search_hours=captions * parts * (1 if parts == 1 else model.handed_on) * model.search(size) / 3600,
+        search_hours=captions * groups * (model.search(size * ways) + (ways - 1) * model.another_part) / 3600,
         disk_gb=model.disk * captions / 1e9,
         shuffle_gb=(model.joined * captions + BYTES_OF_HIT * k * captions * groups) / 1e9,
         memory_gb=(model.memory * size + BYTES_OF_WORD * num_words) / 1e9,
@@ -232,17 +234,17 @@ def bill(model: Model, captions: int, part: int, group: int, k: int) -> Bill:
     )
 
 
-def check(args: Cost, model: Model, real: list[str]) -> list[str]:
+def check(args: Cost, model: Model, real: list[str], size: int) -> list[str]:
     """Predicted and measured, for a larger collection in one part."""
-    found = measure(caption_corpus.splice(real, args.check), args.queries, args.k)
-    predicted = {"words": model.words, "index": model.index, "search": model.search(args.check)}
+    found = measure(caption_corpus.splice(real, size), args.queries, args.k)
+    predicted = {"words": model.words, "index": model.index, "search": model.search(size)}
     predicted |= {"disk": model.disk, "memory": model.memory}
-    told = [f"{args.check:,} captions, predicted from {args.size:,} / measured:"]
+    told = [f"{size:,} captions, predicted from {args.size:,} / measured:"]
     for name, value in predicted.items():
         actual, unit = getattr(found, name), "us" if name in ("words", "index", "search") else "bytes"
         scale = 1e6 if unit == "us" else 1
         told.append(f"  {name:7} {value * scale:8.1f} / {actual * scale:8.1f} {unit} a caption: {value / actual:.2f}")
-    seconds = [(m["words"] + m["index"] + m["search"]) * args.check for m in (predicted, asdict(found))]
+    seconds = [(m["words"] + m["index"] + m["search"]) * size for m in (predicted, asdict(found))]
     told.append(f"  in all  {seconds[0]:8.1f} / {seconds[1]:8.1f} CPU s: {seconds[0] / seconds[1]:.2f}")
     return told
 
@@ -266,7 +268,7 @@ def main(args: Cost) -> None:
     print(f"load of the machine {os.getloadavg()[0]:.1f}; from {len(real):,} captions, spliced to {args.size:,}:")
     for name, value in asdict(model).items():
         print(f"  {name} {value:.4g}")
-    told = check(args, model, real) if args.check else []
+    told = [line for size in args.check for line in check(args, model, real, size)]
     print("\n".join(told), flush=True)
     bills = [bill(model, target, args.part, args.group, args.k) for target in args.targets]
     for one in bills:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class BuildOptions:
     """How a new knowledge base finds its records; what is added to it later is treated in the same way."""
 
-    k1: float = 1.5
+    k1: float = 1.2
     """BM25: how soon a word that a caption repeats stops counting (above 0; usual values are 1.2 to 1.5)."""
     b: float = 0.75
     """BM25: how much longer captions are held back, 0 (not at all) to 1."""

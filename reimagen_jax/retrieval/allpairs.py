@@ -107,7 +107,7 @@ def neighbours(
     texts: Sequence[str],
     k: int,
     *,
-    k1: float = 1.5,
+    k1: float = 1.2,
     b: float = 0.75,
     analyser: Callable[[str], Iterable[str]] = words,
 ) -> Hits:

@@ -13,9 +13,11 @@ Launch commands and costs: tools/beam.md. Needs the extra `beam`.
 """
 
 import json
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from uuid import uuid4
@@ -41,13 +43,13 @@ class AllPairs(beam.PTransform):
     """
 
     folder: str
-    """For parts and statistics: shared by all workers, empty, and to be deleted afterwards."""
+    """For parts and statistics: shared by all workers, and to be deleted afterwards."""
     k: int = 2
     num_parts: int = 1
-    """A part should have about a million texts: 1 GB of memory, and as many minutes of search as there are parts."""
+    """A part should have about a million texts, for which a worker needs about 1 GB of memory."""
     group: int = 8
     """Parts that one task searches, one after the other."""
-    k1: float = 1.5
+    k1: float = 1.2
     b: float = 0.75
     analyser: Callable[[str], Iterable[str]] = words
 
@@ -119,7 +121,8 @@ def _write_statistics(
     having_V = np.array([number for _, number in having], np.int64)
     count, length = totals
     return _write(
-        FileSystems.join(folder, "statistics.npz"),
+        folder,
+        "statistics",
         words=np.frombuffer(_SEPARATOR.join(word for word, _ in having).encode(), np.uint8),
         idf=allpairs.inverse_frequencies(having_V, count),
         settings=np.array([length / max(count, 1), k1, b]),
@@ -133,14 +136,19 @@ def _write_part(part: tuple[int, Iterable[tuple[int, str]]], folder: str, statis
     ids_N = np.array([i for i, _ in ordered], np.int64)
     if (np.diff(ids_N) == 0).any():
         raise ValueError(f"two texts have the id {ids_N[:-1][np.diff(ids_N) == 0][0]}")
-    tokens = [_split(joined) for _, joined in ordered]
-    known = [[number_of[word] for word in one if word in number_of] for one in tokens]
+    lengths, flat, starts = array("q"), array("i"), array("q", [0])
+    for _, joined in ordered:
+        document = _split(joined)
+        lengths.append(len(document))
+        flat.extend([number_of[word] for word in document if word in number_of])
+        starts.append(len(flat))
     return _write(
-        FileSystems.join(folder, f"part-{number:05d}.npz"),
+        folder,
+        f"part-{number:05d}",
         ids_N=ids_N,
-        lengths_N=np.array([len(one) for one in tokens], np.int64),
-        words=np.array([number for one in known for number in one], np.int32),
-        starts=np.cumsum([0, *map(len, known)], dtype=np.int64),
+        lengths_N=np.array(lengths),
+        words=np.array(flat, np.int32),
+        starts=np.array(starts),
     )
 
 
@@ -164,7 +172,7 @@ def _maximum(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray
 def _write_largest(found: tuple[np.ndarray, np.ndarray], folder: str) -> str:
     """Writes the largest summand of every word; returns the file's name."""
     _, largest_V = found  # the vocabulary has no other words than those of the parts, so they are numbered 0, 1, 2, ...
-    return _write(FileSystems.join(folder, "largest.npz"), largest_V=largest_V)
+    return _write(folder, "largest", largest_V=largest_V)
 
 
 def _tasks(queries: str, parts: Sequence[str], group: int) -> Iterator[tuple[str, list[str]]]:
@@ -208,14 +216,18 @@ class _Best(beam.CombineFn):
 
 def _tell(queries: str, hits: Hits) -> Iterator[tuple[int, list[tuple[int, float]]]]:
     """The hits of each document of a part."""
-    for i, ids, scores in zip(_documents(queries).ids_N.tolist(), *(array.tolist() for array in hits), strict=True):
+    for i, ids, scores in zip(_documents(queries).ids_N.tolist(), *(one.tolist() for one in hits), strict=True):
         yield i, [(other, score) for other, score in zip(ids, scores, strict=True) if other >= 0]
 
 
-def _write(path: str, **arrays: np.ndarray) -> str:
-    """Writes a file whole or not at all: a worker may be stopped, or do again what another has done already."""
+def _write(folder: str, name: str, **arrays: np.ndarray) -> str:
+    """Writes a file and returns its path: whole or not at all, as a worker may be stopped, or do another's work again.
+
+    The name has a checksum of the content: what a worker remembers under a name holds.
+    """
     content = BytesIO()
     np.savez(content, **arrays)
+    path = FileSystems.join(folder, f"{name}-{sha256(content.getbuffer()).hexdigest()[:16]}.npz")
     partial = f"{path}.{uuid4().hex}.partial"
     with FileSystems.create(partial) as file:
         file.write(content.getbuffer())
@@ -254,13 +266,13 @@ class Arguments:
     out: str
     """Begin of the names of files to write: JSON lines with `id`, `neighbours` and `scores`."""
     work: str
-    """Empty folder for what is shared between workers; delete it afterwards."""
+    """Folder for what is shared between workers; delete it afterwards."""
     num_neighbours: int = 2
     parts: int = 1
     """Number of parts: one for every million captions."""
     group: int = 8
     """Parts that one task searches."""
-    k1: float = 1.5
+    k1: float = 1.2
     b: float = 0.75
     stop_words: Path | None = None
     """File with words to leave out, one in a line."""
@@ -301,4 +313,6 @@ def _format(i: int, found: list[tuple[int, float]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    from reimagen_jax.retrieval import beam as importable  # workers look for its functions by name, not in __main__
+
+    importable.main()

@@ -35,8 +35,8 @@ __all__ = ["Index", "Match", "build", "load", "words", "write"]
 
 PREFIX = "captions"
 _QUERIES_PER_TASK = 1024
-_MANY, _FEW = 1024, 100
-"""With so many queries or more, and k no larger than that, searching by blocks is worth making them."""
+_MANY, _FEW = 2**28, 100
+"""With so many pairs of query and document or more, and k no larger than that, an index in blocks is worth making."""
 _PROBED = 256
 """Documents scored for the threshold."""
 _ROUNDING = 1e-4
@@ -91,7 +91,7 @@ class Index:
         """
         if k < 1:
             raise ValueError(f"k is {k}: at least 1 is needed")
-        if allowed is None and len(queries) >= _MANY and k <= _FEW:
+        if allowed is None and len(queries) * self.size >= _MANY and k <= _FEW:
             return self._search_blocks(queries, k)
         ids_QK = np.full((len(queries), k), -1, np.int32)
         scores_QK = np.zeros((len(queries), k), np.float32)

@@ -42,7 +42,7 @@ _ENCODE_RESOLUTION = 64
 class Lexical:
     """Settings of the search by words. Raises `UserError` on values out of range."""
 
-    k1: float = 1.5
+    k1: float = 1.2
     b: float = 0.75
     analyser: Analyser = DEFAULT
 

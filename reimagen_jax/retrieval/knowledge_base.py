@@ -54,7 +54,7 @@ class KnowledgeBase:
         records: Records | Sequence[Records],
         out: str | Path,
         *,
-        k1: float = 1.5,
+        k1: float = 1.2,
         b: float = 0.75,
         analyser: Analyser = DEFAULT,
         dense: Dense | None = None,

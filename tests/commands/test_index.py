@@ -41,11 +41,11 @@ def base(tmp_path, monkeypatch):
 
 def test_settings_reach_the_base(base, tmp_path, capsys):
     (tmp_path / "common.txt").write_text("a\n\nbird\n")
-    args = ("--stemming", "english", "--stop-words", "common.txt", "--k1", "1.2", "--b", "0.5")
+    args = ("--stemming", "english", "--stop-words", "common.txt", "--k1", "1.7", "--b", "0.5")
     assert run("index", "r", "--out", "other", *args) == 0
     other = KnowledgeBase.open("other").lexical
     assert (other.k1, other.b, other.analyser.stemming, other.analyser.stop_words) == (
-        1.2,
+        1.7,
         0.5,
         "english",
         ("a", "bird"),

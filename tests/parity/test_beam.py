@@ -4,6 +4,8 @@ It needs `pip install '.[test,beam]'`.
 """
 
 import json
+import subprocess
+import sys
 
 import apache_beam as beam
 import numpy as np
@@ -11,7 +13,6 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from reimagen_jax.retrieval import allpairs
-from reimagen_jax.retrieval import beam as all_pairs_beam
 from reimagen_jax.retrieval.analysis import ENGLISH_STOP_WORDS, Analyser
 from reimagen_jax.retrieval.beam import AllPairs
 from tests.retrieval.test_allpairs import corpus, zipf
@@ -76,19 +77,16 @@ def test_settings_have_to_be_positive(name):
         AllPairs("folder", **{name: 0})
 
 
-def test_command_line(tmp_path, monkeypatch):
-    texts = CORPORA["coco"][:60]
-    texts[7] += " \ud800"
-    lines = [json.dumps({"id": i, "caption": text}) for i, text in enumerate(texts)]
-    (tmp_path / "a-0.jsonl").write_text("\n".join(lines[:40]))
-    (tmp_path / "a-1.jsonl").write_text("\n".join(lines[40:]))
+def test_command_line_with_two_processes(tmp_path):
+    texts = CORPORA["coco"][:400]
+    lines = [json.dumps({"id": i, "caption": text + " \ud800"}) for i, text in enumerate(texts)]  # half a pair
+    (tmp_path / "a-0.jsonl").write_text("\n".join(lines[:140]))
+    (tmp_path / "a-1.jsonl").write_text("\n".join(lines[140:]))
     (tmp_path / "stop.txt").write_text("a\nthe\n")
     (tmp_path / "work").mkdir()
-    options = f"--captions {tmp_path}/a-*.jsonl --out {tmp_path}/out --work {tmp_path}/work --parts 2"
-    options += f" --stop-words {tmp_path}/stop.txt --runner DirectRunner"
-    monkeypatch.setattr("sys.argv", ["beam", *options.split()])
-    all_pairs_beam.main()
+    options = f"--captions {tmp_path}/a-*.jsonl --out {tmp_path}/out --work {tmp_path}/work --parts 3 --group 2"
+    options += f" --stop-words {tmp_path}/stop.txt --direct_running_mode multi_processing --direct_num_workers 2"
+    subprocess.run([sys.executable, "-m", "reimagen_jax.retrieval.beam", *options.split()], check=True)
     rows = [json.loads(line) for file in tmp_path.glob("out*") for line in file.read_text().splitlines()]
-    truth = expected(np.arange(60), texts, 2, analyser=Analyser(stop_words=("a", "the")))
     told = [(row["id"], list(zip(row["neighbours"], row["scores"], strict=True))) for row in rows]
-    assert sorted(told) == truth
+    assert sorted(told) == expected(np.arange(400), texts, 2, analyser=Analyser(stop_words=("a", "the")))

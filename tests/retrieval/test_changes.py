@@ -130,7 +130,7 @@ def test_sources_tell_equal_keys_apart(tmp_path):
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ({"k1": 1.2}, "their settings are"),
+        ({"k1": 1.6}, "their settings are"),
         ({"analyser": Analyser(stemming="english")}, "their settings are"),
         ({"dense": None, "encoder": None}, "only .*first has vectors"),
         ({"dense": dense(of="image")}, "their vectors are of"),

@@ -58,7 +58,7 @@ def test_moves_together_with_its_records(base, tmp_path):
 
 def test_settings_make_another_fingerprint(base, tmp_path):
     others = [
-        KnowledgeBase.build(base.records, tmp_path / "k1", k1=1.2),
+        KnowledgeBase.build(base.records, tmp_path / "k1", k1=1.6),
         KnowledgeBase.build(base.records, tmp_path / "stem", analyser=Analyser(stemming="english")),
         KnowledgeBase.build(base.records, tmp_path / "stop", analyser=Analyser(stop_words=("zebra",))),
     ]
@@ -383,7 +383,7 @@ def test_bases_of_format_1_are_read_as_they_were_made(tmp_path):
     assert sorted(new.search(["東京"], 5)[0][0].tolist()) == [-1, -1, -1, 1, 4]
     ascii_only = records_of(tmp_path / "r2", TEXTS)
     old = KnowledgeBase.open(write_version_1(ascii_only, tmp_path / "old2"))
-    new = KnowledgeBase.build(ascii_only, tmp_path / "new2")
+    new = KnowledgeBase.build(ascii_only, tmp_path / "new2", k1=1.5)
     for mine, theirs in zip(new.search([*TEXTS, "bird a a"], 4), old.search([*TEXTS, "bird a a"], 4), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5)
     old.verify()

@@ -75,9 +75,9 @@ def test_agreement_counts_hits_in_any_order():
 MODEL = retrieval_cost.Model(
     words=4e-6,
     index=3e-6,
-    search_factor=1e-7,
-    search_power=0.5,
-    handed_on=0.5,
+    search_start=1e-5,
+    search_slope=1e-10,
+    another_part=3e-6,
     disk=60,
     memory=300,
     joined=50,
@@ -88,16 +88,14 @@ MODEL = retrieval_cost.Model(
 
 def test_the_bill_of_one_machine_and_of_many():
     one = retrieval_cost.bill(MODEL, 1_000_000, 1_000_000, group=8, k=2)
-    assert one.hours * 3600 == pytest.approx(1e6 * (4e-6 + 3e-6 + 1e-7 * 1e3))
+    assert one.hours * 3600 == pytest.approx(1e6 * (4e-6 + 3e-6 + 1e-5 + 1e-4))
     assert (one.parts, one.vocabulary, one.disk_gb) == (1, 10_000, pytest.approx(0.06))
     many = retrieval_cost.bill(MODEL, 50_000_000, 1_000_000, group=8, k=2)
     assert many.words_hours == pytest.approx(2 * 50 * one.words_hours)
     assert many.index_hours == pytest.approx(50**2 * one.index_hours)
-    assert many.search_hours == pytest.approx(50**2 * 0.5 * one.search_hours)
+    assert many.search_hours * 3600 == pytest.approx(50e6 * (7 * 1e-5 + 50 * 1e-4 + 43 * 3e-6))
     assert many.shuffle_gb == pytest.approx(50e6 * (50 + 12 * 2 * 7) / 1e9)
     assert many.memory_gb == pytest.approx(0.3 + 150 * many.vocabulary / 1e9)
-    more = dataclasses.replace(MODEL, search_factor=2e-7)
-    assert retrieval_cost.bill(more, 50_000_000, 1_000_000, 8, 2).search_hours == pytest.approx(2 * many.search_hours)
     assert "50 parts" in "\n".join(retrieval_cost.bill_lines(many, cores=64))
 
 
@@ -112,6 +110,6 @@ def test_constants_are_measured():
     documents, _ = retrieval_cost.numbered(captions)
     assert len(documents.words) == sum(len(words(caption)) for caption in captions)
     assert measured.disk == pytest.approx(sum(array.nbytes for array in documents) / 400)
-    assert retrieval_cost.handed_on(captions, 4, 50, 2) > 0
+    assert np.isfinite(retrieval_cost.another_part(captions, 4, 50, 2))
     factor, power = retrieval_cost.vocabulary(caption_corpus.splice(REAL, 6400))
     assert (factor, power) == pytest.approx((len({word for caption in REAL for word in words(caption)}), 0), abs=1e-6)

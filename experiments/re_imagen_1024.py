@@ -1,6 +1,6 @@
 r"""The paper's third stage: 256 to 1024 pixels from the text alone, 400M parameters, batch 2048, trained on crops.
 
-    reimagen train experiments/re_imagen_1024.py --workdir DIR --data.triples TRIPLES --train.fsdp 64
+    reimagen train experiments/re_imagen_1024.py --workdir DIR --data.triples TRIPLES --train.fsdp 4
 
 The triples' images have at least 1024 pixels; their neighbours are not read. The network is trained on crops of 256
 pixels (from 64 of the low-resolution image) and draws 1024: there is no attention among pixels. The schedule is linear,

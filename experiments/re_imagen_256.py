@@ -1,6 +1,6 @@
 r"""The paper's second stage: 64 to 256 pixels with text and two neighbours, 750M parameters, batch 2048.
 
-    reimagen train experiments/re_imagen_256.py --workdir DIR --data.triples TRIPLES --train.fsdp 64
+    reimagen train experiments/re_imagen_256.py --workdir DIR --data.triples TRIPLES --train.fsdp 4 --train.accumulate 2
 
 The triples' images have at least 256 pixels. Hardware of the paper: 64 TPU v4 chips, 200,000 steps in under two days,
 starting from Imagen's weights. Not trained by us: these are the paper's settings (Re-Imagen section 4.1, Imagen

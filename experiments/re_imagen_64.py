@@ -1,6 +1,6 @@
 r"""The paper's base stage: 64 x 64 from text and two neighbours, 2.5B parameters, batch 2048.
 
-    reimagen train experiments/re_imagen_64.py --workdir DIR --data.triples TRIPLES --train.fsdp 64
+    reimagen train experiments/re_imagen_64.py --workdir DIR --data.triples TRIPLES --train.fsdp 16 --train.accumulate 8
 
 Hardware of the paper: 64 TPU v4 chips, 200,000 steps in under two days, starting from Imagen's weights; `tools` has the
 preflight for pods. Not trained by us: these are the paper's settings (Re-Imagen section 4.1, Imagen appendix F).

@@ -1,6 +1,7 @@
 r"""The paper's smaller base stage: 1.4B parameters; all else as in re_imagen_64.py, whose header holds for it too.
 
-    reimagen train experiments/re_imagen_64_small.py --workdir DIR --data.triples TRIPLES --train.fsdp 64
+    reimagen train experiments/re_imagen_64_small.py --workdir DIR --data.triples TRIPLES \
+        --train.fsdp 16 --train.accumulate 4
 
 Two steps of it on a CPU (the triples as in re_imagen_64.py):
 

@@ -35,9 +35,16 @@ def guided(
     The prediction is its first C channels, C those of `x`; channels beyond are handed on from the full condition.
     """
     less = condition.drop(text_B=text_enhanced_B, neighbours_B=~text_enhanced_B)
-    doubled = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), condition, less)
-    full, dropped = jnp.split(denoise(jnp.concatenate([x, x]), jnp.concatenate([t_B, t_B]), doubled), 2)
+    doubled = jax.tree.map(_beside, condition, less)
+    output = denoise(_beside(x, x), _beside(t_B, t_B), doubled)
+    output_B2HWD = output.reshape(len(x), 2, *output.shape[1:])
+    full, dropped = output_B2HWD[:, 0], output_B2HWD[:, 1]
     weight = over_pixels(jnp.where(text_enhanced_B, text_weight, neighbour_weight))
     C = x.shape[-1]
     prediction = weight * full[..., :C] - (weight - 1.0) * dropped[..., :C]
     return jnp.concatenate([prediction, full[..., C:]], axis=-1) if full.shape[-1] > C else prediction
+
+
+def _beside(a_B: Array, b_B: Array) -> Array:
+    """[B, ...] and [B, ...] to [2 B, ...], an image's two rows one after the other: both stay on the image's device."""
+    return jnp.stack([a_B, b_B], axis=1).reshape(2 * len(a_B), *a_B.shape[1:])

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 from reimagen_jax.progress import track
-from reimagen_jax.retrieval import blocks
+from reimagen_jax.retrieval import blocks, bm25
 from reimagen_jax.retrieval.analysis import words
 from reimagen_jax.retrieval.blocks import Blocks
 
@@ -198,7 +198,7 @@ def inverse_frequencies(having_V, num_documents):
     """(2) of `bm25`: float64[V]"""
     idf_V = np.empty(having_V.size, np.float64)
     for word in range(having_V.size):
-        idf_V[word] = np.log(1.0 + (num_documents - having_V[word] + 0.5) / (having_V[word] + 0.5))
+        idf_V[word] = bm25.inverse_frequency(having_V[word], num_documents)
     return idf_V
 
 
@@ -212,9 +212,9 @@ def _invert(words, counts, starts, lengths_N, idf_W, mean_length, k1, b):
     free_W = indptr[:-1].copy()
     data, indices = np.empty(words.size, np.float32), np.empty(words.size, np.int32)
     for i in range(starts.size - 1):
-        norm = k1 * (1.0 - b + b * lengths_N[i] / mean_length)
         for p in range(starts[i], starts[i + 1]):
-            word, tf = words[p], float(counts[p])
-            data[free_W[word]], indices[free_W[word]] = idf_W[word] * tf / (tf + norm), i
+            word = words[p]
+            data[free_W[word]] = bm25.summand(idf_W[word], counts[p], lengths_N[i], mean_length, k1, b)
+            indices[free_W[word]] = i
             free_W[word] += 1
     return data, indices, indptr

@@ -364,11 +364,18 @@ def _try(blocks, place, excluded, ids_K, scores_K, count_V):
     for known in ids_K:
         if known == document:  # it was probed
             return
-    while last > 0 and (
-        ids_K[last - 1] < 0
-        or score > scores_K[last - 1]
-        or (score == scores_K[last - 1] and document < ids_K[last - 1])
+    insert(document, score, ids_K, scores_K)
+
+
+@numba.njit(nogil=True, cache=True, forceinline=True)
+def insert(document, score, ids_K, scores_K):
+    """Puts a document that belongs among the best K in its place, best first, ties by lower id; the last one leaves."""
+    place = ids_K.size - 1
+    while place > 0 and (
+        ids_K[place - 1] < 0
+        or score > scores_K[place - 1]
+        or (score == scores_K[place - 1] and document < ids_K[place - 1])
     ):
-        ids_K[last], scores_K[last] = ids_K[last - 1], scores_K[last - 1]
-        last -= 1
-    ids_K[last], scores_K[last] = document, score
+        ids_K[place], scores_K[place] = ids_K[place - 1], scores_K[place - 1]
+        place -= 1
+    ids_K[place], scores_K[place] = document, score

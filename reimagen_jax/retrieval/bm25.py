@@ -216,20 +216,26 @@ def _load_1(folder: Path, analyser: Callable[[str], list[str]]) -> Index:
     return Index(vocabulary, lists, size, analyser)
 
 
-def inverse_frequency(having: int, num_documents: int) -> float:
-    """(2)"""
-    return float(np.log(1 + (num_documents - having + 0.5) / (having + 0.5)))
+@numba.njit(nogil=True, cache=True)
+def inverse_frequency(having, num_documents):
+    """(2) of a word that so many of the documents have: float64"""
+    return np.log(1.0 + (num_documents - having + 0.5) / (having + 0.5))
+
+
+@numba.njit(nogil=True, cache=True)
+def summand(idf, count, length, mean_length, k1, b):
+    """(1) of one word: float64, for a document of `length` words that has it `count` times."""
+    tf = float(count)
+    return idf * tf / (tf + k1 * (1.0 - b + b * length / mean_length))
 
 
 @numba.njit(nogil=True, cache=True)
 def _summands(starts, documents, counts, lengths, mean_length, k1, b, data):
     """(1), word by word."""
     for term in range(starts.size - 1):
-        having = starts[term + 1] - starts[term]
-        idf = np.log(1.0 + (lengths.size - having + 0.5) / (having + 0.5))  # (2)
+        idf = inverse_frequency(starts[term + 1] - starts[term], lengths.size)
         for place in range(starts[term], starts[term + 1]):
-            tf = float(counts[place])
-            data[place] = idf * tf / (tf + k1 * (1.0 - b + b * lengths[documents[place]] / mean_length))
+            data[place] = summand(idf, counts[place], lengths[documents[place]], mean_length, k1, b)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -338,14 +344,4 @@ def _best(met, score, ids_K, scores_K):
         value = score[document]
         if value < scores_K[k - 1] or (value == scores_K[k - 1] and document > ids_K[k - 1] >= 0):
             continue
-        place = k - 1
-        while place > 0 and (
-            ids_K[place - 1] < 0
-            or value > scores_K[place - 1]
-            or (value == scores_K[place - 1] and document < ids_K[place - 1])
-        ):
-            ids_K[place] = ids_K[place - 1]
-            scores_K[place] = scores_K[place - 1]
-            place -= 1
-        ids_K[place] = document
-        scores_K[place] = value
+        blocks.insert(document, value, ids_K, scores_K)

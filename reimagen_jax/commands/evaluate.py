@@ -122,11 +122,10 @@ class Entities:
         return max(self.k, *self.ks, 0)
 
     def _bench(self, models: "Sequence[Model]") -> "EntityBench":
+        from reimagen_jax.commands.provenance import cascade
         from reimagen_jax.evaluation.entity_bench import EntityBench
         from reimagen_jax.evaluation.entity_prompts import Inventory
         from reimagen_jax.evaluation.rater import Rater
-        from reimagen_jax.inference.cascade import Cascade
-        from reimagen_jax.inference.generator import Generator
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
         rater = Rater.open(self.rater)
@@ -134,13 +133,9 @@ class Entities:
         configs = [model.config for model in models]
         samplers = self.stages.samplers(configs, self.how.settings(configs[0].sampler))
         neighbours, sizes = self.stages.neighbours(configs, self._most), self.stages.batch_sizes(self.how.batch_size)
-        stages = [
-            Generator(model.config, model.params, sampler, max_neighbours=k, batch_size=size, seed=self.how.seed)
-            for model, sampler, k, size in zip(models, samplers, neighbours, sizes, strict=True)
-        ]
         inventory = Inventory.read(KnowledgeBase.open(self.knowledge_base))
         return EntityBench(
-            Cascade(stages) if len(stages) > 1 else stages[0],
+            cascade(models, samplers, neighbours, sizes, self.how.seed),
             "+".join(model.digest for model in models),
             rater,
             inventory,

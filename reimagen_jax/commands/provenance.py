@@ -18,6 +18,7 @@ from reimagen_jax.config import Experiment, SamplerConfig
 from reimagen_jax.evaluation.ratings import Ratings
 from reimagen_jax.evaluation.report import Report
 from reimagen_jax.evaluation.svg import Curve
+from reimagen_jax.inference.cascade import Cascade
 from reimagen_jax.inference.generator import Generator, open_weights
 from reimagen_jax.inference.prompts import Prompt
 from reimagen_jax.inference.requests import Neighbour
@@ -71,6 +72,23 @@ class Model:
             "SHA-256": self.digest,
             "resolution": f"{self.config.resolution} x {self.config.resolution}",
         }
+
+
+def cascade(
+    models: Sequence[Model],
+    samplers: Sequence[SamplerConfig],
+    neighbours: Sequence[int],
+    batch_sizes: Sequence[int],
+    seed: int,
+) -> Cascade:
+    """The stages that draw with these models, each with its own settings; one model is a cascade of one stage."""
+    each = zip(models, samplers, neighbours, batch_sizes, strict=True)
+    return Cascade(
+        [
+            Generator(model.config, model.params, sampler, max_neighbours=k, batch_size=size, seed=seed)
+            for model, sampler, k, size in each
+        ]
+    )
 
 
 def versions() -> dict[str, str]:

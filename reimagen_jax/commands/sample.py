@@ -114,8 +114,7 @@ class Sample:
 
     def _cascade(self, models: "list[Model]", samplers: list[SamplerConfig], prompts: "list[Prompt]") -> "Cascade":
         """All stages, with room for the neighbours that the prompts have."""
-        from reimagen_jax.inference.cascade import Cascade
-        from reimagen_jax.inference.generator import Generator
+        from reimagen_jax.commands.provenance import cascade
 
         found = max(len(prompt.neighbours) for prompt in prompts)
         neighbours = self.stages.neighbours([model.config for model in models], found)
@@ -123,12 +122,7 @@ class Sample:
         for model, k in zip(models, neighbours, strict=True):
             if k and model.config.super_resolution is not None:
                 warn_of_small_neighbours(prompts, model.config.resolution)
-        return Cascade(
-            [
-                Generator(model.config, model.params, sampler, max_neighbours=k, batch_size=size, seed=self.how.seed)
-                for model, sampler, k, size in zip(models, samplers, neighbours, sizes, strict=True)
-            ]
-        )
+        return cascade(models, samplers, neighbours, sizes, self.how.seed)
 
     def _sampler(self, default: SamplerConfig) -> SamplerConfig:
         sampler = self.how.settings(default)

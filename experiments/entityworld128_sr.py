@@ -14,32 +14,28 @@ As in Imagen's last stage, the network is trained on crops (of 64 pixels) and dr
 with attention to the text alone at its lowest level, and sees no neighbours. The triples' neighbours are not read.
 """
 
-from reimagen_jax.config import (
-    DataConfig,
-    DiffusionConfig,
-    Experiment,
-    Level,
-    SamplerConfig,
-    SuperResolutionConfig,
-    TrainConfig,
-    UNetConfig,
-)
-from reimagen_jax.presets import TEXT_BYTES
+from reimagen_jax.config import Experiment, TrainConfig
+from reimagen_jax.diffusion.settings import DiffusionConfig, SuperResolutionConfig
+from reimagen_jax.nets.settings import Level, UNetConfig
+from reimagen_jax.systems.reimagen.presets import TEXT_BYTES
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig, TriplesConfig
 
 config = Experiment(
     name="entityworld128_sr",
-    resolution=128,
-    unet=UNetConfig(
-        levels=(Level(32, 1), Level(64, 1), Level(96, 1, text_attention=True)),
-        patch=2,
-        head_width=32,
-        cond_width=192,
+    system=ReImagenConfig(
+        resolution=128,
+        unet=UNetConfig(
+            levels=(Level(32, 1), Level(64, 1), Level(96, 1, text_attention=True)),
+            patch=2,
+            head_width=32,
+            cond_width=192,
+        ),
+        text=TEXT_BYTES,
+        diffusion=DiffusionConfig(prediction="v"),
+        super_resolution=SuperResolutionConfig(low_resolution=64, crop=64, aug_levels=(0.0, 0.5)),
+        sampler=GuidedSamplerConfig(solver="ddpm", num_steps=10, text_weight=1.0, aug_level=0.1),
     ),
-    text=TEXT_BYTES,
-    diffusion=DiffusionConfig(prediction="v"),
-    super_resolution=SuperResolutionConfig(low_resolution=64, crop=64, aug_levels=(0.0, 0.5)),
-    sampler=SamplerConfig(solver="ddpm", num_steps=10, text_weight=1.0, aug_level=0.1),
-    data=DataConfig(batch_size=16, num_neighbours=0),
+    data=TriplesConfig(batch_size=16, num_neighbours=0),
     train=TrainConfig(
         num_steps=10_000,
         learning_rate=1e-3,

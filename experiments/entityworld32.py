@@ -21,17 +21,21 @@ What was tried (unseen entities, retrieval, k = 2, eta 0.5):
   the lower ones with quieter colours; 35 steps are no better than 25. Early in training high weights helped.
 """
 
-from reimagen_jax.config import DataConfig, DiffusionConfig, Experiment, SamplerConfig, TrainConfig
-from reimagen_jax.presets import TEXT_BYTES, UNET_32
+from reimagen_jax.config import Experiment, TrainConfig
+from reimagen_jax.diffusion.settings import DiffusionConfig
+from reimagen_jax.systems.reimagen.presets import TEXT_BYTES, UNET_32
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig, TriplesConfig
 
 config = Experiment(
     name="entityworld32",
-    resolution=32,
-    unet=UNET_32,
-    text=TEXT_BYTES,
-    diffusion=DiffusionConfig(prediction="v", time_exponent=0.5),
-    sampler=SamplerConfig(solver="ddpm", num_steps=25, text_weight=2.0, neighbour_weight=3.0),
-    data=DataConfig(batch_size=16, num_neighbours=2, min_neighbours=1),
+    system=ReImagenConfig(
+        resolution=32,
+        unet=UNET_32,
+        text=TEXT_BYTES,
+        diffusion=DiffusionConfig(prediction="v", time_exponent=0.5),
+        sampler=GuidedSamplerConfig(solver="ddpm", num_steps=25, text_weight=2.0, neighbour_weight=3.0),
+    ),
+    data=TriplesConfig(batch_size=16, num_neighbours=2, min_neighbours=1),
     train=TrainConfig(
         num_steps=10_000,
         learning_rate=1e-3,

@@ -1,12 +1,12 @@
 r"""A Re-Imagen at 64 x 64 that starts from DeepFloyd IF's first stage and learns to look at neighbours.
 
     python tools/convert_weights.py IF-I-M-v1.0 --out runs/if64
-    reimagen prepare --source FOLDER --out runs/images --resolution 64
-    reimagen index runs/images --out runs/index
-    reimagen triples runs/images --knowledge-base runs/index --out runs/triples
-    reimagen embed runs/images --text-model runs/if64 --text-embeddings runs/text
+    reimagen prepare --source photos --out runs/images64 --resolution 64
+    reimagen index runs/images64 --out runs/index64
+    reimagen triples runs/images64 --knowledge-base runs/index64 --out runs/triples64
+    reimagen embed runs/images64 --text-model runs/if64 --text-embeddings runs/text64
     reimagen train experiments/if_finetune_64.py --init.weights runs/if64 --workdir runs/train64 \
-        --data.triples runs/triples --data.text-embeddings runs/text
+        --data.triples runs/triples64 --data.text-embeddings runs/text64
 
 The network is that of the weights (`init.adopt`): medium, large (935M) or XL (4.3B, with --train.fsdp); what stands
 below is the medium one. The first samples are IF's own: attention over neighbours starts as the identity. Its layers
@@ -16,25 +16,28 @@ Not trained by us, for want of the weights. That converted weights draw what IF 
 is tested with random ones (tests/parity/test_if_pipeline.py).
 """
 
-from reimagen_jax.config import DataConfig, Experiment, GroupRate, InitConfig, SamplerConfig, TrainConfig
-from reimagen_jax.presets import IF_I, IF_PROCESS, IF_TEXT
+from reimagen_jax.config import Experiment, GroupRate, InitConfig, TrainConfig
+from reimagen_jax.systems.reimagen.presets import IF_I, IF_PROCESS, IF_TEXT
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig, TriplesConfig
 
 config = Experiment(
     name="if_finetune_64",
-    resolution=64,
-    unet=IF_I,
-    text=IF_TEXT,
-    diffusion=IF_PROCESS,
-    sampler=SamplerConfig(
-        solver="ddpm",
-        num_steps=100,
-        text_weight=7.0,
-        neighbour_weight=7.0,
-        thresholding="dynamic",
-        percentile=0.95,
-        threshold_limit=1.5,
+    system=ReImagenConfig(
+        resolution=64,
+        unet=IF_I,
+        text=IF_TEXT,
+        diffusion=IF_PROCESS,
+        sampler=GuidedSamplerConfig(
+            solver="ddpm",
+            num_steps=100,
+            text_weight=7.0,
+            neighbour_weight=7.0,
+            thresholding="dynamic",
+            percentile=0.95,
+            threshold_limit=1.5,
+        ),
     ),
-    data=DataConfig(batch_size=64, num_neighbours=2, threads=16),
+    data=TriplesConfig(batch_size=64, num_neighbours=2, threads=16),
     init=InitConfig(adopt=True),
     train=TrainConfig(
         num_steps=50_000,

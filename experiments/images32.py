@@ -1,10 +1,10 @@
 """Re-Imagen on your own images and captions at 32 x 32: a start that trains on a laptop.
 
-    reimagen prepare --source FOLDER --out runs/images --resolution 32
+    reimagen prepare --source photos --out runs/images --resolution 32
     reimagen index runs/images --out runs/index
     reimagen triples runs/images --knowledge-base runs/index --out runs/triples
     reimagen train experiments/images32.py --workdir runs/train --data.triples runs/triples
-    reimagen sweep --model runs/train --records runs/images --knowledge-base runs/index --out runs/sweep
+    reimagen sweep --model runs/train --records runs/images --knowledge-base runs/index --out runs/report
 
 About 40 images a second on 2 CPU cores: 5,000 steps take 35 minutes. The network is that of entityworld32.py with room
 for captions of 160 bytes.
@@ -12,16 +12,20 @@ for captions of 160 bytes.
 
 import dataclasses
 
-from reimagen_jax.config import DataConfig, DiffusionConfig, Experiment, SamplerConfig, TrainConfig
-from reimagen_jax.presets import TEXT_BYTES, UNET_32
+from reimagen_jax.config import Experiment, TrainConfig
+from reimagen_jax.diffusion.settings import DiffusionConfig
+from reimagen_jax.systems.reimagen.presets import TEXT_BYTES, UNET_32
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig, TriplesConfig
 
 config = Experiment(
     name="images32",
-    resolution=32,
-    unet=UNET_32,
-    text=dataclasses.replace(TEXT_BYTES, max_bytes=160),
-    diffusion=DiffusionConfig(prediction="v", time_exponent=0.5),
-    sampler=SamplerConfig(solver="ddpm", num_steps=25, text_weight=3.0, neighbour_weight=8.0),
-    data=DataConfig(batch_size=16, num_neighbours=2, min_neighbours=1),
+    system=ReImagenConfig(
+        resolution=32,
+        unet=UNET_32,
+        text=dataclasses.replace(TEXT_BYTES, max_bytes=160),
+        diffusion=DiffusionConfig(prediction="v", time_exponent=0.5),
+        sampler=GuidedSamplerConfig(solver="ddpm", num_steps=25, text_weight=3.0, neighbour_weight=8.0),
+    ),
+    data=TriplesConfig(batch_size=16, num_neighbours=2, min_neighbours=1),
     train=TrainConfig(num_steps=5_000, learning_rate=1e-3, warmup_steps=200, decay="tail", sample_every=500),
 )

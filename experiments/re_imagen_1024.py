@@ -20,31 +20,30 @@ Two steps of it on a CPU (the triples as in re_imagen_64.py):
         --unet.cond-width 32 --unet.text-width 32
 """
 
-from reimagen_jax.config import (
-    DataConfig,
-    DiffusionConfig,
-    Experiment,
-    SamplerConfig,
-    SuperResolutionConfig,
-    TextConfig,
-    TrainConfig,
-)
-from reimagen_jax.presets import RE_IMAGEN_1024
+from reimagen_jax.config import Experiment, TrainConfig
+from reimagen_jax.diffusion.settings import DiffusionConfig, SuperResolutionConfig
+from reimagen_jax.encoders.settings import TextConfig
+from reimagen_jax.systems.reimagen.presets import RE_IMAGEN_1024
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig, TriplesConfig
 
 config = Experiment(
     name="re_imagen_1024",
-    resolution=1024,
-    unet=RE_IMAGEN_1024,
-    text=TextConfig(max_bytes=512, stride=4, width=1024, depth=8),
-    diffusion=DiffusionConfig(schedule="linear", prediction="eps"),
-    super_resolution=SuperResolutionConfig(
-        low_resolution=256,
-        crop=256,
-        shrinking=("area", "linear", "cubic", "lanczos3"),
-        blur_width=(0.2, 1.2),
+    system=ReImagenConfig(
+        resolution=1024,
+        unet=RE_IMAGEN_1024,
+        text=TextConfig(max_bytes=512, stride=4, width=1024, depth=8),
+        diffusion=DiffusionConfig(schedule="linear", prediction="eps"),
+        super_resolution=SuperResolutionConfig(
+            low_resolution=256,
+            crop=256,
+            shrinking=("area", "linear", "cubic", "lanczos3"),
+            blur_width=(0.2, 1.2),
+        ),
+        sampler=GuidedSamplerConfig(
+            solver="ddpm", num_steps=32, eta=1.0, text_weight=5.0, thresholding="dynamic", aug_level=0.1
+        ),
     ),
-    sampler=SamplerConfig(solver="ddpm", num_steps=32, eta=1.0, text_weight=5.0, thresholding="dynamic", aug_level=0.1),
-    data=DataConfig(batch_size=2048, num_neighbours=0, threads=16),
+    data=TriplesConfig(batch_size=2048, num_neighbours=0, threads=16),
     train=TrainConfig(
         num_steps=200_000,
         learning_rate=1e-4,

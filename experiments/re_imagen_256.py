@@ -18,33 +18,30 @@ Two steps of it on a CPU (the triples as in re_imagen_64.py):
         --unet.cond-width 32 --unet.text-width 32 --unet.time-features 32
 """
 
-from reimagen_jax.config import (
-    DataConfig,
-    DiffusionConfig,
-    Experiment,
-    SamplerConfig,
-    SuperResolutionConfig,
-    TextConfig,
-    TrainConfig,
-)
-from reimagen_jax.presets import RE_IMAGEN_256
+from reimagen_jax.config import Experiment, TrainConfig
+from reimagen_jax.diffusion.settings import DiffusionConfig, SuperResolutionConfig
+from reimagen_jax.encoders.settings import TextConfig
+from reimagen_jax.systems.reimagen.presets import RE_IMAGEN_256
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig, TriplesConfig
 
 config = Experiment(
     name="re_imagen_256",
-    resolution=256,
-    unet=RE_IMAGEN_256,
-    text=TextConfig(max_bytes=512, stride=4, width=1024, depth=8),
-    diffusion=DiffusionConfig(schedule="cosine", prediction="eps"),
-    super_resolution=SuperResolutionConfig(low_resolution=64),
-    sampler=SamplerConfig(
-        solver="ddpm",
-        num_steps=128,
-        text_weight=5.0,
-        neighbour_weight=5.0,
-        thresholding="dynamic",
-        aug_level=0.2,
+    system=ReImagenConfig(
+        resolution=256,
+        unet=RE_IMAGEN_256,
+        text=TextConfig(max_bytes=512, stride=4, width=1024, depth=8),
+        diffusion=DiffusionConfig(schedule="cosine", prediction="eps"),
+        super_resolution=SuperResolutionConfig(low_resolution=64),
+        sampler=GuidedSamplerConfig(
+            solver="ddpm",
+            num_steps=128,
+            text_weight=5.0,
+            neighbour_weight=5.0,
+            thresholding="dynamic",
+            aug_level=0.2,
+        ),
     ),
-    data=DataConfig(batch_size=2048, num_neighbours=2, threads=16),
+    data=TriplesConfig(batch_size=2048, num_neighbours=2, threads=16),
     train=TrainConfig(
         num_steps=200_000,
         learning_rate=1e-4,

@@ -19,17 +19,24 @@ Two steps of it on a CPU, everything small, from a small EntityWorld:
         --unet.groups 8 --unet.head-width 8 --unet.cond-width 32 --unet.text-width 32 --unet.time-features 32
 """
 
-from reimagen_jax.config import DataConfig, DiffusionConfig, Experiment, SamplerConfig, TextConfig, TrainConfig
-from reimagen_jax.presets import RE_IMAGEN_64
+from reimagen_jax.config import Experiment, TrainConfig
+from reimagen_jax.diffusion.settings import DiffusionConfig
+from reimagen_jax.encoders.settings import TextConfig
+from reimagen_jax.systems.reimagen.presets import RE_IMAGEN_64
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig, TriplesConfig
 
 config = Experiment(
     name="re_imagen_64",
-    resolution=64,
-    unet=RE_IMAGEN_64,
-    text=TextConfig(max_bytes=512, stride=4, width=1024, depth=8),
-    diffusion=DiffusionConfig(schedule="cosine", prediction="eps"),
-    sampler=SamplerConfig(solver="ddpm", num_steps=256, text_weight=5.0, neighbour_weight=5.0, thresholding="dynamic"),
-    data=DataConfig(batch_size=2048, num_neighbours=2, threads=16),
+    system=ReImagenConfig(
+        resolution=64,
+        unet=RE_IMAGEN_64,
+        text=TextConfig(max_bytes=512, stride=4, width=1024, depth=8),
+        diffusion=DiffusionConfig(schedule="cosine", prediction="eps"),
+        sampler=GuidedSamplerConfig(
+            solver="ddpm", num_steps=256, text_weight=5.0, neighbour_weight=5.0, thresholding="dynamic"
+        ),
+    ),
+    data=TriplesConfig(batch_size=2048, num_neighbours=2, threads=16),
     train=TrainConfig(
         num_steps=200_000,
         optimizer="adafactor",

@@ -6,3 +6,9 @@ class UserError(Exception):
 
     The command line prints the message on one line and exits with status 2. Anything else that escapes is a bug.
     """
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises `UserError(message)` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)

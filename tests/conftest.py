@@ -11,11 +11,10 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-# Shapes and dtypes written in the signatures are checked at every call.
-install_import_hook(
-    ["reimagen_jax.nets", "reimagen_jax.diffusion", "reimagen_jax.encoders", "reimagen_jax.systems"],
-    "beartype.beartype",
-)
+# Shapes and dtypes written in the signatures are checked at every call. Not in systems/base.py and kinds.py: what they
+# name are protocols, which nothing is an instance of.
+CHECKED = ("nets", "diffusion", "encoders", "systems.reimagen", "systems.dual", "systems.rater")
+install_import_hook([f"reimagen_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 
-from reimagen_jax.config import FrozenTextConfig
+from reimagen_jax.encoders.settings import FrozenTextConfig
 
 
 class FakeTokenizer:

@@ -11,7 +11,7 @@ import pytest
 
 from reimagen_jax import __version__, cli
 from reimagen_jax.data.records import Records
-from reimagen_jax.data.triples import Triples
+from reimagen_jax.retrieval.triples import Triples
 from tests.samples import picture, write_folder
 
 

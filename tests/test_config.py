@@ -8,25 +8,30 @@ import pytest
 
 from reimagen_jax.config import (
     DataConfig,
-    DiffusionConfig,
     Experiment,
-    Level,
-    SamplerConfig,
-    TextConfig,
+    GroupRate,
+    InitConfig,
     TrainConfig,
-    UNetConfig,
     differences,
-    from_json,
+    is_free,
     load_experiment,
+    to_dict,
     to_json,
+    without_local,
 )
+from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig
+from reimagen_jax.encoders.settings import FrozenTextConfig, TextConfig
 from reimagen_jax.errors import UserError
-from tests.tiny import TINY, TINY_CROPS, TINY_SR
+from reimagen_jax.nets.settings import Level, UNetConfig
+from reimagen_jax.systems.kinds import from_dict, from_json
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig, TriplesConfig
+from tests.tiny import TINY, TINY_CROPS, TINY_SR, as_version_1, changed
+from tests.training.tiny_system import RegressionConfig, experiment
 
 
 def stage(**settings) -> Experiment:
     """`TINY_SR` with other super-resolution settings."""
-    return replace(TINY_SR, super_resolution=replace(TINY_SR.super_resolution, **settings))
+    return changed(TINY_SR, super_resolution=replace(TINY_SR.system.super_resolution, **settings))
 
 
 @pytest.mark.parametrize(
@@ -40,19 +45,24 @@ def stage(**settings) -> Experiment:
         (lambda: TextConfig(max_bytes=95, stride=4), ["95", "4"]),
         (lambda: TextConfig(width=100, head_width=64), ["100", "64"]),
         (lambda: DiffusionConfig(logsnr_min=3.0, logsnr_max=2.0), ["3.0", "2.0"]),
-        (lambda: SamplerConfig(num_steps=0), ["num_steps", "0"]),
-        (lambda: SamplerConfig(eta=1.5), ["eta", "1.5"]),
-        (lambda: SamplerConfig(percentile=0.0), ["percentile", "0.0"]),
-        (lambda: SamplerConfig(ddpm_gamma=-1.0), ["ddpm_gamma", "-1.0"]),
-        (lambda: SamplerConfig(ddim_noise=2.0), ["ddim_noise", "2.0"]),
+        (lambda: GuidedSamplerConfig(num_steps=0), ["num_steps", "0"]),
+        (lambda: GuidedSamplerConfig(eta=1.5), ["eta", "1.5"]),
+        (lambda: GuidedSamplerConfig(percentile=0.0), ["percentile", "0.0"]),
+        (lambda: GuidedSamplerConfig(ddpm_gamma=-1.0), ["ddpm_gamma", "-1.0"]),
+        (lambda: GuidedSamplerConfig(ddim_noise=2.0), ["ddim_noise", "2.0"]),
         (lambda: DataConfig(batch_size=0), ["batch_size", "0"]),
-        (lambda: DataConfig(num_neighbours=-1), ["num_neighbours", "-1"]),
-        (lambda: DataConfig(num_neighbours=2, min_neighbours=3), ["min_neighbours", "3", "2"]),
+        (lambda: TriplesConfig(num_neighbours=-1), ["num_neighbours", "-1"]),
+        (lambda: TriplesConfig(num_neighbours=2, min_neighbours=3), ["min_neighbours", "3", "2"]),
         (lambda: TrainConfig(num_steps=0), ["num_steps", "0"]),
-        (lambda: TrainConfig(text_drop=1.5), ["text_drop", "1.5"]),
+        (lambda: ReImagenConfig(text_drop=1.5), ["text_drop", "1.5"]),
         (lambda: TrainConfig(warmup_steps=-1), ["warmup_steps", "-1"]),
-        (lambda: replace(TINY, resolution=18), ["resolution", "18", "4"]),
-        (lambda: SamplerConfig(aug_level=1.5), ["aug_level", "1.5"]),
+        (lambda: TrainConfig(ema_decay=1.5), ["ema_decay", "1.5"]),
+        (lambda: TrainConfig(fsdp=2, parallel="pmap"), ["fsdp is 2", "pmap"]),
+        (lambda: SamplerConfig(num_steps=0), ["num_steps", "0"]),
+        (lambda: GuidedSamplerConfig(k=-1), ["sampler.k", "-1"]),
+        (lambda: Experiment("mine", ReImagenConfig(), DataConfig()), ["mine", "reimagen", "TriplesConfig"]),
+        (lambda: changed(TINY, resolution=18), ["resolution", "18", "4"]),
+        (lambda: GuidedSamplerConfig(aug_level=1.5), ["aug_level", "1.5"]),
         (lambda: stage(low_resolution=0), ["low_resolution", "0"]),
         (lambda: stage(low_resolution=12), ["resolution 32", "low_resolution 12"]),
         (lambda: stage(low_resolution=32), ["resolution 32", "low_resolution 32"]),
@@ -78,53 +88,140 @@ def test_contradictions_are_named(make, said):
 def test_settings_are_hashable_and_frozen():
     assert hash(TINY) == hash(replace(TINY))
     with pytest.raises(dataclasses.FrozenInstanceError):
-        TINY.resolution = 8
+        TINY.system.resolution = 8
 
 
-@pytest.mark.parametrize("config", [TINY, TINY_SR, TINY_CROPS, Experiment(name="default")], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(TINY, TINY_SR, TINY_CROPS),
+        Experiment("default", ReImagenConfig()),
+        replace(TINY, name="with_rates", train=TrainConfig(rates=(GroupRate("unet", 0.5), GroupRate("text", 0.0)))),
+        changed(TINY, text=TextConfig(frozen=FrozenTextConfig(width=8))),
+    ],
+    ids=lambda c: c.name,
+)
 def test_json_comes_back_equal(config):
     assert from_json(to_json(config)) == config
 
 
 def test_json_of_another_version_is_refused():
     fields = json.loads(to_json(TINY))
-    fields["unet"]["wings"] = 2
+    fields["system"]["unet"]["wings"] = 2
     with pytest.raises(UserError, match="wings"):
         from_json(json.dumps(fields))
 
 
 def test_json_is_checked_like_any_other_settings():
     fields = json.loads(to_json(TINY))
-    fields["sampler"]["eta"] = 7.0
+    fields["system"]["sampler"]["eta"] = 7.0
     with pytest.raises(UserError, match=r"eta 7\.0"):
         from_json(json.dumps(fields))
 
 
 def test_differences_name_the_fields():
-    assert differences(TINY, TINY) == []
-    other = replace(TINY, resolution=32, train=replace(TINY.train, seed=5))
-    assert differences(TINY, other) == ["resolution: 16 != 32", "train.seed: 0 != 5"]
-    deeper = replace(TINY, unet=replace(TINY.unet, levels=(*TINY.unet.levels, Level(16))))
-    assert any(line.startswith("unet.levels.2.width: None") for line in differences(TINY, deeper))
+    assert differences(TINY, TINY) == {}
+    other = replace(changed(TINY, resolution=32), train=replace(TINY.train, seed=5))
+    assert differences(TINY, other) == {"resolution": "resolution: 16 != 32", "train.seed": "train.seed: 0 != 5"}
+    deeper = changed(TINY, unet=replace(TINY.system.unet, levels=(*TINY.system.unet.levels, Level(16))))
+    assert any(line.startswith("unet.levels.2.width: None") for line in differences(TINY, deeper).values())
 
 
 def test_a_missing_part_differs_in_all_its_fields():
-    assert differences(TINY_SR, TINY_SR) == []
-    said = differences(replace(TINY_SR, super_resolution=None), TINY_SR)
+    assert differences(TINY_SR, TINY_SR) == {}
+    said = differences(changed(TINY_SR, super_resolution=None), TINY_SR).values()
     assert "super_resolution.low_resolution: None != 16" in said
     assert all(line.startswith("super_resolution.") for line in said)
 
 
+def test_another_kind_of_system_is_a_difference():
+    assert differences(TINY, experiment())["kind"] == "kind: 'reimagen' != 'regression'"
+
+
+# --- what may change ---------------------------------------------------------------------------------------------
+
+FROZEN = FrozenTextConfig(encoder="/their/t5", fingerprint="abc", width=8, max_tokens=4)
+WITH_ALL_PARTS = changed(TINY_SR, text=replace(TINY_SR.system.text, frozen=FROZEN))
+FREE = {
+    *(f"train.{name}" for name in ("num_steps", "fsdp", "accumulate", "sample_every", "sample_images")),
+    *(f"train.{name}" for name in ("log_every", "checkpoint_every", "keep_checkpoints")),
+    *("data.threads", "data.triples", "data.text_embeddings", "text.frozen.encoder"),
+    *(f"sampler.{item.name}" for item in dataclasses.fields(GuidedSamplerConfig)),
+}
+"""Lengths and cadences, what spreads or saves memory, where things lie, and how samples are drawn."""
+
+
+def names_of(config: Experiment) -> set[str]:
+    """Every setting, as `differences` names it."""
+
+    def walk(value, prefix):
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, tuple) else None
+        return {prefix} if items is None else {n for key, each in items for n in walk(each, f"{prefix}.{key}")}
+
+    fields = to_dict(config)
+    return {name[1:] for name in walk(fields.pop("system"), "") | walk(fields, "")}
+
+
+def test_of_all_settings_these_are_free_on_resuming_and_no_others():
+    names = names_of(WITH_ALL_PARTS)
+    assert names > FREE and len(names) > 80
+    assert {name for name in names if is_free(WITH_ALL_PARTS, name)} == FREE
+
+
+def test_a_setting_is_not_free_because_its_name_begins_like_one_that_is():
+    assert is_free(TINY, "sampler.eta") and not is_free(TINY, "samplers") and not is_free(TINY, "train.num_steps_more")
+
+
+def test_what_is_handed_on_has_no_folder_and_keeps_the_rest():
+    local = replace(
+        WITH_ALL_PARTS,
+        data=replace(TINY.data, triples="/my/triples", text_embeddings="/my/text", seed=3),
+        init=InitConfig("/my/weights", ("new",), adopt=True),
+    )
+    handed_on = without_local(local)
+    expected = {"data.triples", "data.text_embeddings", "init.weights", "init.adopt", "text.frozen.encoder"}
+    assert differences(local, handed_on).keys() == expected
+    assert "/" not in to_json(handed_on)
+
+
+# --- kinds -------------------------------------------------------------------------------------------------------
+
+
+def test_a_registered_kind_is_read_back_as_itself():
+    config = experiment(num_steps=9)
+    assert isinstance(from_json(to_json(config)).system, RegressionConfig)
+    assert from_json(to_json(config)) == config
+
+
+def test_an_unknown_kind_and_an_unknown_part_are_refused_by_name():
+    fields = to_dict(TINY)
+    with pytest.raises(UserError, match=r"kind 'other' is not known, only reimagen.*import the code"):
+        from_dict(fields | {"system": fields["system"] | {"kind": "other"}})
+    with pytest.raises(UserError, match=r"unknown settings \['wings'\]"):
+        from_dict(fields | {"wings": {}})
+
+
+def test_an_experiment_that_does_not_name_its_system_is_a_re_imagen_as_earlier_versions_wrote_it():
+    config = changed(TINY_SR, text_drop=0.3, neighbour_drop=0.0)
+    assert from_dict(as_version_1(config)) == config
+
+
+# --- Re-Imagen's sizes, experiment files -------------------------------------------------------------------------
+
+
 def test_sizes_of_a_stage():
-    assert (TINY.factor, TINY.train_resolution) == (1, 16)
-    assert (TINY_SR.factor, TINY_SR.train_resolution) == (2, 32)
-    assert (TINY_CROPS.factor, TINY_CROPS.train_resolution) == (2, 16)
+    sizes = [(config.system.factor, config.system.train_resolution) for config in (TINY, TINY_SR, TINY_CROPS)]
+    assert sizes == [(1, 16), (2, 32), (2, 16)]
 
 
 def test_experiment_file(tmp_path):
     path = tmp_path / "experiment.py"
-    path.write_text("from reimagen_jax.config import Experiment\nconfig = Experiment(name='mine', resolution=64)\n")
-    assert load_experiment(path) == Experiment(name="mine", resolution=64)
+    path.write_text(
+        "from reimagen_jax.config import Experiment\n"
+        "from reimagen_jax.systems.reimagen.settings import ReImagenConfig\n"
+        "config = Experiment('mine', ReImagenConfig(resolution=64))\n"
+    )
+    assert load_experiment(path) == Experiment("mine", ReImagenConfig(resolution=64), TriplesConfig())
 
 
 @pytest.mark.parametrize("content", [None, "", "config = 3\n"])

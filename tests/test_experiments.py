@@ -13,12 +13,13 @@ import jax
 import pytest
 
 from reimagen_jax.commands.train import parse
-from reimagen_jax.config import from_json, load_experiment, to_json
+from reimagen_jax.config import load_experiment, to_json
 from reimagen_jax.data.entityworld import World
 from reimagen_jax.data.records import write_records
 from reimagen_jax.data.sources import WorldSource
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import build_triples
+from reimagen_jax.systems.kinds import from_json
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "experiments").glob("*.py"))

@@ -1,51 +1,70 @@
 """The smallest complete Re-Imagen, for tests: compiles in seconds, has every part."""
 
 import dataclasses
+import json
+from typing import Any
 
 import jax
 
-from reimagen_jax.config import (
-    DataConfig,
-    Experiment,
-    Level,
-    SamplerConfig,
-    SuperResolutionConfig,
-    TextConfig,
-    TrainConfig,
-    UNetConfig,
-)
-from reimagen_jax.systems.reimagen import ReImagen
+from reimagen_jax.config import Experiment, TrainConfig, to_dict
+from reimagen_jax.diffusion.settings import SuperResolutionConfig
+from reimagen_jax.encoders.settings import TextConfig
+from reimagen_jax.nets.settings import Level, UNetConfig
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig, TriplesConfig
+from reimagen_jax.systems.reimagen.system import ReImagen
 
 TINY = Experiment(
     name="tiny",
-    resolution=16,
-    unet=UNetConfig(
-        levels=(Level(8, 1), Level(16, 1, self_attention=True, neighbour_attention=True)),
-        patch=2,
-        head_width=8,
-        groups=4,
-        cond_width=16,
+    system=ReImagenConfig(
+        resolution=16,
+        unet=UNetConfig(
+            levels=(Level(8, 1), Level(16, 1, self_attention=True, neighbour_attention=True)),
+            patch=2,
+            head_width=8,
+            groups=4,
+            cond_width=16,
+        ),
+        text=TextConfig(max_bytes=32, width=16, depth=1, head_width=8),
+        sampler=GuidedSamplerConfig(num_steps=3),
     ),
-    text=TextConfig(max_bytes=32, width=16, depth=1, head_width=8),
-    sampler=SamplerConfig(num_steps=3),
-    data=DataConfig(batch_size=8, num_neighbours=2),
+    data=TriplesConfig(batch_size=8, num_neighbours=2),
     train=TrainConfig(num_steps=4, warmup_steps=0, log_every=1, checkpoint_every=2, sample_every=0),
 )
 
+
+def changed(config: Experiment, **settings) -> Experiment:
+    """The experiment with other settings of its system."""
+    return dataclasses.replace(config, system=dataclasses.replace(config.system, **settings))
+
+
 TINY_SR = dataclasses.replace(
-    TINY, name="tiny_sr", resolution=32, super_resolution=SuperResolutionConfig(low_resolution=16)
+    changed(TINY, resolution=32, super_resolution=SuperResolutionConfig(low_resolution=16)), name="tiny_sr"
 )
 """The stage after `TINY`: 16 to 32 pixels, with neighbours."""
 
 TINY_CROPS = dataclasses.replace(
     TINY,
     name="tiny_crops",
-    resolution=64,
-    unet=dataclasses.replace(TINY.unet, levels=(Level(8, 1), Level(16, 1))),
-    super_resolution=SuperResolutionConfig(low_resolution=32, crop=16),
-    data=DataConfig(batch_size=8, num_neighbours=0),
+    system=dataclasses.replace(
+        TINY.system,
+        resolution=64,
+        unet=dataclasses.replace(TINY.system.unet, levels=(Level(8, 1), Level(16, 1))),
+        super_resolution=SuperResolutionConfig(low_resolution=32, crop=16),
+    ),
+    data=TriplesConfig(batch_size=8, num_neighbours=0),
 )
 """The stage after `TINY_SR`: 32 to 64 pixels, trained on crops of 16, without neighbours; all of it convolutions."""
+
+
+def as_version_1(config: Experiment) -> dict[str, Any]:
+    """The experiment as versions before 0.2 wrote it: the system's settings beside the others, the drops in `train`."""
+    fields = json.loads(json.dumps(to_dict(config)))
+    system = fields.pop("system")
+    assert system.pop("kind") == "reimagen"
+    system["sampler"].pop("k")
+    fields["train"].pop("parallel")
+    fields["train"] |= {name: system.pop(name) for name in ("text_drop", "neighbour_drop")}
+    return fields | system
 
 
 def random_params(config: Experiment, seed: int = 0):

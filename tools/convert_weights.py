@@ -47,11 +47,10 @@ class Convert:
         """Reads, converts and writes. Raises `UserError` on a folder that is not a stage of IF."""
         import numpy as np
 
-        from reimagen_jax.config import require
+        from reimagen_jax.errors import require
         from reimagen_jax.files import atomic_dir, write_text
-        from reimagen_jax.pretrained.deepfloyd_pipeline import read_stage
-        from reimagen_jax.pretrained.export import CARD, model_card
-        from reimagen_jax.pretrained.weights import save_weights
+        from reimagen_jax.inference.export import CARD, model_card, save_weights
+        from reimagen_jax.systems.reimagen.deepfloyd_pipeline import read_stage
 
         require(
             not (self.no_neighbours and self.neighbours_at),
@@ -66,9 +65,9 @@ class Convert:
         about = f"DeepFloyd IF's {self.pipeline.resolve().name}, converted, with attention over neighbours from zero."
         with atomic_dir(self.out, overwrite=self.overwrite) as folder:
             save_weights(folder, stage.config, stage.params, np.dtype(self.dtype))
-            write_text(folder / CARD, model_card(stage.config, {}, about, "deepfloyd-if-license"))
-        attended = [i for i, level in enumerate(stage.config.unet.levels) if level.neighbour_attention]
-        side = stage.config.resolution
+            write_text(folder / CARD, model_card(stage.config, {}, about=about, licence="deepfloyd-if-license"))
+        attended = [i for i, level in enumerate(stage.config.system.unet.levels) if level.neighbour_attention]
+        side = stage.config.system.resolution
         print(f"{stage.config.name}: {side} x {side} pixels, neighbour attention at levels {attended}, in {self.out}")
 
 

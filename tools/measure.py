@@ -1,6 +1,6 @@
 """What tools/bench.py measures: a stage's training step and drawing, compilation, and both base U-Nets side by side.
 
-Model FLOPs are counted from the jaxpr (reimagen_jax/pods/flops.py): matrix products and convolutions of the loss, times
+Model FLOPs are counted from the jaxpr (reimagen_jax/preflight/flops.py): products and convolutions of the loss, times
 3 for training; what rematerialisation repeats is not counted. The peak is the vendor's for bfloat16, or, on a CPU, what
 float32 matrix products reach in the same run. Every time is a median over interleaved rounds, after one that does not
 count.
@@ -15,15 +15,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reimagen_jax.config import DataConfig, Experiment, SamplerConfig, SuperResolutionConfig, TextConfig, TrainConfig
-from reimagen_jax.data.batch import Batch
+from reimagen_jax import sharding
+from reimagen_jax.config import Experiment, TrainConfig
 from reimagen_jax.diffusion.sampler import image_keys
+from reimagen_jax.diffusion.settings import SuperResolutionConfig
+from reimagen_jax.encoders.settings import TextConfig
 from reimagen_jax.nets.unet import Condition, UNet
-from reimagen_jax.pods import flops
-from reimagen_jax.pods.programs import abstract_batch, train_program
-from reimagen_jax.presets import RE_IMAGEN_64, RE_IMAGEN_64_SMALL, RE_IMAGEN_256, RE_IMAGEN_1024
-from reimagen_jax.systems.reimagen import ReImagen
-from reimagen_jax.training import sharding
+from reimagen_jax.preflight import flops
+from reimagen_jax.preflight.programs import train_program
+from reimagen_jax.systems.reimagen.condition import Batch, Inputs
+from reimagen_jax.systems.reimagen.presets import RE_IMAGEN_64, RE_IMAGEN_64_SMALL, RE_IMAGEN_256, RE_IMAGEN_1024
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig, TriplesConfig
+from reimagen_jax.systems.reimagen.system import ReImagen
+from reimagen_jax.training import parallel
 from reimagen_jax.training.state import init_state
 from reimagen_jax.training.step import make_optimizer, train_step
 
@@ -76,12 +80,14 @@ def experiment(stage: Stage, small: bool, batch: int) -> Experiment:
     whole = 4 * side if crops else side
     return Experiment(
         name=f"{stage}{' (small)' if small else ''}",
-        resolution=whole,
-        unet=unet,
-        text=text,
-        super_resolution=SuperResolutionConfig(whole // 4, side if crops else 0) if enlarges else None,
-        sampler=SamplerConfig(thresholding="dynamic"),
-        data=DataConfig(batch_size=batch, num_neighbours=0 if crops else 2),
+        system=ReImagenConfig(
+            resolution=whole,
+            unet=unet,
+            text=text,
+            super_resolution=SuperResolutionConfig(whole // 4, side if crops else 0) if enlarges else None,
+            sampler=GuidedSamplerConfig(thresholding="dynamic"),
+        ),
+        data=TriplesConfig(batch_size=batch, num_neighbours=0 if crops else 2),
         train=TrainConfig(optimizer="adamw" if enlarges or small else "adafactor"),
     )
 
@@ -115,11 +121,11 @@ class Trainer:
         def init() -> Any:
             return init_state(system, optimizer, key)
 
-        abstract = sharding.abstract_state(init, mesh)
-        step = train_step(sharding.Gathered(system, mesh), optimizer, config.train)
+        abstract = parallel.abstract_state(init, mesh)
+        step = train_step(parallel.Gathered(system, mesh), optimizer, config.train)
         self.batch, self.key = jax.device_put(batch, sharding.batch_sharding(mesh)), key
-        self.program = sharding.jit_step(step, abstract, mesh).lower(abstract, self.batch, key).compile()
-        self.state = sharding.sharded_init(init, abstract)
+        self.program = parallel.jit_step(step, abstract, mesh).lower(abstract, self.batch, key).compile()
+        self.state = parallel.sharded_init(init, abstract)
 
     def advance(self) -> None:
         self.state, metrics = self.program(self.state, self.batch, self.key)
@@ -146,7 +152,7 @@ def stage_figures(config: Experiment, rounds: int, sampler_steps: int) -> dict[s
         "peak_source": source,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "batch": batch_size,
-        "dtype": config.unet.dtype,
+        "dtype": config.system.unet.dtype,
         "step": step,
         "images_per_second": batch_size / step["seconds"],
         "model_flops_per_image": model_flops,
@@ -171,29 +177,30 @@ def random_batch(config: Experiment) -> Batch:
             return np.ones(leaf.shape, bool)
         return rng.integers(1, 256, leaf.shape).astype(leaf.dtype)
 
-    return jax.tree.map(fill, abstract_batch(config, config.data.batch_size))
+    return jax.tree.map(fill, ReImagen(config).batch_spec(config.data.batch_size))
 
 
 def samplers(system: ReImagen, params: Any, batch: Batch, steps: int) -> dict[str, Callable[[], Any]]:
     """Functions that draw a batch of images with all its neighbours, and with none."""
     config, B = system.config, len(batch.tokens_BL)
-    settings, keys, low = replace(config.sampler, num_steps=steps), image_keys(0, range(B)), None
-    if config.super_resolution is not None:
+    settings, keys, low = replace(system.settings, num_steps=steps), image_keys(0, range(B)), None
+    if system.model.super_resolution is not None:
         # A stage that is trained on crops draws images of the crops' size here.
-        side = config.train_resolution // config.factor
+        side = system.model.train_resolution // system.model.factor
         low = jnp.zeros((B, side, side, 3), jnp.uint8)
+    numbers = [jnp.full(B, number) for number in (0.5, 3.0, 3.0)]
+    neighbours = batch.nbr_image_BKHWC, batch.nbr_tokens_BKL, batch.nbr_mask_BK
 
     @jax.jit
-    def draw(params: Any, tokens_BL: jax.Array, neighbours: Any, low: jax.Array | None) -> jax.Array:
-        return system.sample(params, tokens_BL, *neighbours, keys, settings, 0.5, 3.0, 3.0, low)
+    def draw(params: Any, inputs: Inputs) -> jax.Array:
+        return system.sample(params, inputs, keys, settings)
 
-    neighbours = {"k = 0": (None, None, None)}
-    if config.data.num_neighbours:
-        neighbours["k = 2"] = (batch.nbr_image_BKHWC, batch.nbr_tokens_BKL, batch.nbr_mask_BK)
-    return {
-        name: lambda nbr=nbr: draw(params, batch.tokens_BL, nbr, low).block_until_ready()
-        for name, nbr in neighbours.items()
-    }
+    def asked(k: int) -> Inputs:
+        shown = jax.tree.map(lambda leaf: leaf[:, :k], neighbours)
+        return jax.tree.map(jnp.asarray, Inputs(batch.tokens_BL, *shown, *numbers, low))
+
+    inputs = {f"k = {k}": asked(k) for k in sorted({0, config.data.num_neighbours})}
+    return {name: lambda one=one: draw(params, one).block_until_ready() for name, one in inputs.items()}
 
 
 def peak_memory(program: Any) -> dict[str, Any]:
@@ -243,7 +250,7 @@ class BareUNet:
 
     @property
     def unet(self) -> UNet:
-        return UNet(self.config.unet)
+        return UNet(self.config.system.unet)
 
     def init(self, key: jax.Array) -> Any:
         one = jax.tree.map(jnp.asarray, self.example(1))
@@ -251,13 +258,14 @@ class BareUNet:
 
     def example(self, batch: int) -> dict[str, np.ndarray]:
         """Noise of the right shapes."""
-        side, tokens = self.config.resolution, self.config.text.max_bytes // self.config.text.stride
+        model = self.config.system
+        side, tokens = model.resolution, model.text.max_bytes // model.text.stride
         rng = np.random.default_rng(0)
         return {
             "x": rng.standard_normal((batch, side, side, 3), np.float32),
             "eps": rng.standard_normal((batch, side, side, 3), np.float32),
             "t": rng.random(batch, np.float32),
-            "text": rng.standard_normal((batch, tokens, self.config.text.width), np.float32),
+            "text": rng.standard_normal((batch, tokens, model.text.width), np.float32),
             "mask": np.ones((batch, tokens), bool),
         }
 
@@ -271,7 +279,9 @@ class BareUNet:
         given, without = jnp.split(self.predict(params, doubled | {"mask": doubled["mask"] & keep_B[:, None]}), 2)
         return without + 3.0 * (given - without)
 
-    def loss(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict]:
+    def loss(
+        self, params: Any, batch: dict[str, jax.Array], key: jax.Array, *, ema: Any = None
+    ) -> tuple[jax.Array, dict]:
         """As the other's: mean squared error, the text of one in ten dropped."""
         drop_B = jax.random.bernoulli(key, 0.1, batch["t"].shape)
         prediction = self.predict(params, batch | {"mask": batch["mask"] & ~drop_B[:, None]})
@@ -282,9 +292,10 @@ def rival_figures(config: Experiment, rounds: int) -> dict[str, Any]:
     """Both base U-Nets without neighbours, in turn; imagen-pytorch's as wide as gives it our number of parameters."""
     import rival  # PyTorch, only here
 
-    levels = tuple(replace(level, neighbour_attention=False) for level in config.unet.levels)
-    unet, batch_size = replace(config.unet, levels=levels), config.data.batch_size
-    config = replace(config, unet=unet, train=replace(config.train, optimizer="adamw"))
+    model, batch_size = config.system, config.data.batch_size
+    levels = tuple(replace(level, neighbour_attention=False) for level in model.unet.levels)
+    unet = replace(model.unet, levels=levels)
+    config = replace(config, system=replace(model, unet=unet), train=replace(config.train, optimizer="adamw"))
     ours = BareUNet(config)
     batch = ours.example(batch_size)
     trainer = Trainer(ours, config, batch)
@@ -293,12 +304,12 @@ def rival_figures(config: Experiment, rounds: int) -> dict[str, Any]:
     theirs = rival.Rival(
         rival.matching(
             rival.Setting(
-                side=config.resolution,
+                side=model.resolution,
                 dim=levels[0].width,
                 blocks=levels[0].blocks,
                 heads=8,
                 head_width=unet.head_width,
-                text_width=config.text.width,
+                text_width=model.text.width,
                 tokens=batch["mask"].shape[1],
                 batch=batch_size,
             ),

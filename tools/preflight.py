@@ -22,7 +22,8 @@ import tyro
 
 from reimagen_jax.config import Experiment, load_experiment
 from reimagen_jax.errors import UserError
-from reimagen_jax.pods.chips import mesh, parse_slice, prepare_environment
+from reimagen_jax.preflight.chips import mesh, parse_slice, prepare_environment
+from reimagen_jax.systems.reimagen.settings import ReImagenConfig
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Preflight:
 def parse(args: Sequence[str]) -> Preflight:
     """The command line, with the experiment file's settings as defaults. Raises `UserError` if the file is missing."""
     path = next((Path(arg) for arg in args if arg.endswith(".py")), None)
-    config = load_experiment(path) if path is not None else Experiment(name="unnamed")
+    config = load_experiment(path) if path is not None else Experiment("unnamed", ReImagenConfig())
     default = Preflight(tyro.MISSING, tyro.MISSING, config)
     return tyro.cli(
         Preflight,
@@ -83,11 +84,11 @@ def run(args: Preflight) -> int:
     # Only now: what is set above is read when JAX starts.
     import jax
 
-    from reimagen_jax.pods import programs, report
+    from reimagen_jax.preflight import programs, report
 
     if args.quick:
         jax.config.update("jax_exec_time_optimization_effort", -1.0)
-    config = programs.for_accelerators(args.settings)
+    config = programs.for_platform(args.settings, "tpu")
     chips = mesh(where, config.train.fsdp)
     reports = []
     for name in args.what:

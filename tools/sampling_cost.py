@@ -35,13 +35,15 @@ def main(args: SamplingCost) -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from reimagen_jax.config import Experiment, SamplerConfig
-    from reimagen_jax.data.batch import Embedded
+    from reimagen_jax.config import Experiment
     from reimagen_jax.diffusion.sampler import image_keys
     from reimagen_jax.encoders import clip, t5
-    from reimagen_jax.presets import IF_I, IF_PROCESS, IF_TEXT
+    from reimagen_jax.encoders.texts import Embedded
     from reimagen_jax.pretrained.safetensors_reader import open_checkpoint
-    from reimagen_jax.systems.reimagen import ReImagen
+    from reimagen_jax.systems.reimagen.condition import Inputs
+    from reimagen_jax.systems.reimagen.presets import IF_I, IF_PROCESS, IF_TEXT
+    from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
+    from reimagen_jax.systems.reimagen.system import ReImagen
 
     B, K, L = args.images, 2, IF_TEXT.frozen.max_tokens
     width = t5.V1_1[args.encoder].width
@@ -68,8 +70,9 @@ def main(args: SamplingCost) -> None:
     print(report(), flush=True)
 
     text = replace(IF_TEXT, frozen=replace(IF_TEXT.frozen, width=width))
-    sampler = SamplerConfig(solver="ddpm", num_steps=args.steps, thresholding="dynamic")
-    config = Experiment(name="if_medium", resolution=64, unet=IF_I, text=text, diffusion=IF_PROCESS, sampler=sampler)
+    sampler = GuidedSamplerConfig(solver="ddpm", num_steps=args.steps, thresholding="dynamic")
+    model = ReImagenConfig(resolution=64, unet=IF_I, text=text, diffusion=IF_PROCESS, sampler=sampler)
+    config = Experiment("if_medium", model)
     system = ReImagen(config)
     with encoder_cost.watched("network: make") as report:
         params = jax.block_until_ready(jax.jit(system.init)(jax.random.key(0)))
@@ -79,13 +82,14 @@ def main(args: SamplingCost) -> None:
     prompts = jax.tree.map(lambda leaf: leaf[:B], embedded)
     captions = jax.tree.map(lambda leaf: leaf[B:].reshape(B, K, *leaf.shape[1:]), embedded)
     neighbours = np.zeros((B, K, 64, 64, 3), np.uint8)
-    arrays = (prompts, neighbours, captions, np.ones((B, K), bool), image_keys(0, range(B)))
-    draw = jax.jit(lambda params, *arrays: system.sample(params, *arrays, sampler, 0.5, 7.0, 7.0))
+    numbers = (np.full(B, number, np.float32) for number in (0.5, 7.0, 7.0))
+    inputs = Inputs(prompts, neighbours, captions, np.ones((B, K), bool), *numbers)
+    draw = jax.jit(lambda params, inputs: system.sample(params, inputs, image_keys(0, range(B)), sampler))
     with encoder_cost.watched(f"compile, then draw {B} x {args.steps} steps") as report:
-        jax.block_until_ready(draw(params, *arrays))
+        jax.block_until_ready(draw(params, inputs))
     print(report(), flush=True)
     with encoder_cost.watched(f"draw {B} x {args.steps} steps") as report:
-        jax.block_until_ready(draw(params, *arrays))
+        jax.block_until_ready(draw(params, inputs))
     print(report(), flush=True)
 
 

@@ -7,7 +7,7 @@ as medians over interleaved rounds (a busy machine slows all three alike).
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -37,28 +37,29 @@ def main(args: StepCost) -> None:
     import numpy as np
 
     from reimagen_jax.config import load_experiment
-    from reimagen_jax.systems.reimagen import ReImagen
+    from reimagen_jax.systems.reimagen.system import ReImagen
 
     config = load_experiment(args.experiment)
     system = ReImagen(config)
     params = jax.jit(system.init)(jax.random.key(0))
-    B, K, R, L = 2 * args.batch, args.k, config.resolution, config.text.max_bytes
-    tokens_BL = jnp.ones((B, L), jnp.int32)
-    nbr_image, nbr_tokens = jnp.zeros((B, K, R, R, 3), jnp.uint8), jnp.ones((B, K, L), jnp.int32)
-    neighbours = nbr_image, nbr_tokens, jnp.ones((B, K), bool)
+    B, K, R = 2 * args.batch, args.k, config.system.resolution
     x, t_B = jnp.zeros((B, R, R, 3)), jnp.full(B, 0.5)
+
+    def ones(k):
+        spec = system.inputs_spec(B, replace(system.settings, k=k))
+        return jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), spec)
 
     def predict(params, x, condition):
         return system.denoiser(params)(x, t_B, condition)
 
-    def predict_anew(params, x, tokens_BL, neighbours):
-        return predict(params, x, system.condition(params, tokens_BL, *neighbours))
+    def predict_anew(params, x, inputs):
+        return predict(params, x, system.condition(params, inputs))
 
-    condition = jax.jit(system.condition)
+    condition, with_neighbours = jax.jit(system.condition), ones(K)
     steps = {
-        "without neighbours": (jax.jit(predict), (params, x, condition(params, tokens_BL))),
-        f"k = {K}, remembered": (jax.jit(predict), (params, x, condition(params, tokens_BL, *neighbours))),
-        f"k = {K}, encoded at every step": (jax.jit(predict_anew), (params, x, tokens_BL, neighbours)),
+        "without neighbours": (jax.jit(predict), (params, x, condition(params, ones(0)))),
+        f"k = {K}, remembered": (jax.jit(predict), (params, x, condition(params, with_neighbours))),
+        f"k = {K}, encoded at every step": (jax.jit(predict_anew), (params, x, with_neighbours)),
     }
     for step, inputs in steps.values():
         jax.block_until_ready(step(*inputs))

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reimagen_jax.commands.options import SamplingOptions, command_line
-from reimagen_jax.config import require
+from reimagen_jax.errors import require
 
 if TYPE_CHECKING:
-    from reimagen_jax.commands.provenance import Model
     from reimagen_jax.evaluation.rater import Rater
-    from reimagen_jax.evaluation.report import Report
     from reimagen_jax.evaluation.sweeps import Sweep
+    from reimagen_jax.inference.model import Model
+    from reimagen_jax.reports.report import Report
     from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
 RESULTS = "demo.json"
@@ -40,12 +40,14 @@ class Demo:
 
     def run(self) -> None:
         """Runs all of it. Raises `UserError` on bad options."""
-        from reimagen_jax.commands.provenance import Model, as_json
+        from reimagen_jax.api import Swept
         from reimagen_jax.data.entityworld import World
         from reimagen_jax.evaluation import demonstration
         from reimagen_jax.evaluation.rater import Rater
-        from reimagen_jax.evaluation.report import PAGE, write_report
-        from reimagen_jax.files import atomic_dir, write_json
+        from reimagen_jax.files import atomic_dir
+        from reimagen_jax.inference.model import Model
+        from reimagen_jax.reports.demonstration import table_as_text
+        from reimagen_jax.reports.report import PAGE
 
         require(self.num_prompts > 0, f"--num-prompts {self.num_prompts}: at least 1 is needed")
         require(
@@ -57,17 +59,16 @@ class Demo:
         unseen, frequent = (demonstration.choose(world, split, self.num_prompts) for split in ("unseen", "frequent"))
         with atomic_dir(self.out, overwrite=True) as folder:
             _say("1/4 knowledge base: images of all unseen entities, and of the frequent ones asked for")
-            base = demonstration.knowledge_base(world, frequent, folder, model.config.resolution)
+            base = demonstration.knowledge_base(world, frequent, folder, model.config.system.resolution)
             _say(f"2/4 retrieval among {len(base):,} images by the entities' names; prompts are captions of new scenes")
             prompts = [demonstration.prompts_about(world, asked, base, model.config) for asked in (unseen, frequent)]
             _say("3/4 sampling (once the program is compiled)")
             sweeps = self._draw(model, *prompts)
             _say("4/4 rating, and writing the report")
             report = self._report(model, base, rater, *sweeps)
-            write_report(report, folder)
-            write_json(folder / RESULTS, as_json(report, model.config))
+            Swept(model, report).write(folder, RESULTS)
         names = [curve.name for curve in report.ratings.curves]
-        _say(f"\n{demonstration.table_as_text(report.rows, names)}\n{report.ratings.about_rater}\n")
+        _say(f"\n{table_as_text(report.rows, names)}\n{report.ratings.about_rater}\n")
         _say(f"{report.introduction} ({time.monotonic() - start:.0f} s)\n\nreport: {page}")
 
     def _draw(self, model: "Model", unseen: list, frequent: list) -> "tuple[Sweep, Sweep]":
@@ -75,9 +76,8 @@ class Demo:
         from reimagen_jax.evaluation.demonstration import BALANCE, ETAS
         from reimagen_jax.evaluation.sweeps import draw_sweep
 
-        how = self._sampling()
-        generator = model.generator(how.settings(model.config.sampler), how, [*unseen, *frequent])
-        return draw_sweep(generator, unseen, ETAS, 1), draw_sweep(generator, frequent, (BALANCE,), 1)
+        pipeline = self._sampling().pipeline(model, [*unseen, *frequent])
+        return draw_sweep(pipeline, unseen, ETAS, 1), draw_sweep(pipeline, frequent, (BALANCE,), 1)
 
     def _sampling(self) -> SamplingOptions:
         return SamplingOptions(seed=self.seed, batch_size=min(self.num_prompts, MAX_BATCH))
@@ -86,28 +86,25 @@ class Demo:
         self, model: "Model", base: "KnowledgeBase", rater: "Rater", unseen: "Sweep", frequent: "Sweep"
     ) -> "Report":
         """Rates both sweeps and puts it together."""
-        from reimagen_jax.commands.provenance import sampler_facts, versions
-        from reimagen_jax.evaluation.demonstration import in_words, table
+        from reimagen_jax.api import report_settings
+        from reimagen_jax.evaluation.demonstration import table
         from reimagen_jax.evaluation.ratings import rate
-        from reimagen_jax.evaluation.report import Report
+        from reimagen_jax.reports.demonstration import in_words
+        from reimagen_jax.reports.report import Report
 
         ratings = rate(unseen, rater)
+        data = {
+            "prompts": f"captions of new scenes of {self.num_prompts} unseen and as many frequent entities",
+            "knowledge base": f"{len(base):,} images of EntityWorld",
+            "its checksum": base.fingerprint,
+            "asked for": "the entities' names",
+        }
         return Report(
             title="Drawing what the model has never seen",
             introduction=in_words(ratings),
             sweep=unseen,
             command=command_line("demo", self),
-            settings={
-                "Model": model.facts(),
-                "Data": {
-                    "prompts": f"captions of new scenes of {self.num_prompts} unseen and as many frequent entities",
-                    "knowledge base": f"{len(base):,} images of EntityWorld",
-                    "its checksum": base.fingerprint,
-                    "asked for": "the entities' names",
-                },
-                "Sampler": sampler_facts(unseen.sampler, self._sampling()),
-                "Versions": versions(),
-            },
+            settings=report_settings(model, data, unseen),
             ratings=ratings,
             rows=table(ratings, rate(frequent, rater), rater),
         )

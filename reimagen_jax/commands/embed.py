@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from reimagen_jax.config import FrozenTextConfig, require
+from reimagen_jax.encoders.settings import FrozenTextConfig
+from reimagen_jax.errors import require
 
 if TYPE_CHECKING:
     from reimagen_jax.data.records import Records
@@ -46,8 +47,8 @@ class EmbedOptions:
 
     def embed(self, sources: "Sequence[Records]") -> None:
         """Embeds the captions of `sources`, saying first how much there is to do. Raises `UserError` on bad input."""
-        from reimagen_jax.data.text_embeddings import embed_records
         from reimagen_jax.encoders.published import open_published, open_text_encoder
+        from reimagen_jax.encoders.text_embeddings import embed_records
 
         settings = self._settings()
         if self.text_model is not None:
@@ -72,12 +73,13 @@ class EmbedOptions:
                 lowercase=self.text_lowercase,
                 dtype=self.text_dtype,
             )
-        from reimagen_jax.pretrained.adopt import experiment_of
+        from reimagen_jax.inference.model import experiment_of
 
         config = experiment_of(self.text_model)
-        require(config.text.frozen is not None, f"--text-model {self.text_model} has no frozen text encoder")
+        frozen = getattr(getattr(config.system, "text", None), "frozen", None)
+        require(frozen is not None, f"--text-model {self.text_model} has no frozen text encoder")
         given = {} if self.text_encoder is None else {"encoder": str(self.text_encoder)}
-        return dataclasses.replace(config.text.frozen, **given)
+        return dataclasses.replace(frozen, **given)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,13 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+
+if TYPE_CHECKING:
+    from reimagen_jax.config import Experiment
+    from reimagen_jax.encoders.dual import DualEncoder
 
 CARD = """\
 # A dual encoder of texts and images
@@ -38,12 +42,18 @@ class EncodeTrain:
         reimagen index runs/knowledge --encoder runs/encoder --out runs/index
 
     A part of the records is kept out of training to measure how well it finds texts for images and images for texts.
+    Training goes on in a working folder with logs and checkpoints; the same command resumes there. It is that of
+    `reimagen train experiments/dual32.py`, where more can be set, and whose run becomes an encoder by --from-run.
     """
 
     records: Annotated[Path, tyro.conf.Positional]
     """Folder written by `reimagen prepare`."""
     out: Path
     """Folder to write; it must not exist yet."""
+    workdir: Path | None = None
+    """Working folder of the training: logs and checkpoints, to go on from (default: OUT.run)."""
+    from_run: Path | None = None
+    """Train nothing: measure and write what this run of `reimagen train` (--workdir there) has learned so far."""
     resolution: int = 32
     """Side in pixels at which it reads images: a power of two from 8 on."""
     width: int = 128
@@ -66,36 +76,93 @@ class EncodeTrain:
     """Replace an existing output folder, once the new one is complete."""
 
     def run(self) -> None:
-        """Trains, measures, writes and prints the table. Raises `UserError` on bad options and too few records."""
-        from reimagen_jax.commands.options import command_line
-        from reimagen_jax.data.records import Records
-        from reimagen_jax.encoders.dual import DualConfig
-        from reimagen_jax.encoders.dual_training import DualTraining, Pairs, train
-        from reimagen_jax.files import atomic_dir, write_text
+        """Trains, measures, writes and prints the table. Raises `UserError` on bad options and too few records.
 
-        config = DualConfig(resolution=self.resolution, width=self.width, max_bytes=self.max_bytes)
-        training = DualTraining(
-            self.num_steps,
-            self.batch_size,
-            self.learning_rate,
-            word_drop=self.word_drop,
-            held_out=self.held_out,
-            seed=self.seed,
-        )
-        records = Records.open(self.records)
+        Exits with status 128 + its number when a signal ends the training; the same command goes on.
+        """
+        from reimagen_jax.commands.options import command_line
+        from reimagen_jax.commands.train import require_untouched, train_experiment
+        from reimagen_jax.files import atomic_dir, require_writable, write_text
+
+        require_writable(self.out, overwrite=self.overwrite)
+        if self.from_run is not None:
+            require_untouched(self, "records", "out", "from_run", "overwrite")
+            run = self.from_run
+        else:
+            run = self.workdir or self.out.with_name(f"{self.out.name}.run")
+            train_experiment(self.experiment(), run)
+        encoder = trained_encoder(run, self.records)
+        command = dataclasses.replace(self, out=Path("DIR"), workdir=None, overwrite=False)
         with atomic_dir(self.out, overwrite=self.overwrite) as folder:
-            encoder, measured = train(Pairs(records, config, self.same_by), config, training)
-            facts = {
-                "training": dataclasses.asdict(training) | {"same_by": self.same_by},
-                "records_fingerprint": records.fingerprint,
-                "measured": measured,
-            }
-            encoder = dataclasses.replace(encoder, facts=facts)
-            command = command_line("encode-train", dataclasses.replace(self, out=Path("DIR"), overwrite=False))
-            write_text(folder / "README.md", card(encoder, command))
+            line = command_line("encode-train", command).replace("--records ", "", 1)
+            write_text(folder / "README.md", card(encoder, line))
             encoder.save(folder)
-        print(table(measured))
+        print(table(encoder.facts["measured"]))
         print(f"encoder of {encoder.width} values in {self.out}")
+
+    def experiment(self) -> "Experiment":
+        """The options as settings of the training. Raises `UserError` on those that do not fit together."""
+        from reimagen_jax.config import Experiment, TrainConfig
+        from reimagen_jax.encoders.settings import DualConfig
+        from reimagen_jax.systems.dual.settings import DualData, DualSystemConfig
+
+        return Experiment(
+            "dual",
+            DualSystemConfig(DualConfig(self.resolution, self.max_bytes, self.width)),
+            DualData(
+                batch_size=self.batch_size,
+                seed=self.seed,
+                records=str(self.records),
+                same_by=self.same_by,
+                held_out=self.held_out,
+                word_drop=self.word_drop,
+            ),
+            train=TrainConfig(
+                num_steps=self.num_steps,
+                learning_rate=self.learning_rate,
+                warmup_steps=self.num_steps // 20,
+                weight_decay=0.05,
+                ema_decay=0.99,
+                log_every=100,
+                sample_every=0,
+                seed=self.seed,
+            ),
+        )
+
+
+def trained_encoder(run: Path, records: Path) -> "DualEncoder":
+    """What a run has learned so far, measured on the pairs that it holds out.
+
+    Raises `UserError` when it is no run of a dual encoder, or learned from other records.
+    """
+    from reimagen_jax.encoders.dual import DualEncoder
+    from reimagen_jax.errors import require
+    from reimagen_jax.inference.model import Model
+    from reimagen_jax.systems.dual.feed import DualFeed
+    from reimagen_jax.systems.dual.measure import measure
+    from reimagen_jax.systems.dual.settings import DualSystemConfig
+    from reimagen_jax.training.checkpoint import read_run
+
+    learned_from, model = read_run(run)["data"], Model.open(run, on_host=True)
+    config, train = model.config, model.config.train
+    require(isinstance(config.system, DualSystemConfig), f"{run} is the run of a {config.system.kind}, not of a dual")
+    feed = DualFeed(dataclasses.replace(config, data=dataclasses.replace(config.data, records=str(records))))
+    require(feed.fingerprint == learned_from, f"{run} has learned from other records than {records} holds")
+    learned, held_out = feed.split
+    encoder = DualEncoder(config.system.network, model.params)
+    data = dataclasses.asdict(config.data)
+    facts = {
+        "training": {
+            "num_steps": model.step,
+            "learning_rate": train.learning_rate,
+            "weight_decay": train.weight_decay,
+            "shift": config.system.shift,
+            **{name: data[name] for name in ("batch_size", "word_drop", "held_out", "seed", "same_by")},
+        },
+        "records_fingerprint": feed.fingerprint,
+        "measured": {"trained_on": len(learned), **measure(encoder, feed.pairs, held_out)},
+    }
+    return dataclasses.replace(encoder, facts=facts)
 
 
 def table(measured: dict[str, Any]) -> str:
@@ -109,9 +176,9 @@ def table(measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def card(encoder: Any, command: str) -> str:
+def card(encoder: "DualEncoder", command: str) -> str:
     """The README of an encoder's folder."""
-    import jax
+    from clu import parameter_overview
 
     measured = encoder.facts["measured"]
     return CARD.format(
@@ -120,6 +187,6 @@ def card(encoder: Any, command: str) -> str:
         command=command,
         trained_on=measured["trained_on"],
         held_out=measured["held_out"],
-        num_weights=sum(leaf.size for leaf in jax.tree.leaves(encoder.params)),
+        num_weights=int(parameter_overview.count_parameters(encoder.params)),
         table=table(measured),
     )

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from reimagen_jax.commands.options import CascadeOptions, SamplingOptions, command_line
-from reimagen_jax.config import require
+from reimagen_jax.errors import require
+from reimagen_jax.systems.reimagen.settings import ETAS
 
 if TYPE_CHECKING:
-    from reimagen_jax.commands.provenance import Model
-    from reimagen_jax.evaluation.entity_bench import Condition, EntityBench, Outcome
+    from reimagen_jax.evaluation.entities.arms import Arm
+    from reimagen_jax.evaluation.entities.bench import EntityBench
+    from reimagen_jax.inference.model import Model
 
 Split = Literal["frequent", "rare", "unseen"]
 Source = Literal["retrieval", "caption", "none", "random", "wrong"]
@@ -54,7 +56,7 @@ class Entities:
     """Share of text-enhanced steps (default: as in the model's experiment)."""
     ks: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Sweep over the number of retrieved neighbours; give nothing after --ks for no sweep."""
-    etas: tuple[float, ...] = tuple(i / 10 for i in range(11))
+    etas: tuple[float, ...] = ETAS
     """Sweep over eta, with retrieval; give nothing after --etas for no sweep."""
     sweep_splits: tuple[Split, ...] = ("unseen",)
     """Splits on which the two sweeps are made, if they are among --splits."""
@@ -65,37 +67,39 @@ class Entities:
 
     def run(self) -> None:
         """Draws, rates, stores and prints row after row. Raises `UserError` on bad options or input."""
-        from reimagen_jax.commands.provenance import Model
-        from reimagen_jax.evaluation import entity_bench, entity_pictures, entity_tables
+        from reimagen_jax.evaluation.entities import store
+        from reimagen_jax.evaluation.entities.arms import plan
+        from reimagen_jax.evaluation.entities.tables import comparisons, row
+        from reimagen_jax.inference.model import Model
+        from reimagen_jax.reports.entities import pictures, plots, tables
 
         self._check()
-        models = [Model.open(path, self.how.text_encoder) for path in (self.model, *self.stages.cascade)]
-        command = self._resolved(models)
-        bench = command._bench(models)
+        paths = [self.model, *(stage.model for stage in self.stages.cascade)]
+        models = [Model.open(path, text_encoder=self.how.text_encoder) for path in paths]
+        bench = self._bench(models)
+        command = self._resolved(models, bench)
         swept = [split for split in command.splits if split in command.sweep_splits]
-        plan = entity_bench.plan(
-            command.splits, command.conditions, command.k, command.eta, command.ks, command.etas, swept
-        )
-        print(entity_tables.about_rater(bench.rater.metrics), flush=True)
-        entity_tables.write_prompts({split: bench.prompts(split) for split in command.splits}, self.out)
-        _announce(bench, [c for c in plan if not entity_bench.stored(bench, c, self.out / ROWS).is_file()])
-        print(entity_tables.heading(bench.num_images > 1), flush=True)
-        outcomes: dict[Condition, Outcome] = {}
-        for condition in plan:
-            outcomes[condition] = entity_bench.run_condition(bench, condition, self.out / ROWS)
-            rows = [entity_tables.row(condition, outcome) for condition, outcome in outcomes.items()]
-            print(entity_tables.line(rows[-1]), flush=True)
-            command._write(models, bench, outcomes, rows, complete=len(rows) == len(plan))
-        entity_tables.write_plots(rows, bench.rater.metrics, command.k, command.eta, self.out)
+        arms = plan(command.splits, command.conditions, command.k, command.eta, command.ks, command.etas, swept)
+        print(tables.about_rater(bench.rater.metrics), flush=True)
+        tables.write_prompts({split: bench.prompts(split) for split in command.splits}, self.out)
+        _announce(bench, [arm for arm in arms if not store.stored(bench, arm, self.out / ROWS).is_file()])
+        print(tables.heading(bench.num_images > 1), flush=True)
+        outcomes, rows = {}, []
+        for arm in arms:
+            outcomes[arm] = store.run_arm(bench, arm, self.out / ROWS)
+            rows.append(row(arm, outcomes[arm]))
+            print(tables.line(rows[-1]), flush=True)
+            differences = comparisons(outcomes, command.k, command.eta)
+            command._write(models, bench, rows, differences, complete=len(rows) == len(arms))
+        plots.write(rows, bench.rater.metrics, command.k, command.eta, self.out)
         for split in command.splits:
-            of_split = [condition for condition in plan if condition.split == split]
-            entity_pictures.picture(bench, of_split, self.out / ROWS).save(self.out / f"{split}.png")
-        for entry in entity_tables.comparisons(outcomes, command.k, command.eta):
+            of_split = [arm for arm in arms if arm.split == split]
+            pictures.picture(bench, of_split, self.out / ROWS).save(self.out / f"{split}.png")
+        for entry in differences:
             print(f"{entry['what']}: {entry['difference']}")
         print(f"results: {self.out / RESULTS}")
 
     def _check(self) -> None:
-        self.stages.check()
         require(self.num_prompts > 0, f"--num-prompts {self.num_prompts}: at least 1 is needed")
         require(len(self.splits) > 0, "--splits is empty: give at least one of frequent, rare, unseen")
         require(self.k is None or self.k > 0, f"--k {self.k}: at least 1 is needed (no neighbours is a condition)")
@@ -103,42 +107,35 @@ class Entities:
         given = self.etas if self.eta is None else (self.eta, *self.etas)
         require(all(0 <= eta <= 1 for eta in given), f"--eta, --etas {given}: every value is between 0 and 1")
 
-    def _resolved(self, models: "Sequence[Model]") -> "Entities":
+    def _resolved(self, models: "Sequence[Model]", bench: "EntityBench") -> "Entities":
         """The same with nothing left to the models' experiments."""
-        configs = [model.config for model in models]
-        samplers = self.stages.samplers(configs, self.how.settings(configs[0].sampler))
-        command = dataclasses.replace(
+        settings = bench.pipeline.settings
+        return dataclasses.replace(
             self,
-            k=self.k or max(1, *(config.data.num_neighbours for config in configs)),
-            eta=samplers[0].eta if self.eta is None else self.eta,
-            how=self.how.resolved(samplers[0]),
+            k=self._k(models),
+            eta=settings.eta if self.eta is None else self.eta,
+            how=self.how.resolved(settings),
+            stages=self.stages.resolved(bench.pipeline),
         )
-        neighbours = self.stages.neighbours(configs, command._most)
-        return dataclasses.replace(command, stages=self.stages.resolved(configs, samplers, neighbours))
 
-    @property
-    def _most(self) -> int:
-        """Neighbours that any row has at most."""
-        return max(self.k, *self.ks, 0)
+    def _k(self, models: "Sequence[Model]") -> int:
+        return self.k or max(1, *(model.config.data.num_neighbours for model in models))
 
     def _bench(self, models: "Sequence[Model]") -> "EntityBench":
-        from reimagen_jax.commands.provenance import cascade
-        from reimagen_jax.evaluation.entity_bench import EntityBench
-        from reimagen_jax.evaluation.entity_prompts import Inventory
+        from reimagen_jax.evaluation.entities.bench import EntityBench
+        from reimagen_jax.evaluation.entities.inventory import Inventory
         from reimagen_jax.evaluation.rater import Rater
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
         rater = Rater.open(self.rater)
-        rater.require_resolution(models[-1].config.resolution)
-        configs = [model.config for model in models]
-        samplers = self.stages.samplers(configs, self.how.settings(configs[0].sampler))
-        neighbours, sizes = self.stages.neighbours(configs, self._most), self.stages.batch_sizes(self.how.batch_size)
-        inventory = Inventory.read(KnowledgeBase.open(self.knowledge_base))
+        rater.require_resolution(models[-1].config.system.resolution)
+        first = self.how.settings(models[0].config.system.sampler)
+        most = max(self._k(models), *self.ks, 0)  # neighbours that any row has
         return EntityBench(
-            cascade(models, samplers, neighbours, sizes, self.how.seed),
+            self.stages.pipeline(models, self.how, first, most),
             "+".join(model.digest for model in models),
             rater,
-            inventory,
+            Inventory.read(KnowledgeBase.open(self.knowledge_base)),
             num_prompts=self.num_prompts,
             num_images=self.how.num_images,
         )
@@ -147,15 +144,15 @@ class Entities:
         self,
         models: "Sequence[Model]",
         bench: "EntityBench",
-        outcomes: "dict[Condition, Outcome]",
         rows: Sequence[dict[str, Any]],
+        differences: Sequence[dict[str, Any]],
         *,
         complete: bool,
     ) -> None:
         """The tables of the rows so far."""
-        from reimagen_jax.commands.provenance import sampler_facts, versions
-        from reimagen_jax.evaluation import entity_tables
         from reimagen_jax.files import write_json
+        from reimagen_jax.inference.provenance import sampler_facts, versions
+        from reimagen_jax.reports.entities import tables
 
         base = bench.inventory.base
         results = {
@@ -165,14 +162,14 @@ class Entities:
             **({"cascade": [model.facts() for model in models[1:]]} if len(models) > 1 else {}),
             "knowledge_base": {"folder": str(base.path), "records": len(base), "checksum": base.fingerprint},
             "world": dataclasses.asdict(bench.inventory.world),
-            "sampler": sampler_facts(bench.generator.sampler, self.how),
+            "sampler": sampler_facts(bench.pipeline.settings, self.how.seed, self.how.num_images),
             "versions": versions(),
             "rater": {"checksum": bench.rater.digest, **bench.rater.metrics},
             "rows": rows,
-            "comparisons": entity_tables.comparisons(outcomes, self.k, self.eta),
+            "comparisons": differences,
         }
         write_json(self.out / RESULTS, results)
-        entity_tables.write_csv(rows, bench.rater.metrics, self.out)
+        tables.write_csv(rows, bench.rater.metrics, self.out)
 
 
 def main(args: Sequence[str]) -> None:
@@ -181,11 +178,11 @@ def main(args: Sequence[str]) -> None:
     tyro.extras.subcommand_cli_from_dict(commands, prog="reimagen evaluate", description=DESCRIPTION, args=args).run()
 
 
-def _announce(bench: "EntityBench", missing: "Sequence[Condition]") -> None:
+def _announce(bench: "EntityBench", missing: "Sequence[Arm]") -> None:
     """Says how long it will take."""
-    from reimagen_jax.evaluation.entity_bench import TRUTH
+    from reimagen_jax.evaluation.entities.arms import TRUTH
 
-    drawn = [condition for condition in missing if condition.source != TRUTH]
+    drawn = [arm for arm in missing if arm.source != TRUTH]
     if not drawn:
         return
     images = len(drawn) * bench.num_prompts * bench.num_images

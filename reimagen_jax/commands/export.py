@@ -34,9 +34,10 @@ class Export:
         """Writes the folder. Raises `UserError` when the model cannot be opened."""
         import numpy as np
 
-        from reimagen_jax.commands.provenance import Model, versions
         from reimagen_jax.files import atomic_dir
-        from reimagen_jax.pretrained.export import export
+        from reimagen_jax.inference.export import export
+        from reimagen_jax.inference.model import Model
+        from reimagen_jax.inference.provenance import versions
 
         model = Model.open(self.model)
         facts = model.facts()

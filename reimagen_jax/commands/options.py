@@ -7,26 +7,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
-from reimagen_jax.config import Experiment, SamplerConfig, Solver, Thresholding, require
-from reimagen_jax.errors import UserError
+from reimagen_jax.config import Experiment
+from reimagen_jax.diffusion.settings import Solver, Thresholding
+from reimagen_jax.errors import UserError, require
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
 
 if TYPE_CHECKING:
+    from reimagen_jax.inference.model import Model
+    from reimagen_jax.inference.pipeline import Pipeline
     from reimagen_jax.inference.prompts import Prompt
-
-
-STAGE_SETTINGS = {
-    "steps": "num_steps",
-    "solver": "solver",
-    "eta": "eta",
-    "text_weight": "text_weight",
-    "neighbour_weight": "neighbour_weight",
-    "thresholding": "thresholding",
-}
-"""Options of a stage's sampler -> the settings that they set."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ class PromptOptions:
     """A neighbour given by hand, for every prompt: an image file and what it shows. Repeat it for more."""
     k: int | None = None
     """Neighbours of each prompt: the first k of the references, the pinned and, best first, those found (default: all
-    references and pinned, and with a knowledge base as many as the model was trained with)."""
+    references and pinned, and with a knowledge base as many as the model's experiment says, or was trained with)."""
 
     def check(self) -> None:
         """Raises `UserError` on options that contradict each other; opens nothing."""
@@ -81,19 +74,22 @@ class PromptOptions:
         from reimagen_jax.inference.requests import from_file, pinned
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
-        prompts, k = self._prompts(config.resolution), self.resolved(config).k
-        given = tuple(from_file(path, text, config.resolution) for path, text in self.reference)
+        prompts, k = self._prompts(config.system.resolution), self.resolved(config).k
+        given = tuple(from_file(path, text, config.system.resolution) for path, text in self.reference)
         if not self.knowledge_base:
             return [dataclasses.replace(prompt, neighbours=given[:k]) for prompt in prompts]
         prompts = asking_by(prompts, self.query_by) if self.query_by else prompts
         base = KnowledgeBase.open(self.knowledge_base)
-        given += pinned(base, _flat(self.pin), config.resolution)
-        return with_retrieved(prompts, base, k, config.resolution, given=given, ban=_flat(self.ban), method=self.method)
+        given += pinned(base, _flat(self.pin), config.system.resolution)
+        return with_retrieved(
+            prompts, base, k, config.system.resolution, given=given, ban=_flat(self.ban), method=self.method
+        )
 
     def resolved(self, config: Experiment) -> "PromptOptions":
         """The same with nothing left to the experiment."""
         given = len(self.reference) + len(set(_flat(self.pin)))
-        default = max(given, config.data.num_neighbours) if self.knowledge_base else given
+        most = config.data.num_neighbours if config.system.sampler.k is None else config.system.sampler.k
+        default = max(given, most) if self.knowledge_base else given
         return dataclasses.replace(self, k=default if self.k is None else self.k)
 
     def sources(self) -> dict[str, str]:
@@ -168,96 +164,162 @@ class SamplingOptions:
     """Folder of the published text encoder (T5, CLIP) that the models were trained with, for models that have such a
     one (default: where it was then)."""
 
-    def settings(self, config: SamplerConfig) -> SamplerConfig:
+    def settings(self, config: GuidedSamplerConfig) -> GuidedSamplerConfig:
         """The experiment's settings with what was given. Raises `UserError` on values out of range."""
         require(self.num_images > 0, f"--num-images {self.num_images}: at least 1 is needed")
         require(self.batch_size > 0, f"--batch-size {self.batch_size}: at least 1 is needed")
         require(0 <= self.seed < 2**32, f"--seed {self.seed} is not between 0 and 2^32 - 1")
-        given = {STAGE_SETTINGS[option]: getattr(self, option) for option in STAGE_SETTINGS if option != "eta"}
+        given = {name: getattr(self, option) for option, name in self._settings().items()}
         return dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
 
-    def resolved(self, sampler: SamplerConfig) -> "SamplingOptions":
+    def resolved(self, settings: GuidedSamplerConfig) -> "SamplingOptions":
         """The same with nothing left to the experiment."""
-        settings = {option: getattr(sampler, name) for option, name in STAGE_SETTINGS.items() if option != "eta"}
-        return dataclasses.replace(self, **settings)
+        return dataclasses.replace(
+            self, **{option: getattr(settings, name) for option, name in self._settings().items()}
+        )
+
+    def pipeline(self, model: "Model", prompts: "Sequence[Prompt]") -> "Pipeline":
+        """The model, to draw with these options, with room for the neighbours that the prompts have."""
+        most = max(len(prompt.neighbours) for prompt in prompts)
+        return CascadeOptions().pipeline([model], self, self.settings(model.config.system.sampler), most)
+
+    def _settings(self) -> dict[str, str]:
+        """Options that are settings of the sampler, and these."""
+        return {option: name for option, name in STAGE_SETTINGS.items() if hasattr(self, option)}
+
+
+@dataclass(frozen=True)
+class StageOption:
+    """One more stage of a cascade: a model and what is set for it, in one word, MODEL[,SETTING=VALUE,...]."""
+
+    model: Path
+    settings: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, word: str) -> "StageOption":
+        """Reads the word. A folder's name may have commas in it. Raises `UserError` on settings that are not known."""
+        parts, given = word.split(","), []
+        while len(parts) > 1 and not Path(",".join(parts)).exists():
+            name, equals, value = parts.pop().partition("=")
+            known = [option.replace("_", "-") for option in (*STAGE_SETTINGS, "batch_size")]
+            require(
+                bool(equals) and name in known,
+                f"--cascade {word}: {name!r} is no setting of a stage, such as steps=30; there are {', '.join(known)}",
+            )
+            name = name.replace("-", "_")
+            require(name not in dict(given), f"--cascade {word}: {name.replace('_', '-')} is set twice")
+            given.append((name, value))
+        return cls(Path(",".join(parts)), tuple(reversed(given)))
+
+    def __str__(self) -> str:
+        return ",".join([str(self.model), *(f"{name.replace('_', '-')}={value}" for name, value in self.settings)])
+
+    def applied(self, settings: GuidedSamplerConfig) -> GuidedSamplerConfig:
+        """The model's settings with what was given. Raises `UserError` on values that make no sense."""
+        given = {
+            STAGE_SETTINGS[name]: self._read(name, value) for name, value in self.settings if name in STAGE_SETTINGS
+        }
+        try:
+            return dataclasses.replace(settings, **given)
+        except UserError as error:
+            raise UserError(f"--cascade {self}: {error}") from error
+
+    def batch_size(self, default: int) -> int:
+        """Images drawn at once."""
+        size = dict(self.settings).get("batch_size")
+        size = default if size is None else self._read("batch_size", size)
+        require(size > 0, f"--cascade {self}: batch-size {size}: at least 1 is needed")
+        return size
+
+    def resolved(self, settings: GuidedSamplerConfig, batch_size: int) -> "StageOption":
+        """The same with nothing left to the experiment."""
+        values = {option: getattr(settings, name) for option, name in STAGE_SETTINGS.items()}
+        values |= {"batch_size": batch_size}
+        return StageOption(self.model, tuple((name, str(v)) for name, v in values.items() if v is not None))
+
+    def _read(self, name: str, value: str) -> Any:
+        if name in STAGE_CHOICES:
+            choices = STAGE_CHOICES[name]
+            require(value in choices, f"--cascade {self}: {name} is one of {', '.join(choices)}, not {value!r}")
+            return value
+        try:
+            return (int if name in ("steps", "k", "batch_size") else float)(value)
+        except ValueError:
+            raise UserError(f"--cascade {self}: {name.replace('_', '-')} {value!r} is not a number") from None
+
+
+STAGE_SETTINGS = {
+    "steps": "num_steps",
+    "solver": "solver",
+    "eta": "eta",
+    "text_weight": "text_weight",
+    "neighbour_weight": "neighbour_weight",
+    "thresholding": "thresholding",
+    "aug_level": "aug_level",
+    "k": "k",
+}
+"""Options of a stage's sampler -> the settings that they set."""
+STAGE_CHOICES = {"solver": get_args(Solver), "thresholding": get_args(Thresholding)}
+_STAGE_WORD = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="MODEL[,SETTING=VALUE]",
+    instance_from_str=lambda words: StageOption.parse(words[0]),
+    is_instance=lambda value: isinstance(value, StageOption),
+    str_from_instance=lambda stage: [str(stage)],
+)
 
 
 @dataclass(frozen=True)
 class CascadeOptions:
     """Super-resolution: further models that enlarge what --model draws."""
 
-    cascade: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="MODEL ...")] = ()
-    """Super-resolution models, each enlarging the images of the one before it; the first those of --model. Options
-    --cascade-... are about them: one value for all of them, or one for each; default: as in each one's experiment."""
-    aug_level: tuple[float, ...] = ()
-    """Noise that a super-resolution model puts on its input, 0 to 1 (0.1 to 0.3 work well): more hides what the stage
-    before got wrong, and lets more be drawn anew. One for all super-resolution models, or one each (--model too)."""
-    cascade_steps: tuple[int, ...] = ()
-    """--steps of the models of --cascade."""
-    cascade_solver: tuple[Solver, ...] = ()
-    """--solver of the models of --cascade."""
-    cascade_eta: tuple[float, ...] = ()
-    """--eta of the models of --cascade."""
-    cascade_text_weight: tuple[float, ...] = ()
-    """--text-weight of the models of --cascade."""
-    cascade_neighbour_weight: tuple[float, ...] = ()
-    """--neighbour-weight of the models of --cascade."""
-    cascade_thresholding: tuple[Thresholding, ...] = ()
-    """--thresholding of the models of --cascade."""
-    cascade_k: tuple[int, ...] = ()
-    """Neighbours, of those found, that the models of --cascade see (0: none; default: all, where a model was trained
-    with neighbours)."""
-    cascade_batch_size: tuple[int, ...] = ()
-    """--batch-size of the models of --cascade: large images may need a smaller one."""
+    cascade: tuple[Annotated[StageOption, _STAGE_WORD], ...] = ()
+    """Super-resolution models, each enlarging the images of the one before it; the first those of --model. What is not
+    as in a model's experiment stands behind it: runs/sr256,steps=30,aug-level=0.2 (also solver, eta, text-weight,
+    neighbour-weight, thresholding, batch-size, and k: neighbours, of those found, that it sees)."""
+    aug_level: float | None = None
+    """Where --model is a super-resolution model: noise that it puts on its input, 0 to 1 (0.1 to 0.3 work well). More
+    hides what the stage before got wrong, and lets more be drawn anew."""
 
-    def check(self) -> None:
-        """Raises `UserError` on numbers of values that do not fit the models; opens nothing."""
-        for option in (*STAGE_SETTINGS, "k", "batch_size"):
-            self._each(f"cascade_{option}")
-        require(all(k >= 0 for k in self.cascade_k), f"--cascade-k {self.cascade_k}: 0 or more is needed")
-        sizes = self.cascade_batch_size
-        require(all(size > 0 for size in sizes), f"--cascade-batch-size {sizes}: at least 1 is needed")
+    def settings(
+        self, configs: Sequence[Experiment], first: GuidedSamplerConfig, found: int
+    ) -> list[GuidedSamplerConfig]:
+        """Of all stages: `first` of --model, and each experiment's own with what was given; `found` neighbours at most.
 
-    def samplers(self, configs: Sequence[Experiment], first: SamplerConfig) -> list[SamplerConfig]:
-        """The settings of all stages: `first` of --model, and each experiment's own with what was given.
-
-        Raises `UserError` on values out of range.
+        A stage that was trained without neighbours sees none. Raises `UserError` on values out of range.
         """
-        samplers = [first, *(config.sampler for config in configs[1:])]
-        for option, name in STAGE_SETTINGS.items():
-            for i, value in enumerate(self._each(f"cascade_{option}"), 1):
-                if value is not None:
-                    samplers[i] = dataclasses.replace(samplers[i], **{name: value})
-        enlarging = [i for i, config in enumerate(configs) if config.super_resolution is not None]
-        levels = _spread("aug_level", self.aug_level, len(enlarging), "super-resolution models")
-        for i, level in zip(enlarging, levels, strict=True):
-            if level is not None:
-                samplers[i] = dataclasses.replace(samplers[i], aug_level=level)
-        return samplers
+        if self.aug_level is not None:
+            require(
+                configs[0].system.super_resolution is not None,
+                f"--aug-level {self.aug_level}: --model is a base model; write it behind a model of --cascade",
+            )
+            first = dataclasses.replace(first, aug_level=self.aug_level)
+        stages = [dataclasses.replace(first, k=found)]
+        for option, config in zip(self.cascade, configs[1:], strict=True):
+            settings = option.applied(config.system.sampler)
+            most = found if config.data.num_neighbours else 0
+            stages.append(dataclasses.replace(settings, k=most if settings.k is None else min(settings.k, found)))
+        return stages
 
-    def neighbours(self, configs: Sequence[Experiment], found: int) -> list[int]:
-        """How many neighbours each stage sees: --model all that were found, others none if trained without."""
-        given = zip(configs[1:], self._each("cascade_k"), strict=True)
-        wanted = [0 if config.data.num_neighbours == 0 else found if k is None else k for config, k in given]
-        return [found, *(min(k, found) for k in wanted)]
+    def pipeline(
+        self, models: "Sequence[Model]", how: SamplingOptions, first: GuidedSamplerConfig, found: int
+    ) -> "Pipeline":
+        """The stages that draw with these models, with room for `found` neighbours; one model is a pipeline of one."""
+        from reimagen_jax.inference.pipeline import Pipeline
 
-    def batch_sizes(self, first: int) -> list[int]:
-        """Of all stages."""
-        return [first, *(size or first for size in self._each("cascade_batch_size"))]
+        sizes = [how.batch_size, *(option.batch_size(how.batch_size) for option in self.cascade)]
+        settings = self.settings([model.config for model in models], first, found)
+        each = zip(models, settings, sizes, strict=True)
+        return Pipeline([model.stage(setting, size) for model, setting, size in each], how.seed)
 
-    def resolved(
-        self, configs: Sequence[Experiment], samplers: Sequence[SamplerConfig], neighbours: Sequence[int]
-    ) -> "CascadeOptions":
+    def resolved(self, pipeline: "Pipeline") -> "CascadeOptions":
         """The same with nothing left to the experiments."""
-        levels = (s.aug_level for c, s in zip(configs, samplers, strict=True) if c.super_resolution is not None)
-        settings = {
-            f"cascade_{option}": tuple(getattr(sampler, name) for sampler in samplers[1:])
-            for option, name in STAGE_SETTINGS.items()
-        }
-        return dataclasses.replace(self, aug_level=tuple(levels), cascade_k=tuple(neighbours[1:]), **settings)
-
-    def _each(self, name: str) -> list[Any]:
-        return _spread(name, getattr(self, name), len(self.cascade), "models of --cascade")
+        stages = zip(self.cascade, pipeline.stages[1:], strict=True)
+        first, level = pipeline.stages[0], None
+        if first.config.system.super_resolution is not None:
+            level = first.settings.aug_level
+        cascade = tuple(option.resolved(stage.settings, stage.batch_size) for option, stage in stages)
+        return dataclasses.replace(self, cascade=cascade, aug_level=level)
 
 
 @dataclass(frozen=True)
@@ -273,17 +335,6 @@ class EnlargingOptions(CascadeOptions):
             return {}
         checksum = hashlib.sha256(self.low_res.read_bytes()).hexdigest()
         return {"low-resolution image": str(self.low_res.resolve()), "its SHA-256": checksum}
-
-
-def _spread(name: str, values: tuple[Any, ...], count: int, of: str) -> list[Any]:
-    """One value for each of `count`: all None where none is given. Raises `UserError` when the numbers do not fit."""
-    flag = "--" + name.replace("_", "-")
-    require(count > 0 or not values, f"{flag} is given, but there are no {of}")
-    require(
-        len(values) in (0, 1, count),
-        f"{flag} has {len(values)} values for {count} {of}: give one for all of them, or one for each",
-    )
-    return list(values) if len(values) == count else [values[0] if values else None] * count
 
 
 def warn_without_neighbours(prompts: "Sequence[Prompt]") -> None:

@@ -1,10 +1,13 @@
 """`reimagen rater`: trains and checks the network that reads EntityWorld's parameters off an image."""
 
 import dataclasses
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reimagen_jax.config import Experiment
 
 DESCRIPTION = "The rater reads off an image of EntityWorld what it shows; `evaluate`, `sweep` and `demo` use it."
 
@@ -13,11 +16,18 @@ DESCRIPTION = "The rater reads off an image of EntityWorld what it shows; `evalu
 class Train:
     """Train a rater on fresh renders, measure it, and write it with a card that says how well it reads.
 
-    reimagen rater train --out runs/rater
+        reimagen rater train --out runs/rater
+
+    Training goes on in a working folder with logs and checkpoints; the same command resumes there. It is that of
+    `reimagen train experiments/rater32.py`, where more can be set, and whose run becomes a rater by --from-run.
     """
 
     out: Path
     """Folder to write; it must not exist yet."""
+    workdir: Path | None = None
+    """Working folder of the training: logs and checkpoints, to go on from (default: OUT.run)."""
+    from_run: Path | None = None
+    """Train nothing: measure and write what this run of `reimagen train` (--workdir there) has learned so far."""
     resolution: int = 32
     """Side in pixels of the images that it is to read."""
     num_steps: int = 4000
@@ -32,32 +42,63 @@ class Train:
     """Replace an existing output folder, once the new one is complete."""
 
     def run(self) -> None:
-        """Trains, measures, writes and prints the table. Raises `UserError` on bad options."""
+        """Trains, measures, writes and prints the table. Raises `UserError` on bad options.
+
+        Exits with status 128 + its number when a signal ends the training; the same command goes on.
+        """
         from reimagen_jax.commands.options import command_line
-        from reimagen_jax.config import require
-        from reimagen_jax.evaluation import rater_card
+        from reimagen_jax.commands.train import require_untouched, train_experiment
+        from reimagen_jax.errors import require
         from reimagen_jax.evaluation.rater import Rater
         from reimagen_jax.evaluation.rater_check import measure
-        from reimagen_jax.evaluation.rater_net import RaterConfig
-        from reimagen_jax.evaluation.rater_training import RaterTraining, train
-        from reimagen_jax.files import atomic_dir, write_text
-        from reimagen_jax.progress import track
+        from reimagen_jax.files import atomic_dir, require_writable, write_text
+        from reimagen_jax.inference.model import Model
+        from reimagen_jax.reports import rater_card
+        from reimagen_jax.systems.rater.settings import RaterSystemConfig
 
         require(self.num_images > 0, f"--num-images {self.num_images}: at least 1 is needed")
-        config = RaterConfig(self.resolution)
-        training = RaterTraining(self.num_steps, self.batch_size, self.learning_rate, seed=self.seed)
+        require_writable(self.out, overwrite=self.overwrite)
+        if self.from_run is not None:
+            require_untouched(self, "out", "from_run", "num_images", "overwrite")
+            run = self.from_run
+        else:
+            run = self.workdir or self.out.with_name(f"{self.out.name}.run")
+            train_experiment(self.experiment(), run)
+        model = Model.open(run, on_host=True)
+        system = model.config.system
+        require(isinstance(system, RaterSystemConfig), f"{run} is the run of a {system.kind}, not of a rater")
+        rater = Rater.rounded(system.network, model.params)
+        rater.metrics = measure(rater, self.num_images)
+        command = command_line("train", dataclasses.replace(self, out=Path("DIR"), workdir=None, overwrite=False))
+        command = command.replace("reimagen", "reimagen rater", 1)
+        renders = (model.step or 0) * model.config.data.batch_size
         with atomic_dir(self.out, overwrite=self.overwrite) as folder:
-            steps = track(train(config, training), self.num_steps, "training the rater", "step")
-            params, _ = deque(steps, maxlen=1).pop()
-            rater = Rater.rounded(config, params)
-            rater.metrics = measure(rater, self.num_images)
             rater.save(folder)
-            command = command_line("train", dataclasses.replace(self, out=Path("DIR"), overwrite=False))
-            command = command.replace("reimagen", "reimagen rater", 1)
-            write_text(folder / "README.md", rater_card.card(rater, command, self.num_steps * self.batch_size))
+            write_text(folder / "README.md", rater_card.card(rater, command, renders))
         print(rater_card.table(rater.metrics))
         print(rater_card.verdict(rater.metrics))
         print(f"rater: {self.out}")
+
+    def experiment(self) -> "Experiment":
+        """The options as settings of the training. Raises `UserError` on those that do not fit together."""
+        from reimagen_jax.config import Experiment, TrainConfig
+        from reimagen_jax.systems.rater.settings import RaterConfig, RaterSystemConfig, RenderData
+
+        return Experiment(
+            "rater",
+            RaterSystemConfig(RaterConfig(self.resolution)),
+            RenderData(batch_size=self.batch_size),
+            train=TrainConfig(
+                num_steps=self.num_steps,
+                learning_rate=self.learning_rate,
+                warmup_steps=round(0.03 * self.num_steps),
+                clip_norm=1e9,
+                ema_decay=0.0,
+                log_every=100,
+                sample_every=0,
+                seed=self.seed,
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -76,10 +117,10 @@ class Check:
 
     def run(self) -> None:
         """Measures and prints the table. Raises `UserError` on bad options and when there is no rater."""
-        from reimagen_jax.config import require
-        from reimagen_jax.evaluation import rater_card
+        from reimagen_jax.errors import require
         from reimagen_jax.evaluation.rater import Rater
         from reimagen_jax.evaluation.rater_check import measure
+        from reimagen_jax.reports import rater_card
 
         require(self.num_images > 0, f"--num-images {self.num_images}: at least 1 is needed")
         metrics = measure(Rater.open(self.rater), self.num_images, self.seed)

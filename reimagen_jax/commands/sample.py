@@ -1,7 +1,6 @@
 """`reimagen sample`: prompts into images, with neighbours from a knowledge base or given by hand."""
 
 import dataclasses
-import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,17 +16,14 @@ from reimagen_jax.commands.options import (
     warn_of_small_neighbours,
     warn_without_neighbours,
 )
-from reimagen_jax.config import SamplerConfig, require
-from reimagen_jax.errors import UserError
+from reimagen_jax.errors import UserError, require
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
 
 if TYPE_CHECKING:
     import numpy as np
-    import PIL.Image
 
-    from reimagen_jax.commands.provenance import Model
-    from reimagen_jax.inference.cascade import Cascade
-    from reimagen_jax.inference.prompts import Prompt
-    from reimagen_jax.inference.requests import Request
+    from reimagen_jax.inference.model import Model
+    from reimagen_jax.inference.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -70,38 +66,37 @@ class Sample:
 
     def run(self) -> None:
         """Draws and saves. Raises `UserError` on bad options or input."""
+        from reimagen_jax.api import draw_by
         from reimagen_jax.files import atomic_dir
 
         self.what.check()
-        self.stages.check()
-        self._sampler(SamplerConfig())  # refuses what is out of range before anything is opened
+        self._settings(GuidedSamplerConfig())  # refuses what is out of range before anything is opened
         with atomic_dir(self.out, overwrite=self.overwrite) as folder:
-            models = [self._open(path) for path in (self.model, *self.stages.cascade)]
+            models = [self._open(path) for path in (self.model, *(stage.model for stage in self.stages.cascade))]
             low_res = self._low_res(models)
-            samplers = self.stages.samplers([model.config for model in models], self._sampler(models[0].config.sampler))
             prompts = self.what.gather(models[0].config)
             if self.what.knowledge_base:
                 warn_without_neighbours(prompts)
-            cascade = self._cascade(models, samplers, prompts)
-            requests = [dataclasses.replace(each, low_res=low_res) for each in self._requests(prompts, samplers[0])]
-            images = cascade.draw(requests)
-            self._save(folder, models, cascade, prompts, requests, images)
-        print(f"{len(requests)} images of {len(prompts)} prompts in {self.out}")
+            found = max(len(prompt.neighbours) for prompt in prompts)
+            pipeline = self.stages.pipeline(models, self.how, self._settings(models[0].config.system.sampler), found)
+            for stage in pipeline.stages:
+                if stage.settings.k and stage.config.system.super_resolution is not None:
+                    warn_of_small_neighbours(prompts, stage.config.system.resolution)
+            drawing = draw_by(pipeline, models, prompts, self.how.num_images, low_res)
+            drawing.write(folder, self._facts(models, pipeline))
+        print(f"{len(drawing.requests)} images of {len(prompts)} prompts in {self.out}")
 
     def _open(self, path: Path) -> "Model":
         """A model whose parameters are in the host's memory, so that one stage at a time is on the device."""
-        import jax
+        from reimagen_jax.inference.model import Model
 
-        from reimagen_jax.commands.provenance import Model
-
-        model = Model.open(path, self.how.text_encoder)
-        return dataclasses.replace(model, params=jax.device_get(model.params))
+        return Model.open(path, text_encoder=self.how.text_encoder, on_host=True)
 
     def _low_res(self, models: "list[Model]") -> "np.ndarray | None":
         """The image that the first model enlarges, if it does. Raises `UserError` when the models do not chain."""
-        from reimagen_jax.inference.cascade import check_chain
+        from reimagen_jax.inference.pipeline import check_chain
 
-        stage, path = models[0].config.super_resolution, self.stages.low_res
+        stage, path = models[0].config.system.super_resolution, self.stages.low_res
         name = f"--model {self.model} ({models[0].config.name})"
         require(
             stage is None or path is not None,
@@ -112,85 +107,20 @@ class Sample:
         check_chain([model.config for model in models])
         return None if path is None else _read_square(path, stage.low_resolution)
 
-    def _cascade(self, models: "list[Model]", samplers: list[SamplerConfig], prompts: "list[Prompt]") -> "Cascade":
-        """All stages, with room for the neighbours that the prompts have."""
-        from reimagen_jax.commands.provenance import cascade
+    def _settings(self, default: GuidedSamplerConfig) -> GuidedSamplerConfig:
+        settings = self.how.settings(default)
+        return settings if self.eta is None else dataclasses.replace(settings, eta=self.eta)
 
-        found = max(len(prompt.neighbours) for prompt in prompts)
-        neighbours = self.stages.neighbours([model.config for model in models], found)
-        sizes = self.stages.batch_sizes(self.how.batch_size)
-        for model, k in zip(models, neighbours, strict=True):
-            if k and model.config.super_resolution is not None:
-                warn_of_small_neighbours(prompts, model.config.resolution)
-        return cascade(models, samplers, neighbours, sizes, self.how.seed)
-
-    def _sampler(self, default: SamplerConfig) -> SamplerConfig:
-        sampler = self.how.settings(default)
-        return sampler if self.eta is None else dataclasses.replace(sampler, eta=self.eta)
-
-    def _requests(self, prompts: "list[Prompt]", sampler: SamplerConfig) -> "list[Request]":
-        """`num_images` a prompt, in order; the baseline (plain Imagen) for a prompt that has no neighbours."""
-        requests = []
-        for p, prompt in enumerate(prompts):
-            for index in range(p * self.how.num_images, (p + 1) * self.how.num_images):
-                with_neighbours = prompt.request(index, sampler.eta, sampler)
-                requests.append(with_neighbours if prompt.neighbours else prompt.baseline(index, sampler))
-        return requests
-
-    def _save(
-        self,
-        folder: Path,
-        models: "list[Model]",
-        cascade: "Cascade",
-        prompts: "list[Prompt]",
-        requests: "list[Request]",
-        images: "list[np.ndarray]",
-    ) -> None:
-        """Writes each image of each stage, the grid, and the JSON."""
-        from PIL import Image
-
-        from reimagen_jax.commands.provenance import neighbours_as_json, versions
-        from reimagen_jax.files import write_json
-
-        places = [folder / f"stage{number}" for number in range(1, len(models))] + [folder]
-        for place in places:
-            place.mkdir(exist_ok=True)
-        entries = []
-        for i, request in enumerate(requests):
-            p, s = divmod(i, self.how.num_images)
-            name = f"{p:03d}-{_slug(request.prompt)}-{s}.png"
-            for place, drawn in zip(places, images, strict=True):
-                Image.fromarray(drawn[i]).save(place / name)
-            neighbours = neighbours_as_json(request.neighbours)
-            entries.append({"file": name, **_numbers(request), "record": prompts[p].key, "neighbours": neighbours})
-        final_PSHWC = images[-1].reshape(len(prompts), self.how.num_images, *images[-1].shape[1:])
-        _grid(prompts, final_PSHWC).save(folder / "grid.png")
-        configs, samplers = [model.config for model in models], [stage.sampler for stage in cascade.stages]
+    def _facts(self, models: "list[Model]", pipeline: "Pipeline") -> dict[str, Any]:
+        """The command that draws the same again, and where prompts and neighbours come from."""
         resolved = dataclasses.replace(
             self,
-            eta=samplers[0].eta,
-            what=self.what.resolved(configs[0]),
-            how=self.how.resolved(samplers[0]),
-            stages=self.stages.resolved(configs, samplers, [stage.max_neighbours for stage in cascade.stages]),
+            eta=pipeline.settings.eta,
+            what=self.what.resolved(models[0].config),
+            how=self.how.resolved(pipeline.settings),
+            stages=self.stages.resolved(pipeline),
         )
-        facts = {
-            "command": command_line("sample", resolved),
-            **_stage_facts(models[0], samplers[0]),
-            "cascade": [_stage_facts(*stage) for stage in zip(models[1:], samplers[1:], strict=True)],
-            "data": self.what.sources() | self.stages.sources(),
-            "seed": self.how.seed,
-            "versions": versions(),
-            "images": entries,
-        }
-        write_json(folder / "sample.json", facts)
-
-
-def _stage_facts(model: "Model", sampler: SamplerConfig) -> dict[str, Any]:
-    return {
-        "model": model.facts(),
-        "sampler": dataclasses.asdict(sampler),
-        "experiment": dataclasses.asdict(model.config),
-    }
+        return {"command": command_line("sample", resolved), "data": self.what.sources() | self.stages.sources()}
 
 
 def _read_square(path: Path, side: int) -> "np.ndarray":
@@ -209,31 +139,3 @@ def _read_square(path: Path, side: int) -> "np.ndarray":
         size = f"{image.width} x {image.height}"
         print(f"--low-res {path} has {size} pixels: its central square is resized to {side} x {side}", file=sys.stderr)
     return np.asarray(images.square(image, side))
-
-
-def _grid(prompts: "list[Prompt]", image_PSHWC: "np.ndarray") -> "PIL.Image.Image":
-    """A row for each prompt: its neighbours, then its images."""
-    from reimagen_jax.evaluation.grids import labelled_grid
-
-    most = max(len(prompt.neighbours) for prompt in prompts)
-    rows = []
-    for prompt, images in zip(prompts, image_PSHWC, strict=True):
-        neighbours = [hit.at(image_PSHWC.shape[2]) for hit in prompt.neighbours]
-        rows.append([*neighbours, *[None] * (most - len(neighbours)), *images])
-    headings = [f"neighbour {j + 1}" for j in range(most)] + [f"sample {s + 1}" for s in range(image_PSHWC.shape[1])]
-    return labelled_grid(rows, [prompt.text for prompt in prompts], headings, side=128)
-
-
-def _numbers(request: "Request") -> dict[str, Any]:
-    return {
-        "prompt": request.prompt,
-        "index": request.index,
-        "eta": request.eta,
-        "text_weight": request.text_weight,
-        "neighbour_weight": request.neighbour_weight,
-    }
-
-
-def _slug(text: str) -> str:
-    """A prompt as part of a file name."""
-    return "-".join(re.findall(r"[a-z0-9]+", text.lower()))[:48].strip("-") or "image"

@@ -109,7 +109,7 @@ class Search:
             except UnicodeEncodeError:
                 raise UserError(f"the query {query!r} is not valid text (half of a character)") from None
         if self.sheet is not None:
-            from reimagen_jax.evaluation import hits_sheet
+            from reimagen_jax.reports import hits_sheet
 
             hits_sheet.check(self.sheet)
 
@@ -122,7 +122,7 @@ class Search:
         scores: "np.ndarray",
         fusion: "Fusion",
     ) -> None:
-        from reimagen_jax.evaluation.hits_sheet import score_text
+        from reimagen_jax.reports.hits_sheet import score_text
 
         if self.json:
             for rank, (record, score) in enumerate(zip(records, scores.tolist(), strict=False), 1):
@@ -141,7 +141,7 @@ class Search:
 
     def _draw(self, base: "KnowledgeBase", found: "list[tuple[str, list[ImageText], np.ndarray]]") -> None:
         from reimagen_jax.data.images import decode
-        from reimagen_jax.evaluation.hits_sheet import Hit, hits_sheet, save
+        from reimagen_jax.reports.hits_sheet import Hit, hits_sheet, save
 
         sections = [
             (query, [Hit(decode(r.image), r.text, r.key, s) for r, s in zip(records, scores.tolist(), strict=False)])

@@ -8,19 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from reimagen_jax.commands.options import PromptOptions, SamplingOptions, command_line, warn_without_neighbours
-from reimagen_jax.config import SamplerConfig, require
-from reimagen_jax.errors import UserError
+from reimagen_jax.errors import UserError, require
+from reimagen_jax.systems.reimagen.settings import ETAS, GuidedSamplerConfig
 
 if TYPE_CHECKING:
-    from reimagen_jax.commands.provenance import Model
     from reimagen_jax.config import Experiment
-    from reimagen_jax.evaluation.rater import Rater
-    from reimagen_jax.evaluation.report import Report
     from reimagen_jax.evaluation.sweeps import Sweep as DrawnSweep
     from reimagen_jax.inference.prompts import Prompt
-
-ETAS = tuple(i / 10 for i in range(11))
-RESULTS = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -47,69 +41,37 @@ class Sweep:
 
     def run(self) -> None:
         """Draws, rates where that is possible, and writes the report. Raises `UserError` on bad options or input."""
-        from reimagen_jax.commands.provenance import Model, as_json
-        from reimagen_jax.evaluation.report import PAGE, write_report
-        from reimagen_jax.evaluation.sweeps import draw_sweep
-        from reimagen_jax.files import atomic_dir, write_json
+        from reimagen_jax.api import sweep_by
+        from reimagen_jax.files import atomic_dir
+        from reimagen_jax.inference.model import Model
+        from reimagen_jax.reports.report import PAGE
 
         self._check()
         with atomic_dir(self.out, overwrite=self.overwrite) as folder:
-            model = Model.open(self.model, self.how.text_encoder)
-            sampler = self.how.settings(model.config.sampler)
+            model = Model.open(self.model, text_encoder=self.how.text_encoder)
             prompts = self._prompts(model.config)
-            rater, why_unrated = self._rater(prompts, model.config.resolution)
-            generator = model.generator(sampler, self.how, prompts)
-            sweep = draw_sweep(generator, prompts, sorted(set(self.etas)), self.how.num_images)
-            report = self._report(model, sweep, rater, why_unrated)
-            write_report(report, folder)
-            write_json(folder / RESULTS, as_json(report, model.config))
+            swept = sweep_by(
+                self.how.pipeline(model, prompts),
+                model,
+                prompts,
+                self.etas,
+                self.how.num_images,
+                rater=self.rater,
+                command=lambda drawn: self._command(model.config, drawn),
+                data=self.what.sources(),
+            )
+            swept.write(folder)
         print(f"report: {self.out / PAGE}")
 
-    def _rater(self, prompts: "list[Prompt]", resolution: int) -> "tuple[Rater | None, str]":
-        """The rater, or a sentence that says why there is none; before anything is drawn, as opening it may fail."""
-        from reimagen_jax.evaluation.rater import Rater
-        from reimagen_jax.evaluation.ratings import why_unrated
-
-        if why := why_unrated(prompts):
-            return None, why
-        rater = Rater.open(self.rater)
-        if rater.config.resolution == resolution:
-            return rater, ""
-        sides = f"{rater.config.resolution} x {rater.config.resolution}", f"{resolution} x {resolution}"
-        return (
-            None,
-            f"There are no curves: the rater reads images of {sides[0]} pixels, these have {sides[1]} (--rater).",
-        )
-
-    def _report(self, model: "Model", sweep: "DrawnSweep", rater: "Rater | None", why_unrated: str) -> "Report":
-        """Rates the sweep where a rater applies, and notes everything that draws it again."""
-        from reimagen_jax.commands.provenance import sampler_facts, versions
-        from reimagen_jax.evaluation.ratings import rate
-        from reimagen_jax.evaluation.report import Report
-
-        what, how = self.what.resolved(model.config), self.how.resolved(sweep.sampler)
-        return Report(
-            title=f"From neighbours to text: {model.config.name}",
-            introduction=(
-                f"{_count(len(sweep.prompts), 'prompt', 'prompts')}, {_count(len(sweep.etas), 'value', 'values')} of η "
-                f"and the same without neighbours, {_count(sweep.num_seeds, 'image', 'images')} of each."
-            ),
-            sweep=sweep,
-            command=command_line("sweep", dataclasses.replace(self, etas=sweep.etas, what=what, how=how)),
-            settings={
-                "Model": model.facts(),
-                "Data": self.what.sources(),
-                "Sampler": sampler_facts(sweep.sampler, self.how),
-                "Versions": versions(),
-            },
-            ratings=rate(sweep, rater) if rater is not None else None,
-            why_unrated=why_unrated,
-        )
+    def _command(self, config: "Experiment", drawn: "DrawnSweep") -> str:
+        """The command line with nothing left to the experiment."""
+        what, how = self.what.resolved(config), self.how.resolved(drawn.sampler)
+        return command_line("sweep", dataclasses.replace(self, etas=drawn.etas, what=what, how=how))
 
     def _check(self) -> None:
         """Raises `UserError` on options that make no sense; opens nothing."""
         self.what.check()
-        self.how.settings(SamplerConfig())
+        self.how.settings(GuidedSamplerConfig())
         require(len(self.etas) > 0, "--etas is empty: give at least one value between 0 and 1")
         require(all(0 <= eta <= 1 for eta in self.etas), f"--etas {self.etas}: every value is between 0 and 1")
         require(self.what.k != 0, "--k 0 leaves a sweep nothing to weigh against the text: at least 1 is needed")
@@ -126,7 +88,3 @@ class Sweep:
                 f"no neighbours were found for any prompt: no caption in {self.what.knowledge_base} shares a word"
             )
         return prompts
-
-
-def _count(n: int, one: str, more: str) -> str:
-    return f"{n} {one if n == 1 else more}"

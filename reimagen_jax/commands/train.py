@@ -1,31 +1,33 @@
-"""`reimagen train EXPERIMENT.py --workdir DIR`: triples to checkpoints, with any setting of the experiment overridden.
+"""`reimagen train EXPERIMENT.py --workdir DIR`: data to checkpoints, with any setting of the experiment overridden.
 
 The settings' defaults come from the experiment file, so the command line is read when the file is known: this command
 has a `main` of its own besides the fields that the other commands have.
 """
 
+import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from reimagen_jax.config import Experiment, load_experiment
 from reimagen_jax.errors import UserError
+from reimagen_jax.systems.reimagen.settings import ReImagenConfig
 
 PROGRAM = "reimagen train"
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train an experiment, or go on with one.
+    """Train an experiment, whatever its system, or go on with one.
 
-    Reads KNN-ImageText triples (`reimagen triples`), trains, logs to the console, TensorBoard and metrics.jsonl, draws
-    sample grids, and checkpoints. When the working folder holds a checkpoint, training goes on from it; the settings
-    have to be the same then, but for lengths, cadences, threads and the sampler.
+    Reads the experiment's data (for a Re-Imagen, triples written by `reimagen triples`), trains, logs to the console,
+    TensorBoard and metrics.jsonl, draws sample grids, and checkpoints. When the working folder holds a checkpoint,
+    training goes on from it; the settings have to be the same then, but for lengths, cadences, threads and the sampler.
 
     Every setting of the experiment can be given here; the values shown are those of the experiment file.
     """
@@ -41,55 +43,48 @@ class Train:
 
     def run(self) -> None:
         """Trains to the end, or until a signal. Raises `UserError` on bad settings or data."""
-        from reimagen_jax.data.loader import make_dataset
-        from reimagen_jax.data.triples import Triples
-        from reimagen_jax.evaluation.grids import training_grid
-        from reimagen_jax.inference.generator import open_weights
-        from reimagen_jax.pretrained.adopt import settled
-        from reimagen_jax.systems.reimagen import ReImagen
         from reimagen_jax.training import distributed
-        from reimagen_jax.training.loop import train
 
         distributed.start(self.distributed)
-        # Orbax logs, with a traceback, what it raises as well; the user needs it once.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
-        if not self.config.data.triples:
-            raise UserError("data.triples is not set: pass --data.triples DIR, a folder written by `reimagen triples`")
-        config, triples = settled(self.config), Triples.open(self.config.data.triples)
-        # The first read imports TFDS piece by piece: threads of the loader that begin with it can block each other.
-        triples.records.fetch([0])
-        config, data_fingerprint = _with_text(config, triples.fingerprint)
-        system, dataset = ReImagen(config), make_dataset(triples, config)
-        on_sample = None
-        if config.train.sample_every:
-            on_sample = training_grid(system, next(iter(dataset)), self.workdir / "samples")
-        initial = None
-        if config.init.weights:
-            initial = lambda: open_weights(config.init.weights, on_host=True)[1]  # noqa: E731
-        outcome = train(
-            config,
-            self.workdir,
-            system,
-            dataset,
-            on_sample=on_sample,
-            data_fingerprint=data_fingerprint,
-            initial=initial,
-        )
-        if outcome.stopped is not None:
-            sys.exit(128 + outcome.stopped)
+        train_experiment(self.config, self.workdir)
 
 
-def _with_text(config: Experiment, fingerprint: str) -> tuple[Experiment, str]:
-    """The experiment with its frozen text encoder's fingerprint, and the data's with that of the embeddings."""
-    frozen = config.text.frozen
-    if frozen is None or not config.data.text_embeddings:
-        return config, fingerprint
-    from reimagen_jax.data.text_embeddings import TextEmbeddings
+def train_experiment(config: Experiment, workdir: Path) -> None:
+    """Trains in `workdir`, or goes on there; exits with status 128 + its number when a signal ends it before its time.
 
-    store = TextEmbeddings.open(config.data.text_embeddings)
-    store.check(frozen)
-    text = replace(config.text, frozen=replace(frozen, fingerprint=store.encoder))
-    return replace(config, text=text), f"{fingerprint}-{store.fingerprint}"
+    Raises `UserError` on bad settings or data.
+    """
+    from reimagen_jax.inference.model import Model, settled
+    from reimagen_jax.reports.previews import preview_hook
+    from reimagen_jax.systems import kinds
+    from reimagen_jax.training.loop import train
+
+    # Orbax logs, with a traceback, what it raises as well; the user needs it once.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    feed = kinds.feed_of(settled(config)).settled()
+    config, dataset = feed.config, feed.dataset()
+    system, initial = kinds.system_of(config), None
+    if config.init.weights:
+        initial = lambda: Model.open(config.init.weights, on_host=True).params  # noqa: E731
+    outcome = train(
+        config,
+        workdir,
+        system,
+        dataset,
+        on_sample=preview_hook(system, feed, dataset, workdir / "samples"),
+        data_fingerprint=feed.fingerprint,
+        initial=initial,
+    )
+    if outcome.stopped is not None:
+        sys.exit(128 + outcome.stopped)
+
+
+def require_untouched(command: Any, *others: str) -> None:
+    """Raises `UserError` for an option of a training, of all but `others`, that is given where nothing is trained."""
+    for item in dataclasses.fields(command):
+        if item.name not in others and getattr(command, item.name) != item.default:
+            option = item.name.replace("_", "-")
+            raise UserError(f"--{option} is about a training, but with --from-run nothing is trained: leave it out")
 
 
 def parse(args: Sequence[str]) -> Train:
@@ -99,7 +94,7 @@ def parse(args: Sequence[str]) -> Train:
     or the settings contradict each other.
     """
     path = next((Path(arg) for arg in args if arg.endswith(".py")), None)
-    config = load_experiment(path) if path is not None else Experiment(name="unnamed")
+    config = load_experiment(path) if path is not None else Experiment("unnamed", ReImagenConfig())
     # An optional part (super_resolution) has options where the experiment has the part, instead of a subcommand.
     command = tyro.cli(
         Train,

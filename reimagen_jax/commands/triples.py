@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from reimagen_jax.config import require
+from reimagen_jax.errors import require
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class BuildTriples:
     def run(self) -> None:
         """Builds the triples and sums up. Raises `UserError` on bad options or input."""
         from reimagen_jax.data.records import Records
-        from reimagen_jax.data.triples import EXCLUDED_FILE
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
         from reimagen_jax.retrieval.neighbours import Rules, build_triples
+        from reimagen_jax.retrieval.triples import EXCLUDED_FILE
 
         require(self.num_neighbours >= 1, f"--num-neighbours {self.num_neighbours} has to be at least 1")
         rules = Rules(

@@ -6,6 +6,7 @@ a manifest, and `skipped.jsonl`, which names what the source held and the record
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,14 +19,14 @@ import numpy as np
 from reimagen_jax.data import images
 from reimagen_jax.data.catalogue import Ledger
 from reimagen_jax.data.image_text import ImageText, Problem
-from reimagen_jax.data.manifest import read_manifest, verify_checksums, write_manifest
+from reimagen_jax.data.manifest import follow, read_manifest, verify_checksums, write_manifest
 from reimagen_jax.data.parallel import ordered_map
 from reimagen_jax.data.shards import SPLIT, Shard, ShardWriter, from_features, parse, read_shard, string
 from reimagen_jax.errors import UserError
 from reimagen_jax.files import atomic_dir
 from reimagen_jax.progress import track
 
-__all__ = ["Draft", "ImageText", "Problem", "Records", "write_records"]
+__all__ = ["Draft", "ImageText", "ImageTexts", "Problem", "Records", "open_linked", "write_records"]
 
 KIND = "records"
 RECORDS_PER_SHARD = 4096
@@ -109,9 +110,55 @@ def as_line(problem: Problem) -> str:
     return json.dumps(vars(problem), ensure_ascii=False) + "\n"
 
 
+class ImageTexts(ABC):
+    """A sequence of image-text pairs with random access: a folder of records, or a collection of several."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Checksum of all records, in order."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def fetch(self, ids: Iterable[int]) -> list[ImageText]:
+        """Reads many records at once: far faster than one by one."""
+
+    @abstractmethod
+    def keys(self) -> list[str]:
+        """All keys, in order; those of one source are different from each other."""
+
+    @abstractmethod
+    def texts(self) -> list[str]:
+        """All captions, in order."""
+
+    @abstractmethod
+    def digests(self) -> list[str]:
+        """Checksums of all images' pixels, in order."""
+
+    @abstractmethod
+    def sources(self) -> list[str]:
+        """Each record's source: records of the same source and key are the same record."""
+
+    @abstractmethod
+    def verify(self) -> None:
+        """Compares the checksums of all files. Raises `UserError` naming the first that is damaged."""
+
+    def __getitem__(self, index: int) -> ImageText:
+        return self.fetch([range(len(self))[index]])[0]
+
+    def __iter__(self) -> Iterator[ImageText]:
+        for start in range(0, len(self), _READ_BATCH):
+            yield from self.fetch(range(start, min(start + _READ_BATCH, len(self))))
+
+
 @dataclass(frozen=True, eq=False)
-class Records:
-    """A folder of records: a sequence of `ImageText` with random access; safe to read from several threads."""
+class Records(ImageTexts):
+    """A folder of records; safe to read from several threads."""
 
     path: Path
     manifest: dict[str, Any]
@@ -134,35 +181,27 @@ class Records:
     def __len__(self) -> int:
         return self.manifest["count"]
 
-    def __getitem__(self, index: int) -> ImageText:
-        return self.fetch([range(len(self))[index]])[0]
-
-    def __iter__(self) -> Iterator[ImageText]:
-        for start in range(0, len(self), _READ_BATCH):
-            yield from self.fetch(range(start, min(start + _READ_BATCH, len(self))))
-
     def fetch(self, ids: Iterable[int]) -> list[ImageText]:
-        """Reads many records at once: far faster than one by one."""
         return [from_features(features) for features in self._features(ids)]
 
     def keys(self) -> list[str]:
-        """All keys, in order; read once."""
         return self._columns[0]
 
     def texts(self) -> list[str]:
-        """All captions, in order; read once."""
         return self._columns[1]
 
     def digests(self) -> list[str]:
-        """Checksums of all images' pixels, in order; read once."""
         return self._columns[2]
 
+    def sources(self) -> list[str]:
+        return [self.source] * len(self)
+
     def verify(self) -> None:
-        """Compares the checksums of all files. Raises `UserError` naming the first that is damaged."""
         verify_checksums(self.path, self.manifest)
 
     @cached_property
     def _columns(self) -> tuple[list[str], list[str], list[str]]:
+        """Keys, texts and digests; read once."""
         columns = ([], [], [])
         for start in range(0, len(self), _READ_BATCH):
             for features in self._features(range(start, min(start + _READ_BATCH, len(self)))):
@@ -185,6 +224,17 @@ class Records:
         if ids.min() < 0 or ids.max() >= len(self):
             raise IndexError(f"record {ids.min() if ids.min() < 0 else ids.max()} of {len(self)} in {self.path}")
         return [parse(raw) for raw in self._shards.__getitems__(ids.tolist())]
+
+
+def open_linked(folder: str | Path, relative: str, expected: str, command: str) -> Records:
+    """Opens the records that `folder` refers to. Raises `UserError` when they are gone or others (fingerprint)."""
+    path = follow(folder, relative)
+    if not path.is_dir():
+        raise UserError(f"{folder} refers to records in {path}, which are gone: run `{command}` again")
+    records = Records.open(path)
+    if records.fingerprint != expected:
+        raise UserError(f"{folder} was made from other records than {path} holds now: run `{command}` again")
+    return records
 
 
 def _with_digest(example: ImageText) -> ImageText:

@@ -1,8 +1,8 @@
-"""The training loss (Re-Imagen equation 4, with any prediction):
+"""The training loss, for samples of any shape and any prediction:
 
   L = E_{x_0, eps, t} w(t) | prediction(x_t, t, c) - target(x_0, eps, t) |^2  (+ lambda L_vlb, variance.py)      (1)
 
-where text and neighbours are dropped from c independently of each other, each with its own probability,        (2)
+where parts of c are dropped independently of each other, each with its own probability,                         (2)
 and t = u^r with u uniform in [0, 1].                                                                           (3)
 
   w(t) = 1                                                                                          (plain)      (4)
@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from reimagen_jax.config import DiffusionConfig
 from reimagen_jax.diffusion import process, schedule, variance
+from reimagen_jax.diffusion.base import Condition, Denoiser
+from reimagen_jax.diffusion.settings import DiffusionConfig
 
 
 def dropped(key: Key[Array, ""], batch: int, probability: float) -> Bool[Array, " b"]:
@@ -35,12 +36,12 @@ def min_snr_weight(logsnr_B: Float[Array, " b"], config: DiffusionConfig) -> Flo
 
 
 def diffusion_loss(
-    denoise, x0: Float[Array, "b h w c"], condition, key: Key[Array, ""], config: DiffusionConfig
+    denoise: Denoiser, x0: Float[Array, "b *s"], condition: Condition, key: Key[Array, ""], config: DiffusionConfig
 ) -> Float[Array, " b"]:
-    """(1) per image, at one time each; the times of a batch are stratified to lower the variance of its mean.
+    """(1) per sample, at one time each; the times of a batch are stratified to lower the variance of its mean.
 
-    `denoise(x, t, condition)` is a denoiser, whose output has `config.output_channels(c)` channels; `x0` lies in
-    [-1, 1]. The loss is float32 whatever the network computes in.
+    `denoise`'s output has `config.output_channels(c)` channels for the c of `x0`, which lies in [-1, 1]. The loss is
+    float32 whatever the network computes in.
     """
     B = x0.shape[0]
     key_t, key_eps = jax.random.split(key)
@@ -52,7 +53,7 @@ def diffusion_loss(
     output = denoise(x, t_B, condition).astype(jnp.float32)
     prediction, fraction = variance.split(output, x0.shape[-1], config)
     target = process.target(x0, eps, alpha_B, sigma_B, config.prediction)
-    loss_B = jnp.mean((prediction - target) ** 2, axis=(1, 2, 3))
+    loss_B = process.sample_mean((prediction - target) ** 2)
     if config.weighting == "min_snr":
         loss_B = min_snr_weight(schedule.logsnr(t_B, config), config) * loss_B
     if fraction is not None:

@@ -1,4 +1,4 @@
-"""The forward process and the three names of one prediction.
+"""The forward process and the three names of one prediction, for samples of any shape.
 
   x_t = alpha x_0 + sigma eps                                                                                    (1)
   v   = alpha eps - sigma x_0                                                                                    (2)
@@ -10,31 +10,42 @@ Sources: Ho et al. 2020 (1); Salimans and Ho 2022 (2, 3).
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from reimagen_jax.config import Prediction
+from reimagen_jax.diffusion.settings import Prediction
 
 
-def over_pixels(scale_B: Float[Array, " b"]) -> Float[Array, "b 1 1 1"]:
-    """A number per image, shaped to multiply images."""
-    return scale_B[:, None, None, None]
+def expand(scale_B: Float[Array, " b"], like: Float[Array, "b *s"]) -> Float[Array, "b *one"]:
+    """A number per sample, shaped to multiply samples such as `like`."""
+    return scale_B.reshape(-1, *(1,) * (like.ndim - 1))
 
 
-def diffuse(x0: Float[Array, "b h w c"], eps: Float[Array, "b h w c"], alpha_B: Array, sigma_B: Array) -> Array:
-    """(1): noise added to images."""
-    return over_pixels(alpha_B) * x0 + over_pixels(sigma_B) * eps
+def sample_mean(x: Float[Array, "b *s"]) -> Float[Array, " b"]:
+    """The mean of each sample."""
+    return jnp.mean(x, axis=tuple(range(1, x.ndim)))
 
 
-def target(x0: Float[Array, "b h w c"], eps: Array, alpha_B: Array, sigma_B: Array, kind: Prediction) -> Array:
+def diffuse(
+    x0: Float[Array, "b *s"], eps: Float[Array, "b *s"], alpha_B: Float[Array, " b"], sigma_B: Float[Array, " b"]
+) -> Float[Array, "b *s"]:
+    """(1): noise added to samples."""
+    return expand(alpha_B, x0) * x0 + expand(sigma_B, x0) * eps
+
+
+def target(
+    x0: Float[Array, "b *s"], eps: Array, alpha_B: Array, sigma_B: Array, kind: Prediction
+) -> Float[Array, "b *s"]:
     """What a network with predictions of this `kind` should say."""
     if kind == "eps":
         return eps
     if kind == "x0":
         return x0
-    return over_pixels(alpha_B) * eps - over_pixels(sigma_B) * x0  # (2)
+    return expand(alpha_B, x0) * eps - expand(sigma_B, x0) * x0  # (2)
 
 
-def to_x0(prediction: Float[Array, "b h w c"], x: Array, alpha_B: Array, sigma_B: Array, kind: Prediction) -> Array:
-    """The clean image that a prediction at x_t implies, by (1) or (3)."""
-    alpha, sigma = over_pixels(alpha_B), over_pixels(sigma_B)
+def to_x0(
+    prediction: Float[Array, "b *s"], x: Array, alpha_B: Array, sigma_B: Array, kind: Prediction
+) -> Float[Array, "b *s"]:
+    """The clean sample that a prediction at x_t implies, by (1) or (3)."""
+    alpha, sigma = expand(alpha_B, x), expand(sigma_B, x)
     if kind == "eps":
         return (x - sigma * prediction) / alpha
     if kind == "x0":
@@ -42,7 +53,7 @@ def to_x0(prediction: Float[Array, "b h w c"], x: Array, alpha_B: Array, sigma_B
     return alpha * x - sigma * prediction
 
 
-def to_eps(x0: Float[Array, "b h w c"], x: Array, alpha_B: Array, sigma_B: Array) -> Array:
-    """The noise that a clean image implies at x_t, by (1)."""
+def to_eps(x0: Float[Array, "b *s"], x: Array, alpha_B: Array, sigma_B: Array) -> Float[Array, "b *s"]:
+    """The noise that a clean sample implies at x_t, by (1)."""
     # At t = 0 there is no noise to speak of, and dividing by its scale would blow up rounding errors.
-    return (x - over_pixels(alpha_B) * x0) / jnp.maximum(over_pixels(sigma_B), 1e-4)
+    return (x - expand(alpha_B, x) * x0) / jnp.maximum(expand(sigma_B, x), 1e-4)

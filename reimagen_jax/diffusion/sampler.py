@@ -1,14 +1,13 @@
-"""The sampler: one `lax.scan` from noise to images, with interleaved guidance and thresholding.
+"""The sampler: one `lax.scan` from noise to samples of any shape, differentiable in the noise.
 
-For t = 1 down to 0 in `num_steps` equal steps (schedule.times: on a chain, along its steps):
-  prediction = guided(x_t, t)                       guidance.py                                                  (1)
-  x_0 = threshold(x_0 of the prediction)            static: clip to [-1, 1]; dynamic: Imagen section 2.3         (2)
-  eps = recomputed from x_t and the thresholded x_0                                                              (3)
+For the times t_0 > t_1 > ... > t_n, as `schedule.times` gives them:
+  prediction = guide(denoise, x_t, t)               guidance.py                                                  (1)
+  x_0 = project(x_0 of the prediction)              static: clip to [-1, 1]; dynamic: Imagen section 2.3         (2)
+  eps = recomputed from x_t and the projected x_0                                                                (3)
   x_s = solver(x_t, x_0, eps)                       solvers.py, with the learned variance if there is one        (4)
 
-Every image has its own key, from which its initial noise, its guidance plan and its step noise derive: an image does
-not depend on what else is in the batch. eta, both weights and the masks of the condition are traced: a sweep compiles
-once.
+Every sample has its own key, from which its initial noise, its guidance plan and its step noise derive (`image_keys`,
+`split_keys`): a sample does not depend on what else is in the batch.
 """
 
 from collections.abc import Sequence
@@ -17,8 +16,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from reimagen_jax.config import DiffusionConfig, SamplerConfig, require
-from reimagen_jax.diffusion import guidance, process, schedule, solvers, variance
+from reimagen_jax.diffusion import process as forward
+from reimagen_jax.diffusion import schedule, variance
+from reimagen_jax.diffusion.base import Carry, Condition, Denoiser, Guide, Prediction, Project, Solver
+from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig
 
 
 def image_keys(seed: int, indices: Sequence[int]) -> Key[Array, " b"]:
@@ -26,72 +27,68 @@ def image_keys(seed: int, indices: Sequence[int]) -> Key[Array, " b"]:
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.asarray(indices, jnp.uint32))
 
 
-def threshold(x0: Float[Array, "b h w c"], config: SamplerConfig) -> Float[Array, "b h w c"]:
-    """(2): keeps a predicted image within [-1, 1]."""
-    if config.thresholding == "static":
-        return jnp.clip(x0, -1.0, 1.0)
-    if config.thresholding == "dynamic":
-        magnitude_BP = jnp.abs(x0).reshape(x0.shape[0], -1)
-        limit_B = jnp.maximum(jnp.quantile(magnitude_BP, config.percentile, axis=1), 1.0)
-        if config.threshold_limit is not None:
-            limit_B = jnp.minimum(limit_B, config.threshold_limit)
-        limit = process.over_pixels(limit_B)
-        return jnp.clip(x0, -limit, limit) / limit
-    return x0
+def split_keys(keys_B: Key[Array, " b"]) -> Key[Array, "3 b"]:
+    """Each image's keys of its initial noise, of its guidance plan and of its steps."""
+    return jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys_B), 1, 0)
+
+
+def initial_noise(keys_B: Key[Array, " b"], shape: Sequence[int]) -> Float[Array, "b *s"]:
+    """x_T: a sample of standard normal noise for every key."""
+    return jax.vmap(lambda key: jax.random.normal(key, tuple(shape)))(keys_B)
+
+
+def projection(config: SamplerConfig) -> Project:
+    """(2), as the settings ask for it: keeps a predicted sample within [-1, 1]."""
+
+    def project(x0: Array, x: Array, t: Array) -> Array:
+        if config.thresholding == "static":
+            return jnp.clip(x0, -1.0, 1.0)
+        if config.thresholding == "dynamic":
+            magnitude_BP = jnp.abs(x0).reshape(x0.shape[0], -1)
+            limit_B = jnp.maximum(jnp.quantile(magnitude_BP, config.percentile, axis=1), 1.0)
+            if config.threshold_limit is not None:
+                limit_B = jnp.minimum(limit_B, config.threshold_limit)
+            limit = forward.expand(limit_B, x0)
+            return jnp.clip(x0, -limit, limit) / limit
+        return x0
+
+    return project
 
 
 def sample(
-    denoise,
-    condition,
+    denoise: Denoiser,
+    condition: Condition,
+    x_T: Float[Array, "b *s"],
     keys_B: Key[Array, " b"],
-    shape: tuple[int, int, int],
-    diffusion: DiffusionConfig,
-    config: SamplerConfig,
-    eta: Float[Array, ""] | Float[Array, " b"] | float,
-    text_weight: Float[Array, ""] | Float[Array, " b"] | float,
-    neighbour_weight: Float[Array, ""] | Float[Array, " b"] | float,
-) -> Float[Array, "b h w c"]:
-    """Draws an image of `shape` (H, W, C) in [-1, 1] for every key; pure, to be jitted by the caller.
+    times_T: Float[Array, " t"],
+    process: DiffusionConfig,
+    solver: Solver,
+    guide: Guide,
+    project: Project,
+) -> Float[Array, "b *s"]:
+    """x_0 from x_T along the times, `len(times_T) - 1` steps of `solver`; pure, to be jitted by the caller.
 
-    `denoise(x, t, condition)` is a denoiser whose predictions mean `diffusion.prediction`. `eta` and the weights are
-    taken from these arguments, one number or one per image, not from `config`, so that they can be traced.
-
-    Raises `UserError` if `config` sets a variance that the network has learned.
+    `denoise`'s predictions mean `process.prediction`. A step draws its noise from `keys_B`, one key a sample, and its
+    number. What may vary without another program (guidance's numbers, masks) is traced, inside `condition` and `guide`.
     """
-    require(
-        not (diffusion.learned_variance and config.solver == "ddpm" and config.ddpm_gamma > 0),
-        f"sampler.ddpm_gamma is {config.ddpm_gamma}, but the model has learned its variance: leave it at 0",
-    )
-    B, steps = keys_B.shape[0], config.num_steps
-    eta_B, text_weight_B, neighbour_weight_B = (
-        jnp.broadcast_to(jnp.asarray(x, jnp.float32), (B,)) for x in (eta, text_weight, neighbour_weight)
-    )
-    start_B, plan_B, step_B = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys_B), 1, 0)
-    x_start = jax.vmap(lambda key: jax.random.normal(key, shape))(start_B)
-    plan_BT = jax.vmap(lambda eta, key: guidance.interleave(eta, steps, key))(eta_B, plan_B)
-    times = schedule.times(steps, diffusion)
-    stochastic = config.solver == "ddpm" or config.ddim_noise > 0
+    B, C = x_T.shape[0], x_T.shape[-1]
 
-    def step(x, inputs):
-        i, t, s, text_enhanced_B = inputs
-        scales = solvers.Scales(*schedule.alpha_sigma(t, diffusion), *schedule.alpha_sigma(s, diffusion))
-        alpha_B, sigma_B = jnp.full(B, scales.alpha_t), jnp.full(B, scales.sigma_t)
-        output = guidance.guided(
-            denoise, x, jnp.full(B, t), condition, text_enhanced_B, text_weight_B, neighbour_weight_B
-        )  # (1)
-        prediction, fraction = variance.split(output, shape[-1], diffusion)
-        x0 = threshold(process.to_x0(prediction, x, alpha_B, sigma_B, diffusion.prediction), config)  # (2)
-        eps = process.to_eps(x0, x, alpha_B, sigma_B)  # (3)
+    def step(state: tuple[Array, Carry], inputs: tuple[Array, Array, Array]) -> tuple[tuple[Array, Carry], None]:
+        x, carry = state
+        i, t, s = inputs
+
+        def predict(x: Float[Array, "b *s"], t: Float[Array, ""]) -> Prediction:
+            alpha_B, sigma_B = (jnp.full(B, scale) for scale in schedule.alpha_sigma(t, process))
+            output = guide(denoise, x, jnp.full(B, t), condition, i)  # (1)
+            said, fraction = variance.split(output, C, process)
+            x0 = project(forward.to_x0(said, x, alpha_B, sigma_B, process.prediction), x, t)  # (2)
+            return Prediction(x0, forward.to_eps(x0, x, alpha_B, sigma_B), fraction)  # (3)
+
         noise = jnp.zeros_like(x)
-        if stochastic:
-            noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(step_B)
-        if config.solver == "ddpm":
-            if diffusion.schedule == "cosine_chain":  # whose last step is the image itself, without any noise
-                noise = jnp.where(i == steps - 1, jnp.zeros_like(noise), noise)
-            x = solvers.ddpm(x, x0, noise, scales, config.ddpm_gamma if fraction is None else fraction)  # (4)
-        else:
-            x = solvers.ddim(x0, eps, noise, scales, config.ddim_noise)
-        return x, None
+        if solver.stochastic:
+            noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), x.shape[1:]))(keys_B)
+        return solver.step(predict, x, carry, t, s, noise), None  # (4)
 
-    x, _ = jax.lax.scan(step, x_start, (jnp.arange(steps), times[:-1], times[1:], plan_BT.T))
-    return jnp.clip(x, -1.0, 1.0)
+    numbers = jnp.arange(len(times_T) - 1)
+    (x, _), _ = jax.lax.scan(step, (x_T, solver.init(x_T)), (numbers, times_T[:-1], times_T[1:]))
+    return x

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from reimagen_jax.config import DiffusionConfig, require
+from reimagen_jax.diffusion.settings import DiffusionConfig
+from reimagen_jax.errors import require
 
 OFFSET = 0.008
 """b of (4)."""

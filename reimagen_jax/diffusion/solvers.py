@@ -1,4 +1,4 @@
-"""One step of a sampler, from time t to an earlier time s.
+"""Solvers of the reverse process: each one a function that returns its step from time t to an earlier time s.
 
   alpha_ts = alpha_t / alpha_s,   sigma_ts^2 = sigma_t^2 - alpha_ts^2 sigma_s^2
 
@@ -16,6 +16,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from reimagen_jax.diffusion import schedule
+from reimagen_jax.diffusion.base import Carry, Predict, Solver
+from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig
+from reimagen_jax.errors import require
+
 
 class Scales(NamedTuple):
     """alpha and sigma at t and at s < t; scalars."""
@@ -24,6 +29,11 @@ class Scales(NamedTuple):
     sigma_t: Float[Array, ""]
     alpha_s: Float[Array, ""]
     sigma_s: Float[Array, ""]
+
+    @classmethod
+    def at(cls, t: Float[Array, ""], s: Float[Array, ""], process: DiffusionConfig) -> "Scales":
+        """Those of a process."""
+        return cls(*schedule.alpha_sigma(t, process), *schedule.alpha_sigma(s, process))
 
     @property
     def alpha_ts(self) -> Float[Array, ""]:
@@ -38,15 +48,47 @@ class Scales(NamedTuple):
         return self.variance_ts * self.sigma_s**2 / self.sigma_t**2
 
 
-def ddpm(x: Array, x0: Array, noise: Array, scales: Scales, gamma: Array | float) -> Array:
-    """Ancestral sampling, (1) and (2)."""
-    from_x = scales.alpha_ts * scales.sigma_s**2 / scales.sigma_t**2
-    from_x0 = scales.alpha_s * scales.variance_ts / scales.sigma_t**2
-    sd = scales.variance_ts ** (0.5 * gamma) * scales.posterior_variance ** (0.5 * (1.0 - gamma))
-    return from_x * x + from_x0 * x0 + sd * noise
+def solver_of(config: SamplerConfig, process: DiffusionConfig) -> Solver:
+    """The solver that the settings name.
+
+    Raises `UserError` if they set a variance that the network has learned.
+    """
+    if config.solver == "ddim":
+        return ddim(process, config.ddim_noise)
+    require(
+        not process.learned_variance or config.ddpm_gamma == 0,
+        f"sampler.ddpm_gamma is {config.ddpm_gamma}, but the model has learned its variance: leave it at 0",
+    )
+    return ddpm(process, config.ddpm_gamma)
 
 
-def ddim(x0: Array, eps: Array, noise: Array, scales: Scales, noise_share: float) -> Array:
+def ddpm(process: DiffusionConfig, gamma: float = 0.0) -> Solver:
+    """Ancestral sampling, (1) and (2); a learned variance takes the place of `gamma`."""
+
+    def step(predict: Predict, x: Array, carry: Carry, t: Array, s: Array, noise: Array) -> tuple[Array, Carry]:
+        scales, (x0, _, fraction) = Scales.at(t, s, process), predict(x, t)
+        if process.schedule == "cosine_chain":  # whose last step is the image itself, without any noise
+            noise = jnp.where(s < 0.0, jnp.zeros_like(noise), noise)
+        share = gamma if fraction is None else fraction
+        from_x = scales.alpha_ts * scales.sigma_s**2 / scales.sigma_t**2
+        from_x0 = scales.alpha_s * scales.variance_ts / scales.sigma_t**2
+        sd = scales.variance_ts ** (0.5 * share) * scales.posterior_variance ** (0.5 * (1.0 - share))
+        return from_x * x + from_x0 * x0 + sd * noise, carry  # (1), (2)
+
+    return Solver(_remember_nothing, step, stochastic=True)
+
+
+def ddim(process: DiffusionConfig, noise_share: float = 0.0) -> Solver:
     """Implicit sampling, (3) and (4)."""
-    variance = noise_share**2 * scales.posterior_variance
-    return scales.alpha_s * x0 + jnp.sqrt(scales.sigma_s**2 - variance) * eps + jnp.sqrt(variance) * noise
+
+    def step(predict: Predict, x: Array, carry: Carry, t: Array, s: Array, noise: Array) -> tuple[Array, Carry]:
+        scales, (x0, eps, _) = Scales.at(t, s, process), predict(x, t)
+        variance = noise_share**2 * scales.posterior_variance  # (4)
+        x = scales.alpha_s * x0 + jnp.sqrt(scales.sigma_s**2 - variance) * eps + jnp.sqrt(variance) * noise  # (3)
+        return x, carry
+
+    return Solver(_remember_nothing, step, stochastic=noise_share > 0.0)
+
+
+def _remember_nothing(x: Array) -> None:
+    """The memory of a solver of single steps."""

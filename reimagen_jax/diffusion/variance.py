@@ -24,8 +24,8 @@ import jax.numpy as jnp
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
-from reimagen_jax.config import DiffusionConfig
 from reimagen_jax.diffusion import process, schedule
+from reimagen_jax.diffusion.settings import DiffusionConfig
 
 HALF_BYTE = 1.0 / 255.0
 """Half the distance of two bytes in [-1, 1]."""
@@ -33,8 +33,8 @@ LEAST_PROBABILITY = 1e-12
 """Below it (3) stays as it is: an image that the step cannot reach at all teaches nothing."""
 
 
-def split(output: Float[Array, "b h w d"], channels: int, config: DiffusionConfig) -> tuple[Array, Array | None]:
-    """A network's output as its prediction, [B, H, W, channels], and f of (1), of that shape or None if not learned.
+def split(output: Float[Array, "b *d"], channels: int, config: DiffusionConfig) -> tuple[Array, Array | None]:
+    """A network's output as its prediction, [B, ..., channels], and f of (1), of that shape or None if not learned.
 
     Raises `ValueError` if the output has not the channels that the settings ask for.
     """
@@ -46,10 +46,10 @@ def split(output: Float[Array, "b h w d"], channels: int, config: DiffusionConfi
 
 
 def variational_bits(
-    prediction: Float[Array, "b h w c"],
-    fraction: Float[Array, "b h w c"],
-    x: Float[Array, "b h w c"],
-    x0: Float[Array, "b h w c"],
+    prediction: Float[Array, "b *s"],
+    fraction: Float[Array, "b *s"],
+    x: Float[Array, "b *s"],
+    x0: Float[Array, "b *s"],
     t_B: Float[Array, " b"],
     config: DiffusionConfig,
 ) -> Float[Array, " b"]:
@@ -62,14 +62,14 @@ def variational_bits(
     log_ratio_B = jax.nn.log_sigmoid(-logsnr_t) - jax.nn.log_sigmoid(-logsnr_s)  # r
     surprise = _byte_surprise(x0, guess, x, fraction, logsnr_t, logsnr_s, log_ratio_B)
     divergence = _divergence(x0 - guess, fraction, logsnr_t, logsnr_s, log_ratio_B)
-    nats_B = jnp.where(last_B, jnp.mean(surprise, axis=(1, 2, 3)), jnp.mean(divergence, axis=(1, 2, 3)))
+    nats_B = jnp.where(last_B, process.sample_mean(surprise), process.sample_mean(divergence))
     return config.variance_steps * nats_B / jnp.log(2.0)
 
 
 def _divergence(error: Array, fraction: Array, logsnr_t: Array, logsnr_s: Array, log_ratio_B: Array) -> Array:
     """(2)."""
-    log_variance = fraction * process.over_pixels(log_ratio_B)  # of p, above that of q
-    snr_gain = process.over_pixels(jnp.exp(logsnr_s) - jnp.exp(logsnr_t))
+    log_variance = fraction * process.expand(log_ratio_B, error)  # of p, above that of q
+    snr_gain = process.expand(jnp.exp(logsnr_s) - jnp.exp(logsnr_t), error)
     return 0.5 * (log_variance - 1.0 + jnp.exp(-log_variance) * (1.0 + snr_gain * error**2))
 
 
@@ -80,10 +80,10 @@ def _byte_surprise(
     fresh_B = -jnp.expm1(logsnr_t - logsnr_s)  # sigma_ts^2 / sigma_t^2
     alpha_s, alpha_t = (jnp.sqrt(jax.nn.sigmoid(u)) for u in (logsnr_s, logsnr_t))
     from_x_B = alpha_t / alpha_s * jnp.exp(-log_ratio_B)
-    mean = process.over_pixels(from_x_B) * x + process.over_pixels(alpha_s * fresh_B) * guess
+    mean = process.expand(from_x_B, x0) * x + process.expand(alpha_s * fresh_B, x0) * guess
     # At t = 0 nothing is left to do and the variance is 0: any small one serves.
     log_small_B = jnp.log(jnp.maximum(fresh_B, 1e-6)) + jax.nn.log_sigmoid(-logsnr_s)
-    sd = jnp.exp(0.5 * process.over_pixels(log_small_B) + 0.5 * fraction * process.over_pixels(log_ratio_B))
+    sd = jnp.exp(0.5 * process.expand(log_small_B, x0) + 0.5 * fraction * process.expand(log_ratio_B, x0))
     above = jnp.where(x0 > 1.0 - HALF_BYTE, 1.0, norm.cdf((x0 - mean + HALF_BYTE) / sd))
     below = jnp.where(x0 < HALF_BYTE - 1.0, 0.0, norm.cdf((x0 - mean - HALF_BYTE) / sd))
     return -jnp.log(jnp.maximum(above - below, LEAST_PROBABILITY))

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
-from reimagen_jax.config import TextConfig
+from reimagen_jax.encoders.settings import TextConfig
 from reimagen_jax.encoders.tokenizers import PADDING
 from reimagen_jax.nets.attention import attend, heads
 

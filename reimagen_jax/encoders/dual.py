@@ -2,15 +2,13 @@
 
     (1) text:   bytes -> byte transformer -> mean over tokens -> linear -> w / |w|
     (2) image:  (halve the sides, residual block) until they are 4 -> linear -> u / |u|
-Trained on the user's own records (dual_training.py), it knows their names and looks and nothing else of the world. It
+Trained on the user's own records (systems/dual), it knows their names and looks and nothing else of the world. It
 is for where no CLIP weights are at hand, and for pictures unlike those that CLIP has seen.
 Source: the two towers are CLIP's idea (Radford et al. 2021), at a thousandth of its size.
 """
 
 import dataclasses
 import functools
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,66 +19,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, Int32, UInt8
 
-from reimagen_jax.config import TextConfig, require
 from reimagen_jax.data.manifest import read_manifest, write_manifest
 from reimagen_jax.encoders.bytes import ByteEncoder
+from reimagen_jax.encoders.settings import DualConfig
 from reimagen_jax.encoders.tokenizers import ByteTokenizer
+from reimagen_jax.errors import require
 from reimagen_jax.files import read_json, write_json
-from reimagen_jax.pretrained.weights import WEIGHTS, load_params, save_params
+from reimagen_jax.pretrained.weights import WEIGHTS, fingerprint, load_params, save_params
 
 KIND = "encoder"
 SETTINGS = "encoder.json"
 BATCH = 256
-LAST_SIDE = 4
-"""Pixels, at which the image tower stops halving; where something is in the picture is told by these."""
 HOTTEST = math.log(100.0)
 """Limit of the learned scale's logarithm, as CLIP's: beyond it training is unstable."""
-
-
-@dataclass(frozen=True)
-class DualConfig:
-    """The network. Raises `UserError` on settings that do not fit together."""
-
-    resolution: int = 32
-    """Side of the images that it reads: 8, 16, 32, 64, ..."""
-    max_bytes: int = 128
-    """Texts are cut after this many UTF-8 bytes."""
-    width: int = 128
-    """D: values of a vector."""
-    text_width: int = 128
-    text_depth: int = 2
-    head_width: int = 32
-    """Of the text tower's attention."""
-    channels: int = 32
-    """Of the image tower after its first halving; they double with each, up to `most_channels`."""
-    most_channels: int = 128
-    groups: int = 8
-    """Of the image tower's group norms."""
-
-    def __post_init__(self) -> None:
-        side = self.resolution
-        require(
-            side >= 2 * LAST_SIDE and side & (side - 1) == 0,
-            f"resolution {side} is not a power of two from {2 * LAST_SIDE} on (32, 64, 128, ...)",
-        )
-        require(self.width > 0, f"width is {self.width}: at least 1 is needed")
-        for channels in self.image_channels:
-            require(channels % self.groups == 0, f"{channels} channels are not a multiple of groups {self.groups}")
-        _ = self.text
-
-    @property
-    def image_channels(self) -> tuple[int, ...]:
-        """Of the image tower, after each halving."""
-        halvings = int(math.log2(self.resolution // LAST_SIDE))
-        return tuple(min(self.channels * 2**i, self.most_channels) for i in range(halvings))
-
-    @property
-    def text(self) -> TextConfig:
-        """Of the byte transformer."""
-        return TextConfig(self.max_bytes, width=self.text_width, depth=self.text_depth, head_width=self.head_width)
 
 
 class ImageTower(nn.Module):
@@ -170,10 +123,7 @@ class DualEncoder:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Checksum of the network and its weights."""
-        content = hashlib.sha256(json.dumps(dataclasses.asdict(self.config)).encode())
-        for name, leaf in sorted(flatten_dict(self.params, sep="/").items()):
-            content.update(name.encode() + np.asarray(leaf, np.float32).tobytes())
-        return f"dual {content.hexdigest()[:24]}"
+        return f"dual {fingerprint(self.params, dataclasses.asdict(self.config))[:24]}"
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 [N, D]."""

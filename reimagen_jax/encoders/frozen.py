@@ -18,12 +18,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
-from reimagen_jax.config import require
 from reimagen_jax.encoders.hf_tokenizers import HFTokenizer
+from reimagen_jax.errors import require
 from reimagen_jax.files import read_json
 from reimagen_jax.nets.attention import MASKED
 from reimagen_jax.pretrained.safetensors_reader import Place
-from reimagen_jax.training.sharding import Rules, leaf_spec
+from reimagen_jax.sharding import Rules, leaf_spec
 
 T = TypeVar("T")
 Dtype = Literal["float32", "bfloat16"]

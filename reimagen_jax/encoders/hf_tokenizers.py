@@ -19,8 +19,7 @@ import sentencepiece
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 
-from reimagen_jax.config import require
-from reimagen_jax.errors import UserError
+from reimagen_jax.errors import UserError, require
 from reimagen_jax.files import read_json
 
 CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"

@@ -1,15 +1,15 @@
 """The published text encoder that an experiment names: opened by what its folder holds, checked against the experiment.
 
 T5 and CLIP's text towers have one signature (frozen.py). What happens to a text before it reaches them, and what of
-their answer a network is told, is said in data/text_embeddings.py.
+their answer a network is told, is said in text_embeddings.py.
 """
 
 from pathlib import Path
 
-from reimagen_jax.config import FrozenTextConfig, require
 from reimagen_jax.encoders import clip, t5
 from reimagen_jax.encoders.frozen import Dtype, TextEncoder, read_settings
-from reimagen_jax.errors import UserError
+from reimagen_jax.encoders.settings import FrozenTextConfig
+from reimagen_jax.errors import UserError, require
 
 OPENERS = {"t5": t5.open, "clip": clip.open_text, "clip_text_model": clip.open_text}
 """By the `model_type` that a folder's config.json states."""

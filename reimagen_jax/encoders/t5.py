@@ -28,7 +28,6 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int32
 
-from reimagen_jax.config import require
 from reimagen_jax.encoders.frozen import (
     Dtype,
     TextEncoder,
@@ -40,8 +39,9 @@ from reimagen_jax.encoders.frozen import (
     read_settings,
 )
 from reimagen_jax.encoders.hf_tokenizers import open_t5_tokenizer
+from reimagen_jax.errors import require
 from reimagen_jax.pretrained.safetensors_reader import KERNEL, Checkpoint, Source, fingerprint, load, open_checkpoint
-from reimagen_jax.training.sharding import Rules
+from reimagen_jax.sharding import Rules
 
 RULES: Rules = (
     # Heads and hidden channels are split, so a block needs one sum over devices after (2) and one after (3).

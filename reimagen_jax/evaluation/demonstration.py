@@ -15,13 +15,11 @@ from reimagen_jax.data.entityworld import World
 from reimagen_jax.data.records import ImageText, write_records
 from reimagen_jax.data.sources import Where, WorldSource
 from reimagen_jax.evaluation.rater import Rater
-from reimagen_jax.evaluation.ratings import Ratings, ceilings
-from reimagen_jax.evaluation.report import Row
-from reimagen_jax.evaluation.svg import say
+from reimagen_jax.evaluation.ratings import Ratings, Row, ceilings
 from reimagen_jax.inference.prompts import Prompt, asking_by, from_record, with_retrieved
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+from reimagen_jax.systems.reimagen.settings import ETAS
 
-ETAS = tuple(i / 10 for i in range(11))
 BALANCE = 0.5
 """The eta of the table."""
 NEW_SCENE = 1_000_000
@@ -53,9 +51,9 @@ def knowledge_base(world: World, frequent: Sequence[int], folder: Path, resoluti
 
 def prompts_about(world: World, entities: Sequence[int], base: KnowledgeBase, config: Experiment) -> list[Prompt]:
     """The caption of a new scene of each entity, with its true image, and its neighbours."""
-    new = (ImageText(**world.example(i, NEW_SCENE, "train", config.resolution)) for i in entities)
-    prompts = [from_record(example, base.records.source, config.resolution) for example in new]
-    return with_retrieved(asking_by(prompts, "entity"), base, config.data.num_neighbours, config.resolution)
+    new = (ImageText(**world.example(i, NEW_SCENE, "train", config.system.resolution)) for i in entities)
+    prompts = [from_record(example, base.records.source, config.system.resolution) for example in new]
+    return with_retrieved(asking_by(prompts, "entity"), base, config.data.num_neighbours, config.system.resolution)
 
 
 def table(unseen: Ratings, frequent: Ratings, rater: Rater) -> tuple[Row, ...]:
@@ -70,21 +68,3 @@ def table(unseen: Ratings, frequent: Ratings, rater: Rater) -> tuple[Row, ...]:
         rows.append(Row(f"{split} entities, with retrieval (η {BALANCE:g})", retrieved, count))
         rows.append(Row(f"{split} entities, without", tuple(curve.baseline for curve in ratings.curves), count))
     return (*rows, Row("true images (the rater's ceiling)", ceilings(rater), rater.metrics["num_images"]))
-
-
-def table_as_text(rows: Sequence[Row], names: Sequence[str]) -> str:
-    """The table for a terminal; `names` are those of the shares."""
-    lines = [["", *names, "images"], *([row.name, *map(say, row.shares), f"{row.images:,}"] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = ("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in lines)
-    return "\n".join(line.rstrip() for line in padded)
-
-
-def in_words(unseen: Ratings) -> str:
-    """The result in a sentence."""
-    faithful_PC = unseen.verdict_VPSC[0, :, 0]
-    retrieved, without = faithful_PC[:, 1 + ETAS.index(BALANCE)].sum(), faithful_PC[:, 0].sum()
-    return (
-        f"Asked for {len(faithful_PC)} entities that were absent from its training data, the model draws {retrieved} "
-        f"of them right when it retrieves images of them (η {BALANCE:g}), and {without} when it does not."
-    )

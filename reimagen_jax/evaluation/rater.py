@@ -8,8 +8,6 @@ fresh true renders, and stored with its weights: the share of them that it calls
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -17,16 +15,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
 from jaxtyping import Bool, Int, UInt8
 
-from reimagen_jax.data.entityworld import CATEGORIES, LOOK_PARAMETERS, SCENE_PARAMETERS
-from reimagen_jax.data.entityworld.looks import PALETTE
-from reimagen_jax.data.entityworld.render import FLOOR, OFFSETS, SIZES
+from reimagen_jax.data.entityworld.version import world_version
 from reimagen_jax.errors import UserError
-from reimagen_jax.evaluation.rater_net import SCENE_NAMES, Logits, RaterConfig, RaterNet
 from reimagen_jax.files import read_json, write_json
-from reimagen_jax.pretrained.weights import WEIGHTS, load_params, save_params
+from reimagen_jax.pretrained.weights import WEIGHTS, fingerprint, load_params, save_params
+from reimagen_jax.systems.rater.net import SCENE_NAMES, Logits, RaterConfig, RaterNet
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "rater32"
 SETTINGS = "rater.json"
@@ -50,8 +45,8 @@ class Readings(NamedTuple):
         return np.concatenate([(self.category_N == category_N)[:, None], values_NP == looks[:, 1:]], axis=1)
 
 
-class Ratings(NamedTuple):
-    """Verdicts on N images, and what they rest on."""
+class Verdicts(NamedTuple):
+    """On N images, and what they rest on."""
 
     faithful: Bool[np.ndarray, " n"]
     aligned: Bool[np.ndarray, " n"]
@@ -118,10 +113,7 @@ class Rater:
     @cached_property
     def digest(self) -> str:
         """Checksum of the network and its weights (hex)."""
-        content = hashlib.sha256(json.dumps(dataclasses.asdict(self.config)).encode())
-        for name, leaf in sorted(flatten_dict(self.params, sep="/").items()):
-            content.update(name.encode() + np.asarray(leaf, np.float32).tobytes())
-        return content.hexdigest()[:16]
+        return fingerprint(self.params, dataclasses.asdict(self.config))[:16]
 
     def require_resolution(self, resolution: int) -> None:
         """Raises `UserError` when images of this size are not what the rater reads."""
@@ -144,7 +136,7 @@ class Rater:
         looks: Int[np.ndarray, "n l"],
         scenes: Mapping[str, Int[np.ndarray, " n"]],
         tells: Bool[np.ndarray, "n a"],
-    ) -> Ratings:
+    ) -> Verdicts:
         """Compares images with what they have to show.
 
         `looks` are (category, v_1 .. v_P); `scenes` has the value indices of every attribute by its name; `tells` says
@@ -153,7 +145,7 @@ class Rater:
         readings = self.read(images)
         look_right = readings.look_right(np.asarray(looks))
         scene_right = readings.scene_NA == np.stack([np.asarray(scenes[name]) for name in SCENE_NAMES], axis=1)
-        return Ratings(
+        return Verdicts(
             faithful=look_right.all(axis=1),  # (1)
             aligned=(scene_right | ~np.asarray(tells)).all(axis=1),  # (2)
             look_right=look_right,
@@ -180,10 +172,3 @@ def shapes(config: RaterConfig) -> Any:
     """The tree of the network's parameters, as shapes."""
     image = jax.ShapeDtypeStruct((1, config.resolution, config.resolution, 3), np.float32)
     return jax.eval_shape(RaterNet(config).init, jax.random.key(0), image)["params"]
-
-
-def world_version() -> str:
-    """A checksum of what EntityWorld's looks and scenes can be: a rater is of use only where this is the same."""
-    looks = [[category, [list(p) for p in LOOK_PARAMETERS[category]]] for category in CATEGORIES]
-    tables = [looks, sorted(PALETTE.items()), [list(p) for p in SCENE_PARAMETERS], SIZES, OFFSETS, FLOOR]
-    return hashlib.sha256(json.dumps(tables).encode()).hexdigest()[:12]

@@ -21,9 +21,10 @@ from reimagen_jax.data.entityworld import (
     sample_scenes,
 )
 from reimagen_jax.evaluation.rater import Rater
-from reimagen_jax.evaluation.rater_net import LOOK_COUNTS, SCENE_NAMES
-from reimagen_jax.evaluation.rater_training import Softening, soften
 from reimagen_jax.evaluation.statistics import Interval, mean_ci
+from reimagen_jax.systems.rater.net import LOOK_COUNTS, SCENE_NAMES
+from reimagen_jax.systems.rater.rendering import soften
+from reimagen_jax.systems.rater.settings import Softening
 
 REQUIRED_ACCURACY, REQUIRED_CEILING = 0.99, 0.90
 

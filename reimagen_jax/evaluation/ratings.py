@@ -6,6 +6,7 @@ that only images tell, the scene, and which of its attributes the caption tells.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,7 @@ from jaxtyping import Bool
 from reimagen_jax.data.entityworld import CATEGORIES, LOOK_PARAMETERS, SCENE_PARAMETERS
 from reimagen_jax.evaluation.rater import Rater
 from reimagen_jax.evaluation.rater_check import lowest
-from reimagen_jax.evaluation.statistics import Interval, mean_ci
-from reimagen_jax.evaluation.svg import Curve
+from reimagen_jax.evaluation.statistics import Curve, Interval, mean_ci
 from reimagen_jax.evaluation.sweeps import Sweep
 from reimagen_jax.inference.prompts import Prompt
 
@@ -47,6 +47,17 @@ class Ratings:
     """How well the rater reads."""
 
 
+@dataclass(frozen=True)
+class Row:
+    """One line of a table of results."""
+
+    name: str
+    shares: tuple[Interval, ...]
+    """In the order of `VERDICTS`."""
+    images: int
+    """How many the shares are of."""
+
+
 def truth(attributes: Mapping[str, Any]) -> Truth | None:
     """What a record's attributes say that its image shows; None unless they are those of EntityWorld."""
     try:
@@ -72,6 +83,22 @@ def why_unrated(prompts: Sequence[Prompt]) -> str:
     )
 
 
+def rater_for(prompts: Sequence[Prompt], resolution: int, path: str | Path | None = None) -> tuple[Rater | None, str]:
+    """The rater in `path` (default: the one in the package), or a sentence that says why none applies.
+
+    Raises `UserError` when the folder holds no rater.
+    """
+    if why := why_unrated(prompts):
+        return None, why
+    rater = Rater.open(path)
+    if (side := rater.config.resolution) == resolution:
+        return rater, ""
+    return None, (
+        f"There are no curves: the rater reads images of {side} x {side} pixels, these have {resolution} x "
+        f"{resolution} (--rater)."
+    )
+
+
 def ceilings(rater: Rater) -> tuple[Interval, ...]:
     """The shares of true images that the rater calls faithful and aligned: what a perfect model reaches in its eyes."""
     return tuple(Interval(*rater.metrics[name]) for name in VERDICTS)
@@ -90,7 +117,7 @@ def rate(sweep: Sweep, rater: Rater) -> Ratings:
     verdict_VPSC = np.zeros((len(VERDICTS), *sweep.image_PSCHWC.shape[:3]), bool)
     verdict_VPSC[:, applies_P] = _judge(image_QSCHWC.reshape(-1, *shape_HWC), each, rater).reshape(-1, *shape_QSC)
     curves = tuple(
-        _curve(name, verdict_PSC[applies_P], ceiling.mean)
+        _curve(name, sweep.etas, verdict_PSC[applies_P], ceiling.mean)
         for name, verdict_PSC, ceiling in zip(VERDICTS, verdict_VPSC, ceilings(rater), strict=True)
     )
     return Ratings(curves, verdict_VPSC, applies_P, _note(sweep, int(applies_P.sum())), describe_rater(rater))
@@ -104,10 +131,10 @@ def _judge(images: np.ndarray, truths: Sequence[Truth], rater: Rater) -> Bool[np
     return np.stack([getattr(rated, name) for name in VERDICTS])
 
 
-def _curve(name: str, verdict_PSC: np.ndarray, ceiling: float | None) -> Curve:
+def _curve(name: str, etas: tuple[float, ...], verdict_PSC: np.ndarray, ceiling: float) -> Curve:
     # Prompts are drawn at random, the images of one belong together: `mean_ci` knows of rows.
     baseline, *points = (mean_ci(verdict_PSC[:, :, c]) for c in range(verdict_PSC.shape[2]))
-    return Curve(name, tuple(points), baseline, ceiling)
+    return Curve(name, etas, tuple(points), baseline, ceiling)
 
 
 def _note(sweep: Sweep, rated: int) -> str:

@@ -1,22 +1,21 @@
 """Means and differences with 95 % confidence intervals, from 0/1 ratings of images.
 
-With s successes in n trials, p = s / n and z = 1.96:
-    (1) Wilson       (p + z^2/2n +- z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n)
-    (2) Newcombe     of p1 - p2, from the Wilson bounds (l, u) of each:
+    (1) Wilson       of a proportion (scipy's)
+    (2) Newcombe     of p1 - p2, from the Wilson bounds (l, u) of each (scipy has none):
                      p1 - p2 - sqrt((p1 - l1)^2 + (u2 - p2)^2)  ..  p1 - p2 + sqrt((u1 - p1)^2 + (p2 - l2)^2)
-    (3) bootstrap    the 2.5 % and 97.5 % quantiles of the mean over prompts drawn with replacement
+    (3) bootstrap    the 2.5 % and 97.5 % quantiles of the mean over prompts drawn with replacement (scipy's)
 Images of one prompt are not independent, so (3) draws prompts, with all their images.
 Sources: Wilson 1927; Newcombe 1998 (method 10); Efron 1979.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
-Z = 1.959963984540054
-"""97.5 % quantile of the normal distribution."""
 RESAMPLES = 4000
 
 
@@ -31,16 +30,26 @@ class Interval(NamedTuple):
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+@dataclass(frozen=True)
+class Curve:
+    """One measure over a setting (eta, the number of neighbours): shares in [0, 1] with their intervals."""
+
+    name: str
+    x: tuple[float, ...]
+    points: tuple[Interval, ...]
+    """One for each x."""
+    baseline: Interval | None = None
+    """Without neighbours."""
+    ceiling: float | None = None
+    """What true images reach."""
+
+
 def wilson(successes: int, trials: int) -> Interval:
     """A proportion and its Wilson score interval (1). Raises `ValueError` without trials."""
     if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f"{successes} successes in {trials} trials are no proportion")
-    p, n = successes / trials, trials
-    centre = p + Z**2 / (2 * n)
-    reach = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
-    scale = 1 + Z**2 / n
-    # Rounding must not put a bound inside of the mean, where the proportion is 0 or 1.
-    return Interval(p, min(p, max(0.0, (centre - reach) / scale)), max(p, min(1.0, (centre + reach) / scale)))  # (1)
+    low, high = stats.binomtest(successes, trials).proportion_ci(method="wilson")
+    return Interval(successes / trials, float(low), float(high))
 
 
 def mean_ci(values: Sequence | np.ndarray) -> Interval:
@@ -84,7 +93,9 @@ def _bootstrap(values: np.ndarray) -> Interval:
     prompt_N = np.asarray(values, np.float64).reshape(len(values), -1).mean(axis=1)
     if len(prompt_N) == 0:
         raise ValueError("no values to take the mean of")
+    mean = float(prompt_N.mean())
+    if len(prompt_N) == 1:  # drawn again and again it is always itself; scipy wants two
+        return Interval(mean, mean, mean)
     rng = np.random.default_rng(0)  # the same interval whenever it is computed
-    means = prompt_N[rng.integers(len(prompt_N), size=(RESAMPLES, len(prompt_N)))].mean(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))  # (3)
-    return Interval(float(prompt_N.mean()), float(low), float(high))
+    found = stats.bootstrap((prompt_N,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng)  # (3)
+    return Interval(mean, *map(float, found.confidence_interval))

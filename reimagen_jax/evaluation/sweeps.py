@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from reimagen_jax.config import SamplerConfig
-from reimagen_jax.inference.generator import Generator
 from reimagen_jax.inference.prompts import Prompt
+from reimagen_jax.systems.base import Pipeline
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
 
 BASELINE = "no neighbours"
 
@@ -24,7 +24,7 @@ class Sweep:
     prompts: tuple[Prompt, ...]
     etas: tuple[float, ...]
     image_PSCHWC: UInt8[np.ndarray, "p s c h w 3"]
-    sampler: SamplerConfig
+    sampler: GuidedSamplerConfig
     seed: int
 
     @property
@@ -43,14 +43,13 @@ class Sweep:
         return (BASELINE, *(f"η {eta:g}" for eta in self.etas))
 
 
-def draw_sweep(generator: Generator, prompts: Sequence[Prompt], etas: Sequence[float], num_seeds: int) -> Sweep:
-    """Draws all of a sweep's images with one program, at the generator's own guidance weights."""
-    sampler = generator.sampler
+def draw_sweep(pipeline: Pipeline, prompts: Sequence[Prompt], etas: Sequence[float], num_seeds: int) -> Sweep:
+    """Draws all of a sweep's images with one program, at the model's own guidance weights."""
     requests = []
     for p, prompt in enumerate(prompts):
         for index in range(p * num_seeds, (p + 1) * num_seeds):
-            requests.append(prompt.baseline(index, sampler))
-            requests += [prompt.request(index, eta, sampler) for eta in etas]
-    drawn = generator(requests)
+            requests.append(prompt.baseline(index))
+            requests += [prompt.request(index, eta=eta) for eta in etas]
+    drawn = pipeline(requests)
     image_PSCHWC = drawn.reshape(len(prompts), num_seeds, 1 + len(etas), *drawn.shape[1:])
-    return Sweep(tuple(prompts), tuple(etas), image_PSCHWC, sampler, generator.seed)
+    return Sweep(tuple(prompts), tuple(etas), image_PSCHWC, pipeline.settings, pipeline.seed)

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from reimagen_jax.config import SamplerConfig
 from reimagen_jax.data.images import decode
 from reimagen_jax.data.records import ImageText, Records
 from reimagen_jax.errors import UserError
-from reimagen_jax.inference.requests import Neighbour, Request, retrieve
+from reimagen_jax.inference.requests import retrieve
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase, Method
+from reimagen_jax.systems.base import Neighbour, Request
 
 TEXT_FIELDS = ("text", "prompt", "caption")
 
@@ -41,16 +41,13 @@ class Prompt:
     query: str = ""
     """What the knowledge base is asked for; the text where empty."""
 
-    def request(self, index: int, eta: float, sampler: SamplerConfig) -> Request:
-        """Asks for image number `index` with the weights of `sampler`."""
-        return Request(self.text, self.neighbours, eta, sampler.text_weight, sampler.neighbour_weight, index)
+    def request(self, index: int, **guidance: float) -> Request:
+        """Asks for image number `index`; numbers of guidance that are not given are as in the model's settings."""
+        return Request(self.text, self.neighbours, index, guidance)
 
-    def baseline(self, index: int, sampler: SamplerConfig) -> Request:
-        """The same image without neighbours: Imagen, in the same weights.
-
-        Every step is text-enhanced (eta 1): without neighbours the other kind would be no guidance at all.
-        """
-        return replace(self.request(index, 1.0, sampler), neighbours=())
+    def baseline(self, index: int) -> Request:
+        """The same image without neighbours: Imagen, in the same weights."""
+        return Request(self.text, (), index)
 
 
 def from_file(path: str | Path) -> list[Prompt]:

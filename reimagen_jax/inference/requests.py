@@ -1,76 +1,18 @@
-"""What is asked of the sampler: a prompt, its neighbours, and the settings of one image.
+"""The neighbours of requests: retrieved from a knowledge base, or chosen by hand.
 
-Neighbours are retrieved from a knowledge base, or chosen by hand: image files (references) and records of the base
-that are named by their keys (pinned).
+By hand are image files (references), and records of the base that are named by their keys (pinned).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from reimagen_jax.data import images
-from reimagen_jax.data.records import ImageText
 from reimagen_jax.errors import UserError
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase, Method
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """One retrieved (or given) image with its caption."""
-
-    image: np.ndarray = field(repr=False)
-    """uint8 [R, R, 3]"""
-    text: str
-    score: float
-    """Of the retriever; NaN where a person chose the neighbour."""
-    key: str
-    """Of the record, or the file name."""
-    encoded: bytes = field(default=b"", repr=False)
-    """The image file, from which stages of other resolutions decode their own; empty where there is none."""
-    source: str = field(default="", repr=False)
-    """Of the record: equal sources and keys mean the same record. Empty where there is none."""
-
-    @classmethod
-    def of(cls, record: ImageText, score: float, resolution: int, source: str = "") -> "Neighbour":
-        """A record, decoded at `resolution`."""
-        return cls(images.decode(record.image, resolution), record.text, score, record.key, record.image, source)
-
-    def at(self, resolution: int) -> np.ndarray:
-        """The image as uint8 [resolution, resolution, 3]. Raises `UserError` where only another size is at hand."""
-        if self.image.shape[0] == resolution:
-            return self.image
-        if not self.encoded:
-            raise UserError(f"neighbour {self.key} is at hand at {self.image.shape[0]} pixels only, not {resolution}")
-        return _decoded(self.encoded, resolution)
-
-    @property
-    def side(self) -> int:
-        """The smaller side of the image in its own size, in pixels."""
-        return min(images.load(self.encoded).size) if self.encoded else self.image.shape[0]
-
-
-@lru_cache(maxsize=64)
-def _decoded(encoded: bytes, resolution: int) -> np.ndarray:
-    """Many images are drawn with the same neighbours."""
-    return images.decode(encoded, resolution)
-
-
-@dataclass(frozen=True)
-class Request:
-    """One image to draw."""
-
-    prompt: str
-    neighbours: tuple[Neighbour, ...]
-    eta: float
-    text_weight: float
-    neighbour_weight: float
-    index: int
-    """Of the image: with the seed it determines all its randomness."""
-    low_res: np.ndarray | None = field(default=None, repr=False)
-    """uint8 [r, r, 3]: the image that a super-resolution stage enlarges; None for a base stage."""
+from reimagen_jax.systems.base import Neighbour
 
 
 def retrieve(
@@ -124,8 +66,3 @@ def from_file(path: str | Path, text: str, resolution: int) -> Neighbour:
     except images.ImageError as error:
         raise UserError(f"reference image {path}: {error}") from error
     return Neighbour(image, text, float("nan"), Path(path).name, data)
-
-
-def limit_neighbours(request: Request, k: int) -> Request:
-    """The same request with its k best neighbours only."""
-    return replace(request, neighbours=request.neighbours[:k])

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from reimagen_jax.config import UNetConfig
 from reimagen_jax.nets.layers import group_norm, layer_norm
+from reimagen_jax.nets.settings import UNetConfig
 
 MASKED = -1e9
 """Score of a masked token; exp(MASKED - max) is 0 in float32, and finite scores keep gradients finite."""

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from reimagen_jax.config import UNetConfig
 from reimagen_jax.nets.attention import attend, heads
 from reimagen_jax.nets.layers import activation, layer_norm
+from reimagen_jax.nets.settings import UNetConfig
 
 
 def timestep_features(t_B: Float[Array, " b"], width: int) -> Float[Array, "b width"]:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from reimagen_jax.config import UNetConfig
+from reimagen_jax.nets.settings import UNetConfig
 
 Resample = Literal["same", "down", "up"]
 

@@ -21,7 +21,6 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from reimagen_jax.config import UNetConfig
 from reimagen_jax.nets.attention import NeighbourAttention, NeighbourMemory, SelfTextAttention
 from reimagen_jax.nets.conditioning import Conditioning
 from reimagen_jax.nets.layers import (
@@ -34,6 +33,7 @@ from reimagen_jax.nets.layers import (
     scaled_sum,
     unfold,
 )
+from reimagen_jax.nets.settings import UNetConfig
 
 Memory = dict[str, NeighbourMemory]
 """Per level with neighbour attention: its keys and values."""
@@ -58,14 +58,6 @@ class Condition:
     empty_text_BLD: Float[Array, "b l d"] | None = None
     """What a dropped text is, where that is the empty text, embedded like any other (DeepFloyd IF); None where a
     dropped text is one without tokens."""
-
-    def drop(self, text_B: Bool[Array, " b"], neighbours_B: Bool[Array, " b"]) -> "Condition":
-        """The condition without text, and without neighbours, where the flags are true."""
-        nbr_mask = None if self.nbr_mask_BK is None else self.nbr_mask_BK & ~neighbours_B[:, None]
-        if self.empty_text_BLD is None:
-            return self.replace(text_mask_BL=self.text_mask_BL & ~text_B[:, None], nbr_mask_BK=nbr_mask)
-        text_BLD = jnp.where(text_B[:, None, None], self.empty_text_BLD, self.text_BLD)
-        return self.replace(text_BLD=text_BLD, nbr_mask_BK=nbr_mask)
 
 
 def residual_block(config: UNetConfig, width: int, how: str, name: str) -> nn.Module:

@@ -1,24 +1,19 @@
-"""Our own weights as files: safetensors for the parameters, JSON for the experiment that they belong to.
+"""Our own parameters as files: safetensors, whose names are the paths in the parameter tree, joined by "/"."""
 
-A folder of weights holds `weights.safetensors` (names are the paths in the parameter tree, joined by "/"),
-`experiment.json` and, by custom, a `README.md` (the model card). Nothing is ever unpickled.
-"""
-
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
-from reimagen_jax.config import Experiment, from_json, to_json
 from reimagen_jax.errors import UserError
-from reimagen_jax.files import write_text
 from reimagen_jax.pretrained.safetensors_reader import Checkpoint
 
-WEIGHTS, EXPERIMENT = "weights.safetensors", "experiment.json"
+WEIGHTS = "weights.safetensors"
 
 
 def save_params(path: str | Path, params: Any, dtype: np.dtype | type = np.float32) -> None:
@@ -54,21 +49,9 @@ def load_params(path: str | Path, expected: Any, *, on_host: bool = False) -> An
     return unflatten_dict({name: asarray(checkpoint[name], dtype=np.float32) for name in shapes}, sep="/")
 
 
-def save_weights(folder: str | Path, config: Experiment, params: Any, dtype: np.dtype | type = np.float32) -> None:
-    """Writes a folder of weights."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_params(folder / WEIGHTS, params, dtype)
-    write_text(folder / EXPERIMENT, to_json(config))
-
-
-def load_weights(folder: str | Path, *, on_host: bool = False) -> tuple[Experiment, Any]:
-    """Reads a folder of weights: the experiment and its parameters (see `load_params`)."""
-    from reimagen_jax.systems.reimagen import ReImagen
-
-    folder = Path(folder)
-    if not (folder / EXPERIMENT).is_file():
-        raise UserError(f"{folder} holds no {EXPERIMENT}: it is not a folder of weights")
-    config = from_json((folder / EXPERIMENT).read_text(encoding="utf-8"))
-    expected = jax.eval_shape(ReImagen(config).init, jax.random.key(0))
-    return config, load_params(folder / WEIGHTS, expected, on_host=on_host)
+def fingerprint(params: Any, about: Any = None) -> str:
+    """SHA-256 (hex) of a parameter tree as float32, by names; and of what else, in JSON types, it belongs to."""
+    content = hashlib.sha256(b"" if about is None else json.dumps(about).encode())
+    for name, leaf in sorted(flatten_dict(params, sep="/").items()):
+        content.update(name.encode() + np.asarray(leaf, np.float32).tobytes())
+    return content.hexdigest()

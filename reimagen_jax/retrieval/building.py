@@ -1,38 +1,30 @@
-"""Writing knowledge bases: built from records, appended to, with records deleted, merged.
+"""What a knowledge base is written from: read from records, joined, selected; and the settings of its searches.
 
-Every change writes a whole new folder and puts it in place when it is complete, so a reader, or a crash, finds the old
-base or the new one. Word counts and vectors are carried over, not worked out again; the weights (1) of bm25 are, since
-each depends on all captions. So a base is the same, file for file, in whatever steps its records came together.
+Word counts and vectors are carried over, not worked out again; the weights (1) of bm25 are, since each depends on all
+captions. So a base is the same, file for file, in whatever steps its records came together.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from reimagen_jax.data import images
-from reimagen_jax.data.manifest import follow, link, write_manifest
+from reimagen_jax.data.manifest import follow
 from reimagen_jax.data.parallel import ordered_map
-from reimagen_jax.data.records import Records
+from reimagen_jax.data.records import ImageTexts, Records
+from reimagen_jax.encoders.vectors import VectorEncoder
 from reimagen_jax.errors import UserError
-from reimagen_jax.files import write_json
 from reimagen_jax.progress import track
-from reimagen_jax.retrieval import attributes, bm25, postings
+from reimagen_jax.retrieval import attributes, postings
 from reimagen_jax.retrieval.analysis import DEFAULT, Analyser
-from reimagen_jax.retrieval.collection import Collection, collect, sources_of
+from reimagen_jax.retrieval.collection import collect
 from reimagen_jax.retrieval.postings import Postings
 
-if TYPE_CHECKING:
-    from reimagen_jax.encoders.vectors import VectorEncoder
-    from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
-
-KIND = "knowledge base"
-ROWS_FILE = "rows.npy"
-KEYS_FILE = "keys.json"
-_ENCODED = "encoded.npy"
+ENCODED = "encoded.npy"
 _ENCODE_BATCH = 256
 _ENCODE_RESOLUTION = 64
 """Side at which images are shown to an encoder that takes any."""
@@ -83,7 +75,7 @@ class Content:
     """Parts of float32 [N, D]; none where there is no search by vectors."""
 
     @property
-    def records(self) -> Records | Collection:
+    def records(self) -> ImageTexts:
         """The records, numbered as in the base."""
         return collect(self.folders, self.rows)
 
@@ -97,18 +89,6 @@ def read(folders: Sequence[Records], analyser: Analyser) -> Content:
         captions.add(analyser(record.text))
         described.add(attributes.terms(record.attributes))
     return Content(tuple(folders), np.arange(len(keys)), keys, captions.postings(), described.postings())
-
-
-def content_of(base: "KnowledgeBase") -> Content:
-    """What an existing base was written from; one of format 1 is read from its records again."""
-    if base.manifest["version"] == 1:
-        return read([base.records], base.lexical.analyser)
-    records = base.records
-    folders = records.folders if isinstance(records, Collection) else (records,)
-    rows = records.rows if isinstance(records, Collection) else np.arange(len(records))
-    vectors = () if base.dense is None else (base.vectors.vectors,)
-    captions = postings.load(base.path, bm25.PREFIX)
-    return Content(folders, rows, base.keys(), captions, base.attributes, vectors)
 
 
 def join(contents: Sequence[Content]) -> Content:
@@ -153,45 +133,14 @@ def select(content: Content, ids: np.ndarray) -> Content:
 
 def names(content: Content) -> list[tuple[str, str]]:
     """Source and key of each record, which tell records apart."""
-    return list(zip(sources_of(content.records), content.keys, strict=True))
+    return list(zip(content.records.sources(), content.keys, strict=True))
 
 
-def write(folder: Path, out: Path, content: Content, lexical: Lexical, dense: Dense | None, encoder: str) -> None:
-    """Writes to `folder` the files of a base that will lie in `out`; `encoder` is the fingerprint of what made vectors.
-
-    Raises `UserError` when no caption has a word.
-    """
-    try:
-        bm25.write(content.captions, folder, lexical.k1, lexical.b)
-    except ValueError as error:
-        raise UserError(f"{content.records.path} cannot be indexed: {error}") from error
-    postings.save(content.attributes, folder, attributes.PREFIX)
-    write_json(folder / KEYS_FILE, content.keys)
-    total = sum(map(len, content.folders))
-    if len(content.rows) < total:
-        np.save(folder / ROWS_FILE, content.rows)
-    fields = {
-        "count": len(content.rows),
-        "parts": [
-            {"records": link(part.path, out), "fingerprint": part.fingerprint, "count": len(part)}
-            for part in content.folders
-        ],
-        "deleted": total - len(content.rows),
-        "method": "BM25 (Lucene)",
-        "k1": lexical.k1,
-        "b": lexical.b,
-        "analyser": lexical.analyser.fields(),
-        "dense": None if dense is None else _write_vectors(folder, out, content, dense, encoder),
-    }
-    (folder / _ENCODED).unlink(missing_ok=True)
-    write_manifest(folder, KIND, fields)
-
-
-def encode(records: Records | Collection, folder: Path, encoder: "VectorEncoder", of: str) -> np.ndarray:
-    """The vectors of all records: float32 [N, D], in a file of `folder` that `write` removes."""
+def encode(records: ImageTexts, folder: Path, encoder: VectorEncoder, of: str) -> np.ndarray:
+    """The vectors of all records: float32 [N, D], in a file of `folder` that `stored.write` removes."""
     side = encoder.resolution or _ENCODE_RESOLUTION
     shape = (len(records), encoder.width)
-    row_ND = np.lib.format.open_memmap(folder / _ENCODED, mode="w+", dtype=np.float32, shape=shape)
+    row_ND = np.lib.format.open_memmap(folder / ENCODED, mode="w+", dtype=np.float32, shape=shape)
     start, following = 0, track(records, len(records), "vectors", "record")
     while batch := list(islice(following, _ENCODE_BATCH)):
         if of == "text":
@@ -202,11 +151,3 @@ def encode(records: Records | Collection, folder: Path, encoder: "VectorEncoder"
         row_ND[start : start + len(batch)] = vector_BD
         start += len(batch)
     return row_ND
-
-
-def _write_vectors(folder: Path, out: Path, content: Content, settings: Dense, encoder: str) -> dict[str, Any]:
-    from reimagen_jax.retrieval import dense
-
-    measured = dense.build(content.vectors, folder, kind=settings.kind, seed=settings.seed)
-    about = {"encoder": link(settings.encoder, out), "encoder_fingerprint": encoder, "of": settings.of}
-    return about | measured

@@ -6,7 +6,7 @@ The folders themselves are never written to.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from reimagen_jax.data.records import ImageText, Records
-
-_READ_BATCH = 2048
+from reimagen_jax.data.records import ImageText, ImageTexts, Records
 
 
 @dataclass(frozen=True, eq=False)
-class Collection:
+class Collection(ImageTexts):
     """Records of several folders, read like those of one; safe to read from several threads."""
 
     folders: tuple[Records, ...]
@@ -41,7 +39,6 @@ class Collection:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Checksum of all records, in order."""
         content = hashlib.sha256(" ".join(folder.fingerprint for folder in self.folders).encode())
         content.update(np.asarray(self.rows, "<i8").tobytes())
         return content.hexdigest()[:32]
@@ -55,21 +52,12 @@ class Collection:
         return names.pop()
 
     def sources(self) -> list[str]:
-        """Each record's source: records of the same source and key are the same record."""
         return self._column(lambda folder: [folder.source] * len(folder))
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> ImageText:
-        return self.fetch([range(len(self))[index]])[0]
-
-    def __iter__(self) -> Iterator[ImageText]:
-        for start in range(0, len(self), _READ_BATCH):
-            yield from self.fetch(range(start, min(start + _READ_BATCH, len(self))))
-
     def fetch(self, ids: Iterable[int]) -> list[ImageText]:
-        """Reads many records at once, each folder's together."""
         ids = np.asarray(list(ids), np.int64)
         if ids.size and (ids.min() < 0 or ids.max() >= len(self)):
             raise IndexError(f"record {ids.min() if ids.min() < 0 else ids.max()} of {len(self)}")
@@ -82,19 +70,15 @@ class Collection:
         return found
 
     def keys(self) -> list[str]:
-        """All keys, in order; those of one source are different from each other."""
         return self._column(Records.keys)
 
     def texts(self) -> list[str]:
-        """All captions, in order."""
         return self._column(Records.texts)
 
     def digests(self) -> list[str]:
-        """Checksums of all images' pixels, in order."""
         return self._column(Records.digests)
 
     def verify(self) -> None:
-        """Compares the checksums of all folders' files. Raises `UserError` naming the first that is damaged."""
         for folder in self.folders:
             folder.verify()
 
@@ -107,7 +91,7 @@ class Collection:
         return [everything[row] for row in self.rows]
 
 
-def collect(folders: Sequence[Records], rows: np.ndarray | None = None) -> Records | Collection:
+def collect(folders: Sequence[Records], rows: np.ndarray | None = None) -> ImageTexts:
     """Records of folders, all or those of some rows; the folder itself where it is one, and whole.
 
     Raises `ValueError` on rows that are not ascending, or not there.
@@ -120,6 +104,8 @@ def collect(folders: Sequence[Records], rows: np.ndarray | None = None) -> Recor
     return Collection(tuple(folders), np.asarray(rows, np.int64))
 
 
-def sources_of(records: Records | Collection) -> list[str]:
-    """Each record's source."""
-    return records.sources() if isinstance(records, Collection) else [records.source] * len(records)
+def parts_of(records: ImageTexts) -> tuple[tuple[Records, ...], np.ndarray]:
+    """The inverse of `collect`: the folders, and which of their rows."""
+    if isinstance(records, Collection):
+        return records.folders, records.rows
+    return (records,), np.arange(len(records))

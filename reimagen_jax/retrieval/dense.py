@@ -9,7 +9,7 @@ Candidates are found in one of three ways:
 Then (2) of each candidate is computed again, in float64 from the stored vectors, rounded to float32, and they are put
 in order, of equal scores the lower id first. So a score depends on two vectors alone: not on the kind of index, the
 device, or what else is asked at the same time. What a kind misses is measured when it is built: with s the k-th best
-score of a query, by a plain search in float64,
+score of a query, by a plain search (scikit-learn),
     (3) recall@k = mean over queries of  min(k, number of those found with a score not below s) / k
 
 The files' names begin with `dense.`, so that they can lie in one folder with another index.
@@ -247,16 +247,17 @@ def recall(index: DenseIndex, sample: Sample) -> dict[str, Any]:
 
 
 def _least_of_best(row_ND: np.ndarray, query_QD: np.ndarray, own_Q: np.ndarray, k: int) -> np.ndarray:
-    """The k-th best score of each query over all rows but its own, float64[Q]: all products, nothing clever."""
-    best_QK = np.full((len(query_QD), max(k, 1)), -np.inf)
-    first = 0
-    for block in _blocks(row_ND):
-        score_QC = query_QD.astype(np.float64) @ block.astype(np.float64).T
-        mine = (own_Q >= first) & (own_Q < first + len(block))
-        score_QC[mine, own_Q[mine] - first] = -np.inf
-        best_QK = -np.partition(-np.concatenate([best_QK, score_QC], axis=1), max(k, 1) - 1, axis=1)[:, : max(k, 1)]
-        first += len(block)
-    return best_QK.min(axis=1)
+    """The k-th best score of each query over all rows but its own, float64[Q]; nearest rows are the most similar."""
+    from sklearn.neighbors import NearestNeighbors  # a second to import, for building alone
+
+    if not len(query_QD):
+        return np.zeros(0)
+    k = max(k, 1)
+    plain = NearestNeighbors(n_neighbors=min(k + 1, len(row_ND)), algorithm="brute").fit(row_ND)
+    id_QC = plain.kneighbors(query_QD, return_distance=False)
+    score_QC = np.einsum("qcd,qd->qc", row_ND[id_QC].astype(np.float64), query_QD.astype(np.float64))
+    score_QC[id_QC == own_Q[:, None]] = -np.inf
+    return np.sort(score_QC, axis=1)[:, -k]
 
 
 def _chosen(count: int, seed: int) -> np.ndarray:

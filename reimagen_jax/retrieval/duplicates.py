@@ -19,9 +19,8 @@ import numpy as np
 
 from reimagen_jax.data import images
 from reimagen_jax.data.parallel import ordered_map
-from reimagen_jax.data.records import ImageText, Records
+from reimagen_jax.data.records import ImageText, ImageTexts
 from reimagen_jax.progress import track
-from reimagen_jax.retrieval.collection import Collection
 
 HASH = "8 x 8 colour thumbnail, mean and contrast apart"
 """Names the hash in manifests."""
@@ -50,7 +49,7 @@ class Hashes(NamedTuple):
 NO_HASHES = Hashes(np.zeros((0, SIDE * SIDE * 3), np.int8), np.zeros(0, np.float32), np.zeros(0, np.float32))
 
 
-def hash_records(records: Records | Collection) -> Hashes:
+def hash_records(records: ImageTexts) -> Hashes:
     """The perceptual hashes of all records' pictures, in order, decoded on all cores."""
     thumbnail_NP = np.empty((len(records), SIDE * SIDE * 3), np.uint8)
     for i, thumbnail in enumerate(track(ordered_map(_thumbnail, records), len(records), "picture hashes", "image")):

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from reimagen_jax.data.records import ImageText, Records
+from reimagen_jax.data.records import ImageText, ImageTexts, Records
 from reimagen_jax.errors import UserError
 from reimagen_jax.progress import track
-from reimagen_jax.retrieval.collection import Collection
 
 CAPTION = "caption"
 
@@ -33,7 +32,7 @@ def queries(records: Records, query_by: Sequence[str]) -> list[str]:
     return [query(record) for record in track(records, len(records), "queries", "record")]
 
 
-def numbered(records: Records, others: Records | Collection, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def numbered(records: Records, others: ImageTexts, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Numbers for the values of F fields, equal for equal values: int64[F, N] for the records, [F, M] for the others.
 
     Captions are equal up to case, spaces and Unicode's compatibility forms; of attributes, values as JSON. A record
@@ -52,7 +51,7 @@ def number_all(values: Iterable[str], numbering: dict[str, int]) -> np.ndarray:
     return np.array([numbering.setdefault(value, len(numbering)) for value in values], np.int64)
 
 
-def _numbered(records: Records | Collection, names: Sequence[str], numbering: list[dict[str, int]]) -> np.ndarray:
+def _numbered(records: ImageTexts, names: Sequence[str], numbering: list[dict[str, int]]) -> np.ndarray:
     number_FN = np.full((len(names), len(records)), -1, np.int64)
     if not names:
         return number_FN

@@ -1,33 +1,27 @@
 """A knowledge base: records, and indexes over their captions and vectors that find them for a text."""
 
 import difflib
-import json
-import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
-from reimagen_jax.data.manifest import fingerprint, follow, read_manifest, verify_checksums
+from reimagen_jax.data.manifest import verify_checksums
 from reimagen_jax.data.records import Records
 from reimagen_jax.data.sources import Where
+from reimagen_jax.encoders.vectors import VectorEncoder, open_encoder
 from reimagen_jax.errors import UserError
-from reimagen_jax.files import atomic_dir, read_json
-from reimagen_jax.retrieval import attributes, bm25, building, hybrid, postings
+from reimagen_jax.files import atomic_dir
+from reimagen_jax.retrieval import attributes, building, hybrid, postings, stored
 from reimagen_jax.retrieval.analysis import DEFAULT, Analyser
-from reimagen_jax.retrieval.building import KIND, Content, Dense, Lexical
-from reimagen_jax.retrieval.collection import Collection, collect, sources_of
+from reimagen_jax.retrieval.building import Content, Dense, Lexical
 from reimagen_jax.retrieval.explanation import Explanation
 from reimagen_jax.retrieval.hybrid import BY_RANK, Fusion
-from reimagen_jax.retrieval.postings import Postings
-
-if TYPE_CHECKING:
-    from reimagen_jax.encoders.vectors import VectorEncoder
-    from reimagen_jax.retrieval.dense import DenseIndex
+from reimagen_jax.retrieval.stored import REMEDY, Stored
 
 Method = Literal["lexical", "dense", "hybrid"]
 Hits = tuple[np.ndarray, np.ndarray]
@@ -36,16 +30,10 @@ EVERYTHING = Where()
 
 
 @dataclass(frozen=True, eq=False)
-class KnowledgeBase:
+class KnowledgeBase(Stored):
     """A folder with indexes of records; the ids it finds are those of `records`."""
 
-    path: Path
-    manifest: dict[str, Any]
-    records: Records | Collection
-    lexical: Lexical
-    dense: Dense | None
-    """How vectors are made; None where there are none."""
-    given_encoder: "VectorEncoder | None" = None
+    given_encoder: VectorEncoder | None = None
     """Used instead of opening the one that the base refers to."""
 
     @classmethod
@@ -58,7 +46,7 @@ class KnowledgeBase:
         b: float = 0.75,
         analyser: Analyser = DEFAULT,
         dense: Dense | None = None,
-        encoder: "VectorEncoder | None" = None,
+        encoder: VectorEncoder | None = None,
         overwrite: bool = False,
     ) -> "KnowledgeBase":
         """Indexes records, of one folder or several, into the new folder `out` and opens it.
@@ -74,53 +62,24 @@ class KnowledgeBase:
             content = building.read(folders, analyser)
             _refuse_repeated(content, out)
             if dense is not None:
-                encoder = encoder or _open_encoder(dense.encoder)
+                encoder = encoder or open_encoder(dense.encoder)
                 vectors = building.encode(content.records, folder, encoder, dense.of)
                 content = replace(content, vectors=(vectors,))
-            building.write(folder, out, content, lexical, dense, encoder.fingerprint if encoder else "")
+            stored.write(folder, out, content, lexical, dense, encoder.fingerprint if encoder else "")
         return cls.open(out, encoder=encoder)
 
     @classmethod
-    def open(cls, path: str | Path, *, encoder: "VectorEncoder | None" = None) -> "KnowledgeBase":
+    def open(cls, path: str | Path, *, encoder: VectorEncoder | None = None) -> "KnowledgeBase":
         """Opens a knowledge base; its indexes are memory-mapped at the first search.
 
         Raises `UserError` when it is missing or damaged, when its records are not those that were indexed, or when it
         was made by another version of the analyser.
         """
-        path = Path(path)
-        manifest = read_manifest(path, KIND)
-        with _damage(path):
-            if manifest["version"] == 1:
-                parts, analysed = [(manifest["records"], manifest["records_fingerprint"])], None
-            else:
-                parts, analysed = [(p["records"], p["fingerprint"]) for p in manifest["parts"]], manifest["analyser"]
-            lexical = Lexical(manifest["k1"], manifest["b"], Analyser.read(analysed, str(path)))
-            dense = Dense.read(manifest["dense"], path) if manifest.get("dense") else None
-            folders = [open_linked_records(path, *part, "reimagen index") for part in parts]
-            rows = np.load(path / building.ROWS_FILE) if manifest["version"] > 1 and manifest["deleted"] else None
-            records, count = collect(folders, rows), manifest["count"]
-            if len(records) != count:
-                raise ValueError(f"it counts {count} records, not {len(records)}")
-        return cls(path, manifest, records, lexical, dense, encoder)
-
-    @property
-    def fingerprint(self) -> str:
-        """Checksum of the index and its records."""
-        if self.manifest["version"] == 1:
-            return fingerprint(self.manifest, self.records.fingerprint)
-        analysed = {name: value for name, value in self.manifest["analyser"].items() if name != "unicode"}
-        return fingerprint(self.manifest, self.records.fingerprint, json.dumps(analysed, sort_keys=True))
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def keys(self) -> list[str]:
-        """All records' keys, in order."""
-        return self._keys
+        return cls.read(path, given_encoder=encoder)
 
     def sources(self) -> list[str]:
         """Each record's source: records of the same source and key are the same record."""
-        return sources_of(self.records)
+        return self.records.sources()
 
     def search(
         self,
@@ -164,10 +123,10 @@ class KnowledgeBase:
         text, one = self.records[record].text, np.array([[record]], np.int32)
         words, vectors, told = method != "dense", method != "lexical", {}
         if words:
-            told["matches"] = tuple(self._index.explain(query, record, text))
-            known = set(self._index.known(query))
+            told["matches"] = tuple(self.words.explain(query, record, text))
+            known = set(self.words.known(query))
             told["unknown"] = tuple(dict.fromkeys(w for w in self.lexical.analyser(query) if w not in known))
-            told["lexical"] = score = float(self._index.scores([query], one)[0, 0])
+            told["lexical"] = score = float(self.words.scores([query], one)[0, 0])
         if vectors:
             told["cosine"] = score = float(self.vectors.scores(self._encode([query]), one)[0, 0])
         if words and vectors:
@@ -188,10 +147,10 @@ class KnowledgeBase:
         encoder = self._encoder if self.dense else None
         with self._changed(out, overwrite) as (folder, target):
             new = building.read(folders, self.lexical.analyser)
-            _refuse_repeated(new, target, of=building.content_of(self))
+            _refuse_repeated(new, target, of=self.content)
             if self.dense:
                 new = replace(new, vectors=(building.encode(new.records, folder, encoder, self.dense.of),))
-            self._write(folder, target, building.join([building.content_of(self), new]))
+            self._write(folder, target, building.join([self.content, new]))
         return KnowledgeBase.open(target, encoder=self.given_encoder)
 
     def delete(
@@ -214,7 +173,7 @@ class KnowledgeBase:
         if not gone.any() or gone.all():
             raise UserError(f"{'all' if gone.any() else 'none'} of the records of {self.path} would be deleted")
         with self._changed(out, overwrite) as (folder, target):
-            self._write(folder, target, building.select(building.content_of(self), np.flatnonzero(~gone)))
+            self._write(folder, target, building.select(self.content, np.flatnonzero(~gone)))
         return KnowledgeBase.open(target, encoder=self.given_encoder)
 
     @classmethod
@@ -229,7 +188,7 @@ class KnowledgeBase:
             if difference := _difference(first, other):
                 raise UserError(f"{first.path} and {other.path} cannot be merged: {difference}")
         with atomic_dir(out, overwrite=overwrite) as folder:
-            first._write(folder, Path(out), building.join([building.content_of(base) for base in bases]))
+            first._write(folder, Path(out), building.join([base.content for base in bases]))
         return cls.open(out, encoder=first.given_encoder)
 
     def verify(self) -> None:
@@ -240,10 +199,10 @@ class KnowledgeBase:
         verify_checksums(self.path, self.manifest)
         self.records.verify()
         lists = postings.invert(map(self.lexical.analyser, self.records.texts()))
-        if not self._index.has(lists):
-            raise UserError(f"{self.path} does not index the captions of its records: {_REMEDY}")
+        if not self.words.has(lists):
+            raise UserError(f"{self.path} does not index the captions of its records: {REMEDY}")
         if self.keys() != self.records.keys():
-            raise UserError(f"{self.path} does not name its records right: {_REMEDY}")
+            raise UserError(f"{self.path} does not name its records right: {REMEDY}")
         if self.dense:
             _ = self.vectors  # as many as there are records, or opening them tells
 
@@ -259,36 +218,12 @@ class KnowledgeBase:
         return np.array(ids, np.int64)
 
     @cached_property
-    def attributes(self) -> Postings:
-        """The records' attributes as inverted lists."""
-        if self.manifest["version"] == 1:
-            return attributes.invert(record.attributes for record in self.records)
-        with _damage(self.path):
-            lists = postings.load(self.path, attributes.PREFIX)
-            if lists.num_documents != len(self):
-                raise ValueError(f"attributes of {lists.num_documents} records, not {len(self)}")
-        return lists
-
-    @cached_property
-    def vectors(self) -> "DenseIndex":
-        """The index of vectors. Raises `UserError` when there is none."""
-        from reimagen_jax.retrieval import dense
-
-        if self.dense is None:
-            raise UserError(f"{self.path} has no vectors to search by: make them with `reimagen index ... --encoder`")
-        with _damage(self.path):
-            index = dense.load(self.path)
-            if len(index) != len(self):
-                raise ValueError(f"{len(index)} vectors of {len(self)} records")
-        return index
-
-    @cached_property
     def vocabulary(self) -> dict[str, int]:
         """Each word of the captions, with the number of captions that have it."""
-        return self._index.document_frequencies()
+        return self.words.document_frequencies()
 
     def _by_words(self, queries: Sequence[str], k: int, allowed: np.ndarray | None, fusion: Fusion) -> Hits:
-        return self._index.search(queries, k, allowed)
+        return self.words.search(queries, k, allowed)
 
     def _by_vectors(self, queries: Sequence[str], k: int, allowed: np.ndarray | None, fusion: Fusion) -> Hits:
         ids_QK, scores_QK = self.vectors.search(self._encode(queries), k, allowed)
@@ -304,14 +239,14 @@ class KnowledgeBase:
         """The best ids by words and by vectors, int32[Q, depth] each."""
         depth = min(depth, len(self))
         by_vectors, _ = self._by_vectors(queries, depth, allowed, BY_RANK)
-        return self._index.search(queries, depth, allowed)[0], by_vectors
+        return self.words.search(queries, depth, allowed)[0], by_vectors
 
     def _fused(
         self, queries: Sequence[str], lists: tuple[np.ndarray, np.ndarray], ids_QU: np.ndarray, fusion: Fusion
     ) -> np.ndarray:
         if fusion.kind == "reciprocal":
             return hybrid.reciprocal(*lists, ids_QU, fusion)
-        by_words, by_vectors = self._index.scores(queries, ids_QU), self.vectors.scores(self._encode(queries), ids_QU)
+        by_words, by_vectors = self.words.scores(queries, ids_QU), self.vectors.scores(self._encode(queries), ids_QU)
         return hybrid.weighted(by_words, by_vectors, fusion)
 
     def _allowed(self, where: Where, excluded: Sequence[int]) -> np.ndarray | None:
@@ -329,32 +264,14 @@ class KnowledgeBase:
         return np.asarray(vector_QD, np.float32).reshape(len(queries), index.width)
 
     @cached_property
-    def _encoder(self) -> "VectorEncoder":
-        encoder = self.given_encoder or _open_encoder(self.dense.encoder)
+    def _encoder(self) -> VectorEncoder:
+        encoder = self.given_encoder or open_encoder(self.dense.encoder)
         if encoder.fingerprint != (expected := self.manifest["dense"]["encoder_fingerprint"]):
             raise UserError(
                 f"the vectors of {self.path} were made by another encoder ({expected}) than {self.dense.encoder} holds "
-                f"now ({encoder.fingerprint}): {_REMEDY}"
+                f"now ({encoder.fingerprint}): {REMEDY}"
             )
         return encoder
-
-    @cached_property
-    def _index(self) -> bm25.Index:
-        with _damage(self.path):
-            index = bm25.load(self.path, self.lexical.analyser)
-            if index.size != len(self):
-                raise ValueError(f"an index of {index.size} captions, not {len(self)}")
-        return index
-
-    @cached_property
-    def _keys(self) -> list[str]:
-        if self.manifest["version"] == 1:
-            return self.records.keys()
-        with _damage(self.path):
-            keys = read_json(self.path / building.KEYS_FILE, "the keys of an index")
-            if len(keys) != len(self):
-                raise ValueError(f"{len(keys)} keys of {len(self)} records")
-        return keys
 
     @cached_property
     def _ids_by_key(self) -> dict[str, list[int]]:
@@ -373,38 +290,7 @@ class KnowledgeBase:
     def _write(self, folder: Path, out: Path, content: Content) -> None:
         """Writes another content with this base's settings."""
         encoder = self.manifest["dense"]["encoder_fingerprint"] if self.dense else ""
-        building.write(folder, out, content, self.lexical, self.dense, encoder)
-
-
-_REMEDY = "run `reimagen index` again"
-_HEADER = (SyntaxError, tokenize.TokenError)
-"""What else NumPy raises on a header that it cannot read."""
-
-
-def open_linked_records(folder: str | Path, relative: str, expected: str, command: str) -> Records:
-    """Opens the records that `folder` refers to. Raises `UserError` when they are gone or others (fingerprint)."""
-    path = follow(folder, relative)
-    if not path.is_dir():
-        raise UserError(f"{folder} refers to records in {path}, which are gone: run `{command}` again")
-    records = Records.open(path)
-    if records.fingerprint != expected:
-        raise UserError(f"{folder} was made from other records than {path} holds now: run `{command}` again")
-    return records
-
-
-def _open_encoder(path: Path) -> "VectorEncoder":
-    from reimagen_jax.encoders.vectors import open_encoder
-
-    return open_encoder(path)
-
-
-@contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    """What a file with other bytes in it makes fail is the user's to mend, not a bug."""
-    try:
-        yield
-    except (LookupError, TypeError, AttributeError, ValueError, OverflowError, OSError, EOFError, *_HEADER) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): {_REMEDY}") from error
+        stored.write(folder, out, content, self.lexical, self.dense, encoder)
 
 
 def _refuse_repeated(content: Content, out: Path, of: Content | None = None) -> None:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from reimagen_jax.data.records import Records
-from reimagen_jax.retrieval.collection import Collection, sources_of
+from reimagen_jax.data.records import ImageTexts, Records
 from reimagen_jax.retrieval.duplicates import NO_HASHES, Hashes, hash_records, is_near, squared_limit
 from reimagen_jax.retrieval.fields import number_all, numbered
 
@@ -38,7 +37,7 @@ class LeakTest:
 
     @classmethod
     def of(
-        cls, records: Records, others: Records | Collection, exclude_same: Sequence[str], near_duplicates: float
+        cls, records: Records, others: ImageTexts, exclude_same: Sequence[str], near_duplicates: float
     ) -> "LeakTest":
         """Reads what the test of `records` against candidates from `others` needs, and hashes the pictures.
 
@@ -108,8 +107,8 @@ def _verdict(record, candidate, kept_K, number_FN, number_FM, hash_N, hash_M, li
     return KEPT
 
 
-def _same_records(records: Records, others: Records | Collection) -> np.ndarray:
+def _same_records(records: Records, others: ImageTexts) -> np.ndarray:
     """For each record its own id among the others, -1 where it is not among them: int64[N]."""
-    own = zip(others.keys(), sources_of(others), strict=True)
+    own = zip(others.keys(), others.sources(), strict=True)
     place = {key: i for i, (key, source) in enumerate(own) if source == records.source}
     return np.array([place.get(key, -1) for key in list(records.keys())], np.int64)

@@ -15,19 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from reimagen_jax.config import require
 from reimagen_jax.data.manifest import link, write_manifest
-from reimagen_jax.data.records import Records
-from reimagen_jax.data.triples import EXCLUDED_FILE, KIND, NEIGHBOURS_FILE, SCORES_FILE, Triples
+from reimagen_jax.data.records import ImageTexts, Records
+from reimagen_jax.errors import require
 from reimagen_jax.files import atomic_dir
 from reimagen_jax.progress import track
 from reimagen_jax.retrieval import candidates
 from reimagen_jax.retrieval.candidates import Candidates, Kind
-from reimagen_jax.retrieval.collection import Collection
 from reimagen_jax.retrieval.duplicates import HASH, THRESHOLD
 from reimagen_jax.retrieval.fields import CAPTION, numbered, queries
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase, Method
 from reimagen_jax.retrieval.leaks import KEPT, LeakTest
+from reimagen_jax.retrieval.triples import EXCLUDED_FILE, KIND, NEIGHBOURS_FILE, SCORES_FILE, Triples
 
 SPARE_CANDIDATES = 4
 """Candidates fetched beyond k at first; a record for which that is too few is asked again for four times as many."""
@@ -193,7 +192,7 @@ def _first(k: int, keep_QC: np.ndarray, ids_QC: np.ndarray, scores_QC: np.ndarra
     return np.pad(ids_QK, padding, constant_values=-1), np.pad(scores_QK, padding)
 
 
-def _lines(found: Found, records: Records, others: Records | Collection) -> Iterator[str]:
+def _lines(found: Found, records: Records, others: ImageTexts) -> Iterator[str]:
     """The list of what was left out, as JSON lines."""
     keys, other_keys = records.keys(), others.keys()
     for record, candidate, reason in found.left_out_E3.tolist():

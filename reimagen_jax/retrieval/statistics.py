@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from reimagen_jax.retrieval import attributes
-from reimagen_jax.retrieval.collection import Collection
+from reimagen_jax.retrieval.collection import parts_of
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
 COMMONEST = 12
@@ -16,7 +16,7 @@ COMMONEST = 12
 def describe(base: KnowledgeBase) -> dict[str, Any]:
     """The numbers as JSON types; reads all captions."""
     texts, digests = base.records.texts(), base.records.digests()
-    folders = base.records.folders if isinstance(base.records, Collection) else (base.records,)
+    folders, _ = parts_of(base.records)
     words_N = [base.lexical.analyser(text) for text in texts]
     return {
         "path": str(base.path),

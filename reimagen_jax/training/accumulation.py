@@ -5,7 +5,7 @@
 Part m has the examples m, m + A, m + 2 A, ... of the batch: where a batch is split over devices in consecutive blocks,
 each device's share of every part is its own, and no example travels. The parts are of equal size, so (1) is the
 gradient of the whole batch's mean loss. The sum has the parameters' precision (float32) and lies on the devices as the
-parts' gradients do (sharding.Gathered: as the parameters).
+parts' gradients do (parallel.Gathered: as the parameters).
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from reimagen_jax.training.state import Params
+from reimagen_jax.systems.base import Params
 
 Loss = Callable[[Params, Any, Key[Array, ""]], tuple[Float[Array, ""], dict[str, Array]]]
 

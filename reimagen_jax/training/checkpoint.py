@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,29 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from reimagen_jax.config import Experiment, differences, from_json
+from reimagen_jax.config import Experiment, differences, is_free, places, to_dict
 from reimagen_jax.errors import UserError
 from reimagen_jax.files import read_json, write_json
+from reimagen_jax.systems import kinds
+from reimagen_jax.systems.base import Params
 from reimagen_jax.training import distributed
-from reimagen_jax.training.state import Params, TrainState
+from reimagen_jax.training.state import TrainState
 
 FORMAT = 1
 """Of `run.json`."""
-
-FREE = re.compile(
-    r"train\.(num_steps|log_every|checkpoint_every|keep_checkpoints|sample_every|sample_images|fsdp|accumulate)"
-    r"|data\.(threads|triples|text_embeddings)|text\.frozen\.encoder|sampler\..*"
-)
-"""Settings that a resumed run may change: none of them touches what a step computes, but for those named here.
-
-`fsdp` changes rounding, and `accumulate` also which random numbers an example meets: a run has to be able to go on with
-fewer devices, or with less memory.
-`num_steps` may change because training longer is the commonest wish. The learning rate of the steps to come then
-follows the new length. Where the steps so far would have had another rate under it (cosine decay always, tail decay
-once the tail has begun), the result is not that of a run of the new length: the loop says so when it resumes, and
-`run.json` keeps the change. `data.triples` and `data.text_embeddings` may move; their content may not change, which the
-fingerprint sees.
-"""
 
 
 @contextmanager
@@ -82,29 +68,31 @@ def read_run(workdir: Path) -> dict[str, Any]:
 def settle(workdir: Path, config: Experiment, data_fingerprint: str, step: int | None) -> Experiment | None:
     """Writes `run.json`, or checks it when the run resumes at `step`; returns the settings that it had then.
 
-    Raises `UserError` naming the fields that differ and may not (all but `FREE`), or if the data are not the same.
+    Raises `UserError` naming the fields that differ and may not (all but those marked `config.FREE`), or if the data
+    are not the same.
     """
     history: list[dict[str, Any]] = []
     before = None
     if step is not None:
         run = read_run(workdir)
         history = run["history"]
-        before = from_json(json.dumps(run["experiment"]))
+        before = kinds.from_dict(run["experiment"])
         changed = differences(before, config)
-        fixed = [line for line in changed if not FREE.fullmatch(line.split(":", 1)[0])]
+        fixed = [line for name, line in changed.items() if not is_free(config, name)]
         if fixed:
             raise UserError(
                 f"{workdir} holds a run with other settings (there != here): {'; '.join(fixed)}. "
                 "Use the same settings, or another --workdir"
             )
         if run["data"] != data_fingerprint:
+            read = " or ".join(places(config.data)) or "what the data set reads"
             raise UserError(
-                f"{workdir} holds a run on other data: {config.data.triples or 'the data set'} has another content "
-                "than when the run began. Use the same data, or another --workdir"
+                f"{workdir} holds a run on other data: {read} has another content than when the run began. "
+                "Use the same data, or another --workdir"
             )
         if changed:
-            history.append({"step": step, "changed": changed})
-    record = {"format": FORMAT, "data": data_fingerprint, "history": history, "experiment": asdict(config)}
+            history.append({"step": step, "changed": list(changed.values())})
+    record = {"format": FORMAT, "data": data_fingerprint, "history": history, "experiment": to_dict(config)}
     distributed.on_first_process(lambda: _write_run(workdir, record))
     return before
 
@@ -164,13 +152,14 @@ class Checkpoints:
             self._manager.close()
 
 
-def load_ema(workdir: str | Path, step: int | None = None) -> tuple[Experiment, Params]:
-    """The experiment of a run and its averaged parameters, at `step` or at the last checkpoint.
+def load_ema(workdir: str | Path, step: int | None = None, *, on_host: bool = False) -> tuple[int, Params]:
+    """The number and the averaged parameters of a run's checkpoint: of `step`, or the last one.
 
-    Reads nothing but the average; works on any number of devices. Raises `UserError` if there is no such checkpoint.
+    Reads nothing but the average; works on any number of devices. The parameters go to the default device or,
+    `on_host`, stay arrays of numpy. Raises `UserError` if there is no such checkpoint.
     """
     workdir = Path(workdir)
-    config = from_json(json.dumps(read_run(workdir)["experiment"]))
+    read_run(workdir)
     path = workdir.absolute() / "checkpoints"
     steps = sorted(ocp.utils.checkpoint_steps(path)) if path.is_dir() else []
     if not steps:
@@ -186,7 +175,7 @@ def load_ema(workdir: str | Path, step: int | None = None) -> tuple[Experiment, 
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
         ema = reader.restore(path / "state", args=args)["ema"]
-    return config, jax.tree.map(jnp.asarray, ema)
+    return step, ema if on_host else jax.tree.map(jnp.asarray, ema)
 
 
 def _data_position(folder: Path) -> Any:
@@ -222,6 +211,11 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error's text, or its name; of a long one its beginning and end, where the system speaks."""
+    """The first line of an error's text, or its name; of a long one its beginning and end, where the system speaks.
+
+    After the system's words tensorstore may put more, as `[name='value']`: of an array that cannot be created, its
+    whole specification. Which of many writes fails first is chance, so that is left out.
+    """
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = re.sub(r" \[\w[\w ]*='.*", "", text)
     return text if len(text) <= 300 else f"{text[:120]} ... {text[-180:]}"

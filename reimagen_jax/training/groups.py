@@ -14,7 +14,7 @@ import optax
 
 from reimagen_jax.config import GroupRate
 from reimagen_jax.errors import UserError
-from reimagen_jax.training.state import Params
+from reimagen_jax.systems.base import Params
 
 
 def factors(params: Params, rates: Sequence[GroupRate]) -> Any:

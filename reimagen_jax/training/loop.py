@@ -19,16 +19,19 @@ from typing import Any
 
 import jax
 import numpy as np
+from clu import parameter_overview
 from PIL import Image
 
+from reimagen_jax import sharding
 from reimagen_jax.config import Experiment, differences
 from reimagen_jax.errors import UserError
 from reimagen_jax.progress import track
-from reimagen_jax.training import groups, sharding, telemetry
+from reimagen_jax.systems.base import Metrics, Params, System
+from reimagen_jax.training import groups, parallel, telemetry
 from reimagen_jax.training.checkpoint import Checkpoints, claim, settle
 from reimagen_jax.training.signals import stop_requests
-from reimagen_jax.training.state import Params, TrainState, init_state, start_from
-from reimagen_jax.training.step import Metrics, System, make_optimizer, make_schedule, train_step
+from reimagen_jax.training.state import TrainState, init_state, start_from
+from reimagen_jax.training.step import make_optimizer, make_schedule
 
 OnSample = Callable[[int, Params], Path]
 """(step, averaged parameters) -> the image file that it has drawn.
@@ -72,10 +75,9 @@ def train(
     optimizer, key = make_optimizer(config.train), jax.random.key(config.train.seed)
     key_init, key_steps = jax.random.split(key)
     init = functools.partial(init_state, system, optimizer, key_init)
-    abstract = sharding.abstract_state(init, mesh)
+    abstract = parallel.abstract_state(init, mesh)
     groups.check(abstract.params, config.train.rates)
-    gathered = sharding.Gathered(system, mesh)
-    advance = sharding.jit_step(train_step(gathered, optimizer, config.train), abstract, mesh)
+    advance = parallel.make_advance(system, optimizer, config.train, abstract, mesh)
 
     with (
         claim(workdir),
@@ -86,7 +88,7 @@ def train(
         before = settle(workdir, config, data_fingerprint, start)
         data = iter(dataset)
         if start is None:
-            start, state = 0, sharding.sharded_init(init, abstract)
+            start, state = 0, parallel.sharded_init(init, abstract)
             if initial is not None:
                 state = start_from(state, initial(), config.init.fresh)
         else:
@@ -95,8 +97,7 @@ def train(
         with closing(telemetry.default_writers(workdir, start, config.train.num_steps)) as writers:
             report = _Report(config, writers, checkpoints)
             for step in track(range(start + 1, config.train.num_steps + 1), config.train.num_steps - start, "training"):
-                batch = sharding.global_batch(_next(data, step, config.data.batch_size), mesh)
-                state, metrics = advance(state, batch, key_steps)
+                state, metrics = advance(state, _next(data, step, config.data.batch_size), key_steps)
                 report.dispatched(step, metrics)
 
                 last = stop.agreed() or step == config.train.num_steps
@@ -189,7 +190,7 @@ def _announce(
     before: Experiment | None,
 ) -> None:
     """Says what is about to run, and what is different from before."""
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract.params))
+    count = int(parameter_overview.count_parameters(abstract.params))
     telemetry.say(
         f"{config.name}: {count:,} parameters, {mesh.size} x {mesh.devices.flat[0].device_kind} "
         f"(data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}), batch {config.data.batch_size}, in {workdir}"
@@ -197,7 +198,7 @@ def _announce(
     if before is None:
         return
     telemetry.say(f"going on from the checkpoint of step {start} of {config.train.num_steps}")
-    for line in differences(before, config):
+    for line in differences(before, config).values():
         telemetry.say(f"changed since then: {line.replace(' != ', ' -> ')}")
     planned, done = make_schedule(config.train), np.arange(start, dtype=np.int32)
     if not np.array_equal(planned(done), make_schedule(before.train)(done)):

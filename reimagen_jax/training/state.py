@@ -12,9 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Int32, Key
 
 from reimagen_jax.errors import UserError
-
-Params = Any
-"""A pytree of arrays; dictionaries all the way down for Linen."""
+from reimagen_jax.systems.base import Params, System
 
 
 @flax.struct.dataclass
@@ -29,7 +27,7 @@ class TrainState:
     opt_state: optax.OptState
 
 
-def init_state(system: Any, optimizer: optax.GradientTransformation, key: Key[Array, ""]) -> TrainState:
+def init_state(system: System, optimizer: optax.GradientTransformation, key: Key[Array, ""]) -> TrainState:
     """The state before the first step: random parameters, their average equal to them. Pure."""
     params = system.init(key)
     # The average is a copy: a step gives both away (donation), so they may not share memory.

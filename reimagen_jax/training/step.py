@@ -14,7 +14,7 @@ Sources: AdamW, Loshchilov and Hutter 2019; Adafactor, Shazeer and Stern 2018, w
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,37 +22,29 @@ import optax
 from jaxtyping import Array, Float, Int32, Key
 
 from reimagen_jax.config import TrainConfig
+from reimagen_jax.systems.base import Metrics, Params, System
 from reimagen_jax.training import accumulation, groups
-from reimagen_jax.training.state import Params, TrainState
+from reimagen_jax.training.state import TrainState
 
-Metrics = dict[str, Array]
 Step = Callable[[TrainState, Any, Key[Array, ""]], tuple[TrainState, Metrics]]
-
-
-class System(Protocol):
-    """What can be trained: an `init` and a `loss`, both pure. `ReImagen` is one."""
-
-    def init(self, key: Key[Array, ""]) -> Params: ...
-
-    def loss(self, params: Params, batch: Any, key: Key[Array, ""]) -> tuple[Float[Array, ""], Metrics]:
-        """The mean over the batch, and further scalars to log."""
-        ...
 
 
 def make_schedule(config: TrainConfig) -> Callable[[Int32[Array, "*n"]], Float[Array, "*n"]]:
     """Equations (1) and (2): the learning rate of step n (an integer, or an array of them), in float32."""
+    steps, warmup = config.num_steps, config.warmup_steps
+    decay = {
+        "constant": optax.constant_schedule(1.0),
+        "cosine": optax.join_schedules(
+            [optax.constant_schedule(1.0), optax.cosine_decay_schedule(1.0, max(steps - warmup, 1))], [warmup]
+        ),
+        "tail": optax.linear_schedule(1.0, 0.0, 0.2 * steps, transition_begin=0.8 * steps),
+    }[config.decay]
 
     def learning_rate(step: Int32[Array, "*n"]) -> Float[Array, "*n"]:
         n = jnp.asarray(step).astype(jnp.float32)
-        rate = jnp.full_like(n, config.learning_rate)
-        if config.warmup_steps > 0:
-            rate = rate * jnp.minimum(1.0, n / config.warmup_steps)
-        if config.decay == "cosine":
-            progress = (n - config.warmup_steps) / max(config.num_steps - config.warmup_steps, 1)
-            rate = rate * 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
-        elif config.decay == "tail":
-            rate = rate * jnp.clip((config.num_steps - n) / (0.2 * config.num_steps), 0.0, 1.0)
-        return rate
+        # Not by optax, which subtracts n / warmup from 1 and loses the first steps' digits.
+        warm = jnp.minimum(1.0, n / warmup) if warmup else jnp.ones_like(n)
+        return config.learning_rate * warm * decay(n)
 
     return learning_rate
 
@@ -96,13 +88,14 @@ def train_step(
     """
     learning_rate = make_schedule(config)
 
-    def loss_of(params: Params, batch: Any, key: Key[Array, ""]) -> tuple[Float[Array, ""], Metrics]:
-        return system.loss(groups.hold(params, config.rates), batch, key)
-
     def step(state: TrainState, batch: Any, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+        def loss_of(params: Params, batch: Any, key: Key[Array, ""]) -> tuple[Float[Array, ""], Metrics]:
+            return system.loss(groups.hold(params, config.rates), batch, key, ema=state.ema)
+
         (loss, metrics), grads = accumulation.value_and_grad(loss_of, state.params, batch, key, config.accumulate)
         metrics = {**metrics, "loss": loss}
         if axis_name is not None:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import jax
 import numpy as np
+from clu import metrics
 from tqdm import tqdm
 
 from reimagen_jax.errors import UserError
@@ -201,14 +202,14 @@ class Meter:
         self._whole = _Lap()
         self._since: float | None = None
 
-    def add(self, metrics: Mapping[str, float]) -> None:
+    def add(self, scalars: Mapping[str, float]) -> None:
         """Counts a finished step."""
         now = self._clock()
         if self._since is not None:
             self._lap.add(now - self._since)
             self._whole.add(now - self._since)
         self._since = now
-        self._metrics.append(dict(metrics))
+        self._metrics.append(dict(scalars))
 
     def pause_over(self) -> None:
         """The time since the last step was spent on something else."""
@@ -217,12 +218,17 @@ class Meter:
 
     def read(self, step: int) -> dict[str, float]:
         """Means since the last `read` (the learning rate: its last value), images/s, time to go, memory."""
-        scalars = {name: sum(m[name] for m in self._metrics) / len(self._metrics) for name in self._metrics[0]}
+        with jax.numpy_dtype_promotion("standard"):  # clu divides floats by integers, which our tests forbid
+            averages = {name: metrics.Average.from_model_output(self._values(name)) for name in self._metrics[0]}
+            scalars = {name: float(average.compute()) for name, average in averages.items()}
         scalars["learning_rate"] = self._metrics[-1]["learning_rate"]
         scalars["images_per_second"] = self._batch_size / self._lap.seconds_per_step
         scalars["eta_seconds"] = (self._num_steps - step) * self._whole.seconds_per_step
         self._metrics, self._lap = [], _Lap()
         return scalars | memory()
+
+    def _values(self, name: str) -> np.ndarray:
+        return np.asarray([step[name] for step in self._metrics], np.float32)
 
 
 class _Lap:

@@ -7,10 +7,10 @@ from reimagen_jax.data.entityworld import World
 from reimagen_jax.data.records import write_records
 from reimagen_jax.data.sources import WorldSource
 from reimagen_jax.evaluation.rater import Rater
-from reimagen_jax.evaluation.rater_net import RaterConfig, RaterNet
-from reimagen_jax.pretrained.weights import save_weights
+from reimagen_jax.inference.export import save_weights
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
-from reimagen_jax.systems.reimagen import ReImagen
+from reimagen_jax.systems.rater.net import RaterConfig, RaterNet
+from reimagen_jax.systems.reimagen.system import ReImagen
 from tests.tiny import TINY, TINY_CROPS, TINY_SR, random_params
 
 SMALL_WORLD = World(num_entities=20, num_images=120)

@@ -1,15 +1,24 @@
 """`reimagen encode-train`: records in, an encoder out, and a knowledge base that searches by its vectors."""
 
+import signal
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from reimagen_jax.cli import main
+from reimagen_jax.commands.encode_train import EncodeTrain
+from reimagen_jax.config import differences, load_experiment
 from reimagen_jax.data.records import Records
 from reimagen_jax.encoders.vectors import open_encoder
+from reimagen_jax.inference.model import Model
 from reimagen_jax.retrieval.building import Dense
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+from reimagen_jax.systems.base import Request
+from reimagen_jax.training import loop
 from tests.samples import records_of
 
+DUAL32 = Path(__file__).parents[2] / "experiments" / "dual32.py"
 OPTIONS = ["--resolution", "8", "--width", "8", "--max-bytes", "16", "--num-steps", "2", "--batch-size", "8"]
 
 
@@ -27,7 +36,9 @@ def test_it_says_what_was_measured(trained, capsys):
     said = capsys.readouterr().out
     assert "among 2 unseen records, found" in said and "text to image" in said and "chance" in said
     card = (trained / "other" / "README.md").read_text()
-    assert said.splitlines()[1] in card
+    lines = said.splitlines()
+    table = next(i for i, line in enumerate(lines) if line.startswith("among"))
+    assert "\n".join(lines[table : table + 4]) in card
     assert "reimagen encode-train" in card and str(trained) not in card.replace(str(trained / "records"), "")
 
 
@@ -36,6 +47,60 @@ def test_the_folder_tells_how_it_was_made(trained):
     assert (encoder.width, encoder.resolution) == (8, 8)
     assert encoder.facts["training"]["num_steps"] == 2 and encoder.facts["training"]["same_by"] == "caption"
     assert encoder.facts["records_fingerprint"] == Records.open(trained / "records").fingerprint
+
+
+def test_it_learns_in_a_run_that_goes_on_and_of_which_an_encoder_can_be_made(trained, tmp_path, capsys):
+    records, encoder = str(trained / "records"), open_encoder(trained / "encoder")
+    assert {path.name for path in (trained / "encoder.run").iterdir()} >= {"run.json", "metrics.jsonl", "checkpoints"}
+    again = ["encode-train", records, "--out", str(tmp_path / "again")]
+    assert main([*again, "--workdir", str(trained / "encoder.run"), *OPTIONS]) == 0
+    assert "going on from the checkpoint of step 2 of 2" in capsys.readouterr().out
+    assert open_encoder(tmp_path / "again").fingerprint == encoder.fingerprint
+    assert main([*again, "--from-run", str(trained / "encoder.run"), "--overwrite"]) == 0
+    made = open_encoder(tmp_path / "again")
+    assert made.fingerprint == encoder.fingerprint and made.facts == encoder.facts
+    assert "--from-run" in (tmp_path / "again" / "README.md").read_text()
+
+
+def test_a_run_of_reimagen_train_becomes_an_encoder(trained, tmp_path):
+    words = [str(DUAL32), "--data.records", str(trained / "records"), "--workdir", str(tmp_path / "run")]
+    words += ["--network.resolution", "8", "--network.width", "12", "--data.batch-size", "8", "--train.num-steps", "2"]
+    assert main(["train", *words]) == 0
+    made = ["--out", str(tmp_path / "encoder"), "--from-run", str(tmp_path / "run")]
+    assert main(["encode-train", str(trained / "records"), *made]) == 0
+    encoder = open_encoder(tmp_path / "encoder")
+    assert (encoder.resolution, encoder.width, encoder.facts["training"]["num_steps"]) == (8, 12, 2)
+    # The run's own folder opens as a model, like that of any system.
+    stage = Model.open(tmp_path / "run").stage(batch_size=2)
+    np.testing.assert_allclose(stage.draw([Request("a thing")]), encoder.texts(["a thing"]), atol=1e-6)
+
+
+def test_the_experiment_file_has_the_commands_settings():
+    command = EncodeTrain(Path("records"), Path("encoder"))
+    assert set(differences(command.experiment(), load_experiment(DUAL32))) == {"name", "data.records"}
+
+
+def test_a_signal_ends_it_after_saving_and_the_same_command_goes_on(trained, tmp_path, monkeypatch):
+    words = ["encode-train", str(trained / "records"), "--out", str(tmp_path / "encoder"), *OPTIONS]
+    steps = []
+
+    def interrupting(*arguments, advance=loop.parallel.make_advance):
+        step = advance(*arguments)
+
+        def counted(*of_step):
+            steps.append(1)
+            if len(steps) == 1:
+                signal.raise_signal(signal.SIGINT)
+            return step(*of_step)
+
+        return counted
+
+    monkeypatch.setattr(loop.parallel, "make_advance", interrupting)
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 128 + signal.SIGINT and not (tmp_path / "encoder").exists()
+    assert main(words) == 0 and len(steps) == 2
+    assert open_encoder(tmp_path / "encoder").fingerprint == open_encoder(trained / "encoder").fingerprint
 
 
 def test_a_knowledge_base_searches_by_its_vectors(trained):
@@ -50,12 +115,17 @@ def test_a_knowledge_base_searches_by_its_vectors(trained):
 
 def test_bad_input(trained, tmp_path, capsys):
     records, out = str(trained / "records"), str(tmp_path / "out")
+    others = str(records_of(tmp_path / "others", [f"another thing {i}" for i in range(20)]).path)
     for arguments, message in (
         ([records, "--out", str(trained / "encoder"), *OPTIONS], "already exists"),
         ([records, "--out", out], "too few"),
         ([records, "--out", out, "--resolution", "33"], "power of two"),
         ([records, "--out", out, *OPTIONS, "--same-by", "breed"], "no attribute 'breed'"),
         ([str(tmp_path), "--out", out], "reimagen prepare"),
+        ([records, "--out", out, "--from-run", str(tmp_path)], "run.json not found"),
+        ([records, "--out", out, "--from-run", str(trained / "encoder.run"), "--width", "9"], "--width is about a"),
+        ([records, "--out", out, "--workdir", str(trained / "encoder.run"), "--seed", "1", *OPTIONS], "data.seed: 0"),
+        ([others, "--out", out, "--from-run", str(trained / "encoder.run")], "learned from other records"),
     ):
         assert main(["encode-train", *arguments]) == 2
         assert message in capsys.readouterr().err

@@ -8,22 +8,24 @@ from PIL import Image
 
 from reimagen_jax import cli
 from reimagen_jax.commands.train import parse
-from reimagen_jax.config import from_json
-from reimagen_jax.data.text_embeddings import TextEmbeddings
+from reimagen_jax.encoders.text_embeddings import TextEmbeddings
+from reimagen_jax.systems.kinds import from_json
+from tests.commands.test_sample import again, images
 from tests.encoders.published import T5, write_t5
 from tests.samples import picture, write_folder
 from tests.training.tiny_system import read_state
 
 EXPERIMENT = """
 from dataclasses import replace
-from reimagen_jax.config import FrozenTextConfig, GroupRate
-from tests.tiny import TINY
+from reimagen_jax.config import GroupRate
+from reimagen_jax.encoders.settings import FrozenTextConfig
+from tests.tiny import TINY, changed
 
 frozen = FrozenTextConfig(width=%d, max_tokens=12, padding="kept", lowercase=True)
 rates = (GroupRate("neighbour_attention|ustack/out", 1.0), GroupRate(".", 0.0))
-sampler = replace(TINY.sampler, num_steps=1)
+sampler = replace(TINY.system.sampler, num_steps=1)
 train = replace(TINY.train, rates=rates, num_steps=1, log_every=1)
-config = replace(TINY, text=replace(TINY.text, frozen=frozen), sampler=sampler, train=train)
+config = replace(changed(TINY, text=replace(TINY.system.text, frozen=frozen), sampler=sampler), train=train)
 """
 HOW = ["--text-tokens", "12", "--text-padding", "kept", "--text-lowercase"]
 
@@ -76,8 +78,8 @@ def test_trains_goes_on_exports_and_draws(folder, capsys):
     assert not np.array_equal(*(state["params"]["unet"]["ustack"]["out"]["kernel"] for state in (before, after)))
     run("export", folder / "run", "--out", folder / "model")
     config = from_json((folder / "model" / "experiment.json").read_text())
-    assert config.text.frozen.encoder == ""
-    assert config.text.frozen.fingerprint == TextEmbeddings.open(folder / "text").encoder
+    assert config.system.text.frozen.encoder == ""
+    assert config.system.text.frozen.fingerprint == TextEmbeddings.open(folder / "text").encoder
     capsys.readouterr()
 
     draw = ["sample", "--model", folder / "model", "--prompt", "a red cat", "--num-images", 1, "--batch-size", 1]
@@ -85,8 +87,10 @@ def test_trains_goes_on_exports_and_draws(folder, capsys):
     assert cli.main([*map(str, draw), "--out", str(folder / "none")]) == 2
     assert "no text encoder is named: pass --text-encoder DIR" in capsys.readouterr().err
     run(*draw, "--text-encoder", folder / "t5", "--out", folder / "drawn")
-    (image,) = json.loads((folder / "drawn" / "sample.json").read_text())["images"]
-    assert Image.open(folder / "drawn" / image["file"]).size == (16, 16)
+    noted = json.loads((folder / "drawn" / "sample.json").read_text())
+    assert Image.open(folder / "drawn" / noted["images"][0]["file"]).size == (16, 16)
+    assert cli.main(again(noted["command"], folder / "again")) == 0
+    assert images(folder / "again") == images(folder / "drawn")
 
     write_t5(folder / "other", seed=1)
     assert cli.main([*map(str, draw), "--text-encoder", str(folder / "other"), "--out", str(folder / "none")]) == 2

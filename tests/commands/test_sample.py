@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shlex
 
 import numpy as np
@@ -167,19 +168,8 @@ QUICK = ["--num-images", "2", "--steps", "2"]
 def test_a_cascade_writes_every_stage_and_can_be_drawn_again(model, stages, world, tmp_path, capsys):
     places = ["--records", f"{world}/records", "--knowledge-base", f"{world}/index", "--limit", "2"]
     asked = ["--model", str(model), *places, *QUICK]
-    own = [
-        "--cascade-steps",
-        "2",
-        "--aug-level",
-        "0.3",
-        "0.2",
-        "--cascade-eta",
-        "0.25",
-        "1",
-        "--cascade-text-weight",
-        "1.5",
-    ]
-    cascade = ["--cascade", *map(str, stages), *own]
+    own = ["steps=2,aug-level=0.3,eta=0.25,text-weight=1.5", "aug-level=0.2,eta=1,steps=2,text-weight=1.5,batch-size=3"]
+    cascade = ["--cascade", *(f"{path},{word}" for path, word in zip(stages, own, strict=True))]
     assert main(["sample", *asked, *cascade, "--out", str(tmp_path / "all")]) == 0
     assert "images of 16 pixels, which the stage of 32 pixels sees enlarged" in capsys.readouterr().err
     for folder, side in (("all/stage1", 16), ("all/stage2", 32), ("all", 64)):
@@ -204,9 +194,10 @@ def test_a_cascade_writes_every_stage_and_can_be_drawn_again(model, stages, worl
 
 def test_a_stage_may_see_fewer_neighbours_than_the_one_before(model, stages, world, tmp_path):
     places = ["--records", f"{world}/records", "--knowledge-base", f"{world}/index", "--limit", "1"]
-    asked = ["--model", str(model), "--cascade", str(stages[0]), *places, *QUICK, "--cascade-steps", "2"]
+    asked = ["--model", str(model), *places, *QUICK]
     for k in ("0", "2"):
-        assert main(["sample", *asked, "--cascade-k", k, "--out", str(tmp_path / k)]) == 0
+        cascade = ["--cascade", f"{stages[0]},steps=2,k={k}"]
+        assert main(["sample", *asked, *cascade, "--out", str(tmp_path / k)]) == 0
     assert images(tmp_path / "0" / "stage1") == images(tmp_path / "2" / "stage1")
     assert images(tmp_path / "0") != images(tmp_path / "2")
 
@@ -238,13 +229,17 @@ def test_an_image_of_ones_own_is_enlarged(stages, tmp_path, capsys):
         (["SR32", "--low-res", "NONE"], "none.png cannot be read"),
         (["SR32", "--low-res", "TEXT"], "not an image"),
         (["SR32", "--low-res", "IMAGE", "--aug-level", "2"], "aug_level 2.0"),
-        (["MODEL", "--aug-level", "0.1"], "--aug-level is given, but there are no super-resolution models"),
-        (["MODEL", "--cascade-steps", "4"], "--cascade-steps is given, but there are no models of --cascade"),
-        (["MODEL", "--cascade", "SR32", "--cascade-steps", "4", "5"], "--cascade-steps has 2 values for 1"),
-        (["MODEL", "--cascade", "SR32", "--aug-level", "0.1", "0.2"], "--aug-level has 2 values for 1"),
-        (["MODEL", "--cascade", "SR32", "--cascade-steps", "0"], "num_steps is 0"),
-        (["MODEL", "--cascade", "SR32", "--cascade-k", "-1"], "--cascade-k"),
-        (["MODEL", "--cascade", "SR32", "--cascade-batch-size", "0"], "--cascade-batch-size"),
+        (
+            ["MODEL", "--aug-level", "0.1"],
+            "--aug-level 0.1: --model is a base model; write it behind a model of --cascade",
+        ),
+        (["MODEL", "--aug-level", "0.1", "--cascade", "SR32"], "--aug-level 0.1: --model is a base model"),
+        (["MODEL", "--cascade", "SR32,steps=0"], "SR32,steps=0: sampler.num_steps is 0"),
+        (["MODEL", "--cascade", "SR32,k=-1"], "SR32,k=-1: sampler.k is -1"),
+        (["MODEL", "--cascade", "SR32,batch-size=0"], "SR32,batch-size=0: batch-size 0"),
+        (["MODEL", "--cascade", "SR32,step=4"], "SR32,step=4: 'step' is no setting of a stage"),
+        (["MODEL", "--cascade", "SR32,steps=four"], "SR32,steps=four: steps 'four' is not a number"),
+        (["MODEL", "--cascade", "SR32,solver=euler"], "SR32,solver=euler: solver is one of ddpm, ddim, not 'euler'"),
         (["MODEL", "--cascade", "NONE"], "not found"),
     ],
 )
@@ -261,11 +256,11 @@ def test_stages_that_do_not_fit_are_one_line_and_leave_nothing(model, stages, tm
         "TEXT": inputs / "text.png",
         "NONE": inputs / "none.png",
     }
-    args = [str(places.get(arg, arg)) for arg in args]
+    args = [re.sub("^[A-Z0-9]+", lambda name: str(places[name[0]]), arg) if arg[0].isupper() else arg for arg in args]
     out = tmp_path / "results" / "out"
     assert main(["sample", "--prompt", "a thing", "--out", str(out), "--model", *args]) == 2
     error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    assert message.replace("SR32", str(stages[0])) in error and error.count("\n") == 1
     assert not list(tmp_path.glob("results/*"))
 
 

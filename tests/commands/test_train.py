@@ -17,11 +17,12 @@ from PIL import Image
 
 from reimagen_jax import cli
 from reimagen_jax.commands.train import parse
+from reimagen_jax.config import Experiment
 from reimagen_jax.data.records import ImageText, write_records
 from reimagen_jax.errors import UserError
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import build_triples
-from tests.tiny import TINY, TINY_CROPS
+from tests.tiny import TINY, TINY_CROPS, changed
 from tests.training.tiny_system import read_state, same
 
 EXPERIMENT = "from tests.tiny import TINY as config\n"
@@ -54,12 +55,12 @@ def triples(tmp_path_factory):
 
 def test_any_setting_can_be_overridden_and_the_others_come_from_the_file(experiment):
     options = "--train.num-steps 10 --data.triples there --unet.levels.0.width 32 --unet.levels.1.no-self-attention"
+    options += " --text-drop 0.2"
     command = parse([str(experiment), "--workdir", "run", *options.split()])
-    first, second = TINY.unet.levels
+    first, second = TINY.system.unet.levels
     levels = (dataclasses.replace(first, width=32), dataclasses.replace(second, self_attention=False))
     assert command.config == dataclasses.replace(
-        TINY,
-        unet=dataclasses.replace(TINY.unet, levels=levels),
+        changed(TINY, unet=dataclasses.replace(TINY.system.unet, levels=levels), text_drop=0.2),
         train=dataclasses.replace(TINY.train, num_steps=10),
         data=dataclasses.replace(TINY.data, triples="there"),
     )
@@ -72,8 +73,9 @@ def test_an_optional_part_has_options_where_the_experiment_has_it(tmp_path, expe
     path.write_text("from tests.tiny import TINY_CROPS as config\n")
     options = "--super-resolution.crop 32 --super-resolution.aug-levels 0 0.5 --super-resolution.shrinking area cubic"
     command = parse([str(path), "--workdir", "run", *options.split()])
-    part = dataclasses.replace(TINY_CROPS.super_resolution, crop=32, aug_levels=(0.0, 0.5), shrinking=("area", "cubic"))
-    assert command.config == dataclasses.replace(TINY_CROPS, super_resolution=part)
+    part = TINY_CROPS.system.super_resolution
+    part = dataclasses.replace(part, crop=32, aug_levels=(0.0, 0.5), shrinking=("area", "cubic"))
+    assert command.config == changed(TINY_CROPS, super_resolution=part)
     assert parse([str(path), "--workdir", "run"]).config == TINY_CROPS
     with pytest.raises(SystemExit) as stopped:
         parse([str(path), "--help"])
@@ -94,12 +96,14 @@ def test_help_shows_every_setting_with_the_experiments_values(experiment, capsys
 
 
 def settings(value, prefix=""):
-    """All option names: fields of dataclasses, their fields, elements of tuples; not of a part that is absent."""
+    """All option names: fields of dataclasses, their fields, elements of tuples; not of a part that is absent. Those of
+    the system have no prefix."""
     if prefix in ("super_resolution", "text.frozen") and value is None:
         return
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
-            yield from settings(getattr(value, field.name), f"{prefix}.{field.name}" if prefix else field.name)
+            name = "" if isinstance(value, Experiment) and field.name == "system" else field.name
+            yield from settings(getattr(value, field.name), f"{prefix}.{name}" if prefix else name)
     elif isinstance(value, tuple):
         for index, element in enumerate(value):
             yield from settings(element, f"{prefix}.{index}")

@@ -6,7 +6,7 @@ import pytest
 
 from reimagen_jax.cli import main
 from reimagen_jax.data.records import Records
-from reimagen_jax.data.triples import Triples
+from reimagen_jax.retrieval.triples import Triples
 
 
 def build(world, out, *options) -> int:

@@ -4,11 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reimagen_jax.config import DiffusionConfig, SamplerConfig, SuperResolutionConfig
-from reimagen_jax.data import degrade
-from reimagen_jax.diffusion import sampler, schedule, variance
+from reimagen_jax.diffusion import degrade, sampler, schedule, variance
+from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig, SuperResolutionConfig
 from reimagen_jax.errors import UserError
-from tests.diffusion.test_diffusion import plain
+from tests.diffusion.test_diffusion import plain, sample
 
 T = 1000
 CHAIN = DiffusionConfig(
@@ -61,15 +60,19 @@ def test_the_last_step_adds_no_noise_whatever_the_variance(said):
         return jnp.concatenate([image, jnp.full_like(x, said)], axis=-1)
 
     settings = SamplerConfig(solver="ddpm", num_steps=3, thresholding="none")
-    x = sampler.sample(denoise, plain(1), sampler.image_keys(0, [0]), (4, 4, 3), CHAIN, settings, 1.0, 1.0, 1.0)
+    x = sample(denoise, plain(1), sampler.image_keys(0, [0]), CHAIN, settings, shape=(4, 4, 3), eta=1.0)
     np.testing.assert_allclose(x, np.broadcast_to([0.3, -0.2, 0.9], x.shape), atol=1e-5)
 
 
 def test_dynamic_thresholding_has_a_limit_where_one_is_set():
     x0 = jnp.asarray([0.0, 0.5, 3.0, -4.0]).reshape(1, 2, 2, 1)
-    settings = {"thresholding": "dynamic", "percentile": 1.0}
-    np.testing.assert_allclose(sampler.threshold(x0, SamplerConfig(**settings)), x0 / 4.0)
-    limited = sampler.threshold(x0, SamplerConfig(**settings, threshold_limit=1.5))
+
+    def projected(**limit):
+        settings = SamplerConfig(thresholding="dynamic", percentile=1.0, **limit)
+        return sampler.projection(settings)(x0, x0, jnp.float32(0.5))
+
+    np.testing.assert_allclose(projected(), x0 / 4.0)
+    limited = projected(threshold_limit=1.5)
     np.testing.assert_allclose(limited.ravel(), [0.0, 1 / 3, 1.0, -1.0], rtol=1e-6)
     with pytest.raises(UserError, match=r"threshold_limit 0\.5 is below 1"):
         SamplerConfig(threshold_limit=0.5)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from reimagen_jax.config import DiffusionConfig, SamplerConfig
 from reimagen_jax.diffusion import guidance, objective, process, sampler, schedule, solvers, variance
+from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig
 from reimagen_jax.errors import UserError
-from tests.diffusion.test_diffusion import SHAPE, gaussian_denoiser, plain
+from reimagen_jax.systems.reimagen.condition import drop_one
+from tests.diffusion.test_diffusion import SHAPE, gaussian_denoiser, one_step, plain, sample
 
 MEAN, STD = 0.2, 0.5
 
@@ -119,9 +120,13 @@ def test_the_variational_term_is_the_divergence_of_the_two_steps(key):
     prediction = process.to_eps(guess, x, *(jnp.full(2, a) for a in schedule.alpha_sigma(t, config)))
     fraction = jnp.full(x.shape, 0.3)
     bits_B = variance.variational_bits(prediction, fraction, x, x0, jnp.full(2, t), config)
-    scales, zero = solvers.Scales(*schedule.alpha_sigma(t, config), *schedule.alpha_sigma(s, config)), jnp.zeros_like(x)
-    mean_q, mean_p = (solvers.ddpm(x, image, zero, scales, 0.0) for image in (x0, guess))
-    var_q, var_p = (solvers.ddpm(zero, zero, zero + 1.0, scales, gamma) ** 2 for gamma in (0.0, 0.3))
+    zero, chosen = jnp.zeros_like(x), DiffusionConfig(prediction="eps")  # the variance is chosen here, not learned
+
+    def step(x, image, noise, gamma=0.0):
+        return one_step(solvers.ddpm(chosen, gamma), x, image, t, s, noise, chosen)
+
+    mean_q, mean_p = (step(x, image, zero) for image in (x0, guess))
+    var_q, var_p = (step(zero, zero, zero + 1.0, gamma) ** 2 for gamma in (0.0, 0.3))
     nats = 0.5 * (jnp.log(var_p / var_q) + (var_q + (mean_q - mean_p) ** 2) / var_p - 1.0)
     np.testing.assert_allclose(bits_B, 10 * nats.mean(axis=(1, 2, 3)) / np.log(2), rtol=1e-3)
 
@@ -136,11 +141,11 @@ def test_the_last_step_is_judged_by_the_probability_of_the_image_s_byte(key):
     bits_B = variance.variational_bits(v, f, x, x0, jnp.full(256, t), config)
     probability = 2.0 ** (-np.asarray(bits_B, np.float64) / 10)
     assert probability.sum() == pytest.approx(1.0, abs=1e-4)
-    scales = solvers.Scales(*schedule.alpha_sigma(t, config), *schedule.alpha_sigma(s, config))
-    alpha_B, sigma_B = jnp.full(256, scales.alpha_t), jnp.full(256, scales.sigma_t)
+    alpha_B, sigma_B = (jnp.full(256, scale) for scale in schedule.alpha_sigma(t, config))
     guess, zero = process.to_x0(v, x, alpha_B, sigma_B, "v")[0, 0, 0, 0], jnp.float32(0.0)
-    mean = float(solvers.ddpm(jnp.float32(0.9), guess, zero, scales, 0.8))
-    sd = float(solvers.ddpm(zero, zero, jnp.float32(1.0), scales, 0.8))
+    solver = solvers.ddpm(config, 0.8)
+    mean = float(one_step(solver, jnp.float32(0.9), guess, t, s, zero, config))
+    sd = float(one_step(solver, zero, zero, t, s, jnp.float32(1.0), config))
     expected = norm.cdf(levels[1:-1] + 1 / 255, mean, sd) - norm.cdf(levels[1:-1] - 1 / 255, mean, sd)
     seen = expected > 1e-3
     np.testing.assert_allclose(probability[1:-1][seen], expected[seen], rtol=0.01)
@@ -195,7 +200,7 @@ def told_denoiser(config, num_steps):
 
     def with_variance(x, t_B, condition):
         said = 2.0 * fractions[jnp.round((1.0 - t_B) * num_steps).astype(jnp.int32)].astype(jnp.float32) - 1.0
-        return jnp.concatenate([denoise(x, t_B, condition), jnp.ones_like(x) * process.over_pixels(said)], axis=-1)
+        return jnp.concatenate([denoise(x, t_B, condition), jnp.ones_like(x) * process.expand(said, x)], axis=-1)
 
     return with_variance
 
@@ -208,10 +213,8 @@ def test_few_steps_with_the_true_variance_draw_the_true_distribution():
     keys = sampler.image_keys(0, range(1024))
 
     def spread(denoise, config):
-        x = sampler.sample(denoise, plain(1024), keys, SHAPE, config, settings, 0.5, 1.0, 1.0)
-        return np.asarray(x).std() / truth.std()
+        return np.asarray(sample(denoise, plain(1024), keys, config, settings)).std() / STD
 
-    truth = np.clip(np.random.default_rng(0).normal(MEAN, STD, 1_000_000), -1.0, 1.0)
     assert spread(told_denoiser(config, 4), config) == pytest.approx(1.0, abs=0.025)
     assert spread(gaussian_denoiser(MEAN, STD, plain_config), plain_config) < 0.9
 
@@ -222,13 +225,13 @@ def test_guidance_mixes_the_prediction_and_takes_the_variance_of_the_full_condit
         return jnp.concatenate([jnp.where(full, 1.0, 0.0) + 0.0 * x, jnp.where(full, 0.7, -0.7) + 0.0 * x], axis=-1)
 
     x, t = jax.random.normal(key, (2, *SHAPE)), jnp.full(2, 0.5)
-    out = guidance.guided(denoise, x, t, plain(2), jnp.asarray([True, False]), 3.0, 5.0)
-    np.testing.assert_allclose(out[..., :1], process.over_pixels(jnp.asarray([3.0, 5.0])) * jnp.ones_like(x))
+    guide = guidance.interleaved(drop_one, jnp.asarray([[True], [False]]), 3.0, 5.0)
+    out = guide(denoise, x, t, plain(2), jnp.int32(0))
+    np.testing.assert_allclose(out[..., :1], process.expand(jnp.asarray([3.0, 5.0]), x) * jnp.ones_like(x))
     np.testing.assert_array_equal(out[..., 1:], jnp.float32(0.7))
 
 
 def test_a_variance_by_hand_is_refused_where_it_is_learned():
     settings = SamplerConfig(solver="ddpm", ddpm_gamma=0.5)
     with pytest.raises(UserError, match=r"ddpm_gamma is 0\.5, but the model has learned"):
-        config = DiffusionConfig(learned_variance=True)
-        sampler.sample(None, plain(1), sampler.image_keys(0, [0]), SHAPE, config, settings, 0.5, 1.0, 1.0)
+        solvers.solver_of(settings, DiffusionConfig(learned_variance=True))

@@ -13,7 +13,7 @@ from reimagen_jax.encoders import clip, t5
 from reimagen_jax.encoders.frozen import bucketed
 from reimagen_jax.encoders.hf_tokenizers import open_t5_tokenizer
 from reimagen_jax.errors import UserError
-from reimagen_jax.training.sharding import make_mesh
+from reimagen_jax.sharding import make_mesh
 from tests.encoders.published import CLIP, T5, write_clip, write_t5
 from tests.encoders.texts import texts, train_sentencepiece
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reimagen_jax.commands import rater as rater_command
 from reimagen_jax.data.entityworld import (
     NUM_PARAMETERS,
     SCENE_PARAMETERS,
@@ -18,10 +17,12 @@ from reimagen_jax.data.entityworld import (
     sample_scenes,
 )
 from reimagen_jax.errors import UserError
-from reimagen_jax.evaluation import rater_card, rater_check, rater_net, rater_training
+from reimagen_jax.evaluation import rater_check
 from reimagen_jax.evaluation.rater import SETTINGS, Rater, Readings
-from reimagen_jax.evaluation.rater_net import LOOK_COUNTS, NEVER, SCENE_COUNTS, SCENE_NAMES, RaterConfig, RaterNet
 from reimagen_jax.pretrained.weights import WEIGHTS
+from reimagen_jax.reports import rater_card
+from reimagen_jax.systems.rater import net as rater_net
+from reimagen_jax.systems.rater.net import LOOK_COUNTS, NEVER, SCENE_COUNTS, SCENE_NAMES, RaterConfig, RaterNet
 
 SMALL = RaterConfig(resolution=16, look_widths=(8, 8, 8), look_hidden=16, scene_widths=(8, 8), scene_hidden=16)
 
@@ -195,46 +196,6 @@ def test_what_cannot_be_used_is_refused(small, tmp_path):
     (tmp_path / WEIGHTS).write_bytes(b"broken")
     with pytest.raises(UserError, match="safetensors"):
         Rater.open(tmp_path)
-
-
-# -- training
-
-
-def test_softening_leaves_out_what_it_should_and_stays_in_range(key):
-    images = jnp.asarray(noise(16), jnp.float32) / 255.0
-    soften = jax.jit(rater_training.soften, static_argnums=2)
-    none = soften(key, images, rater_training.Softening(share=0.0))
-    np.testing.assert_array_equal(none, images)
-    half = soften(key, images, rater_training.Softening(share=0.5, noise=0.0))
-    changed = np.abs(np.asarray(half - images)).max(axis=(1, 2, 3)) > 1e-4
-    assert 0 < changed.sum() < 16
-    full = soften(key, images, rater_training.Softening(share=1.0, noise=0.5))
-    assert full.min() >= 0 and full.max() <= 1
-    np.testing.assert_allclose(rater_training.average(jnp.full((1, 5, 5, 3), 0.3)), 0.3, rtol=1e-6)
-
-
-def test_values_for_other_categories_do_not_count(small):
-    looks, scenes = drawn(6)
-    logits = logits_of(small.params, jnp.asarray(noise(6), jnp.float32))
-    arguments = jnp.asarray(looks), jax.tree.map(jnp.asarray, scenes)
-    loss_of_look = jax.grad(lambda look: rater_training.loss(logits._replace(look_BCPV=look), *arguments))
-    gradient = jax.jit(loss_of_look)(logits.look_BCPV)
-    reached = np.abs(np.asarray(gradient)).max(axis=(2, 3)) > 0
-    np.testing.assert_array_equal(reached, looks[:, :1] == np.arange(5))
-
-
-def test_the_command_trains_measures_and_writes_a_rater_with_its_card(tmp_path, capsys):
-    out = tmp_path / "rater"
-    rater_command.main(["train", "--out", str(out), "--resolution", "16", "--num-steps", "40", "--num-images", "300"])
-    rater = Rater.open(out)
-    assert rater.metrics["parameters"]["time"][1] > 0.4  # by guessing: 0.25
-    card = (out / "README.md").read_text()
-    assert rater_card.table(rater.metrics) in card and "--num-steps 40" in card and str(tmp_path) not in card
-    capsys.readouterr()
-    rater_command.main(["check", "--rater", str(out), "--num-images", "300", "--seed", "1"])
-    assert rater_card.table(rater.metrics) in capsys.readouterr().out  # the stored measurement, made again
-    with pytest.raises(UserError, match="already exists"):
-        rater_command.main(["train", "--out", str(out)])
 
 
 # -- the rater in the package

@@ -7,15 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from reimagen_jax.config import SamplerConfig
 from reimagen_jax.data.entityworld import SCENE_PARAMETERS, World
 from reimagen_jax.evaluation.ratings import rate, truth, why_unrated
 from reimagen_jax.evaluation.statistics import mean_ci
 from reimagen_jax.evaluation.sweeps import Sweep, draw_sweep
-from reimagen_jax.inference.generator import Generator
+from reimagen_jax.inference.pipeline import Pipeline, Stage
 from reimagen_jax.inference.prompts import Prompt
-from reimagen_jax.inference.requests import Neighbour
-from reimagen_jax.systems.reimagen import ReImagen
+from reimagen_jax.systems.base import Neighbour
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
+from reimagen_jax.systems.reimagen.system import ReImagen
 from tests.tiny import TINY
 
 ATTRIBUTES = World(num_entities=20, num_images=200).example(3, 0, resolution=16)["attributes"]
@@ -30,17 +30,18 @@ def prompt(i: int, k: int = 2, **fields) -> Prompt:
 def test_a_sweep_over_11_etas_compiles_once_and_every_image_is_its_requests():
     params = jax.jit(ReImagen(TINY).init)(jax.random.key(0))
     params = jax.tree.map(lambda leaf: leaf + 0.05, params)
-    generator = Generator(TINY, params, max_neighbours=2, batch_size=8, seed=3)
+    stage = Stage(TINY, params, replace(TINY.system.sampler, k=2), batch_size=8)
+    pipeline = Pipeline([stage], seed=3)
     prompts, etas = [prompt(0), prompt(1, k=1)], [i / 10 for i in range(11)]
-    sweep = draw_sweep(generator, prompts, etas, num_seeds=2)
+    sweep = draw_sweep(pipeline, prompts, etas, num_seeds=2)
     assert sweep.image_PSCHWC.shape == (2, 2, 12, 16, 16, 3) and len(sweep.columns) == 12
     assert (sweep.num_seeds, sweep.resolution, sweep.seed) == (2, 16, 3)
 
-    asked = [prompts[1].request(3, 0.3, TINY.sampler), prompts[0].baseline(1, TINY.sampler)]
-    drawn = generator(asked)
+    asked = [prompts[1].request(3, eta=0.3), prompts[0].baseline(1)]
+    drawn = pipeline(asked)
     np.testing.assert_array_equal(sweep.image_PSCHWC[1, 1, 1 + 3], drawn[0])
     np.testing.assert_array_equal(sweep.image_PSCHWC[0, 1, 0], drawn[1])
-    assert generator.compilations == 1
+    assert stage.compilations == 1
     assert np.any(sweep.image_PSCHWC[0, 0, 1] != sweep.image_PSCHWC[0, 0, 11]), "eta matters"
     assert np.any(sweep.image_PSCHWC[0, 0] != sweep.image_PSCHWC[0, 1]), "the seed matters"
 
@@ -96,7 +97,7 @@ def rated_sweep(num_prompts: int, num_seeds: int, stranger: int | None = None) -
         known = truth(attributes)
         image[p, :, :, 0, 0, 2], image[p, :, :, 0, 1, 2] = known.look[1] * 10, known.scene["place"] * 10
         prompts.append(prompt(p, attributes={} if p == stranger else attributes))
-    return Sweep(tuple(prompts), etas, image, SamplerConfig(), 0), verdict
+    return Sweep(tuple(prompts), etas, image, GuidedSamplerConfig(), 0), verdict
 
 
 @pytest.mark.parametrize("num_seeds", [1, 3])

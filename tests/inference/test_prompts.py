@@ -6,14 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reimagen_jax.config import SamplerConfig
 from reimagen_jax.data.records import write_records
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.prompts import Prompt, asking_by, from_file, from_records, with_retrieved
 from reimagen_jax.inference.requests import from_file as reference
 from reimagen_jax.inference.requests import pinned
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+from reimagen_jax.systems.reimagen.feed import ReImagenFeed
 from tests.samples import encoded, example, picture, records_of
+from tests.tiny import TINY
 
 
 def test_a_text_file_has_a_prompt_a_line(tmp_path):
@@ -124,7 +125,9 @@ def test_asking_by_an_attribute_asks_for_nothing_else(tmp_path):
 def test_the_baseline_has_no_neighbours_and_text_guidance_only(tmp_path):
     base = KnowledgeBase.build(records_of(tmp_path / "r", ["a red thing", "a red cat"]), tmp_path / "index")
     (prompt,) = with_retrieved([Prompt("a red cat")], base, 2, 8)
-    sampler = SamplerConfig(text_weight=3.0)
-    with_neighbours, without = prompt.request(7, 0.25, sampler), prompt.baseline(7, sampler)
-    assert len(with_neighbours.neighbours) == 2 and with_neighbours.eta == 0.25
-    assert replace(with_neighbours, neighbours=(), eta=1.0) == without
+    with_neighbours, without = prompt.request(7, eta=0.25, text_weight=3.0), prompt.baseline(7)
+    assert len(with_neighbours.neighbours) == 2 and with_neighbours.guidance == {"eta": 0.25, "text_weight": 3.0}
+    assert replace(with_neighbours, neighbours=(), guidance={}) == without
+    assert (without.prompt, without.index, without.start) == ("a red cat", 7, None)
+    inputs = ReImagenFeed(TINY).collate([replace(with_neighbours, neighbours=()), without], TINY.system.sampler)
+    assert inputs.eta_B.tolist() == [1.0, 1.0], "text guidance only"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reimagen_jax.config import Level, UNetConfig
+from reimagen_jax.nets.settings import Level, UNetConfig
 from reimagen_jax.nets.unet import Condition, UNet
 from tests.nets.draws import draw, draw_params
 

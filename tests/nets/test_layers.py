@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reimagen_jax.config import Level, UNetConfig
 from reimagen_jax.nets.attention import SelfTextAttention, attend, implementation_for, text_group_norm
 from reimagen_jax.nets.layers import ResBlock
+from reimagen_jax.nets.settings import Level, UNetConfig
 from tests.nets.draws import draw, draw_params
 
 CONFIG = UNetConfig((Level(8, 1, self_attention=True),), head_width=4, groups=4, cond_width=16)

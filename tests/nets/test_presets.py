@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from reimagen_jax.config import UNetConfig
+from reimagen_jax.nets.settings import UNetConfig
 from reimagen_jax.nets.unet import Condition, UNet
-from reimagen_jax.presets import RE_IMAGEN_64, RE_IMAGEN_64_SMALL, RE_IMAGEN_256, RE_IMAGEN_1024
+from reimagen_jax.systems.reimagen.presets import RE_IMAGEN_64, RE_IMAGEN_64_SMALL, RE_IMAGEN_256, RE_IMAGEN_1024
 from tests.nets.draws import draw, draw_params
 
 K = 2

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from reimagen_jax.encoders import clip
+from reimagen_jax.encoders import clip, clip_net
 from reimagen_jax.encoders.frozen import read_settings
 from reimagen_jax.encoders.hf_tokenizers import open_clip_tokenizer
 from reimagen_jax.errors import UserError
@@ -60,14 +60,14 @@ def both(published, tmp_path_factory):
 
 def of_blocks(module, method):
     """Which intermediate results are kept."""
-    return isinstance(module, clip.Block) and method == "__call__"
+    return isinstance(module, clip_net.Block) and method == "__call__"
 
 
 def our_states(folder, tower, inputs):
     """Of one tower: ours after every block, and the result."""
     config = clip.clip_config(read_settings(folder))
     params = clip.load_params(open_checkpoint(folder), config, "float32")[tower]
-    network = clip.TextTower(config.text) if tower == "text" else clip.ImageTower(config.image)
+    network = clip_net.TextTower(config.text) if tower == "text" else clip_net.ImageTower(config.image)
     run = jax.jit(lambda params, x: network.apply({"params": params}, x, capture_intermediates=of_blocks))
     out, kept = run(params, inputs)
     depth = (config.text if tower == "text" else config.image).tower.depth
@@ -157,7 +157,7 @@ def test_image_towers_alone_are_read(tmp_path):
     save(model, tmp_path)
     encoder = clip.open(tmp_path)
     images = np.random.default_rng(3).integers(0, 256, (3, R, R, 3), dtype=np.uint8)
-    pixels = np.array(clip.normalise(jnp.float32(images) / 255.0)).transpose(0, 3, 1, 2)
+    pixels = np.array(clip_net.normalise(jnp.float32(images) / 255.0)).transpose(0, 3, 1, 2)
     theirs = model(torch.tensor(pixels)).image_embeds
     np.testing.assert_allclose(encoder.images(images), unit(theirs), atol=1e-5)
     with pytest.raises(UserError, match="image tower alone"):

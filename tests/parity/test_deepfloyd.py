@@ -10,7 +10,7 @@ import pytest
 from reimagen_jax.errors import UserError
 from reimagen_jax.nets.attention import NeighbourAttention
 from reimagen_jax.nets.unet import Condition, UNet
-from reimagen_jax.pretrained.deepfloyd import unet_config, unet_params
+from reimagen_jax.systems.reimagen.deepfloyd import unet_config, unet_params
 from tests.parity.deepfloyd import STAGE_1, STAGE_2, numpy_state, predict, random_model
 
 B, L, R, D = 3, 5, 16, STAGE_1["encoder_hid_dim"]

@@ -15,13 +15,15 @@ from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline
 from diffusers.pipelines.deepfloyd_if import pipeline_if, pipeline_if_superresolution
 from diffusers.schedulers import scheduling_ddpm
 
-from reimagen_jax.data.batch import Embedded
-from reimagen_jax.diffusion.sampler import image_keys, sample
+from reimagen_jax.diffusion import sampler
+from reimagen_jax.diffusion.sampler import image_keys
+from reimagen_jax.encoders.texts import Embedded
 from reimagen_jax.errors import UserError
-from reimagen_jax.pretrained import deepfloyd_pipeline
-from reimagen_jax.pretrained.deepfloyd_pipeline import fresh_neighbour_attention, read_stage, with_neighbours
-from reimagen_jax.pretrained.weights import load_weights
-from reimagen_jax.systems.reimagen import ReImagen, to_model
+from reimagen_jax.inference.model import Model
+from reimagen_jax.systems.reimagen import deepfloyd_pipeline
+from reimagen_jax.systems.reimagen.condition import Inputs
+from reimagen_jax.systems.reimagen.deepfloyd_pipeline import fresh_neighbour_attention, read_stage, with_neighbours
+from reimagen_jax.systems.reimagen.system import ReImagen, to_model
 from tests.parity.deepfloyd import STAGE_1, STAGE_2, random_model
 from tools.convert_weights import Convert
 
@@ -41,7 +43,7 @@ SCHEDULER = {
 class FakeEncoder:
     """Stands for the T5, which has tests of its own: embeddings at random, of texts and of their padding."""
 
-    width, max_tokens, fingerprint = D, L, "fake"
+    width, max_tokens, fingerprint, tokenizer = D, L, "fake", None
 
     def encode(self, texts, *, padding="zero"):
         assert padding == "encoded", "IF's networks look at padding too"
@@ -56,7 +58,7 @@ class FakeEncoder:
 @pytest.fixture(scope="module", autouse=True)
 def encoder():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reimagen_jax.encoders.published.open_text_encoder", lambda settings: FakeEncoder())
+        patch.setattr(deepfloyd_pipeline, "open_text_encoder", lambda settings: FakeEncoder())
         patch.setattr(deepfloyd_pipeline, "MAX_TOKENS", L)
         yield FakeEncoder()
 
@@ -133,35 +135,34 @@ def theirs(pipeline, noise, **inputs):
 
 def ours(stage, keys, nbr_mask, low_res):
     """What our system draws of the same, as bytes and before they are bytes; neighbours are there, masked or not."""
-    config = dataclasses.replace(stage.config.sampler, num_steps=STEPS, aug_level=0.25)
-    system, side = ReImagen(stage.config), stage.config.resolution
+    settings = dataclasses.replace(stage.config.system.sampler, num_steps=STEPS, aug_level=0.25)
+    system, side = ReImagen(stage.config), stage.config.system.resolution
     embedding_BLD, _ = text()
     texts = Embedded(jnp.asarray(embedding_BLD), jnp.ones((B, L), bool))
     nbr_texts = jax.tree.map(lambda x: x[:, None], texts)
     nbr_BKHWC = jnp.asarray(np.random.default_rng(6).integers(0, 256, (B, K, side, side, 3), np.uint8))
+    numbers = (jnp.full(B, number) for number in (1.0, GUIDANCE, GUIDANCE))
+    inputs = Inputs(texts, nbr_BKHWC, nbr_texts, jnp.full((B, K), nbr_mask), *numbers, low_res)
 
-    kept = []
+    kept, sample = [], sampler.sample
 
     def keeping(*args):
         kept.append(sample(*args))
         return kept[-1]
 
     @jax.jit
-    def draw(params, mask_BK):
-        image_BHWC = system.sample(
-            params, texts, nbr_BKHWC, nbr_texts, mask_BK, keys, config, 1.0, GUIDANCE, GUIDANCE, low_res
-        )
-        return image_BHWC, kept.pop()
+    def draw(params, inputs):
+        return system.sample(params, inputs, keys, settings), kept.pop()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reimagen_jax.systems.reimagen.sample", keeping)
-        return map(np.asarray, draw(stage.params, jnp.full((B, K), nbr_mask)))
+        patch.setattr(sampler, "sample", keeping)
+        return map(np.asarray, draw(stage.params, inputs))
 
 
 @pytest.mark.parametrize("name", ["base", "enlarging"])
 def test_ten_steps_of_a_converted_stage_are_ifs_own(stages, name):
     pipeline, _, stage = stages[name]
-    side, keys = stage.config.resolution, image_keys(7, range(B))
+    side, keys = stage.config.system.resolution, image_keys(7, range(B))
     low_res, inputs = None, {}
     if name == "enlarging":
         low_res = jnp.asarray(np.random.default_rng(8).integers(0, 256, (B, side // 4, side // 4, 3), np.uint8))
@@ -177,7 +178,7 @@ def test_ten_steps_of_a_converted_stage_are_ifs_own(stages, name):
 
 
 def test_the_new_layers_are_the_identity_until_they_learn(stages):
-    config = stages["base"][2].config.unet
+    config = stages["base"][2].config.system.unet
     params = fresh_neighbour_attention(config, jax.random.key(0))
     assert params.keys() == {"neighbour_attention_level1"}
     for attention in params.values():
@@ -193,10 +194,10 @@ def test_a_converted_stage_has_exactly_the_parameters_of_its_experiment(stages):
 
 def test_neighbours_attend_where_they_are_asked_to(stages):
     config = stages["base"][2].config
-    assert [level.neighbour_attention for level in config.unet.levels] == [False, True]
+    assert [level.neighbour_attention for level in config.system.unet.levels] == [False, True]
     both = with_neighbours(config, (16, 8))
-    assert [level.neighbour_attention for level in both.unet.levels] == [True, True]
-    assert not any(level.neighbour_attention for level in with_neighbours(config, ()).unet.levels)
+    assert [level.neighbour_attention for level in both.system.unet.levels] == [True, True]
+    assert not any(level.neighbour_attention for level in with_neighbours(config, ()).system.unet.levels)
     with pytest.raises(UserError, match="side \\[4\\]: it has 16, 8"):
         with_neighbours(config, (4,))
 
@@ -213,12 +214,12 @@ def test_what_is_not_a_stage_of_if_is_refused_naming_everything(stages, tmp_path
 def test_the_tool_writes_a_folder_of_weights_that_opens(stages, tmp_path, capsys):
     _, folder, stage = stages["enlarging"]
     Convert(folder, tmp_path / "out", name="enlarging").run()
-    config, params = load_weights(tmp_path / "out")
-    assert config == stage.config
-    jax.tree.map(np.testing.assert_array_equal, params, stage.params)
+    model = Model.open(tmp_path / "out")
+    assert model.config == stage.config
+    jax.tree.map(np.testing.assert_array_equal, model.params, stage.params)
     assert "16 x 16 pixels, neighbour attention at levels [1]" in capsys.readouterr().out
     Convert(folder, tmp_path / "plain", no_neighbours=True).run()
-    assert not any(name.startswith("neighbour") for name in load_weights(tmp_path / "plain")[1]["unet"])
+    assert not any(name.startswith("neighbour") for name in Model.open(tmp_path / "plain").params["unet"])
     with pytest.raises(UserError, match="contradict each other"):
         Convert(folder, tmp_path / "never", no_neighbours=True, neighbours_at=(8,)).run()
 

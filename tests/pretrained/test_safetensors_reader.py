@@ -21,7 +21,7 @@ from reimagen_jax.pretrained.safetensors_reader import (
     load,
     open_checkpoint,
 )
-from reimagen_jax.training.sharding import make_mesh
+from reimagen_jax.sharding import make_mesh
 
 RNG = np.random.default_rng(0)
 THEIRS = {

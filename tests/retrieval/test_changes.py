@@ -190,8 +190,8 @@ base, records = KnowledgeBase.open(sys.argv[1]), Records.open(sys.argv[2])
     [
         ("retrieval.building", "read", "KnowledgeBase.build(records, base.path, overwrite=True)"),
         ("retrieval.postings", "save", "KnowledgeBase.build(records, base.path, overwrite=True)"),
-        ("retrieval.building", "write_manifest", "KnowledgeBase.build(records, base.path, overwrite=True)"),
-        ("retrieval.building", "write_manifest", "base.append(records)"),
+        ("retrieval.stored", "write_manifest", "KnowledgeBase.build(records, base.path, overwrite=True)"),
+        ("retrieval.stored", "write_manifest", "base.append(records)"),
     ],
 )
 def test_killed_while_it_builds(tmp_path, module, name, change):

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from reimagen_jax.data.records import ImageText, write_records
-from reimagen_jax.data.triples import Exclusion, Triples
 from reimagen_jax.errors import UserError
 from reimagen_jax.files import read_json, write_json
 from reimagen_jax.retrieval.candidates import KINDS
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import Rules, build_triples, find_neighbours
+from reimagen_jax.retrieval.triples import Exclusion, Triples
 from tests.retrieval.bases import LetterEncoder, dense
 from tests.samples import encoded, example, picture, records_of
 

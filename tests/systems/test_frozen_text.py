@@ -8,17 +8,19 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from reimagen_jax.config import FrozenTextConfig
-from reimagen_jax.data.batch import Batch, Embedded
+from reimagen_jax.encoders.settings import FrozenTextConfig
+from reimagen_jax.encoders.texts import Embedded
 from reimagen_jax.errors import UserError
-from reimagen_jax.systems.reimagen import ReImagen
-from tests.tiny import TINY
+from reimagen_jax.systems.reimagen.condition import Batch, drop
+from reimagen_jax.systems.reimagen.system import ReImagen
+from tests.tiny import TINY, changed
 
 B, K, L, D = 2, 2, 5, 12
 
 
-def config(padding):
-    return replace(TINY, text=replace(TINY.text, frozen=FrozenTextConfig(width=D, max_tokens=L, padding=padding)))
+def config(padding, **system):
+    frozen = FrozenTextConfig(width=D, max_tokens=L, padding=padding)
+    return changed(TINY, text=replace(TINY.system.text, frozen=frozen), **system)
 
 
 def embedded(*lead, seed=0):
@@ -27,10 +29,12 @@ def embedded(*lead, seed=0):
     return Embedded(jnp.asarray(rng.normal(size=(*lead, L, D)).astype(ml_dtypes.bfloat16)), jnp.asarray(mask_BL))
 
 
-def batch():
+def batch(num_neighbours=K):
     rng = np.random.default_rng(1)
-    image, nbr = (jnp.asarray(rng.integers(0, 256, (*lead, 16, 16, 3), np.uint8)) for lead in ((B,), (B, K)))
-    return Batch(image, embedded(B), nbr, embedded(B, K, seed=2), jnp.ones((B, K), bool))
+    leads = (B,), (B, num_neighbours)
+    image, nbr = (jnp.asarray(rng.integers(0, 256, (*lead, 16, 16, 3), np.uint8)) for lead in leads)
+    texts = embedded(B), embedded(B, num_neighbours, seed=2)
+    return Batch(image, texts[0], nbr, texts[1], jnp.ones((B, num_neighbours), bool))
 
 
 def test_a_frozen_encoder_has_no_parameters_but_the_empty_text():
@@ -45,8 +49,8 @@ def test_a_frozen_encoder_has_no_parameters_but_the_empty_text():
 def test_a_dropped_text_is_the_empty_one_where_padding_counts():
     system = ReImagen(config("kept"))
     empty_LD = jax.random.normal(jax.random.key(3), (L, D))
-    condition = system.condition({"text": {"empty_LD": empty_LD}}, embedded(B))
-    dropped = condition.drop(text_B=jnp.asarray([True, False]), neighbours_B=jnp.zeros(B, bool))
+    condition = system.condition({"text": {"empty_LD": empty_LD}}, batch(num_neighbours=0))
+    dropped = drop(condition, text_B=jnp.asarray([True, False]), neighbours_B=jnp.zeros(B, bool))
     np.testing.assert_array_equal(dropped.text_BLD[0], empty_LD)
     np.testing.assert_array_equal(dropped.text_BLD[1], condition.text_BLD[1])
     np.testing.assert_array_equal(dropped.text_mask_BL, condition.text_mask_BL)
@@ -54,15 +58,15 @@ def test_a_dropped_text_is_the_empty_one_where_padding_counts():
 
 
 def test_a_dropped_text_has_no_token_where_padding_is_masked():
-    condition = ReImagen(config("masked")).condition({}, embedded(B))
-    dropped = condition.drop(text_B=jnp.asarray([True, False]), neighbours_B=jnp.zeros(B, bool))
+    condition = ReImagen(config("masked")).condition({}, batch(num_neighbours=0))
+    dropped = drop(condition, text_B=jnp.asarray([True, False]), neighbours_B=jnp.zeros(B, bool))
     assert not dropped.text_mask_BL[0].any()
     np.testing.assert_array_equal(dropped.text_mask_BL[1], embedded(B).mask_BL[1])
     np.testing.assert_array_equal(dropped.text_BLD, condition.text_BLD)
 
 
 def test_it_trains_and_the_empty_text_learns_with_it():
-    system = ReImagen(replace(config("kept"), train=replace(TINY.train, text_drop=0.5)))
+    system = ReImagen(config("kept", text_drop=0.5))
 
     @jax.jit
     def gradient(key):
@@ -76,6 +80,6 @@ def test_it_trains_and_the_empty_text_learns_with_it():
 
 def test_tokens_for_embeddings_and_embeddings_for_tokens_are_refused():
     with pytest.raises(UserError, match="takes texts as embeddings"):
-        ReImagen(config("masked")).condition({}, jnp.zeros((B, 32), jnp.int32))
+        ReImagen(config("masked")).condition({}, batch().replace(tokens_BL=jnp.zeros((B, 32), jnp.int32)))
     with pytest.raises(UserError, match="takes texts as tokens"):
-        ReImagen(TINY).condition({}, embedded(B))
+        ReImagen(TINY).condition({}, batch())

@@ -8,11 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from reimagen_jax.data.batch import Batch
 from reimagen_jax.diffusion import objective
 from reimagen_jax.diffusion.sampler import image_keys
-from reimagen_jax.systems.reimagen import ReImagen, to_bytes, to_model
-from tests.tiny import TINY
+from reimagen_jax.systems.reimagen.condition import Batch, Inputs
+from reimagen_jax.systems.reimagen.system import ReImagen, to_bytes, to_model
+from tests.tiny import TINY, changed
 
 
 def random_batch(seed: int, size: int = 8) -> Batch:
@@ -23,6 +23,17 @@ def random_batch(seed: int, size: int = 8) -> Batch:
     tokens = np.full((size, 32), 7, np.int32)
     neighbours = np.broadcast_to(image[:, None], (size, 2, 16, 16, 3))
     return Batch(image, tokens, neighbours, np.repeat(tokens[:, None], 2, axis=1), np.ones((size, 2), bool))
+
+
+def numbers(size: int, *values: float) -> list:
+    """Guidance's, the same for all."""
+    return [jnp.full(size, value) for value in values]
+
+
+def inputs(batch: Batch, mask, *guidance: float) -> Inputs:
+    """To draw the examples again, with the neighbours of the mask."""
+    neighbours = batch.nbr_image_BKHWC, batch.nbr_tokens_BKL, mask
+    return Inputs(batch.tokens_BL, *neighbours, *numbers(len(mask), *guidance))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +52,7 @@ def trained():
     params = jax.jit(system.init)(jax.random.key(0))
     state = optimizer.init(params)
     losses = []
-    for i in range(800):
+    for i in range(500):
         params, state, loss = step(params, state, random_batch(i, 16), jax.random.key(i))
         losses.append(float(loss))
     return system, params, losses
@@ -70,18 +81,15 @@ def test_what_only_neighbours_tell_is_learned_from_them(trained):
     """The loss with neighbours is lower than without, and the samples take the neighbours' colour."""
     system, params, _ = trained
     batch = jax.tree.map(jnp.asarray, random_batch(999, 32))
-    quiet = ReImagen(
-        dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, text_drop=0.0, neighbour_drop=0.0))
-    )
+    quiet = ReImagen(changed(TINY, text_drop=0.0, neighbour_drop=0.0))
     with_neighbours = quiet.loss(params, batch, jax.random.key(5))[0]
     without = quiet.loss(params, batch.replace(nbr_mask_BK=jnp.zeros((32, 2), bool)), jax.random.key(5))[0]
     assert with_neighbours < 0.9 * without
 
     def draw(mask):
         keys = image_keys(0, range(32))
-        config = dataclasses.replace(TINY.sampler, num_steps=20)
-        neighbours = batch.nbr_image_BKHWC, batch.nbr_tokens_BKL, mask
-        return system.sample(params, batch.tokens_BL, *neighbours, keys, config, 0.0, 1.0, 2.0)
+        settings = dataclasses.replace(TINY.system.sampler, num_steps=20)
+        return system.sample(params, inputs(batch, mask, 0.0, 1.0, 2.0), keys, settings)
 
     colour = np.asarray(batch.image_BHWC[:, 0, 0], np.float32)
     drawn = np.asarray(draw(batch.nbr_mask_BK), np.float32).mean(axis=(1, 2))
@@ -93,7 +101,8 @@ def test_without_neighbours_the_same_weights_are_imagen(trained):
     system, params, _ = trained
     batch = jax.tree.map(jnp.asarray, random_batch(5))
     none = jnp.zeros((8, 2), bool)
-    args = image_keys(0, range(8)), TINY.sampler, 0.5, 2.0, 2.0
-    masked = system.sample(params, batch.tokens_BL, batch.nbr_image_BKHWC, batch.nbr_tokens_BKL, none, *args)
-    imagen = system.sample(params, batch.tokens_BL, None, None, None, *args)
+    args = image_keys(0, range(8)), TINY.system.sampler
+    masked = system.sample(params, inputs(batch, none, 0.5, 2.0, 2.0), *args)
+    no_room = jax.tree.map(lambda leaf: leaf[:, :0], (batch.nbr_image_BKHWC, batch.nbr_tokens_BKL, none))
+    imagen = system.sample(params, Inputs(batch.tokens_BL, *no_room, *numbers(8, 0.5, 2.0, 2.0)), *args)
     assert np.abs(np.asarray(masked, np.int32) - np.asarray(imagen, np.int32)).max() <= 1

@@ -8,29 +8,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reimagen_jax.data import degrade
-from reimagen_jax.data.batch import Batch
+from reimagen_jax.diffusion import degrade
 from reimagen_jax.diffusion.sampler import image_keys
 from reimagen_jax.errors import UserError
 from reimagen_jax.nets.unet import Condition
-from reimagen_jax.systems.reimagen import ReImagen, to_model
-from tests.tiny import TINY, TINY_CROPS, TINY_SR, random_params
+from reimagen_jax.systems.reimagen.condition import Batch, Inputs
+from reimagen_jax.systems.reimagen.system import ReImagen, to_model
+from tests.tiny import TINY, TINY_CROPS, TINY_SR, changed, random_params
 
 
 def batch_for(config, seed: int = 0, size: int = 4) -> Batch:
     """Noise; neighbours as many as the experiment has."""
-    rng, side, k = np.random.default_rng(seed), config.train_resolution, config.data.num_neighbours
+    rng, side, k = np.random.default_rng(seed), config.system.train_resolution, config.data.num_neighbours
     image = rng.integers(0, 256, (size, side, side, 3), np.uint8)
-    neighbours = rng.integers(0, 256, (size, k, config.resolution, config.resolution, 3), np.uint8)
+    neighbours = rng.integers(0, 256, (size, k, config.system.resolution, config.system.resolution, 3), np.uint8)
     tokens = rng.integers(1, 200, (size, 32), np.int32)
     batch = Batch(image, tokens, neighbours, np.repeat(tokens[:, None], k, axis=1), np.ones((size, k), bool))
     return jax.tree.map(jnp.asarray, batch)
 
 
 def stage(**settings):
-    return ReImagen(
-        dataclasses.replace(TINY_SR, super_resolution=dataclasses.replace(TINY_SR.super_resolution, **settings))
-    )
+    return ReImagen(changed(TINY_SR, super_resolution=dataclasses.replace(TINY_SR.system.super_resolution, **settings)))
+
+
+def inputs_for(config, low, size: int = 4, **batch) -> Inputs:
+    """To enlarge `low`, with the neighbours of `batch_for`."""
+    batch = batch_for(config, size=size, **batch)
+    neighbours = batch.nbr_image_BKHWC, batch.nbr_tokens_BKL, batch.nbr_mask_BK
+    return Inputs(batch.tokens_BL, *neighbours, *(jnp.full(size, value) for value in (0.5, 2.0, 2.0)), low)
 
 
 def empty_condition(size: int) -> Condition:
@@ -44,9 +49,9 @@ def params():
 
 def test_the_input_without_degradation_and_noise_is_the_image_shrunk_and_enlarged():
     system = stage(blur=0.0, shrinking=("area",), aug_levels=(0.0, 0.1))
-    sampler = dataclasses.replace(TINY.sampler, aug_level=0.0)
-    plain = dataclasses.replace(system.config.super_resolution, aug_levels=(0.0, 0.0))
-    system = ReImagen(dataclasses.replace(system.config, super_resolution=plain, sampler=sampler))
+    sampler = dataclasses.replace(TINY.system.sampler, aug_level=0.0)
+    plain = dataclasses.replace(system.model.super_resolution, aug_levels=(0.0, 0.0))
+    system = ReImagen(changed(system.config, super_resolution=plain, sampler=sampler))
     image = to_model(batch_for(TINY_SR).image_BHWC)
     condition = system.degraded(empty_condition(4), image, jax.random.key(0))
     expected = degrade.enlarge(degrade.shrink(image, 16), 32)
@@ -57,7 +62,7 @@ def test_the_input_without_degradation_and_noise_is_the_image_shrunk_and_enlarge
 def test_the_network_is_told_the_level_of_its_inputs_noise():
     image = jnp.zeros((64, 32, 32, 3))
     condition = stage().degraded(empty_condition(64), image, jax.random.key(0))
-    _, sigma_B = degrade.alpha_sigma(condition.aug_level_B, TINY_SR.super_resolution)
+    _, sigma_B = degrade.alpha_sigma(condition.aug_level_B, TINY_SR.system.super_resolution)
     np.testing.assert_allclose(condition.low_res_BHWC.std(axis=(1, 2, 3)), sigma_B, rtol=0.1)
     assert float(condition.aug_level_B.std()) > 0.2
 
@@ -83,7 +88,7 @@ def test_neighbours_come_with_their_own_clean_low_resolution_versions():
 
 @pytest.mark.parametrize("config", [TINY_SR, TINY_CROPS], ids=lambda config: config.name)
 def test_the_loss_is_a_function_of_its_key_and_reaches_every_parameter(config):
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, text_drop=0.5, neighbour_drop=0.5))
+    config = changed(config, text_drop=0.5, neighbour_drop=0.5)
     system, params, batch = ReImagen(config), random_params(config), batch_for(config)
     gradient = jax.jit(jax.value_and_grad(lambda p, key: system.loss(p, batch, key)[0]))
     loss, grads = gradient(params, jax.random.key(0))
@@ -99,15 +104,12 @@ def test_the_loss_is_a_function_of_its_key_and_reaches_every_parameter(config):
 
 
 def test_the_low_resolution_image_and_the_level_matter(params):
-    system, batch = ReImagen(TINY_SR), batch_for(TINY_SR)
-    low = batch_for(TINY).image_BHWC
+    system, low = ReImagen(TINY_SR), batch_for(TINY).image_BHWC
 
     @partial(jax.jit, static_argnums=1)
     def draw(low, aug_level):
-        sampler = dataclasses.replace(TINY_SR.sampler, aug_level=aug_level)
-        neighbours = batch.nbr_image_BKHWC, batch.nbr_tokens_BKL, batch.nbr_mask_BK
-        keys = image_keys(0, range(4))
-        return system.sample(params, batch.tokens_BL, *neighbours, keys, sampler, 0.5, 2.0, 2.0, low)
+        sampler = dataclasses.replace(TINY_SR.system.sampler, aug_level=aug_level)
+        return system.sample(params, inputs_for(TINY_SR, low), image_keys(0, range(4)), sampler)
 
     drawn = draw(low, 0.1)
     assert drawn.shape == (4, 32, 32, 3) and drawn.dtype == jnp.uint8
@@ -117,18 +119,17 @@ def test_the_low_resolution_image_and_the_level_matter(params):
 
 def test_a_stage_trained_on_crops_draws_any_size():
     system, params = ReImagen(TINY_CROPS), random_params(TINY_CROPS)
-    tokens = jnp.ones((2, 32), jnp.int32)
-    args = image_keys(0, range(2)), TINY_CROPS.sampler, 1.0, 2.0, 2.0
+    keys = image_keys(0, range(2))
     for side in (8, 32):
-        low = jnp.zeros((2, side, side, 3), jnp.uint8)
-        drawn = jax.eval_shape(lambda low: system.sample(params, tokens, None, None, None, *args, low), low)
+        inputs = inputs_for(TINY_CROPS, jnp.zeros((2, side, side, 3), jnp.uint8), size=2)
+        drawn = jax.eval_shape(lambda inputs: system.sample(params, inputs, keys, TINY_CROPS.system.sampler), inputs)
         assert drawn.shape == (2, 2 * side, 2 * side, 3)
 
 
 def test_an_image_that_is_missing_or_too_many_is_refused(params):
-    tokens, keys = jnp.ones((1, 32), jnp.int32), image_keys(0, range(1))
+    keys = image_keys(0, range(1))
     with pytest.raises(UserError, match="tiny_sr takes a low-resolution image"):
-        ReImagen(TINY_SR).sample(params, tokens, None, None, None, keys, TINY_SR.sampler, 1.0, 2.0, 2.0)
+        ReImagen(TINY_SR).sample(params, inputs_for(TINY_SR, None, size=1), keys, TINY_SR.system.sampler)
     low = jnp.zeros((1, 8, 8, 3), jnp.uint8)
     with pytest.raises(UserError, match="tiny takes no low-resolution image"):
-        ReImagen(TINY).sample(params, tokens, None, None, None, keys, TINY.sampler, 1.0, 2.0, 2.0, low)
+        ReImagen(TINY).sample(params, inputs_for(TINY, low, size=1), keys, TINY.system.sampler)

@@ -7,7 +7,11 @@ from pathlib import Path
 import jax
 import pytest
 
-from reimagen_jax.config import DataConfig, Experiment, Level, TextConfig, UNetConfig
+from reimagen_jax.config import Experiment
+from reimagen_jax.encoders.settings import TextConfig
+from reimagen_jax.nets.settings import Level, UNetConfig
+from reimagen_jax.systems.reimagen.settings import ReImagenConfig, TriplesConfig
+from tests.tiny import changed
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))  # its files import each other as they do when it runs
 import bench
@@ -16,10 +20,12 @@ import rival
 
 SMALLEST = Experiment(
     name="smallest",
-    resolution=8,
-    unet=UNetConfig(levels=(Level(8, 1, neighbour_attention=True),), patch=4, head_width=8, groups=2, cond_width=8),
-    text=TextConfig(max_bytes=8, width=8, depth=1, head_width=8),
-    data=DataConfig(batch_size=8, num_neighbours=2),
+    system=ReImagenConfig(
+        resolution=8,
+        unet=UNetConfig(levels=(Level(8, 1, neighbour_attention=True),), patch=4, head_width=8, groups=2, cond_width=8),
+        text=TextConfig(max_bytes=8, width=8, depth=1, head_width=8),
+    ),
+    data=TriplesConfig(batch_size=8, num_neighbours=2),
 )
 
 
@@ -38,7 +44,7 @@ def test_a_stages_figures_belong_together():
 
 def test_stages_are_the_presets_or_the_presets_made_small():
     for stage in measure.STAGES:
-        paper, small = (measure.experiment(stage, small, 8) for small in (False, True))
+        paper, small = (measure.experiment(stage, small, 8).system for small in (False, True))
         assert paper.unet == measure.STAGES[stage][0]
         assert len(small.unet.levels) == len(paper.unet.levels)
         assert all(8 * a.width == b.width for a, b in zip(small.unet.levels, paper.unet.levels, strict=True))
@@ -120,7 +126,7 @@ def test_the_bench_asks_for_its_parts_in_processes_of_their_own(monkeypatch, cap
 
 def test_guidance_is_one_evaluation_of_a_doubled_batch():
     """The doubled batch's two halves are the predictions with and without text."""
-    config = dataclasses.replace(SMALLEST, unet=dataclasses.replace(SMALLEST.unet, levels=(Level(8, 1),)))
+    config = changed(SMALLEST, unet=dataclasses.replace(SMALLEST.system.unet, levels=(Level(8, 1),)))
     ours = measure.BareUNet(config)
     batch = jax.tree.map(jax.numpy.asarray, ours.example(2))
     keys = iter(jax.random.split(jax.random.key(1), 999))

@@ -6,8 +6,8 @@ import json
 import jax
 import pytest
 
-from reimagen_jax.pods import chips, programs
-from tests.pods.test_report import regression_program
+from reimagen_jax.preflight import chips, programs
+from tests.preflight.test_report import regression_program
 from tools import preflight
 
 EXPERIMENT = "experiments/entityworld32.py"

@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reimagen_jax.config import Level, TextConfig, UNetConfig
-from reimagen_jax.data.batch import Batch
-from reimagen_jax.systems.reimagen import ReImagen
-from reimagen_jax.training import accumulation, sharding
+from reimagen_jax import sharding
+from reimagen_jax.encoders.settings import TextConfig
+from reimagen_jax.nets.settings import Level, UNetConfig
+from reimagen_jax.systems.reimagen.condition import Batch
+from reimagen_jax.systems.reimagen.system import ReImagen
+from reimagen_jax.training import accumulation, parallel
 from reimagen_jax.training.state import init_state
 from reimagen_jax.training.step import make_optimizer, train_step
-from tests.tiny import TINY
+from tests.tiny import TINY, changed
 from tests.training.tiny_system import Regression, dataset, experiment, same
 
 
@@ -40,9 +42,9 @@ def after(system, num_devices, fsdp, num_steps=3, **settings):
     config = experiment(**settings).train
     mesh, optimizer = sharding.make_mesh(fsdp, jax.devices()[:num_devices]), make_optimizer(config)
     init = functools.partial(init_state, system, optimizer, jax.random.key(0))
-    abstract = sharding.abstract_state(init, mesh)
-    step = sharding.jit_step(train_step(sharding.Gathered(system, mesh), optimizer, config), abstract, mesh)
-    state, batches = sharding.sharded_init(init, abstract), iter(dataset())
+    abstract = parallel.abstract_state(init, mesh)
+    step = parallel.jit_step(train_step(parallel.Gathered(system, mesh), optimizer, config), abstract, mesh)
+    state, batches = parallel.sharded_init(init, abstract), iter(dataset())
     for _ in range(num_steps):
         state, metrics = step(state, sharding.global_batch(next(batches), mesh), jax.random.key(7))
     return jax.device_get((state, metrics))
@@ -66,7 +68,7 @@ class InMicroBatches:
     def init(self, key):
         return self.system.init(key)
 
-    def loss(self, params, batch, key):
+    def loss(self, params, batch, key, *, ema):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.parts))
         losses = jax.vmap(self.system.loss, (None, 0, 0))(params, accumulation.cut(batch, self.parts), keys)
         return jax.tree.map(jnp.mean, losses)
@@ -114,8 +116,8 @@ def compiled(system, config, mesh, batch):
     """The optimized program of a step, as text."""
     optimizer = make_optimizer(config)
     init = functools.partial(init_state, system, optimizer, jax.random.key(0))
-    abstract = sharding.abstract_state(init, mesh)
-    step = sharding.jit_step(train_step(sharding.Gathered(system, mesh), optimizer, config), abstract, mesh)
+    abstract = parallel.abstract_state(init, mesh)
+    step = parallel.jit_step(train_step(parallel.Gathered(system, mesh), optimizer, config), abstract, mesh)
     return step.lower(abstract, batch, jax.eval_shape(jax.random.key, 7)).compile().as_text()
 
 
@@ -131,9 +133,10 @@ def test_of_a_re_imagens_step_only_parameters_and_sums_travel(monkeypatch):
     as_on_accelerators(monkeypatch)
     levels = (Level(32, 1), Level(128, 1, self_attention=True, neighbour_attention=True))
     unet = UNetConfig(levels, head_width=32, groups=8, cond_width=160)
-    config = replace(TINY, resolution=8, unet=unet, text=TextConfig(max_bytes=24, width=96, depth=1, head_width=32))
+    text = TextConfig(max_bytes=24, width=96, depth=1, head_width=32)
+    config = changed(TINY, resolution=8, unet=unet, text=text)
     train = replace(config.train, optimizer="adafactor", accumulate=2)
-    mesh, B, K, L, R = sharding.make_mesh(4), 48, 2, config.text.max_bytes, config.resolution
+    mesh, B, K, L, R = sharding.make_mesh(4), 48, 2, text.max_bytes, config.system.resolution
     image, tokens = np.zeros((B, K, R, R, 3), np.uint8), np.zeros((B, K, L), np.int32)
     batch = Batch(image[:, 0], tokens[:, 0], image, tokens, np.ones((B, K), bool))
     program = compiled(ReImagen(config), train, mesh, batch)

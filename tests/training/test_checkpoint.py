@@ -3,21 +3,30 @@
 import functools
 import json
 import shutil
+from contextlib import closing
 from dataclasses import replace
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+import tensorstore
 
-from reimagen_jax.config import DataConfig, SamplerConfig, differences
+from reimagen_jax import sharding
+from reimagen_jax.config import Experiment, differences
 from reimagen_jax.errors import UserError
-from reimagen_jax.training import sharding
+from reimagen_jax.inference.model import experiment_of
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig, TriplesConfig
+from reimagen_jax.training import parallel
 from reimagen_jax.training.checkpoint import Checkpoints, claim, load_ema, settle
 from reimagen_jax.training.state import init_state
 from reimagen_jax.training.step import make_optimizer, train_step
+from tests.tiny import as_version_1, changed
 from tests.training.tiny_system import Regression, dataset, experiment, same
 
 CONFIG = experiment(num_steps=4)
+SETTINGS = Experiment("run", ReImagenConfig(), TriplesConfig(batch_size=16), train=CONFIG.train)
+"""Of a system with settings that may change and settings that may not."""
 
 
 def on_mesh(num_devices, fsdp, width=128):
@@ -25,12 +34,12 @@ def on_mesh(num_devices, fsdp, width=128):
     mesh = sharding.make_mesh(fsdp, jax.devices()[:num_devices])
     optimizer = make_optimizer(CONFIG.train)
     init = functools.partial(init_state, Regression(width=width), optimizer, jax.random.key(0))
-    abstract = sharding.abstract_state(init, mesh)
+    abstract = parallel.abstract_state(init, mesh)
     return (
         mesh,
         abstract,
         init,
-        sharding.jit_step(train_step(Regression(width=width), optimizer, CONFIG.train), abstract, mesh),
+        parallel.jit_step(train_step(Regression(width=width), optimizer, CONFIG.train), abstract, mesh),
     )
 
 
@@ -45,7 +54,7 @@ def saved(tmp_path):
     """A folder with the checkpoint of step 2 made on 8 devices, that state, and the one two steps later."""
     mesh, abstract, init, step = on_mesh(8, 4)
     data = iter(dataset())
-    state = advance(sharding.sharded_init(init, abstract), data, mesh, step, 2)
+    state = advance(parallel.sharded_init(init, abstract), data, mesh, step, 2)
     checkpoints = Checkpoints(tmp_path, keep=2)
     checkpoints.save(state, data)
     settle(tmp_path, CONFIG, "data", None)
@@ -76,7 +85,7 @@ def test_steps_taken_while_a_checkpoint_is_written_do_not_touch_it(tmp_path, num
     """The step is given the state's own memory (donation) while Orbax writes it in the background."""
     mesh, abstract, init, step = on_mesh(num_devices, fsdp, width=8192)
     data, checkpoints = iter(dataset()), Checkpoints(tmp_path, keep=1)
-    state = advance(sharding.sharded_init(init, abstract), data, mesh, step, 1)
+    state = advance(parallel.sharded_init(init, abstract), data, mesh, step, 1)
     before = jax.tree.map(np.array, state)  # copies, not views
     checkpoints.save(state, data)
     advance(state, data, mesh, step, 10)
@@ -88,7 +97,7 @@ def test_steps_taken_while_a_checkpoint_is_written_do_not_touch_it(tmp_path, num
 def test_only_the_last_checkpoints_are_kept_and_saving_one_twice_is_no_error(tmp_path):
     mesh, abstract, init, step = on_mesh(1, 1)
     data, checkpoints = iter(dataset()), Checkpoints(tmp_path, keep=2)
-    state = sharding.sharded_init(init, abstract)
+    state = parallel.sharded_init(init, abstract)
     assert checkpoints.latest() is None
     for _ in range(4):
         state = advance(state, data, mesh, step, 1)
@@ -100,8 +109,8 @@ def test_only_the_last_checkpoints_are_kept_and_saving_one_twice_is_no_error(tmp
 
 def test_the_average_is_read_alone(saved):
     folder, at_2, _ = saved
-    config, params = load_ema(folder)
-    assert config == CONFIG
+    step, params = load_ema(folder)
+    assert step == 2 and experiment_of(folder) == CONFIG
     assert same(params, at_2.ema)
     assert same(load_ema(folder, step=2)[1], at_2.ema)
     with pytest.raises(UserError, match="no checkpoint of step 3: there are 2"):
@@ -132,48 +141,57 @@ def test_a_damaged_checkpoint_is_named(saved, damage):
 
 
 def test_a_run_goes_on_only_with_its_own_settings(tmp_path):
-    settle(tmp_path, CONFIG, "data", None)
-    other = replace(CONFIG, resolution=64, train=replace(CONFIG.train, learning_rate=0.5, log_every=7))
+    settle(tmp_path, SETTINGS, "data", None)
+    other = replace(changed(SETTINGS, resolution=64), train=replace(SETTINGS.train, learning_rate=0.5, log_every=7))
     with pytest.raises(UserError) as caught:
         settle(tmp_path, other, "data", 2)
     assert "resolution: 32 != 64" in str(caught.value) and "train.learning_rate: 0.01 != 0.5" in str(caught.value)
     assert "log_every" not in str(caught.value)
-    assert json.loads((tmp_path / "run.json").read_text())["experiment"]["resolution"] == 32
+    assert json.loads((tmp_path / "run.json").read_text())["experiment"]["system"]["resolution"] == 32
 
 
 def test_lengths_cadences_and_the_sampler_may_change_and_the_change_is_kept(tmp_path):
-    settle(tmp_path, CONFIG, "data", None)
-    train = replace(CONFIG.train, num_steps=9, log_every=2, checkpoint_every=3, keep_checkpoints=1, sample_every=0)
-    other = replace(CONFIG, train=train, sampler=SamplerConfig(num_steps=3), data=replace(CONFIG.data, threads=9))
-    assert settle(tmp_path, other, "data", 2) == CONFIG
+    settle(tmp_path, SETTINGS, "data", None)
+    train = replace(SETTINGS.train, num_steps=9, log_every=2, checkpoint_every=3, keep_checkpoints=1, sample_every=0)
+    drawn = changed(SETTINGS, sampler=GuidedSamplerConfig(num_steps=3))
+    other = replace(drawn, train=train, data=replace(SETTINGS.data, threads=9))
+    assert settle(tmp_path, other, "data", 2) == SETTINGS
     run = json.loads((tmp_path / "run.json").read_text())
-    assert run["history"] == [{"step": 2, "changed": differences(CONFIG, other)}]
+    assert run["history"] == [{"step": 2, "changed": list(differences(SETTINGS, other).values())}]
     assert any(line.startswith("train.num_steps: 4 != 9") for line in run["history"][0]["changed"])
     assert settle(tmp_path, other, "data", 2) == other
     assert json.loads((tmp_path / "run.json").read_text())["history"] == run["history"]
 
 
 def test_data_may_move_but_not_change(tmp_path):
-    settle(tmp_path, CONFIG, "data", None)
-    moved = replace(CONFIG, data=DataConfig(triples="elsewhere", batch_size=CONFIG.data.batch_size))
+    settle(tmp_path, SETTINGS, "data", None)
+    moved = replace(SETTINGS, data=TriplesConfig(triples="elsewhere", batch_size=SETTINGS.data.batch_size))
     settle(tmp_path, moved, "data", 2)
     with pytest.raises(UserError, match="elsewhere has another content"):
         settle(tmp_path, moved, "other data", 2)
 
 
 def test_without_a_checkpoint_settings_are_free(tmp_path):
-    settle(tmp_path, CONFIG, "data", None)
-    other = replace(CONFIG, resolution=64)
+    settle(tmp_path, SETTINGS, "data", None)
+    other = changed(SETTINGS, resolution=64)
     assert settle(tmp_path, other, "other data", None) is None
-    assert json.loads((tmp_path / "run.json").read_text())["experiment"]["resolution"] == 64
+    assert json.loads((tmp_path / "run.json").read_text())["experiment"]["system"]["resolution"] == 64
 
 
 def test_a_record_of_another_version_is_refused(tmp_path):
-    settle(tmp_path, CONFIG, "data", None)
+    settle(tmp_path, SETTINGS, "data", None)
     run = json.loads((tmp_path / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps({**run, "format": 2}))
     with pytest.raises(UserError, match="not of format 1"):
-        settle(tmp_path, CONFIG, "data", 2)
+        settle(tmp_path, SETTINGS, "data", 2)
+
+
+def test_a_run_that_an_earlier_version_began_goes_on(tmp_path):
+    settle(tmp_path, SETTINGS, "data", None)
+    run = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(run | {"experiment": as_version_1(SETTINGS)}))
+    assert settle(tmp_path, SETTINGS, "data", 2) == SETTINGS
+    assert json.loads((tmp_path / "run.json").read_text()) == run
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
@@ -189,3 +207,17 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     for place in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(UserError, match="cannot write to --workdir"), claim(place):
             pass
+
+
+def test_what_the_system_says_is_told_whichever_write_met_it_first(tmp_path, monkeypatch):
+    """Of an array that cannot be created, tensorstore tells all it knows of the array, after the system's words."""
+    (tmp_path / "file").touch()
+    array = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(tmp_path / "file" / "array")}}
+
+    def create(_):
+        tensorstore.open(array, create=True, dtype="float32", shape=[4096]).result()
+
+    with closing(Checkpoints(tmp_path / "run", keep=1)) as checkpoints, monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "wait_until_finished", create)
+        with pytest.raises(UserError, match=r"cannot be written \(.*Not a directory\): make room there"):
+            checkpoints.wait()

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reimagen_jax import sharding
 from reimagen_jax.errors import UserError
-from reimagen_jax.training import loop, sharding
+from reimagen_jax.training import loop, parallel
 from reimagen_jax.training.checkpoint import Checkpoints, load_ema
 from reimagen_jax.training.loop import train
 from reimagen_jax.training.state import init_state
@@ -155,7 +156,7 @@ def saved_state(workdir, step, width):
     init = functools.partial(init_state, Regression(width=width), make_optimizer(config), jax.random.key(0))
     checkpoints = Checkpoints(workdir, keep=9)
     assert checkpoints.latest() == step
-    state = checkpoints.restore(step, sharding.abstract_state(init, sharding.make_mesh(2)), iter(dataset()))
+    state = checkpoints.restore(step, parallel.abstract_state(init, sharding.make_mesh(2)), iter(dataset()))
     checkpoints.close()
     return jax.device_get(state)
 
@@ -312,7 +313,7 @@ def test_samples_are_drawn_at_their_cadence_from_the_average_and_shown_in_tensor
 def test_metrics_of_a_step_are_read_only_after_the_next_is_dispatched(tmp_path, monkeypatch):
     """Otherwise the devices would wait for the host at every step."""
     order = []
-    real_jit, real_get = sharding.jit_step, jax.device_get
+    real_jit, real_get = parallel.jit_step, jax.device_get
 
     def jit_step(*args):
         step = real_jit(*args)
@@ -323,7 +324,7 @@ def test_metrics_of_a_step_are_read_only_after_the_next_is_dispatched(tmp_path, 
 
         return watched
 
-    monkeypatch.setattr(loop.sharding, "jit_step", jit_step)
+    monkeypatch.setattr(parallel, "jit_step", jit_step)
     monkeypatch.setattr(loop.jax, "device_get", lambda tree: order.append("read") or real_get(tree))
     train(experiment(num_steps=5), tmp_path, Regression(), dataset())
     assert order == ["dispatch", "dispatch", "read", "dispatch", "read", "dispatch", "read", "dispatch", "read", "read"]

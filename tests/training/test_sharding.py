@@ -11,8 +11,9 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from reimagen_jax import sharding
 from reimagen_jax.errors import UserError
-from reimagen_jax.training import sharding
+from reimagen_jax.training import parallel
 from reimagen_jax.training.state import init_state
 from reimagen_jax.training.step import make_optimizer, train_step
 from tests.training.tiny_system import Regression, dataset, experiment, same
@@ -25,9 +26,9 @@ def prepare(num_devices, fsdp, system=None, config=CONFIG):
     mesh = sharding.make_mesh(fsdp, jax.devices()[:num_devices])
     optimizer, system = make_optimizer(config), system or Regression()
     init = functools.partial(init_state, system, optimizer, jax.random.key(0))
-    abstract = sharding.abstract_state(init, mesh)
-    step = sharding.jit_step(train_step(sharding.Gathered(system, mesh), optimizer, config), abstract, mesh)
-    return mesh, sharding.sharded_init(init, abstract), step
+    abstract = parallel.abstract_state(init, mesh)
+    step = parallel.jit_step(train_step(parallel.Gathered(system, mesh), optimizer, config), abstract, mesh)
+    return mesh, parallel.sharded_init(init, abstract), step
 
 
 def after(num_steps, num_devices, fsdp, **settings):
@@ -87,7 +88,7 @@ class Deep(Regression):
     def init(self, key):
         return super().init(key) | {"stack": {"kernel": jnp.full((64, 128, 128), 1e-3)}}
 
-    def loss(self, params, batch, key):
+    def loss(self, params, batch, key, *, ema=None):
         loss, metrics = super().loss(params, batch, key)
         return loss + jnp.square(params["stack"]["kernel"]).mean() * batch["x"].mean(), metrics
 
@@ -135,6 +136,7 @@ def test_rules_come_before_the_fallback_and_small_leaves_stay_whole():
     assert spec("params/text/position", (1, 24, 39)) == P(None, "fsdp", None)
     assert spec("params/odd", (9, 13)) == P()
     assert spec("params/norm/scale", (512,)) == P()
+    assert spec("params/text/embed/embedding", (257, 48)) == P()
     assert spec("params/conv/kernel", (1, 1, 4, 4)) == P(), "fewer elements than min_size"
     assert spec("params/table", (8, 64), rules=[("table", P("data", None))]) == P("data", None)
 
@@ -166,7 +168,7 @@ class InShares:
     def init(self, key):
         return self.system.init(key)
 
-    def loss(self, params, batch, key):
+    def loss(self, params, batch, key, *, ema):
         batch = jax.tree.map(lambda leaf: leaf.reshape(self.shares, -1, *leaf.shape[1:]), batch)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(self.shares))
         return jax.tree.map(jnp.mean, jax.vmap(self.system.loss, (None, 0, 0))(params, batch, keys))
@@ -174,7 +176,7 @@ class InShares:
 
 def test_pmap_gives_the_update_of_jit():
     optimizer, system = make_optimizer(CONFIG), Regression(noise=0.5)
-    mapped = sharding.pmap_step(train_step(system, optimizer, CONFIG, axis_name="devices"), "devices")
+    mapped = parallel.pmap_step(train_step(system, optimizer, CONFIG, axis_name="devices"), "devices")
     mesh, state, step = prepare(8, 2, InShares(system, 8))
     other = init_state(system, optimizer, jax.random.key(0))
     batches = iter(dataset())

@@ -53,6 +53,26 @@ def test_a_warm_up_longer_than_the_run_stays_finite_and_below_the_maximum():
     np.testing.assert_allclose(rates, 1e-3 * np.arange(11) / 500, rtol=1e-5)
 
 
+@pytest.mark.parametrize("decay", ["constant", "cosine", "tail"])
+@pytest.mark.parametrize(("steps", "warmup"), [(110, 10), (100, 0), (100, 90), (10, 500), (7, 2), (1, 0)])
+def test_rates_of_many_steps_at_once_are_equations_1_and_2(decay, steps, warmup):
+    """Also where the warm-up reaches into the tail, or beyond the end."""
+    n = np.arange(2 * steps + 2)
+    progress = np.clip((n - warmup) / max(steps - warmup, 1), 0.0, 1.0)
+    d = {
+        "constant": np.ones(len(n)),
+        "cosine": (1.0 + np.cos(np.pi * progress)) / 2.0,
+        "tail": np.clip((steps - n) / (0.2 * steps), 0.0, 1.0),
+    }[decay]
+    expected = 2e-3 * np.minimum(1.0, n / warmup if warmup else 1.0) * d
+    config = TrainConfig(num_steps=steps, warmup_steps=warmup, learning_rate=2e-3, decay=decay)
+    rates = make_schedule(config)(n.astype(np.int32))
+    assert rates.dtype == jnp.float32 and rates.shape == n.shape
+    np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-9)
+    each = [jax.jit(make_schedule(config))(jnp.int32(step)) for step in n[:3]]
+    np.testing.assert_allclose(rates[:3], each, rtol=1e-6)
+
+
 def test_the_optimizer_follows_the_schedule_that_is_logged():
     """Adam moves a parameter with a constant gradient by exactly the learning rate."""
     config = TrainConfig(num_steps=20, warmup_steps=4, learning_rate=1e-2, clip_norm=1e9)

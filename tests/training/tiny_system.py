@@ -1,7 +1,11 @@
-"""A small real system for tests of the loop: noisy linear regression, two layers, any batch of {"x", "y"}."""
+"""A small real system for tests of the loop: noisy linear regression, two layers, any batch of {"x", "y"}.
+
+It is a kind of its own, which is known as soon as this module is imported.
+"""
 
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import grain
 import jax
@@ -9,7 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from reimagen_jax.config import DataConfig, Experiment, TrainConfig
+from reimagen_jax.config import DataConfig, Experiment, SystemConfig, TrainConfig
+from reimagen_jax.systems import kinds
+
+
+@dataclass(frozen=True)
+class RegressionConfig(SystemConfig):
+    """What `run.json` says of the system."""
+
+    kind: ClassVar[str] = "regression"
+
+    noise: float = 0.1
+    width: int = 128
 
 
 @dataclass(frozen=True)
@@ -21,6 +36,11 @@ class Regression:
     explode_at: int = -1
     """The example of this number has a loss that is not a number."""
 
+    @classmethod
+    def of(cls, config):
+        """The system of an experiment."""
+        return cls(config.system.noise, config.system.width)
+
     def init(self, key):
         key1, key2 = jax.random.split(key)
         return {
@@ -29,7 +49,7 @@ class Regression:
             "table": jnp.ones((self.width, 33)),
         }
 
-    def loss(self, params, batch, key):
+    def loss(self, params, batch, key, *, ema=None):
         x = batch["x"] + self.noise * jax.random.normal(key, batch["x"].shape)
         hidden = jnp.tanh(x @ params["hidden"]["kernel"] + params["hidden"]["bias"][None, :])
         error = (hidden @ params["out"]["kernel"])[:, 0] - batch["y"] + 0.01 * params["table"].mean()
@@ -49,10 +69,31 @@ def dataset(batch_size=16, epochs=None, lazy=False, ragged=False):
     return source if lazy else source.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
 
 
+@dataclass(frozen=True)
+class RegressionFeed:
+    """The data set above, in batches as an experiment wants them."""
+
+    config: Experiment
+    fingerprint: ClassVar[str] = "1,000 examples"
+
+    def settled(self):
+        return self
+
+    def dataset(self, process_index=None, process_count=None):
+        return dataset(self.config.data.batch_size)
+
+    def preview(self, batch):
+        return None
+
+
+kinds.register(kinds.Kind(RegressionConfig, Regression.of, RegressionFeed))
+
+
 def experiment(batch_size=16, **train):
     """Few steps; any field of TrainConfig may be given."""
     settings = TrainConfig(num_steps=4, warmup_steps=2, learning_rate=1e-2, log_every=1, checkpoint_every=1000)
-    return Experiment("tiny", data=DataConfig(batch_size=batch_size), train=replace(settings, **train))
+    data = DataConfig(batch_size=batch_size)
+    return Experiment("tiny", RegressionConfig(), data, train=replace(settings, **train))
 
 
 def same(a, b):

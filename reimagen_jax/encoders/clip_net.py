@@ -1,0 +1,201 @@
+"""CLIP's two towers (ViT-B/32, B/16, L/14, ...; text towers alone) as a network.
+
+  x = x + W_o attend(h W_q, h W_k, h W_v),  h = norm(x)            norms, and a bias in every product       (1)
+  x = x + W_2 act(W_1 norm(x))                                     act(y) = y sigmoid(1.702 y) mostly       (2)
+  text:   x = E[token] + position; causal attention; z = P norm(x at the first end token)                   (3)
+  image:  x = norm([class; patches] + position);     z = P norm(x at the class token)                       (4)
+
+Texts and images are compared by the cosine of their z. Both towers are transformers of blocks (1, 2). Norms, softmax
+and the sum x are float32, matrix products are of `dtype`. Radford et al. 2021 (arXiv 2103.00020).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int32
+
+from reimagen_jax.encoders.frozen import Dtype, biased_attention
+from reimagen_jax.nets.attention import MASKED
+from reimagen_jax.sharding import Rules
+
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+"""Of the pixels that CLIP was trained on, in [0, 1], RGB."""
+
+RULES: Rules = (
+    (r"(query|key|value|mlp1)/kernel$", P("fsdp")),
+    (r"(out|mlp2)/kernel$", P("fsdp", None)),
+    (r"(scale|bias)$", P()),
+)
+"""How parameters are split over a mesh ("data", "fsdp"): as T5's, one sum over devices after (1) and after (2)."""
+
+
+@dataclass(frozen=True)
+class Tower:
+    """The transformer of a tower."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+    activation: str = "quick_gelu"
+    epsilon: float = 1e-5
+
+
+@dataclass(frozen=True)
+class TextTowerConfig:
+    """CLIP's text tower."""
+
+    tower: Tower
+    vocabulary: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class ImageTowerConfig:
+    """CLIP's image tower."""
+
+    tower: Tower
+    resolution: int
+    patch: int
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """The towers that there are, and the width of the space that they share."""
+
+    text: TextTowerConfig | None
+    image: ImageTowerConfig | None
+    projection: int | None
+    """None for a text tower without its projection."""
+
+
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+}
+
+
+class Block(nn.Module):
+    """Equations (1) and (2)."""
+
+    tower: Tower
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x_BLD: Float[Array, "b l d"], bias_BHLL: Float[Array, "1 1 #l l"]) -> Float[Array, "b l d"]:
+        tower, (B, L, D) = self.tower, x_BLD.shape
+        head_width = D // tower.heads
+        h = norm(tower, "norm1")(x_BLD)
+        query, key, value = (
+            self.dense(D, name)(h).reshape(B, L, tower.heads, head_width) for name in ("query", "key", "value")
+        )
+        out = biased_attention(query, key, value, bias_BHLL, jnp.ones((B, L), bool), scale=head_width**-0.5)
+        x_BLD = x_BLD + self.dense(D, "out")(out.reshape(B, L, D)).astype(jnp.float32)  # (1)
+        h = self.dense(tower.mlp_width, "mlp1")(norm(tower, "norm2")(x_BLD))
+        return x_BLD + self.dense(D, "mlp2")(ACTIVATIONS[tower.activation](h)).astype(jnp.float32)  # (2)
+
+    def dense(self, width: int, name: str) -> nn.Dense:
+        """A matrix product in `dtype`, of parameters in `dtype`."""
+        return nn.Dense(width, dtype=self.dtype, param_dtype=self.dtype, name=name)
+
+
+def norm(tower: Tower, name: str) -> nn.LayerNorm:
+    """A layer norm in float32."""
+    return nn.LayerNorm(tower.epsilon, dtype=jnp.float32, name=name)
+
+
+class TextTower(nn.Module):
+    """Token ids to the embeddings of all tokens, after the last norm, in `dtype`."""
+
+    config: TextTowerConfig
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, tokens_BL: Int32[Array, "b l"]) -> Float[Array, "b l width"]:
+        config, tower, L = self.config, self.config.tower, tokens_BL.shape[1]
+        embed = nn.Embed(config.vocabulary, tower.width, dtype=self.dtype, param_dtype=self.dtype, name="embed")
+        position_LD = self.param("position", nn.initializers.normal(0.01), (config.max_tokens, tower.width))
+        x = embed(tokens_BL).astype(jnp.float32) + position_LD[None, :L]
+        causal_LL = jnp.where(jnp.tri(L, dtype=bool), 0.0, MASKED)
+        for i in range(tower.depth):
+            x = Block(tower, self.dtype, name=f"block{i}")(x, causal_LL[None, None])
+        return norm(tower, "norm")(x).astype(self.dtype)
+
+
+class ImageTower(nn.Module):
+    """Images [B, R, R, 3], normalised by `normalise`, to the embeddings of class token and patches, before the norm."""
+
+    config: ImageTowerConfig
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x_BHWC: Float[Array, "b r r 3"]) -> Float[Array, "b m width"]:
+        config, tower, patch = self.config, self.config.tower, self.config.patch
+        D, M = tower.width, (config.resolution // patch) ** 2 + 1
+        class_D = self.param("class", nn.initializers.normal(D**-0.5), (D,))
+        position_MD = self.param("position", nn.initializers.normal(D**-0.5), (M, D))
+        x = nn.Conv(
+            D, (patch, patch), (patch, patch), "VALID", use_bias=False,
+            dtype=self.dtype, param_dtype=self.dtype, name="patches",
+        )(x_BHWC)  # fmt: skip
+        x = x.reshape(len(x), M - 1, D).astype(jnp.float32)
+        x = jnp.concatenate([jnp.broadcast_to(class_D, (len(x), 1, D)), x], axis=1) + position_MD[None]
+        x = norm(tower, "norm_in")(x)
+        for i in range(tower.depth):
+            x = Block(tower, self.dtype, name=f"block{i}")(x, jnp.zeros((1, 1, 1, M)))
+        return x
+
+
+class Clip(nn.Module):
+    """Both towers and their projections: `texts` and `images` to one space, not of unit length."""
+
+    config: ClipConfig
+    dtype: Dtype = "float32"
+
+    def setup(self) -> None:
+        config = self.config
+        if config.text is not None:
+            self.text = TextTower(config.text, self.dtype)
+        if config.image is not None:
+            self.image = ImageTower(config.image, self.dtype)
+            self.image_norm = nn.LayerNorm(config.image.tower.epsilon, dtype=jnp.float32)
+        if config.projection is not None:
+            dense = {"use_bias": False, "dtype": self.dtype, "param_dtype": self.dtype}
+            if config.text is not None:
+                self.text_projection = nn.Dense(config.projection, **dense)
+            if config.image is not None:
+                self.image_projection = nn.Dense(config.projection, **dense)
+
+    def tokens(self, tokens_BL: Int32[Array, "b l"]) -> Float[Array, "b l width"]:
+        """The embeddings of all tokens."""
+        return self.text(tokens_BL)
+
+    def texts(self, tokens_BL: Int32[Array, "b l"], last_B: Int32[Array, " b"]) -> Float[Array, "b d"]:
+        """Equation (3); `last_B` is where the end token stands."""
+        x_BLD = self.text(tokens_BL)
+        return self.text_projection(x_BLD[jnp.arange(len(x_BLD)), last_B]).astype(jnp.float32)
+
+    def images(self, x_BHWC: Float[Array, "b r r 3"]) -> Float[Array, "b d"]:
+        """Equation (4), of images in [0, 1]."""
+        x_BMD = self.image(normalise(x_BHWC).astype(self.dtype))
+        return self.image_projection(self.image_norm(x_BMD[:, 0])).astype(jnp.float32)
+
+    def everything(self) -> None:
+        """Touches all parameters, for `init`."""
+        if self.config.text is not None:
+            x_BLD = self.text(jnp.zeros((1, 1), jnp.int32))
+            if self.config.projection is not None:
+                self.text_projection(x_BLD[:, 0])
+        if self.config.image is not None:
+            R = self.config.image.resolution
+            self.images(jnp.zeros((1, R, R, 3)))
+
+
+def normalise(x_BHWC: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """Images in [0, 1] to zero mean and unit variance over CLIP's training images."""
+    return (x_BHWC - MEAN.reshape(1, 1, 1, 3)) / STD.reshape(1, 1, 1, 3)

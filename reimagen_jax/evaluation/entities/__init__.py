@@ -1,0 +1,1 @@
+"""EntityDrawBench on EntityWorld: its prompts, and what a model draws for them."""

@@ -1,0 +1,89 @@
+"""What arms gave, on disk: written as soon as it is rated, under a checksum of all that it depends on.
+
+So a run that was stopped goes on where it was.
+
+The images kept of an arm, to look at, lie beside its ratings as one strip.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from reimagen_jax.evaluation.entities.arms import Arm
+from reimagen_jax.evaluation.entities.bench import EntityBench, Outcome
+from reimagen_jax.files import read_json, write_json
+
+SHOWN = 6
+"""Prompts whose images are kept."""
+
+
+def run_arm(bench: EntityBench, arm: Arm, folder: Path) -> Outcome:
+    """What an arm gives: read from `folder` if an earlier run has stored it there, else drawn and stored.
+
+    The first image of each of the first prompts is stored too, as a strip.
+    """
+    path = stored(bench, arm, folder)
+    if path.is_file():
+        return from_json(read_json(path, "ratings")["outcome"])
+    began = time.perf_counter()
+    images = bench.draw(arm)
+    outcome = bench.rated(arm, images, time.perf_counter() - began)
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = images[:: bench.num_images][:SHOWN]
+    Image.fromarray(np.concatenate(list(shown), axis=1)).save(strip(bench, arm, folder))
+    write_json(path, {"settings": bench.settings(arm), "outcome": to_json(outcome)})  # last: all of it is there
+    return outcome
+
+
+def stored(bench: EntityBench, arm: Arm, folder: Path) -> Path:
+    """Where the outcome of an arm is stored, once there is one."""
+    return folder / f"{checksum(bench.settings(arm))}.json"
+
+
+def strip(bench: EntityBench, arm: Arm, folder: Path) -> Path:
+    """Where the images kept of an arm are."""
+    return stored(bench, arm, folder).with_suffix(".png")
+
+
+def read_strip(path: Path) -> UInt8[np.ndarray, "n r r 3"]:
+    """The images of a strip, in order."""
+    with Image.open(path) as strip:
+        image = np.asarray(strip.convert("RGB"))
+    return np.stack(np.split(image, image.shape[1] // image.shape[0], axis=1))
+
+
+def to_json(outcome: Outcome) -> dict[str, Any]:
+    """The fields of an outcome; ratings as one string of 0 and 1 for each prompt, which is short and can be read."""
+
+    def encode(value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            return value
+        if value.dtype != bool:
+            return value.tolist()
+        rows = ["".join("01"[int(x)] for x in row) for row in value.reshape(len(value), -1)]
+        return {"shape": list(value.shape), "bits": rows}
+
+    return {f.name: encode(getattr(outcome, f.name)) for f in dataclasses.fields(outcome)}
+
+
+def from_json(stored: dict[str, Any]) -> Outcome:
+    """The inverse of `to_json`."""
+
+    def decode(value: Any) -> Any:
+        if isinstance(value, dict):
+            return np.array([bit == "1" for row in value["bits"] for bit in row]).reshape(value["shape"])
+        return np.array(value) if isinstance(value, list) else value
+
+    return Outcome(**{name: decode(value) for name, value in stored.items()})
+
+
+def checksum(settings: dict[str, Any]) -> str:
+    """Of JSON types (hex)."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

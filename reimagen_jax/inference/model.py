@@ -1,0 +1,105 @@
+"""Opening models, here alone: the folder of a training run, a folder of weights (converted ones too), or `shipped`."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+from clu import parameter_overview
+
+from reimagen_jax.config import Experiment
+from reimagen_jax.errors import require
+from reimagen_jax.files import read_json
+from reimagen_jax.inference.pipeline import Stage
+from reimagen_jax.pretrained.weights import WEIGHTS, fingerprint, load_params
+from reimagen_jax.systems import kinds
+from reimagen_jax.systems.base import Params, Settings
+from reimagen_jax.training import checkpoint
+
+SHIPPED = "shipped"
+SHIPPED_MODEL = Path(__file__).parent.parent / "assets" / "entityworld32"
+EXPERIMENT = "experiment.json"
+
+
+@dataclass(frozen=True)
+class Model:
+    """An opened model, and how to know it again."""
+
+    path: Path
+    config: Experiment
+    params: Params
+    step: int | None
+    """Of the checkpoint; None for a folder of weights."""
+
+    @classmethod
+    def open(
+        cls, path: str | Path, *, text_encoder: str | Path | None = None, on_host: bool = False, step: int | None = None
+    ) -> "Model":
+        """Opens the averaged parameters of a run's checkpoint (the last one, or that of `step`), or weights.
+
+        `text_encoder` is where the frozen text encoder of the model lies, if it is not where it was in training.
+        With `on_host` the parameters are arrays of numpy: one device alone may not have room for what many are to
+        share. Raises `UserError` when there is no model, and for a text encoder where the model has none.
+        """
+        path, config = _found(path), experiment_of(path)
+        if (path / EXPERIMENT).is_file():
+            require(step is None, f"{path} holds weights, not the checkpoints of a run: there is no step {step}")
+            expected = jax.eval_shape(kinds.system_of(config).init, jax.random.key(0))
+            params = load_params(path / WEIGHTS, expected, on_host=on_host)
+        else:
+            step, params = checkpoint.load_ema(path, step, on_host=on_host)
+        if text_encoder is not None:
+            config = dataclasses.replace(config, system=config.system.with_text_encoder(str(text_encoder)))
+        return cls(path, config, params, step)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the parameters (the first 16 hex digits), whatever file they came from."""
+        return fingerprint(self.params)[:16]
+
+    def stage(self, settings: Settings | None = None, batch_size: int = 32) -> Stage:
+        """The model, to draw with these settings (default: those of its experiment)."""
+        return Stage(self.config, self.params, settings, batch_size=batch_size)
+
+    def facts(self) -> dict[str, str]:
+        """For reports."""
+        return {
+            "model": self.config.name,
+            "folder": str(self.path.resolve()),
+            "checkpoint": "weights" if self.step is None else f"step {self.step}",
+            "parameters": f"{int(parameter_overview.count_parameters(self.params)):,}",
+            "SHA-256": self.digest,
+        }
+
+
+def experiment_of(path: str | Path) -> Experiment:
+    """The experiment of a model; no weights are read. Raises `UserError` when there is none."""
+    path = _found(path)
+    if (path / EXPERIMENT).is_file():
+        return kinds.from_dict(read_json(path / EXPERIMENT, "a model's settings"))
+    return kinds.from_dict(checkpoint.read_run(path)["experiment"])
+
+
+def settled(config: Experiment) -> Experiment:
+    """The experiment as it is trained: its network taken over from its weights, where it says so.
+
+    Raises `UserError` when `init.adopt` is set without `init.weights`, and when these are no model.
+    """
+    if not config.init.adopt:
+        return config
+    require(
+        bool(config.init.weights),
+        f"{config.name} takes its network over from weights: pass --init.weights DIR (written by "
+        "tools/convert_weights.py, for instance)",
+    )
+    return dataclasses.replace(config, system=config.system.adopt(experiment_of(config.init.weights).system))
+
+
+def _found(path: str | Path) -> Path:
+    path = SHIPPED_MODEL if str(path) == SHIPPED else Path(path)
+    wanted = "give the folder of a training run (--workdir) or of weights"
+    require(path.exists(), f"{path} not found: {wanted}")
+    require(path.is_dir(), f"{path} is a file: {wanted}")
+    known = any((path / name).is_file() for name in (EXPERIMENT, "run.json"))
+    require(known, f"{path} holds no model, neither {EXPERIMENT} nor a run's run.json: {wanted}")
+    return path

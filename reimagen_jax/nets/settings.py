@@ -1,0 +1,114 @@
+"""Settings of the U-Net: frozen dataclasses, contradictions refused at construction."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from reimagen_jax.errors import require
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of the U-Net, from high (first) to low (last)."""
+
+    width: int
+    """Channels."""
+    blocks: int = 2
+    """Residual blocks on the way down; the way up has as many."""
+    self_attention: bool = False
+    """Self-attention over this level's pixels and the text tokens after each residual block."""
+    neighbour_attention: bool = False
+    """Attention over the neighbours' features of this level, where DStack hands over to UStack."""
+    head_width: int | None = None
+    """Channels of an attention head here; `unet.head_width` when not given."""
+    text_attention: bool = False
+    """Instead of self-attention: this level's pixels attend to the text tokens alone (large images)."""
+    attention_every: int = 1
+    """Self- or text attention follows every n-th residual block only."""
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """DStack and UStack (Re-Imagen section 3; Imagen appendix B)."""
+
+    levels: tuple[Level, ...] = (
+        Level(64, 1),
+        Level(128, 2, self_attention=True, neighbour_attention=True),
+        Level(192, 2, self_attention=True, neighbour_attention=True),
+    )
+    patch: int = 1
+    """Pixels are folded into patch x patch channels before the first level (space to depth), to save compute."""
+    head_width: int = 64
+    """Channels of an attention head."""
+    groups: int = 16
+    """Groups of every group norm; each level's width must be a multiple."""
+    cond_width: int = 256
+    """Width of the timestep-and-pooled-text embedding."""
+    efficient: bool = False
+    """Imagen's Efficient U-Net, for large images: every level, the first too, halves the sides by a convolution
+    *before* its blocks and doubles them after; one skip a level, added; no middle blocks."""
+    residual_scale: float = 1.0
+    """What the sum of a block and its skip is multiplied by: 1/sqrt(2) keeps the variance (super-resolution)."""
+    activation: Literal["swish", "gelu"] = "swish"
+    norm_epsilon: float = 1e-6
+    """Added to the variance in every norm."""
+    time_features: int | None = None
+    """Sines and cosines that t is given as; `cond_width` of them when not given."""
+    text_width: int | None = None
+    """Text tokens are projected to this width first, inside the network; taken as they are when not given."""
+    text_pooling: Literal["score", "attention"] = "score"
+    """How tokens become one vector: one learned score a token, or a learned token that attends (DeepFloyd IF)."""
+    text_norm: Literal["layer", "group"] = "layer"
+    """Norm of the text in attention: each token by itself, or groups of channels over all tokens (DeepFloyd IF)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of convolutions and matrix products; parameters, norms, softmax and the output stay float32."""
+    remat: Literal["none", "blocks", "matmuls"] = "none"
+    """What backpropagation computes again: nothing; all inside residual blocks and attentions (least memory); or that
+    without the results of convolutions and projections (norms, activations and attention weights only)."""
+    attention: Literal["auto", "einsum", "xla", "cudnn"] = "auto"
+    """Implementation: plain einsum, or `jax.nn.dot_product_attention` by XLA or by cuDNN (flash; bfloat16 on NVIDIA
+    GPUs). `auto` takes what is fastest where the program is traced: einsum on CPUs (in groups where
+    scores are many), cuDNN where it can, else XLA."""
+
+    def __post_init__(self) -> None:
+        require(len(self.levels) > 0, "unet.levels is empty: give at least one Level")
+        for i, level in enumerate(self.levels):
+            name, head_width = f"unet.levels[{i}]", self.head_width_at(i)
+            attends = level.self_attention or level.text_attention or level.neighbour_attention
+            require(level.blocks > 0, f"{name}.blocks is {level.blocks}: at least 1 is needed")
+            require(
+                level.width % self.groups == 0,
+                f"{name}.width {level.width} is not a multiple of unet.groups {self.groups}",
+            )
+            require(
+                not attends or level.width % head_width == 0,
+                f"{name}.width {level.width} is not a multiple of its head_width {head_width}",
+            )
+            require(
+                not (level.self_attention and level.text_attention),
+                f"{name} has both self_attention (pixels and text) and text_attention (text alone): choose one",
+            )
+            require(
+                1 <= level.attention_every <= level.blocks,
+                f"{name}.attention_every {level.attention_every} is not between 1 and its {level.blocks} blocks",
+            )
+        for name in ("cond_width", "time_features"):
+            value = getattr(self, name)
+            require(value is None or value % 2 == 0, f"unet.{name} {value} is odd: sines and cosines come in pairs")
+        require(
+            self.text_norm == "layer" or self.text_width is None or self.text_width % self.groups == 0,
+            f"unet.text_width {self.text_width} is not a multiple of unet.groups {self.groups}, "
+            "what unet.text_norm 'group' needs",
+        )
+        require(
+            self.attention != "cudnn" or self.dtype == "bfloat16",
+            f"unet.attention 'cudnn' needs unet.dtype 'bfloat16', not {self.dtype!r}",
+        )
+
+    def head_width_at(self, level: int) -> int:
+        """Channels of an attention head at a level."""
+        return self.levels[level].head_width or self.head_width
+
+    @property
+    def stride(self) -> int:
+        """The image's side must be a multiple of this many pixels."""
+        return self.patch * 2 ** (len(self.levels) - (0 if self.efficient else 1))

@@ -1,0 +1,1 @@
+"""Pictures, plots, tables and pages, of what evaluation has found."""

@@ -1,0 +1,1 @@
+"""What EntityDrawBench has found: tables, plots, pictures."""

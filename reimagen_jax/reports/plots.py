@@ -1,0 +1,139 @@
+"""Plots of means with 95 % confidence intervals: curves with bands, and bars with whiskers.
+
+The colours are those of Okabe and Ito (2008), which colour-blind readers tell apart; curves differ in their markers
+too, bars in their hatching.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from reimagen_jax.evaluation.statistics import Curve, Interval
+from reimagen_jax.reports.figures import COLOURS, GRID, INK, PAPER
+from reimagen_jax.reports.words import say
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+HATCHES = ("", "///", "...", "xx", "\\\\\\", "++")
+DASHES = ((5, 3), (1, 2))
+LEGEND = {"frameon": False, "fontsize": 9, "labelcolor": INK}
+
+
+def curves(
+    lines: Sequence[Curve],
+    *,
+    x_label: str,
+    y_label: str = "share of images",
+    title: str = "",
+    ticks: Sequence[float] | None = None,
+    levels: Mapping[str, float] | None = None,
+    size: tuple[float, float] = (6.4, 3.9),
+) -> Figure:
+    """Lines with bands of confidence; y runs from 0 to 1.
+
+    What there is without neighbours stands left of the lines, what true images reach is dotted. `levels` are further
+    named horizontals, such as a rater's ceiling. `size` is in inches.
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    if apart := any(line.baseline is not None for line in lines):
+        left, axes = figure.subplots(1, 2, sharey=True, width_ratios=(1, 7))
+    else:
+        axes = figure.subplots()
+    for i, (line, colour, marker) in enumerate(zip(lines, cycle(COLOURS), cycle(MARKERS), strict=False)):
+        style = {"color": colour, "marker": marker, "markersize": 6, "markeredgecolor": PAPER, "clip_on": False}
+        mean, low, high = zip(*line.points, strict=True)
+        axes.fill_between(line.x, low, high, color=colour, alpha=0.16, linewidth=0)
+        axes.plot(line.x, mean, linewidth=1.8, label=line.name, gid=f"points-{i}", **style)
+        if line.ceiling is not None:
+            axes.axhline(line.ceiling, color=colour, linewidth=1.2, linestyle=":", zorder=1)
+        if line.baseline is not None:
+            mean, low, high = line.baseline
+            left.vlines(i, low, high, color=colour, linewidth=2, alpha=0.6)
+            left.plot([i], [mean], gid=f"baseline-{i}", **style)
+    if any(line.ceiling is not None for line in lines):
+        axes.plot([], [], color=INK, linewidth=1.2, linestyle=":", label="true images")
+    _levels(axes, levels)
+    if ticks is not None:
+        axes.set_xticks(list(ticks), [f"{x:g}" for x in ticks])
+    _finish(axes, title, x_label, "" if apart else y_label)
+    if apart:
+        _finish(left, "", "", y_label)
+        left.set_xlim(-0.8, len(lines) - 0.2)
+        left.set_xticks([(len(lines) - 1) / 2], ["no neighbours"])
+        for each in (left, axes):
+            each.spines["left"].set_visible(False)
+            each.tick_params(length=0, pad=6)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=len(lines) + 1, **LEGEND)
+    else:
+        _legend(axes)
+    return figure
+
+
+def over_eta(lines: Sequence[Curve], width: float) -> Figure:
+    """The curves of a sweep over eta, `width` inches wide."""
+    label = "η: all neighbours (0) to all text (1)"
+    return curves(lines, x_label=label, ticks=lines[0].x, size=(width, 3.6))
+
+
+def tooltips(lines: Sequence[Curve]) -> dict[str, list[str]]:
+    """What `curves` shows, in words: the id of a line in SVG -> a text for each of its points."""
+    told = {f"baseline-{i}": [f"{c.name}, no neighbours: {say(c.baseline)}"] for i, c in enumerate(lines) if c.baseline}
+    for i, line in enumerate(lines):
+        told[f"points-{i}"] = [f"{line.name}, η {x:g}: {say(y)}" for x, y in zip(line.x, line.points, strict=True)]
+    return told
+
+
+def bars(
+    groups: Sequence[str],
+    values: Mapping[str, Sequence[Interval | tuple[float, float, float] | None]],
+    *,
+    y_label: str = "share of images",
+    title: str = "",
+    levels: Mapping[str, float] | None = None,
+) -> Figure:
+    """Bars side by side within each group, with whiskers of confidence; `values` has one (mean, low, high) per group.
+
+    `None` leaves the place of a bar empty.
+    """
+    figure = Figure(figsize=(max(6.4, 0.5 + 0.55 * len(groups) * len(values)), 3.9), layout="constrained")
+    axes, width = figure.subplots(), 0.8 / len(values)
+    styles = zip(cycle(COLOURS), cycle(HATCHES), strict=False)
+    for i, ((label, intervals), (colour, hatch)) in enumerate(zip(values.items(), styles, strict=False)):
+        shown = [(g + (i - (len(values) - 1) / 2) * width, y) for g, y in enumerate(intervals) if y is not None]
+        if not shown:
+            continue
+        x, y = zip(*shown, strict=True)
+        mean, low, high = zip(*y, strict=True)
+        reach = [[m - lo for m, lo in zip(mean, low, strict=True)], [hi - m for m, hi in zip(mean, high, strict=True)]]
+        axes.bar(x, mean, width * 0.92, color=colour, hatch=hatch, edgecolor="white", linewidth=0, label=label)
+        axes.errorbar(x, mean, yerr=reach, fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
+    _levels(axes, levels)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.tick_params(axis="x", length=0)
+    _finish(axes, title, "", y_label)
+    _legend(axes)
+    return figure
+
+
+def _levels(axes: Axes, levels: Mapping[str, float] | None) -> None:
+    for (name, y), dashes in zip((levels or {}).items(), cycle(DASHES), strict=False):
+        axes.axhline(y, color=INK, linewidth=1, linestyle=(0, dashes), label=name, zorder=1)
+
+
+def _finish(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    if title:
+        axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.set_ylim(0.0, 1.02)
+    axes.set_xlabel(x_label, color=INK)
+    axes.set_ylabel(y_label, color=INK)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_facecolor("none")
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), **LEGEND)

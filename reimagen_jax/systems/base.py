@@ -1,0 +1,200 @@
+"""The contracts of this house: what the loop, the pipeline, previews, preflight and evaluation know of a system.
+
+  System     pure functions of (parameters, arrays, keys): an init, a loss, a way to draw, and the shapes they take
+  Feed       what the host does for a system: batches of its data to train on, requests as arrays to draw from
+  Request    one thing to draw
+  Pipeline   systems in a row, each drawing from what the one before has drawn
+
+A system whose sampling is no diffusion never calls the diffusion sampler: `System.sample` is the only door.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Array, Float, Key, UInt8
+
+from reimagen_jax.config import Experiment
+from reimagen_jax.data import images
+from reimagen_jax.data.records import ImageText
+from reimagen_jax.errors import UserError
+
+Params = Any
+"""A pytree of arrays; dictionaries all the way down for Linen."""
+Batch = Any
+"""A pytree of arrays, the batch axis first."""
+Inputs = Any
+"""A named pytree of arrays, the batch axis first."""
+Metrics = dict[str, Array]
+Settings = Any
+"""How a system draws: a frozen dataclass, static in the compiled program."""
+
+
+@runtime_checkable
+class System(Protocol):
+    """A generative model, an encoder, a reader: what can be trained and asked. All of it is pure."""
+
+    config: Experiment
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Random parameters."""
+        ...
+
+    def loss(
+        self, params: Params, batch: Batch, key: Key[Array, ""], *, ema: Params
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """The mean over the batch, and further scalars to log. `ema` is the parameters' average so far, which
+        a system may use as a teacher; nothing is differentiated through it."""
+        ...
+
+    @property
+    def settings(self) -> Settings:
+        """How it draws, as its experiment says."""
+        ...
+
+    def sample(
+        self, params: Params, inputs: Inputs, keys_B: Key[Array, " b"], settings: Settings
+    ) -> UInt8[Array, "b h w 3"] | Float[Array, "b d"]:
+        """Images, or vectors; sample b depends on its own inputs and its own key alone."""
+        ...
+
+    def batch_spec(self, B: int) -> Batch:
+        """The shapes of a training batch: a pytree of `jax.ShapeDtypeStruct`."""
+        ...
+
+    def inputs_spec(self, B: int, settings: Settings) -> Inputs:
+        """The shapes of what `sample` takes."""
+        ...
+
+    def about(self) -> Mapping[str, str]:
+        """What it is, in words: the lines of a model card's table."""
+        ...
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """One retrieved (or given) image with its caption."""
+
+    image: np.ndarray = field(repr=False)
+    """uint8 [R, R, 3]"""
+    text: str
+    score: float
+    """Of the retriever; NaN where a person chose the neighbour."""
+    key: str
+    """Of the record, or the file name."""
+    encoded: bytes = field(default=b"", repr=False)
+    """The image file, from which stages of other resolutions decode their own; empty where there is none."""
+    source: str = field(default="", repr=False)
+    """Of the record: equal sources and keys mean the same record. Empty where there is none."""
+
+    @classmethod
+    def of(cls, record: ImageText, score: float, resolution: int, source: str = "") -> "Neighbour":
+        """A record, decoded at `resolution`."""
+        return cls(images.decode(record.image, resolution), record.text, score, record.key, record.image, source)
+
+    def at(self, resolution: int) -> np.ndarray:
+        """The image as uint8 [resolution, resolution, 3]. Raises `UserError` where only another size is at hand."""
+        if self.image.shape[0] == resolution:
+            return self.image
+        if not self.encoded:
+            raise UserError(f"neighbour {self.key} is at hand at {self.image.shape[0]} pixels only, not {resolution}")
+        return _decoded(self.encoded, resolution)
+
+    @property
+    def side(self) -> int:
+        """The smaller side of the image in its own size, in pixels."""
+        return min(images.load(self.encoded).size) if self.encoded else self.image.shape[0]
+
+
+@lru_cache(maxsize=64)
+def _decoded(encoded: bytes, resolution: int) -> np.ndarray:
+    """Many images are drawn with the same neighbours."""
+    return images.decode(encoded, resolution)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One thing to draw."""
+
+    prompt: str = ""
+    neighbours: tuple[Neighbour, ...] = ()
+    """Best first."""
+    index: int = 0
+    """Of the image: with the seed it determines all its randomness."""
+    guidance: Mapping[str, float] = field(default_factory=dict)
+    """Numbers of this request's own (`eta`, `text_weight`, ...), traced; what is not given is as in the settings."""
+    start: np.ndarray | None = field(default=None, repr=False)
+    """What the stage before has drawn, or is given in its place: uint8 [r, r, 3] for a super-resolution stage."""
+
+
+class Preview(NamedTuple):
+    """A picture of a few examples, drawn as training goes on: a column for each, named rows."""
+
+    captions: Sequence[str]
+    shown: Mapping[str, Sequence[np.ndarray | None]]
+    """Rows of images that are there."""
+    drawn: Mapping[str, Inputs]
+    """Rows to draw, all with inputs of one shape."""
+
+
+@runtime_checkable
+class Feed(Protocol):
+    """What the host does for a system."""
+
+    config: Experiment
+
+    def settled(self) -> "Feed":
+        """The feed with its experiment completed by what the data decide. Raises `UserError` when they are missing."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data that `dataset` reads: a run does not resume on others."""
+        ...
+
+    def dataset(self, process_index: int | None = None, process_count: int | None = None) -> Any:
+        """An endless grain data set of this process's share of each step's batch, numpy leaves."""
+        ...
+
+    def preview(self, batch: Batch) -> Preview | None:
+        """What to draw of these examples as training goes on; None for a system that draws no images."""
+        ...
+
+    def check(self, request: Request, settings: Settings) -> None:
+        """Raises `UserError` for a request that the system cannot serve."""
+        ...
+
+    def prepare(self, requests: Sequence[Request]) -> None:
+        """Does all that is expensive for these requests, before they are collated batch by batch."""
+        ...
+
+    def collate(self, requests: Sequence[Request], settings: Settings) -> Inputs:
+        """The requests as `inputs_spec(len(requests), settings)` says, numpy leaves."""
+        ...
+
+    def limited(self, request: Request, settings: Settings) -> Request:
+        """The request without what is more than these settings take."""
+        ...
+
+
+@runtime_checkable
+class Pipeline(Protocol):
+    """Stages that draw for requests, one after the other."""
+
+    seed: int
+
+    @property
+    def config(self) -> Experiment:
+        """Of the last stage, whose samples are drawn."""
+        ...
+
+    @property
+    def settings(self) -> Settings:
+        """Of the first stage, which the requests' numbers are for."""
+        ...
+
+    def __call__(self, requests: Sequence[Request], what: str = "sampling") -> np.ndarray:
+        """What the last stage draws, one for each request."""
+        ...

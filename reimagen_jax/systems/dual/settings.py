@@ -1,0 +1,71 @@
+"""The settings of a dual encoder's training, and of the records that it learns from."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from reimagen_jax.config import FREE, LOCAL, DataConfig, Experiment, SystemConfig
+from reimagen_jax.encoders.settings import DualConfig
+from reimagen_jax.errors import require
+
+
+@dataclass(frozen=True)
+class DualSampler:
+    """Which tower is asked for vectors."""
+
+    of: Literal["text", "image"] = "text"
+    """A request's prompt, or the image that it starts from."""
+
+
+@dataclass(frozen=True)
+class DualData(DataConfig):
+    """Records, which of them belong together, and what is left out of a step."""
+
+    batch_size: int = 128
+    """Pairs a step; each is told from all others of its batch."""
+    records: str = field(default="", metadata=FREE | LOCAL)
+    """Folder written by `reimagen prepare`. It may move; its content may not change within a run."""
+    same_by: str = "caption"
+    """What of two records makes them belong together: `caption`, or the name of an attribute (entity, for instance)."""
+    held_out: float = 0.1
+    """Share of the pictures that are kept for measuring, 1000 at most."""
+    word_drop: float = 0.2
+    """Probability that a word of a caption is left out of a step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size = self.batch_size
+        require(size > 1, f"data.batch_size is {size}: at least 2 are needed to tell one from another")
+        require(0 < self.held_out < 1, f"data.held_out {self.held_out} is not between 0 and 1")
+        require(0 <= self.word_drop < 1, f"data.word_drop {self.word_drop} is not in [0, 1)")
+
+
+@dataclass(frozen=True)
+class DualSystemConfig(SystemConfig):
+    """The two towers, and how far images are shifted in training."""
+
+    kind: ClassVar[str] = "dual"
+    data: ClassVar[type[DataConfig]] = DualData
+
+    network: DualConfig = field(default_factory=DualConfig)
+    shift: float = 0.08
+    """Images are shifted by up to this share of their side, each way."""
+    sampler: DualSampler = field(default_factory=DualSampler, metadata=FREE)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.shift <= 0.5, f"shift {self.shift} is not between 0 and 0.5")
+
+    def check_follows(self, before: Experiment, where: str) -> None:
+        side, drawn = self.network.resolution, getattr(before.system, "resolution", None)
+        draws = "draws none" if drawn is None else f"draws {drawn}"
+        require(
+            drawn == side, f"{where} reads images of {side} pixels, but the stage before it, {before.name}, {draws}"
+        )
+
+    def usage(self) -> str:
+        return """A dual encoder of texts and images, for knowledge bases that search by vectors.
+
+    reimagen encode-train RECORDS --from-run DIR --out ENCODER
+    reimagen index RECORDS --encoder ENCODER --out INDEX"""
+
+    def facts(self, data: DualData) -> dict[str, Any]:
+        return {"width": self.network.width, "resolution": self.network.resolution}

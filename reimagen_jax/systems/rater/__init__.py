@@ -1,0 +1,1 @@
+"""The rater: a network that reads off an image of EntityWorld what it shows."""

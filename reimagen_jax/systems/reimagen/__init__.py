@@ -1,0 +1,1 @@
+"""Re-Imagen: text and retrieved neighbours to images (Chen et al., ICLR 2023)."""

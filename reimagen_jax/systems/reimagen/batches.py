@@ -1,0 +1,182 @@
+"""Triples as batches: step number -> this process's share of the step's images, captions, and neighbours.
+
+Each example keeps n of its neighbours, drawn at random; where an experiment trains on crops, each image is cut at a
+place drawn at random. Both depend on the step's number alone (data/loader.py), so training resumes exactly.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import grain
+import jax
+import numpy as np
+
+from reimagen_jax.config import Experiment
+from reimagen_jax.data import images
+from reimagen_jax.data.loader import CACHE_BYTES, make_steps
+from reimagen_jax.data.records import Records
+from reimagen_jax.encoders.text_embeddings import TextEmbeddings, reader
+from reimagen_jax.encoders.texts import Texts
+from reimagen_jax.encoders.tokenizers import ByteTokenizer
+from reimagen_jax.errors import require
+from reimagen_jax.retrieval.triples import Triples
+from reimagen_jax.systems.reimagen.condition import Batch
+from reimagen_jax.systems.reimagen.settings import ReImagenConfig
+
+
+def make_dataset(
+    triples: Triples,
+    config: Experiment,
+    *,
+    process_index: int | None = None,
+    process_count: int | None = None,
+    cache_bytes: int = CACHE_BYTES,
+) -> grain.IterDataset:
+    """Makes the endless data set of `Batch` (numpy) whose element s is this process's share of step s.
+
+    Each example keeps n of its neighbours, drawn at random, with n uniform in data.min_neighbours ..
+    data.num_neighbours. Where the experiment trains on crops, each image is cut at a place drawn at random, on the grid
+    of the low-resolution image. Captions come as bytes, or, where the text encoder is frozen, as embeddings out of
+    data.text_embeddings. Raises `UserError` when the triples have fewer neighbours than the experiment wants, when the
+    batch cannot be shared evenly by the processes, when the images are smaller than what a super-resolution stage has
+    to learn, or when captions have not been embedded.
+    """
+    data, model = config.data, config.system
+    require(
+        data.num_neighbours <= triples.num_neighbours,
+        f"data.num_neighbours is {data.num_neighbours}, but {triples.path} holds {triples.num_neighbours} per "
+        f"record: run `reimagen triples` with --num-neighbours {data.num_neighbours}",
+    )
+    if model.super_resolution is not None:
+        _require_detail(triples.records, model.resolution)
+
+    def draw(ids_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        found_BK = triples.neighbours[ids_B, : data.num_neighbours] >= 0
+        return ids_B, draw_kept_neighbours(rng, found_BK, data.min_neighbours), draw_corners(rng, len(ids_B), model)
+
+    read = _BatchReader(triples, config, cache_bytes)
+    return make_steps(len(triples), data, draw, read, process_index=process_index, process_count=process_count)
+
+
+def draw_kept_neighbours(rng: np.random.Generator, found_BK: np.ndarray, fewest: int) -> np.ndarray:
+    """Draws for each example how many neighbours it keeps, uniform in `fewest`..K, and which: bool[B, K].
+
+    Examples with fewer found than drawn keep all of them.
+    """
+    b, k = found_BK.shape
+    number_B1 = rng.integers(fewest, k, size=(b, 1), endpoint=True)
+    order_BK = np.where(found_BK, rng.random((b, k)), np.inf)
+    rank_BK = order_BK.argsort(axis=1).argsort(axis=1)
+    return found_BK & (rank_BK < number_B1)
+
+
+def draw_corners(rng: np.random.Generator, batch: int, model: ReImagenConfig) -> np.ndarray:
+    """Top left corners of the crops to train on, uniform over the low-resolution image's grid: int64[B, 2] pixels.
+
+    On that grid, the low-resolution image of a crop is the crop of the low-resolution image. Whole images begin at 0.
+    """
+    places = (model.resolution - model.train_resolution) // model.factor + 1
+    return model.factor * rng.integers(places, size=(batch, 2))
+
+
+def crop(image_BHWC: np.ndarray, corner_B2: np.ndarray, side: int) -> np.ndarray:
+    """Cuts the square of `side` pixels at each image's own corner (y, x)."""
+    return np.stack([image[y : y + side, x : x + side] for image, (y, x) in zip(image_BHWC, corner_B2, strict=True)])
+
+
+def _require_detail(records: Records, resolution: int) -> None:
+    """Raises `UserError` if the first record's image is too small: enlarged images have no detail to be learned."""
+    side = min(images.load(records[0].image).size)
+    require(
+        side >= resolution,
+        f"{records.path} holds images of {side} pixels, but this stage learns to draw {resolution}: "
+        f"run `reimagen prepare` with --resolution {resolution} (or more), then index and triples",
+    )
+
+
+def text_reader(triples: Triples, config: Experiment) -> Callable[[Sequence[str]], Texts]:
+    """Captions to what a batch holds of them. Raises `UserError` when embeddings are missing or those of others."""
+    text, frozen = config.system.text, config.system.text.frozen
+    if frozen is None:
+        return ByteTokenizer(text.max_bytes).encode
+    require(
+        bool(config.data.text_embeddings),
+        "data.text_embeddings is not set: pass --data.text-embeddings DIR, a folder written by `reimagen embed`",
+    )
+    store = TextEmbeddings.open(config.data.text_embeddings)
+    store.check(frozen)
+    for records in (triples.records, triples.knowledge_base.records):
+        store.require_records(records)
+    return reader(store, frozen, text.max_bytes)
+
+
+class _BatchReader:
+    """Record ids, the neighbours kept and the corners of crops -> `Batch`."""
+
+    def __init__(self, triples: Triples, config: Experiment, cache_bytes: int):
+        self._neighbours = triples.neighbours
+        self._k = config.data.num_neighbours
+        self._shape = (config.system.resolution, config.system.resolution, 3)
+        self._side = config.system.train_resolution
+        encode = text_reader(triples, config)
+        records, others = triples.records, triples.knowledge_base.records
+        same = records.fingerprint == others.fingerprint
+        number = len(records) + (0 if same else len(others))
+        size = number * (int(np.prod(self._shape)) + sum(leaf.nbytes for leaf in jax.tree.leaves(encode([""]))))
+
+        def examples_of(these: Records) -> _Examples | _Cached:
+            examples = _Examples(these, config.system.resolution, encode)
+            return _Cached(examples) if size <= cache_bytes else examples
+
+        self._examples = examples_of(records)
+        self._others = self._examples if same else examples_of(others)
+
+    def __call__(self, ids_B: np.ndarray, keep_BK: np.ndarray, corner_B2: np.ndarray) -> Batch:
+        image_BHWC, tokens_BL = self._examples(ids_B)
+        image_BHWC = crop(image_BHWC, corner_B2, self._side)
+        nbr_image_BKHWC = np.zeros((*keep_BK.shape, *self._shape), np.uint8)
+        nbr_tokens_BKL = jax.tree.map(lambda leaf: np.zeros((*keep_BK.shape, *leaf.shape[1:]), leaf.dtype), tokens_BL)
+        if keep_BK.any():
+            nbr_BK = self._neighbours[ids_B, : self._k]
+            nbr_image_BKHWC[keep_BK], tokens_NL = self._others(nbr_BK[keep_BK])
+            jax.tree.map(lambda leaf, found: _set(leaf, keep_BK, found), nbr_tokens_BKL, tokens_NL)
+        return Batch(image_BHWC, tokens_BL, nbr_image_BKHWC, nbr_tokens_BKL, keep_BK)
+
+
+def _set(array: np.ndarray, where: np.ndarray, values: np.ndarray) -> None:
+    array[where] = values
+
+
+@dataclass
+class _Examples:
+    """Record ids -> images uint8 [N, R, R, 3] and their captions, leaves [N, ...]."""
+
+    records: Records
+    resolution: int
+    encode: Callable[[Sequence[str]], Texts]
+
+    def __call__(self, ids_N: np.ndarray) -> tuple[np.ndarray, Texts]:
+        examples = self.records.fetch(ids_N)
+        image_NHWC = np.stack([images.decode(example.image, self.resolution) for example in examples])
+        return image_NHWC, self.encode([example.text for example in examples])
+
+
+class _Cached:
+    """The same from memory: each record is decoded once. Threads may decode one twice, to the same result."""
+
+    def __init__(self, examples: _Examples):
+        number, side = len(examples.records), examples.resolution
+        self._examples = examples
+        self._image_NHWC = np.empty((number, side, side, 3), np.uint8)
+        self._tokens_NL = jax.tree.map(
+            lambda leaf: np.empty((number, *leaf.shape[1:]), leaf.dtype), examples.encode([""])
+        )
+        self._ready_N = np.zeros(number, bool)
+
+    def __call__(self, ids_N: np.ndarray) -> tuple[np.ndarray, Texts]:
+        missing = np.unique(ids_N[~self._ready_N[ids_N]])
+        if missing.size:
+            self._image_NHWC[missing], tokens_NL = self._examples(missing)
+            jax.tree.map(lambda leaf, found: _set(leaf, missing, found), self._tokens_NL, tokens_NL)
+            self._ready_N[missing] = True
+        return self._image_NHWC[ids_N], jax.tree.map(lambda leaf: leaf[ids_N], self._tokens_NL)

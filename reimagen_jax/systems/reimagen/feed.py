@@ -1,0 +1,166 @@
+"""What the host does for Re-Imagen: triples as batches to train on, requests as inputs to draw from."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import grain
+import jax.numpy as jnp
+import numpy as np
+
+from reimagen_jax.config import Experiment
+from reimagen_jax.diffusion.degrade import shrink
+from reimagen_jax.encoders.text_embeddings import TextEmbeddings
+from reimagen_jax.encoders.text_input import TextInput, text_input
+from reimagen_jax.encoders.texts import scattered, to_captions
+from reimagen_jax.errors import require
+from reimagen_jax.retrieval.triples import Triples
+from reimagen_jax.systems.base import Preview, Request
+from reimagen_jax.systems.reimagen.batches import make_dataset
+from reimagen_jax.systems.reimagen.condition import Batch, Inputs
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
+from reimagen_jax.systems.reimagen.system import to_bytes, to_model
+
+GUIDANCE = ("eta", "text_weight", "neighbour_weight")
+"""What a request may set of its own; in the order of `Inputs`."""
+
+
+@dataclass(frozen=True)
+class ReImagenFeed:
+    """The feed of an experiment; opens its triples, and its text encoder, when they are asked for."""
+
+    config: Experiment
+
+    @property
+    def model(self) -> ReImagenConfig:
+        """The experiment's settings of this system."""
+        return self.config.system
+
+    @cached_property
+    def triples(self) -> Triples:
+        """What is trained on."""
+        path = self.config.data.triples
+        require(bool(path), "data.triples is not set: pass --data.triples DIR, a folder written by `reimagen triples`")
+        return Triples.open(path)
+
+    @cached_property
+    def texts(self) -> TextInput:
+        """How texts to draw become arrays."""
+        return text_input(self.model.text)
+
+    @cached_property
+    def _embeddings(self) -> TextEmbeddings | None:
+        """The embedded captions; None where the text encoder is trained along, or none are named."""
+        frozen = self.model.text.frozen
+        if frozen is None or not self.config.data.text_embeddings:
+            return None
+        store = TextEmbeddings.open(self.config.data.text_embeddings)
+        store.check(frozen)
+        return store
+
+    def settled(self) -> "ReImagenFeed":
+        """The feed, its experiment with the fingerprint of the text encoder by which its captions were embedded."""
+        # The first read imports TFDS piece by piece: threads of the loader that begin with it can block each other.
+        self.triples.records.fetch([0])
+        if self._embeddings is None:
+            return self
+        text = self.model.text
+        frozen = dataclasses.replace(text.frozen, fingerprint=self._embeddings.encoder)
+        system = dataclasses.replace(self.model, text=dataclasses.replace(text, frozen=frozen))
+        return ReImagenFeed(dataclasses.replace(self.config, system=system))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the triples, and of the embeddings of their captions."""
+        own = self.triples.fingerprint
+        return own if self._embeddings is None else f"{own}-{self._embeddings.fingerprint}"
+
+    def dataset(self, process_index: int | None = None, process_count: int | None = None) -> grain.IterDataset:
+        """Batches of the triples (see `make_dataset`)."""
+        return make_dataset(self.triples, self.config, process_index=process_index, process_count=process_count)
+
+    def preview(self, batch: Batch) -> Preview:
+        """The neighbours, what a super-resolution stage enlarges, the target; drawn without and with the neighbours."""
+        model, settings = self.model, self.model.sampler
+        mask_BK, low_res = np.asarray(batch.nbr_mask_BK), None
+        (B, K), shown = mask_BK.shape, {}
+        for j in range(K):
+            there = zip(np.asarray(batch.nbr_image_BKHWC)[:, j], mask_BK[:, j], strict=True)
+            shown[f"neighbour {j + 1}"] = [image if found else None for image, found in there]
+        if model.super_resolution is not None:
+            low_res = to_bytes(shrink(to_model(jnp.asarray(batch.image_BHWC)), model.train_resolution // model.factor))
+            shown["low resolution"] = list(np.asarray(low_res))
+        shown["target"] = list(np.asarray(batch.image_BHWC))
+
+        def inputs(with_neighbours: bool) -> Inputs:
+            shown_BK = mask_BK & with_neighbours
+            return Inputs(
+                batch.tokens_BL,
+                batch.nbr_image_BKHWC,
+                batch.nbr_tokens_BKL,
+                shown_BK,
+                np.where(shown_BK.any(axis=1), settings.eta, 1.0).astype(np.float32),
+                np.full(B, settings.text_weight, np.float32),
+                np.full(B, settings.neighbour_weight, np.float32),
+                low_res,
+            )
+
+        drawn = {"without neighbours": inputs(False)} | ({"with neighbours": inputs(True)} if K else {})
+        return Preview(to_captions(batch.tokens_BL, model.text), shown, drawn)
+
+    def check(self, request: Request, settings: GuidedSamplerConfig) -> None:
+        """Raises `UserError` for more neighbours than there is room for, for numbers that guidance does not have, and
+        where a low-resolution image is missing, of another size than this stage enlarges, or given to a base stage."""
+        found, most = len(request.neighbours), self._most(settings)
+        require(found <= most, f"{found} neighbours for a prompt, but this generator takes at most {most}")
+        for number in request.guidance:
+            require(number in GUIDANCE, f"{number!r} is no number of guidance: there are {', '.join(GUIDANCE)}")
+        stage, name, image = self.model.super_resolution, self.config.name, request.start
+        if stage is None:
+            require(image is None, f"{name} is a base model: it takes no low-resolution image")
+            return
+        low = stage.low_resolution
+        require(
+            image is not None,
+            f"{name} is a super-resolution model: it enlarges images of {low} pixels to {self.model.resolution}, "
+            "and none is given",
+        )
+        size = image.shape[:2]
+        require(size == (low, low), f"{name} enlarges images of {low} x {low} pixels, not {size[0]} x {size[1]}")
+
+    def prepare(self, requests: Sequence[Request]) -> None:
+        """Embeds all texts, where that is done by a frozen encoder; raises `UserError` when it is missing."""
+        self.texts.prepare([text for each in requests for text in (each.prompt, *(n.text for n in each.neighbours))])
+
+    def collate(self, requests: Sequence[Request], settings: GuidedSamplerConfig) -> Inputs:
+        """The inputs of `requests`. Without neighbours every step is text-enhanced, as in Imagen: eta is 1, whatever is
+        asked, since the other kind of guidance would be none at all."""
+        B, K, R = len(requests), self._most(settings), self.model.resolution
+        image = np.zeros((B, K, R, R, 3), np.uint8)
+        mask = np.zeros((B, K), bool)
+        for i, request in enumerate(requests):
+            for j, neighbour in enumerate(request.neighbours):
+                image[i, j], mask[i, j] = neighbour.at(R), True
+        prompts = self.texts([request.prompt for request in requests])
+        captions = [neighbour.text for request in requests for neighbour in request.neighbours]
+        guidances = [{**r.guidance, **({} if r.neighbours else {"eta": 1.0})} for r in requests]
+        low_res = None if self.model.super_resolution is None else np.stack([each.start for each in requests])
+        return Inputs(
+            prompts,
+            image,
+            scattered(self.texts(captions) if captions else prompts, mask),
+            mask,
+            *(
+                np.asarray([each.get(name, getattr(settings, name)) for each in guidances], np.float32)
+                for name in GUIDANCE
+            ),
+            low_res,
+        )
+
+    def limited(self, request: Request, settings: GuidedSamplerConfig) -> Request:
+        """The request with its best neighbours only, as many as these settings have room for."""
+        return dataclasses.replace(request, neighbours=request.neighbours[: self._most(settings)])
+
+    def _most(self, settings: GuidedSamplerConfig) -> int:
+        return self.config.data.num_neighbours if settings.k is None else settings.k

@@ -1,0 +1,218 @@
+"""The settings of a Re-Imagen, base model or super-resolution stage, and of the triples that it is trained on."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from reimagen_jax.config import FREE, LOCAL, DataConfig, Experiment, SystemConfig
+from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig, SuperResolutionConfig
+from reimagen_jax.encoders.settings import TextConfig
+from reimagen_jax.errors import require
+from reimagen_jax.nets.settings import UNetConfig
+
+ETAS = tuple(i / 10 for i in range(11))
+"""What a sweep over eta draws by default."""
+
+
+@dataclass(frozen=True)
+class GuidedSamplerConfig(SamplerConfig):
+    """How an image is drawn (Re-Imagen section 3.3; Imagen section 2.3)."""
+
+    eta: float = 0.5
+    """Share of steps with text-enhanced guidance: 1 is all text, 0 all neighbours. Without neighbours it is 1."""
+    text_weight: float = 2.0
+    """w_p; 1 is the plain conditional prediction."""
+    neighbour_weight: float = 2.0
+    """w_n; 1 is the plain conditional prediction."""
+    aug_level: float = 0.1
+    """Of the noise on the low-resolution image of a super-resolution stage; 0.1 to 0.3 work well (Imagen)."""
+    k: int | None = None
+    """Neighbours that an image is drawn with, at most; None: as many as in training. Fewer are a mask."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0.0 <= self.eta <= 1.0, f"sampler.eta {self.eta} is not between 0 and 1")
+        require(0.0 <= self.aug_level <= 1.0, f"sampler.aug_level {self.aug_level} is not between 0 and 1")
+        require(self.k is None or self.k >= 0, f"sampler.k is {self.k}: 0 or more is needed")
+        for name in ("text_weight", "neighbour_weight"):
+            require(math.isfinite(getattr(self, name)), f"sampler.{name} {getattr(self, name)} is not a finite number")
+
+
+@dataclass(frozen=True)
+class TriplesConfig(DataConfig):
+    """KNN-ImageText triples (Re-Imagen section 3.2), and how many neighbours of an example are shown."""
+
+    triples: str = field(default="", metadata=FREE | LOCAL)
+    """Folder written by `reimagen triples`. It may move; its content may not change within a run."""
+    text_embeddings: str = field(default="", metadata=FREE | LOCAL)
+    """Folder written by `reimagen embed` (or `reimagen prepare --text-encoder`), where the text encoder is frozen."""
+    num_neighbours: int = 2
+    """K: neighbours an example carries; fewer found is a mask."""
+    min_neighbours: int = 0
+    """With a value below `num_neighbours`, each example keeps a uniformly drawn number of neighbours, at least this."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.num_neighbours >= 0, f"data.num_neighbours is {self.num_neighbours}: 0 or more is needed")
+        require(
+            0 <= self.min_neighbours <= self.num_neighbours,
+            f"data.min_neighbours {self.min_neighbours} is not between 0 and data.num_neighbours {self.num_neighbours}",
+        )
+
+
+@dataclass(frozen=True)
+class ReImagenConfig(SystemConfig):
+    """Text encoder, U-Net, process and sampler, and how often conditions are dropped in training."""
+
+    kind: ClassVar[str] = "reimagen"
+    data: ClassVar[type[DataConfig]] = TriplesConfig
+
+    resolution: int = 32
+    """Side of the image in pixels."""
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    super_resolution: SuperResolutionConfig | None = None
+    """Of a stage that enlarges another stage's image; None for one that draws from text and neighbours alone."""
+    sampler: GuidedSamplerConfig = field(default_factory=GuidedSamplerConfig, metadata=FREE)
+    text_drop: float = 0.1
+    """Probability that an example's caption is dropped in training (independent of its neighbours)."""
+    neighbour_drop: float = 0.1
+    """Probability that all of an example's neighbours are dropped in training."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.resolution > 0 and self.resolution % self.unet.stride == 0,
+            f"resolution {self.resolution} is not a multiple of {self.unet.stride}, "
+            f"what unet.patch {self.unet.patch} and {len(self.unet.levels)} levels need",
+        )
+        for name in ("text_drop", "neighbour_drop"):
+            require(0.0 <= getattr(self, name) <= 1.0, f"{name} {getattr(self, name)} is not between 0 and 1")
+        if self.super_resolution is not None:
+            self._check_stage(self.super_resolution)
+
+    def _check_stage(self, stage: SuperResolutionConfig) -> None:
+        low, crop = stage.low_resolution, stage.crop
+        require(
+            low < self.resolution and self.resolution % low == 0,
+            f"resolution {self.resolution} is not a multiple (2 or more) of super_resolution.low_resolution {low}",
+        )
+        require(
+            crop % self.factor == 0 and crop % self.unet.stride == 0 and crop < self.resolution,
+            f"super_resolution.crop {crop} has to be a multiple of {self.factor} (resolution / low_resolution) and of "
+            f"{self.unet.stride} (what the U-Net needs), below resolution {self.resolution}; 0 trains on whole images",
+        )
+        self.check_settings(self.sampler)
+
+    def check_settings(self, settings: GuidedSamplerConfig) -> None:
+        """Raises `UserError` for an augmentation level that a super-resolution stage is not trained for."""
+        if self.super_resolution is not None:
+            low_level, high_level = self.super_resolution.aug_levels
+            require(
+                low_level <= settings.aug_level <= high_level,
+                f"sampler.aug_level {settings.aug_level} is outside of what the stage is trained for: "
+                f"super_resolution.aug_levels {low_level} .. {high_level}",
+            )
+
+    def check(self, data: TriplesConfig) -> None:
+        crop = self.super_resolution.crop if self.super_resolution is not None else 0
+        require(
+            not crop or data.num_neighbours == 0,
+            f"super_resolution.crop is {crop} and data.num_neighbours {data.num_neighbours}: a stage that is "
+            "trained on crops attends to no neighbours, set data.num_neighbours to 0",
+        )
+
+    def check_follows(self, before: Experiment, where: str) -> None:
+        stage = self.super_resolution
+        require(stage is not None, f"{where} is a base model: it enlarges nothing, only the first stage can be one")
+        drawn = getattr(before.system, "resolution", None)
+        require(
+            stage.low_resolution == drawn,
+            f"{where} enlarges images of {stage.low_resolution} pixels, but the stage before it, {before.name}, draws "
+            f"{drawn}",
+        )
+
+    @property
+    def factor(self) -> int:
+        """How many times a super-resolution stage enlarges a side; 1 for a base stage."""
+        return 1 if self.super_resolution is None else self.resolution // self.super_resolution.low_resolution
+
+    @property
+    def train_resolution(self) -> int:
+        """Side of the images that the network is trained on: that of the crops, where it is trained on crops."""
+        return (self.super_resolution and self.super_resolution.crop) or self.resolution
+
+    def adopt(self, theirs: SystemConfig) -> "ReImagenConfig":
+        """These settings with what the weights of `theirs` decide, so that one file serves every size of a model.
+
+        theirs   channels, levels and attention of the network; text; schedule, prediction and variance; resolution
+        ours     precision, rematerialisation and attention's implementation; loss weights; how low resolution is
+                 degraded; sampler and drops; where the text encoder lies
+
+        Raises `UserError` when only one of them is a super-resolution stage, or theirs are of another system.
+        """
+        require(isinstance(theirs, ReImagenConfig), f"the weights in init.weights are of a {theirs.kind}")
+        kinds = [
+            "a base model" if each.super_resolution is None else "a super-resolution stage" for each in (self, theirs)
+        ]
+        require(kinds[0] == kinds[1], f"this is {kinds[0]}, but the weights in init.weights are those of {kinds[1]}")
+        stage, text = theirs.super_resolution, theirs.text
+        if stage is not None:
+            stage = _with(stage, self.super_resolution, "crop", "shrinking", "blur", "blur_width", "aug_levels")
+        if text.frozen is not None and self.text.frozen is not None and self.text.frozen.encoder:
+            text = dataclasses.replace(text, frozen=_with(text.frozen, self.text.frozen, "encoder"))
+        weighed = ("weighting", "snr_limit", "variance_weight", "time_exponent")
+        return dataclasses.replace(
+            self,
+            resolution=theirs.resolution,
+            unet=_with(theirs.unet, self.unet, "dtype", "remat", "attention"),
+            text=text,
+            diffusion=_with(theirs.diffusion, self.diffusion, *weighed),
+            super_resolution=stage,
+        )
+
+    def with_text_encoder(self, folder: str) -> "ReImagenConfig":
+        frozen = self.text.frozen
+        require(frozen is not None, f"--text-encoder {folder}: this model has a text encoder of its own, trained along")
+        return dataclasses.replace(
+            self, text=dataclasses.replace(self.text, frozen=dataclasses.replace(frozen, encoder=folder))
+        )
+
+    def for_platform(self, platform: str) -> "ReImagenConfig":
+        if self.unet.attention != "auto":
+            return self
+        return dataclasses.replace(self, unet=dataclasses.replace(self.unet, attention="xla"))
+
+    def usage(self) -> str:
+        low = " --low-res IMAGE" if self.super_resolution is not None else ""
+        extra = " --text-encoder T5" if self.text.frozen is not None else ""
+        return f"""A Re-Imagen (Chen et al., arXiv 2209.14491): it draws from text and retrieved image-text pairs.
+
+    reimagen sample --model DIR --prompt "..." --reference IMAGE "what it shows"{low}{extra} --out OUT"""
+
+    def facts(self, data: TriplesConfig) -> dict[str, Any]:
+        drawing = {"solver": self.sampler.solver, "steps": self.sampler.num_steps}
+        network = {"dtype": self.unet.dtype, "remat": self.unet.remat}
+        return {"neighbours": data.num_neighbours, **network, **drawing}
+
+    def savings(self) -> tuple[str, ...]:
+        if self.unet.remat != "none":
+            return ()
+        return ('--unet.remat blocks: activations are computed again, not kept ("matmuls" keeps more, is faster)',)
+
+
+def from_version_1(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as versions before 0.2 wrote them, when every experiment was a Re-Imagen, in today's form."""
+    ours = {item.name for item in dataclasses.fields(ReImagenConfig)}
+    train = dict(fields.get("train", {}))
+    drops = {name: train.pop(name) for name in ("text_drop", "neighbour_drop") if name in train}
+    system = {name: value for name, value in fields.items() if name in ours}
+    rest = {name: value for name, value in fields.items() if name not in ours}
+    return {**rest, "system": {"kind": ReImagenConfig.kind, **system, **drops}, "train": train}
+
+
+def _with(settings: Any, others: Any, *names: str) -> Any:
+    """The settings with some fields of others."""
+    return dataclasses.replace(settings, **{name: getattr(others, name) for name in names})

@@ -1,0 +1,177 @@
+"""Options that commands share: a stage in one word, the settings of all stages; nothing is lost in printing."""
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+from reimagen_jax.commands.options import (
+    STAGE_SETTINGS,
+    CascadeOptions,
+    PromptOptions,
+    SamplingOptions,
+    StageOption,
+    command_line,
+)
+from reimagen_jax.errors import UserError
+from reimagen_jax.inference.model import Model
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
+from tests.tiny import TINY, TINY_CROPS, TINY_SR, changed
+
+EVERY = "runs/sr,steps=7,solver=ddpm,eta=0.25,text-weight=3.5,neighbour-weight=1.5,thresholding=none,aug-level=0.2,k=1"
+OWN = TINY.system.sampler
+
+
+def typed(*words: str) -> CascadeOptions:
+    """The options as the command line has them."""
+    return tyro.cli(CascadeOptions, args=list(words))
+
+
+def models(*configs):
+    """Opened models but for their parameters, which nothing here needs."""
+    return [Model(Path(config.name), config, None, None) for config in configs]
+
+
+@pytest.mark.parametrize("word", ["runs/sr", "shipped", EVERY, "runs/sr,batch-size=3", "a b/c,k=0,steps=1"])
+def test_a_word_is_read_and_printed_as_it_was(word):
+    stage = StageOption.parse(word)
+    assert str(stage) == word and StageOption.parse(str(stage)) == stage
+    assert typed("--cascade", word, "other").cascade == (stage, StageOption(Path("other")))
+    again = shlex.split(command_line("x", CascadeOptions((stage,))))[2:]
+    assert typed(*again) == CascadeOptions((stage,))
+
+
+def test_every_setting_of_a_stage_can_be_given_and_the_others_stay():
+    assert {name for name, _ in StageOption.parse(EVERY).settings} == STAGE_SETTINGS.keys()
+    assert StageOption.parse(EVERY).applied(OWN) == GuidedSamplerConfig(
+        "ddpm", 7, "none", eta=0.25, text_weight=3.5, neighbour_weight=1.5, aug_level=0.2, k=1
+    )
+    assert StageOption.parse("runs/sr,steps=7").applied(OWN) == dataclasses.replace(OWN, num_steps=7)
+    assert StageOption.parse("runs/sr").applied(OWN) == OWN
+    assert StageOption.parse(EVERY).batch_size(16) == 16
+    assert StageOption.parse(EVERY + ",batch-size=2").batch_size(16) == 2
+
+
+def test_a_folder_may_have_commas_and_settings_in_its_name(tmp_path):
+    folder = tmp_path / "a, b,steps=2,c"
+    folder.mkdir()
+    assert StageOption.parse(str(folder)) == StageOption(folder)
+    for word in (f"{folder},steps=3", f"{folder},k=1,steps=3"):
+        stage = StageOption.parse(word)
+        assert stage.model == folder and ("steps", "3") in stage.settings and str(stage) == word
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        (
+            "m,step=3",
+            "--cascade m,step=3: 'step' is no setting of a stage, such as steps=30; there are steps, solver, eta",
+        ),
+        ("m,steps", "'steps' is no setting of a stage"),
+        ("m,", "'' is no setting of a stage"),
+        ("m,text_weight=2", "'text_weight' is no setting of a stage"),
+        ("m,steps=3,steps=4", "--cascade m,steps=3,steps=4: steps is set twice"),
+        ("m,steps=", "steps '' is not a number"),
+        ("m,steps=2.5", "steps '2.5' is not a number"),
+        ("m,text-weight=two", "--cascade m,text-weight=two: text-weight 'two' is not a number"),
+        ("m,k=all", "k 'all' is not a number"),
+        ("m,batch-size=many", "--cascade m,batch-size=many: batch-size 'many' is not a number"),
+        ("m,solver=euler", "--cascade m,solver=euler: solver is one of ddpm, ddim, not 'euler'"),
+        ("m,thresholding=hard", "thresholding is one of dynamic, static, none, not 'hard'"),
+        ("m,steps=0", "--cascade m,steps=0: sampler.num_steps is 0: at least 1 is needed"),
+        ("m,k=-1", "--cascade m,k=-1: sampler.k is -1"),
+        ("m,eta=1.5", "--cascade m,eta=1.5: sampler.eta 1.5 is not between 0 and 1"),
+        ("m,aug-level=-1", "--cascade m,aug-level=-1: sampler.aug_level -1.0"),
+        ("m,text-weight=nan", "--cascade m,text-weight=nan: sampler.text_weight nan is not a finite number"),
+        ("m,batch-size=0", "--cascade m,batch-size=0: batch-size 0: at least 1 is needed"),
+    ],
+)
+def test_what_a_stage_cannot_have_is_refused_in_the_words_that_were_typed(word, said):
+    with pytest.raises(UserError) as error:
+        stage = StageOption.parse(word)
+        stage.applied(OWN)
+        stage.batch_size(16)
+    assert str(error.value).startswith(said) or said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "own_k", "found", "k"),
+    [
+        ("m", None, 2, 2),
+        ("m", None, 5, 5),
+        ("m,k=1", None, 2, 1),
+        ("m,k=0", None, 2, 0),
+        ("m,k=9", None, 2, 2),
+        ("m", 1, 2, 1),
+        ("m,k=2", 1, 2, 2),
+        ("m", 9, 2, 2),
+    ],
+)
+def test_how_many_of_the_neighbours_found_a_stage_sees(word, own_k, found, k):
+    config = changed(TINY_SR, sampler=dataclasses.replace(OWN, k=own_k))
+    first, second = CascadeOptions((StageOption.parse(word),)).settings([TINY, config], OWN, found)
+    assert (first.k, second.k) == (found, k)
+    assert (first, second) == tuple(dataclasses.replace(OWN, k=each) for each in (found, k))
+
+
+def test_a_stage_that_was_trained_without_neighbours_sees_none():
+    cascade = tuple(map(StageOption.parse, ("sr", "crops,eta=1")))
+    settings = CascadeOptions(cascade).settings([TINY, TINY_SR, TINY_CROPS], OWN, 2)
+    assert [each.k for each in settings] == [2, 2, 0]
+    assert [each.eta for each in settings] == [0.5, 0.5, 1.0]
+
+
+def test_the_noise_on_a_first_stages_input_is_refused_for_a_base_model():
+    with pytest.raises(
+        UserError, match=r"--aug-level 0\.3: --model is a base model; write it behind a model of --cascade"
+    ):
+        CascadeOptions(aug_level=0.3).settings([TINY], OWN, 0)
+    with pytest.raises(UserError, match=r"--aug-level 0\.3: --model is a base model"):
+        CascadeOptions((StageOption.parse("sr"),), aug_level=0.3).settings([TINY, TINY_SR], OWN, 0)
+    (first,) = CascadeOptions(aug_level=0.3).settings([TINY_SR], OWN, 0)
+    assert first == dataclasses.replace(OWN, aug_level=0.3, k=0)
+    narrow = dataclasses.replace(TINY_SR.system.super_resolution, aug_levels=(0.0, 0.5))
+    wild = CascadeOptions((StageOption.parse("sr,aug-level=0.9"),))
+    with pytest.raises(UserError, match=r"aug_level 0\.9 is outside of what the stage is trained for"):
+        wild.pipeline(models(TINY, changed(TINY_SR, super_resolution=narrow)), SamplingOptions(), OWN, 0)
+
+
+def test_a_pipeline_is_as_asked_and_what_is_printed_of_it_makes_the_same():
+    how = SamplingOptions(batch_size=5, seed=3)
+    options = typed("--cascade", "sr,steps=4,k=1,text-weight=0.1", "crops,batch-size=2")
+    opened = models(TINY, TINY_SR, TINY_CROPS)
+    pipeline = options.pipeline(opened, how, dataclasses.replace(OWN, eta=0.3), 2)
+    assert (pipeline.seed, [stage.batch_size for stage in pipeline.stages]) == (3, [5, 5, 2])
+    assert [stage.config for stage in pipeline.stages] == [TINY, TINY_SR, TINY_CROPS]
+    assert pipeline.stages[1].settings == dataclasses.replace(OWN, num_steps=4, text_weight=0.1, k=1)
+
+    resolved = options.resolved(pipeline)
+    assert resolved.aug_level is None and typed(*shlex.split(command_line("x", resolved))[2:]) == resolved
+    # Whatever the experiments say by then.
+    other = dataclasses.replace(OWN, num_steps=99, text_weight=9.0, eta=0.9, aug_level=0.9, solver="ddpm", k=0)
+    later = [TINY, changed(TINY_SR, sampler=other), changed(TINY_CROPS, sampler=other)]
+    again = resolved.pipeline(models(*later), how, pipeline.settings, 2)
+    assert [stage.settings for stage in again.stages] == [stage.settings for stage in pipeline.stages]
+    assert [stage.batch_size for stage in again.stages] == [5, 5, 2]
+    assert resolved.resolved(again) == resolved
+
+    alone = CascadeOptions(aug_level=0.25).pipeline(models(TINY_SR), how, OWN, 0)
+    assert CascadeOptions().resolved(alone) == CascadeOptions(aug_level=0.25)
+
+
+def test_options_of_sampling_are_set_and_resolved():
+    how = SamplingOptions(steps=9, text_weight=1.25, thresholding="dynamic")
+    settings = how.settings(OWN)
+    assert settings == dataclasses.replace(OWN, num_steps=9, text_weight=1.25, thresholding="dynamic")
+    assert how.resolved(settings).settings(dataclasses.replace(OWN, solver="ddpm", num_steps=1)) == settings
+
+
+def test_neighbours_are_as_many_as_asked_as_the_experiment_says_or_as_in_training():
+    what, base = PromptOptions(prompt=(("a",),)), Path("index")
+    own = changed(TINY, sampler=dataclasses.replace(OWN, k=1))
+    asked = dataclasses.replace(what, knowledge_base=base)
+    assert [each.resolved(TINY).k for each in (what, asked, dataclasses.replace(asked, k=7))] == [0, 2, 7]
+    assert [each.resolved(own).k for each in (what, asked, dataclasses.replace(asked, k=7))] == [0, 1, 7]

@@ -1,0 +1,95 @@
+"""Texts for drawing: the frozen encoder is in memory only while it embeds, and embeds nothing twice."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from reimagen_jax.encoders import text_input as text_input_module
+from reimagen_jax.encoders.text_input import ByteTexts, FrozenTexts, text_input
+from reimagen_jax.encoders.texts import scattered
+from reimagen_jax.inference.pipeline import Stage
+from reimagen_jax.systems.base import Neighbour, Request
+from tests.fake_encoder import FROZEN, FakeEncoder
+from tests.tiny import TINY, changed, random_params
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The encoders that were opened; those before the last one have been released by then."""
+    encoders = []
+
+    def open_one(settings):
+        assert all(encoder.released for encoder in encoders)
+        encoders.append(FakeEncoder())
+        return encoders[-1]
+
+    monkeypatch.setattr("reimagen_jax.encoders.published.open_text_encoder", open_one)
+    text_input_module._frozen_texts.cache_clear()
+    return encoders
+
+
+def test_each_text_is_embedded_once_and_the_encoder_is_gone_afterwards(opened):
+    inputs = FrozenTexts(FROZEN)
+    inputs.prepare(["a cat", "a dog", "a cat"])
+    assert [encoder.released for encoder in opened] == [True]
+    texts = inputs(["a dog", "a cat", "a dog"])
+    expected, mask = FakeEncoder().encode(["a dog", "a cat", "a dog"])
+    np.testing.assert_array_equal(texts.embedding_BLD, expected)
+    np.testing.assert_array_equal(texts.mask_BL, mask)
+    assert len(opened) == 1 and sorted(opened[0].asked) == ["a cat", "a dog"]
+    inputs(["a bird", "a cat"])
+    assert opened[1].asked == ["a bird"]
+
+
+def test_the_encoder_is_released_when_it_fails(opened, monkeypatch):
+    monkeypatch.setattr(FakeEncoder, "encode", lambda self, texts, **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        FrozenTexts(FROZEN).prepare(["a cat"])
+    assert opened[0].released
+
+
+def test_what_is_remembered_has_a_limit_but_a_calls_own_texts_stay(opened):
+    one = FakeEncoder().encode(["x"])[0].nbytes
+    inputs = FrozenTexts(FROZEN, remembered_bytes=2 * one)
+    inputs.prepare(["a", "b", "c"])
+    inputs(["a", "b", "c"])
+    assert len(opened) == 1
+    inputs(["c", "d"])
+    inputs(["c"])
+    assert len(opened) == 2
+    inputs(["a"])
+    assert len(opened) == 3
+
+
+def test_stages_that_share_an_encoder_share_what_is_remembered(opened):
+    text = replace(TINY.system.text, frozen=FROZEN)
+    text_input(text).prepare(["a cat"])
+    text_input(replace(text))(["a cat"])
+    assert len(opened) == 1
+    assert isinstance(text_input(TINY.system.text), ByteTexts)
+
+
+def test_texts_are_laid_where_the_mask_is_true(opened):
+    mask = np.array([[True, False], [False, False], [True, True]])
+    for inputs in (FrozenTexts(FROZEN), ByteTexts(TINY.system.text)):
+        encoded, leaf = inputs(["a", "b", "c"]), lambda tree: getattr(tree, "embedding_BLD", tree)
+        laid = leaf(scattered(encoded, mask))
+        np.testing.assert_array_equal(laid[mask], leaf(encoded))
+        assert not np.any(laid[~mask])
+        assert not np.any(leaf(scattered(encoded, np.zeros((2, 2), bool))))
+
+
+def test_a_stage_draws_with_a_frozen_encoder_and_the_text_matters(opened):
+    sampler = replace(TINY.system.sampler, num_steps=1, k=1)
+    config = changed(TINY, text=replace(TINY.system.text, frozen=FROZEN), sampler=sampler)
+    stage = Stage(config, random_params(config), batch_size=2)
+    image = np.full((16, 16, 3), 99, np.uint8)
+    near = Neighbour(image, "a cat on a mat", 1.0, "near")
+    requests = [Request("a cat", (near,)), Request("a dog", (near,))]
+    drawn = stage.draw([*requests, Request("a cat")])
+    assert len(opened) == 1 and opened[0].released and stage.compilations == 1
+    assert sorted(opened[0].asked) == ["a cat", "a cat on a mat", "a dog"]
+    assert not np.array_equal(drawn[0], drawn[1])
+    np.testing.assert_array_equal(stage.draw(requests[1:])[0], drawn[1])
+    assert len(opened) == 1

@@ -1,0 +1,95 @@
+"""`reimagen evaluate entities`: tables, plots and pictures; goes on after a stop."""
+
+import csv
+import json
+
+import pytest
+
+from reimagen_jax.commands import evaluate
+from reimagen_jax.errors import UserError
+from reimagen_jax.evaluation.entities import store
+from reimagen_jax.evaluation.entities.prompts import SOURCES
+from reimagen_jax.inference.export import save_weights
+from tests.tiny import TINY, TINY_SR, random_params
+
+
+def run(base, model, out, *more: str) -> None:
+    common = ("--model", str(model), "--knowledge-base", str(base.path), "--out", str(out), "--num-prompts", "4")
+    evaluate.main(["entities", *common, "--splits", "unseen", "rare", *more])
+
+
+def test_the_command_writes_tables_and_goes_on_after_a_stop(base, model, tmp_path, capsys, monkeypatch):
+    out, options = tmp_path / "out", ("--conditions", "retrieval", "none", "--ks", "1", "--etas", "0", "1")
+    evaluated = store.run_arm
+
+    def interrupted(bench, arm, folder):
+        if arm.source == "none":
+            raise KeyboardInterrupt
+        return evaluated(bench, arm, folder)
+
+    monkeypatch.setattr(store, "run_arm", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(base, model, out, *options)
+    partly = json.loads((out / "results.json").read_text())
+    assert not partly["complete"] and len(partly["rows"]) == 4
+    monkeypatch.setattr(store, "run_arm", evaluated)
+    capsys.readouterr()
+    run(base, model, out, *options)
+    printed = capsys.readouterr().out
+    results = json.loads((out / "results.json").read_text())
+    assert results["complete"] and len(results["rows"]) == 2 + 2 + 2 + 1 + 2
+    assert results["rows"][:4] == partly["rows"]
+    assert "5 conditions to draw, 20 images" in printed and "this takes about" in printed
+    assert results["rater"]["faithful"][0] >= 0.9 and "fresh true renders" in printed
+    assert results["world"]["num_entities"] == 40 and "reimagen evaluate entities" in results["command"]
+    with (out / "results.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [(r["split"], r["source"]) for r in table] == [(r["split"], r["source"]) for r in results["rows"]]
+    assert all(float(r["rater_ceiling_faithfulness"]) >= 0.9 for r in table)
+    for name in (
+        "faithfulness.png",
+        "alignment.png",
+        "eta.png",
+        "unseen.png",
+        "rare.png",
+        "parameters.csv",
+        "prompts.json",
+    ):
+        assert (out / name).stat().st_size > 0
+
+
+def test_the_command_takes_a_cascade_and_notes_every_stage(base, tmp_path):
+    folders = [tmp_path / config.name for config in (TINY, TINY_SR)]
+    for folder, config in zip(folders, (TINY, TINY_SR), strict=True):
+        save_weights(folder, config, random_params(config))
+    out = tmp_path / "out"
+    common = ("--model", str(folders[0]), "--cascade", f"{folders[1]},k=0,steps=2", "--knowledge-base", str(base.path))
+    rows = ("--conditions", "retrieval", "--splits", "unseen", "--ks", "--etas", "--num-prompts", "2")
+    evaluate.main(["entities", *common, *rows, "--out", str(out)])
+    results = json.loads((out / "results.json").read_text())
+    assert results["complete"] and [stage["model"] for stage in results["cascade"]] == [TINY_SR.name]
+    assert f"--cascade {folders[1]},steps=2," in results["command"] and ",k=0," in results["command"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--cascade", "{model},size=1"), "no setting of a stage"),
+        (("--cascade", "{model}"), "base model: it enlarges nothing"),
+        (("--eta", "1.5"), "between 0 and 1"),
+        (("--etas", "-0.1"), "between 0 and 1"),
+        (("--k", "0"), "at least 1"),
+        (("--ks", "-1"), "numbers of neighbours"),
+        (("--num-prompts", "0"), "at least 1"),
+        (("--rater", "nowhere"), "holds no rater"),
+        (("--knowledge-base", "nowhere"), "not found"),
+    ],
+)
+def test_bad_input_is_refused(base, model, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        run(base, model, tmp_path / "out", *(option.format(model=model) for option in options))
+    assert not (tmp_path / "out").exists()
+
+
+def test_sources_of_the_command_are_those_there_are():
+    assert set(evaluate.Source.__args__) == set(SOURCES)

@@ -1,0 +1,136 @@
+"""A stage: one program for everything, and images that do not depend on their company."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from reimagen_jax.errors import UserError
+from reimagen_jax.inference.pipeline import Stage
+from reimagen_jax.inference.prompts import Prompt
+from reimagen_jax.systems.base import Neighbour, Request
+from tests.fake_encoder import FROZEN, FakeEncoder
+from tests.samples import encoded, picture
+from tests.tiny import TINY, TINY_SR, changed, random_params
+
+FROZEN_TEXT = dataclasses.replace(TINY.system.text, frozen=FROZEN)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return random_params(TINY)
+
+
+@pytest.fixture(scope="module")
+def stage(params):
+    """With room for the two neighbours of TINY's training; tests share its program."""
+    return Stage(TINY, params, batch_size=4)
+
+
+def neighbour(seed: int) -> Neighbour:
+    file = picture(seed, (32, 32))
+    return Neighbour(np.asarray(file.resize((16, 16))), f"neighbour {seed}", 1.0, str(seed), encoded(file))
+
+
+def request(index: int, eta: float = 0.5, k: int = 2, weight: float = 2.0) -> Request:
+    guidance = {"eta": eta, "text_weight": weight, "neighbour_weight": weight}
+    return Request(f"prompt {index}", tuple(neighbour(10 * index + j) for j in range(k)), index, guidance)
+
+
+def test_an_eta_sweep_over_11_values_compiles_once(params):
+    stage = Stage(TINY, params, batch_size=4)
+    sweep = [request(i, eta) for eta in np.linspace(0, 1, 11) for i in range(2)]
+    images = stage.draw(sweep)
+    stage.draw([request(i, k=k, weight=w) for i in range(3) for k in (0, 1, 2) for w in (1.0, 4.0)], seed=3)
+    assert images.shape == (22, 16, 16, 3) and images.dtype == np.uint8
+    assert stage.compilations == 1
+
+
+def test_an_image_depends_on_its_request_and_seed_only(stage):
+    requests = [request(i, k=i % 3) for i in range(6)]
+    together = stage.draw(requests)
+    np.testing.assert_array_equal(stage.draw(requests[4:5])[0], together[4])
+    np.testing.assert_array_equal(stage.draw(requests[::-1])[::-1], together)
+    assert np.any(stage.draw(requests[4:5], seed=1)[0] != together[4])
+
+
+def test_every_part_of_a_request_matters(stage):
+    base = request(1)
+    variants = [
+        base,
+        dataclasses.replace(base, prompt="something else entirely"),
+        dataclasses.replace(base, neighbours=base.neighbours[:1]),
+        dataclasses.replace(base, neighbours=()),
+        dataclasses.replace(base, guidance={**base.guidance, "eta": 0.0}),
+        dataclasses.replace(base, index=2),
+        dataclasses.replace(base, guidance={**base.guidance, "neighbour_weight": 5.0, "text_weight": 5.0}),
+    ]
+    images = stage.draw(variants)
+    for i in range(1, len(variants)):
+        assert np.any(images[0] != images[i]), variants[i]
+
+
+def test_numbers_that_are_not_given_are_as_in_the_settings(stage):
+    own = stage.settings
+    given = request(0, own.eta, weight=own.text_weight)
+    assert own.text_weight == own.neighbour_weight
+    one, other = stage.draw([given, dataclasses.replace(given, guidance={})])
+    np.testing.assert_array_equal(one, other)
+
+
+def test_a_baseline_without_neighbours_equals_masked_ones(stage, params):
+    masked = stage.draw([request(0, k=0)])
+    imagen = Stage(TINY, params, dataclasses.replace(TINY.system.sampler, k=0), batch_size=4).draw([request(0, k=0)])
+    assert np.abs(masked.astype(int) - imagen.astype(int)).max() <= 1
+
+
+def test_without_neighbours_eta_is_1_whatever_is_asked(stage):
+    """Else steps of the other kind would strengthen the text against itself: no guidance at all."""
+    etas = (0.0, 0.25, 1.0)
+    asked = [request(0, eta, k) for k in (0, 1) for eta in etas] + [dataclasses.replace(request(0, k=0), guidance={})]
+    inputs = stage.feed.collate(asked, stage.settings)
+    assert inputs.eta_B.tolist() == [1.0, 1.0, 1.0, *etas, 1.0]
+    assert inputs.text_weight_B.tolist() == [2.0] * 7
+
+
+def test_in_a_sweep_a_prompt_that_found_nothing_is_its_baseline_at_every_eta(stage):
+    """And that is guided: a weight of 8 draws another image than a weight of 1."""
+    nothing = Prompt("zzz")
+    drawn = {
+        weight: stage.draw([nothing.request(0, eta=eta, text_weight=weight) for eta in (0.0, 0.5, 1.0)])
+        for weight in (stage.settings.text_weight, 1.0, 8.0)
+    }
+    (baseline,) = stage.draw([nothing.baseline(0)])
+    np.testing.assert_array_equal(drawn[stage.settings.text_weight], np.stack([baseline] * 3))
+    assert np.any(drawn[8.0] != drawn[1.0], axis=(1, 2, 3)).all()
+
+
+def test_what_a_request_may_not_have_is_refused(stage):
+    one = dataclasses.replace(stage.settings, k=1)
+    with pytest.raises(UserError, match="at most 1"):
+        Stage(TINY, None, one).draw([request(0, k=2)])
+    with pytest.raises(UserError, match=r"'weight' is no number of guidance.*eta, text_weight, neighbour_weight"):
+        stage.draw([dataclasses.replace(request(0), guidance={"weight": 2.0})])
+
+
+def test_nothing_asked_is_nothing_drawn_of_the_right_shape(params):
+    stage = Stage(TINY, params)
+    drawn = stage.draw([])
+    assert drawn.shape == (0, 16, 16, 3) and drawn.dtype == np.uint8
+    assert stage.compilations == 0
+
+
+@pytest.mark.parametrize("k", [None, 0, 3])
+@pytest.mark.parametrize(
+    "config", [TINY, TINY_SR, changed(TINY, text=FROZEN_TEXT)], ids=["base", "stage", "frozen text"]
+)
+def test_requests_become_what_the_program_is_said_to_take(monkeypatch, config, k):
+    monkeypatch.setattr("reimagen_jax.encoders.published.open_text_encoder", lambda settings: FakeEncoder())
+    stage = Stage(config, None, dataclasses.replace(config.system.sampler, k=k))
+    start = None if config.system.super_resolution is None else np.zeros((16, 16, 3), np.uint8)
+    requests = [Request("a prompt", (neighbour(0),) if number and k != 0 else (), start=start) for number in range(2)]
+    inputs, spec = stage.feed.collate(requests, stage.settings), stage.system.inputs_spec(2, stage.settings)
+    assert jax.tree.structure(inputs) == jax.tree.structure(spec)
+    for leaf, expected in zip(jax.tree.leaves(inputs), jax.tree.leaves(spec), strict=True):
+        assert (leaf.shape, leaf.dtype) == (expected.shape, expected.dtype)

@@ -1,0 +1,50 @@
+"""What earlier versions wrote opens: their experiments, when every experiment was a Re-Imagen, mean the same today."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from reimagen_jax.config import load_experiment, to_json
+from reimagen_jax.errors import UserError
+from reimagen_jax.systems import kinds
+from reimagen_jax.training.checkpoint import read_run, settle
+
+OLD = sorted((Path(__file__).parent / "version_1").glob("*.json"))
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+@pytest.mark.parametrize("path", OLD, ids=lambda path: path.stem)
+def test_an_experiment_written_by_version_0_1_is_the_same_experiment_today(path):
+    old = kinds.from_json(path.read_text())
+    assert old == load_experiment(EXPERIMENTS / f"{path.stem}.py")
+    assert kinds.from_json(to_json(old)) == old
+
+
+def test_the_drops_of_text_and_neighbours_were_settings_of_training():
+    fields = json.loads(OLD[0].read_text())
+    fields["train"] |= {"text_drop": 0.25, "neighbour_drop": 0.5}
+    system = kinds.from_dict(fields).system
+    assert (system.text_drop, system.neighbour_drop) == (0.25, 0.5)
+
+
+def test_a_run_that_version_0_1_began_goes_on(tmp_path):
+    fields = json.loads(OLD[0].read_text())
+    run = {"format": 1, "data": "fingerprint", "history": [], "experiment": fields}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    config = load_experiment(EXPERIMENTS / f"{OLD[0].stem}.py")
+    assert settle(tmp_path, config, "fingerprint", 3) == config
+    assert read_run(tmp_path)["experiment"]["system"]["kind"] == "reimagen"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"system": {"kind": "dreams"}}, "kind 'dreams' is not known"),
+        ({"unet": {"colour": 3}}, "unknown settings"),
+        ({"colour": 3}, "unknown settings"),
+    ],
+)
+def test_what_is_not_known_is_refused_by_name(change, message):
+    with pytest.raises(UserError, match=message):
+        kinds.from_dict(json.loads(OLD[0].read_text()) | change)

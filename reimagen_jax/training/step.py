@@ -44,7 +44,8 @@ def make_schedule(config: TrainConfig) -> Callable[[Int32[Array, "*n"]], Float[A
         n = jnp.asarray(step).astype(jnp.float32)
         # Not by optax, which subtracts n / warmup from 1 and loses the first steps' digits.
         warm = jnp.minimum(1.0, n / warmup) if warmup else jnp.ones_like(n)
-        return config.learning_rate * warm * decay(n)
+        # Rounding may put the tail's end below 0.
+        return config.learning_rate * warm * jnp.maximum(decay(n), 0.0)
 
     return learning_rate
 

@@ -6,6 +6,10 @@ r"""A dual encoder of texts and 32 x 32 images, trained on your own records, for
     reimagen index runs/world/train --encoder runs/world/encoder --out runs/world/vector_index
 
 `reimagen encode-train RECORDS --out DIR` is all of it in one command, with these settings.
+
+Hardware: 2 CPU cores, 400 pairs a second when nothing else runs (11 minutes), 1.4 GiB. Reached on the 100,000 pairs of
+EntityWorld above: of 1,000 held-out pairs, the text finds its image first / among five / ten in 0.701 / 0.991 / 1.000,
+the image its text in 0.717 / 0.999 / 1.000 (chance 0.001 / 0.005 / 0.010); the loss ends at 0.52.
 """
 
 from reimagen_jax.config import Experiment, TrainConfig

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reimagen_jax.commands.options import SamplingOptions, command_line
+from reimagen_jax.commands.options import SamplingOptions, command_line, open_drawing
 from reimagen_jax.errors import require
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ class Demo:
         from reimagen_jax.evaluation import demonstration
         from reimagen_jax.evaluation.rater import Rater
         from reimagen_jax.files import atomic_dir
-        from reimagen_jax.inference.model import Model
         from reimagen_jax.reports.demonstration import table_as_text
         from reimagen_jax.reports.report import PAGE
 
@@ -55,7 +54,7 @@ class Demo:
         )
         start, page = time.monotonic(), self.out.resolve() / PAGE
         _say(f"report: {page} (in about two minutes)\n")
-        world, model, rater = World(), Model.open(self.model), Rater.open(self.rater)
+        world, model, rater = World(), open_drawing(self.model), Rater.open(self.rater)
         unseen, frequent = (demonstration.choose(world, split, self.num_prompts) for split in ("unseen", "frequent"))
         with atomic_dir(self.out, overwrite=True) as folder:
             _say("1/4 knowledge base: images of all unseen entities, and of the frequent ones asked for")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from reimagen_jax.commands.options import CascadeOptions, SamplingOptions, command_line
+from reimagen_jax.commands.options import CascadeOptions, SamplingOptions, command_line, open_drawing
 from reimagen_jax.errors import require
 from reimagen_jax.systems.reimagen.settings import ETAS
 
@@ -70,12 +70,11 @@ class Entities:
         from reimagen_jax.evaluation.entities import store
         from reimagen_jax.evaluation.entities.arms import plan
         from reimagen_jax.evaluation.entities.tables import comparisons, row
-        from reimagen_jax.inference.model import Model
         from reimagen_jax.reports.entities import pictures, plots, tables
 
         self._check()
         paths = [self.model, *(stage.model for stage in self.stages.cascade)]
-        models = [Model.open(path, text_encoder=self.how.text_encoder) for path in paths]
+        models = [open_drawing(path, self.how.text_encoder) for path in paths]
         bench = self._bench(models)
         command = self._resolved(models, bench)
         swept = [split for split in command.splits if split in command.sweep_splits]

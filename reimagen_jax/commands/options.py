@@ -14,12 +14,22 @@ import tyro
 from reimagen_jax.config import Experiment
 from reimagen_jax.diffusion.settings import Solver, Thresholding
 from reimagen_jax.errors import UserError, require
-from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
 
 if TYPE_CHECKING:
     from reimagen_jax.inference.model import Model
     from reimagen_jax.inference.pipeline import Pipeline
     from reimagen_jax.inference.prompts import Prompt
+
+
+def open_drawing(path: Path, text_encoder: Path | None = None, *, on_host: bool = False) -> "Model":
+    """Opens a model to draw with by these options. Raises `UserError` also for one of a system that has others."""
+    from reimagen_jax.inference.model import Model
+
+    model = Model.open(path, text_encoder=text_encoder, on_host=on_host)
+    system = model.config.system
+    require(isinstance(system, ReImagenConfig), f"{path} is a {system.kind}: images are drawn here by a Re-Imagen")
+    return model
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from reimagen_jax.commands.options import (
     PromptOptions,
     SamplingOptions,
     command_line,
+    open_drawing,
     warn_of_small_neighbours,
     warn_without_neighbours,
 )
@@ -88,9 +89,7 @@ class Sample:
 
     def _open(self, path: Path) -> "Model":
         """A model whose parameters are in the host's memory, so that one stage at a time is on the device."""
-        from reimagen_jax.inference.model import Model
-
-        return Model.open(path, text_encoder=self.how.text_encoder, on_host=True)
+        return open_drawing(path, self.how.text_encoder, on_host=True)
 
     def _low_res(self, models: "list[Model]") -> "np.ndarray | None":
         """The image that the first model enlarges, if it does. Raises `UserError` when the models do not chain."""

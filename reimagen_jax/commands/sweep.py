@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from reimagen_jax.commands.options import PromptOptions, SamplingOptions, command_line, warn_without_neighbours
+from reimagen_jax.commands.options import (
+    PromptOptions,
+    SamplingOptions,
+    command_line,
+    open_drawing,
+    warn_without_neighbours,
+)
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.systems.reimagen.settings import ETAS, GuidedSamplerConfig
 
@@ -43,12 +49,11 @@ class Sweep:
         """Draws, rates where that is possible, and writes the report. Raises `UserError` on bad options or input."""
         from reimagen_jax.api import sweep_by
         from reimagen_jax.files import atomic_dir
-        from reimagen_jax.inference.model import Model
         from reimagen_jax.reports.report import PAGE
 
         self._check()
         with atomic_dir(self.out, overwrite=self.overwrite) as folder:
-            model = Model.open(self.model, text_encoder=self.how.text_encoder)
+            model = open_drawing(self.model, self.how.text_encoder)
             prompts = self._prompts(model.config)
             swept = sweep_by(
                 self.how.pipeline(model, prompts),

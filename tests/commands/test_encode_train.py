@@ -62,7 +62,7 @@ def test_it_learns_in_a_run_that_goes_on_and_of_which_an_encoder_can_be_made(tra
     assert "--from-run" in (tmp_path / "again" / "README.md").read_text()
 
 
-def test_a_run_of_reimagen_train_becomes_an_encoder(trained, tmp_path):
+def test_a_run_of_reimagen_train_becomes_an_encoder(trained, tmp_path, capsys):
     words = [str(DUAL32), "--data.records", str(trained / "records"), "--workdir", str(tmp_path / "run")]
     words += ["--network.resolution", "8", "--network.width", "12", "--data.batch-size", "8", "--train.num-steps", "2"]
     assert main(["train", *words]) == 0
@@ -73,6 +73,8 @@ def test_a_run_of_reimagen_train_becomes_an_encoder(trained, tmp_path):
     # The run's own folder opens as a model, like that of any system.
     stage = Model.open(tmp_path / "run").stage(batch_size=2)
     np.testing.assert_allclose(stage.draw([Request("a thing")]), encoder.texts(["a thing"]), atol=1e-6)
+    assert main(["sample", "--model", str(tmp_path / "run"), "--prompt", "a thing", "--out", str(tmp_path / "no")]) == 2
+    assert "run is a dual: images are drawn here by a Re-Imagen" in capsys.readouterr().err
 
 
 def test_the_experiment_file_has_the_commands_settings():

@@ -34,7 +34,7 @@ from reimagen_jax.reports.report import Report, write_report
 from reimagen_jax.reports.results import as_json
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase, Method
 from reimagen_jax.systems.base import Neighbour, Request
-from reimagen_jax.systems.reimagen.feed import GUIDANCE
+from reimagen_jax.systems.reimagen.feed import guidance_of
 from reimagen_jax.systems.reimagen.settings import ETAS
 
 RESULTS = "sample.json"
@@ -69,9 +69,8 @@ def ask(
     """
     require(len(queries) in (0, len(texts)), f"{len(queries)} queries for {len(texts)} prompts: give one for each")
     prompts = [Prompt(text) if isinstance(text, str) else text for text in texts]
-    prompts = [
-        replace(prompt, query=query) for prompt, query in zip(prompts, queries or [""] * len(texts), strict=True)
-    ]
+    if queries:
+        prompts = [replace(prompt, query=query) for prompt, query in zip(prompts, queries, strict=True)]
     return with_retrieved(prompts, base, k, resolution, given=references, ban=ban, method=method)
 
 
@@ -127,17 +126,12 @@ class Drawing:
             for place, drawn in zip(places, self.stages, strict=True):
                 PIL.Image.fromarray(drawn[i]).save(place / name)
             told = {"file": name, "record": self.prompts[p].key, "prompt": request.prompt, "index": request.index}
-            entries.append(told | self._guidance(request) | {"neighbours": neighbours_as_json(request.neighbours)})
+            told |= guidance_of(request, self.pipeline.settings)  # of the first stage
+            entries.append(told | {"neighbours": neighbours_as_json(request.neighbours)})
         self.grid().save(folder / "grid.png")
         first, *later = map(stage_facts, self.models, self.pipeline.stages)
         provenance = {**first, "cascade": later, "seed": self.pipeline.seed, "versions": versions()}
         write_json(folder / RESULTS, {**(facts or {}), **provenance, "images": entries})
-
-    def _guidance(self, request: Request) -> dict[str, float]:
-        """The numbers that the first stage drew it with."""
-        settings = self.pipeline.settings
-        numbers = {name: getattr(settings, name) for name in GUIDANCE}
-        return numbers | dict(request.guidance) | ({} if request.neighbours else {"eta": 1.0})
 
 
 def draw(

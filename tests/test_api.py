@@ -13,6 +13,7 @@ from PIL import Image
 import reimagen_jax as rj
 from reimagen_jax.cli import main
 from reimagen_jax.errors import UserError
+from reimagen_jax.inference.prompts import Prompt
 
 ROOT = Path(__file__).parents[1]
 WORLD = ["--world.num-entities", "32", "--world.num-images", "200", "--resolution", "32"]
@@ -67,6 +68,15 @@ def test_what_is_asked_wrongly_is_refused(folder):
     prompts = rj.ask(base, ["a dog"], k=1)
     with pytest.raises(UserError, match=r"eta 1\.5 is not between"):
         rj.draw(model, prompts, eta=1.5)
+
+
+def test_a_prompt_keeps_the_query_that_it_brings(folder):
+    base = rj.open_knowledge_base(folder / "runs/world/index")
+    name = next(iter(base.records)).attributes["entity"]
+    (brought,) = rj.ask(base, [Prompt("something in the snow", query=name)])
+    (asked,) = rj.ask(base, ["something in the snow"], queries=[name])
+    assert brought.query == name and brought.neighbours
+    assert [hit.key for hit in brought.neighbours] == [hit.key for hit in asked.neighbours]
 
 
 def test_no_room_for_neighbours_is_the_baseline(folder):

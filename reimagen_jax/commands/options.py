@@ -176,11 +176,15 @@ class SamplingOptions:
 
     def settings(self, config: GuidedSamplerConfig) -> GuidedSamplerConfig:
         """The experiment's settings with what was given. Raises `UserError` on values out of range."""
+        return dataclasses.replace(config, **self._given())
+
+    def _given(self) -> dict[str, Any]:
+        """The settings of the sampler that were given. Raises `UserError` on other values out of range."""
         require(self.num_images > 0, f"--num-images {self.num_images}: at least 1 is needed")
         require(self.batch_size > 0, f"--batch-size {self.batch_size}: at least 1 is needed")
         require(0 <= self.seed < 2**32, f"--seed {self.seed} is not between 0 and 2^32 - 1")
         given = {name: getattr(self, option) for option, name in self._settings().items()}
-        return dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
+        return {name: value for name, value in given.items() if value is not None}
 
     def resolved(self, settings: GuidedSamplerConfig) -> "SamplingOptions":
         """The same with nothing left to the experiment."""
@@ -190,8 +194,9 @@ class SamplingOptions:
 
     def pipeline(self, model: "Model", prompts: "Sequence[Prompt]") -> "Pipeline":
         """The model, to draw with these options, with room for the neighbours that the prompts have."""
-        most = max(len(prompt.neighbours) for prompt in prompts)
-        return CascadeOptions().pipeline([model], self, self.settings(model.config.system.sampler), most)
+        from reimagen_jax.api import pipeline_of
+
+        return pipeline_of(model, prompts, self.seed, self.batch_size, **self._given())
 
     def _settings(self) -> dict[str, str]:
         """Options that are settings of the sampler, and these."""

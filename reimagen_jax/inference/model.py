@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import jax
@@ -52,7 +53,7 @@ class Model:
             config = dataclasses.replace(config, system=config.system.with_text_encoder(str(text_encoder)))
         return cls(path, config, params, step)
 
-    @property
+    @cached_property  # reports ask for it again after every row
     def digest(self) -> str:
         """SHA-256 of the parameters (the first 16 hex digits), whatever file they came from."""
         return fingerprint(self.params)[:16]

@@ -26,6 +26,16 @@ GUIDANCE = ("eta", "text_weight", "neighbour_weight")
 """What a request may set of its own; in the order of `Inputs`."""
 
 
+def guidance_of(request: Request, settings: GuidedSamplerConfig) -> dict[str, float]:
+    """The numbers that a request is drawn with: its own, else those of the settings.
+
+    Without neighbours every step is text-enhanced, as in Imagen: eta is 1, whatever is asked, since the other kind of
+    guidance would be none at all.
+    """
+    numbers = {name: float(request.guidance.get(name, getattr(settings, name))) for name in GUIDANCE}
+    return numbers if request.neighbours else numbers | {"eta": 1.0}
+
+
 @dataclass(frozen=True)
 class ReImagenFeed:
     """The feed of an experiment; opens its triples, and its text encoder, when they are asked for."""
@@ -68,7 +78,9 @@ class ReImagenFeed:
         text = self.model.text
         frozen = dataclasses.replace(text.frozen, fingerprint=self._embeddings.encoder)
         system = dataclasses.replace(self.model, text=dataclasses.replace(text, frozen=frozen))
-        return ReImagenFeed(dataclasses.replace(self.config, system=system))
+        feed = ReImagenFeed(dataclasses.replace(self.config, system=system))
+        vars(feed).update(triples=self.triples, _embeddings=self._embeddings)  # which are open already
+        return feed
 
     @property
     def fingerprint(self) -> str:
@@ -134,8 +146,7 @@ class ReImagenFeed:
         self.texts.prepare([text for each in requests for text in (each.prompt, *(n.text for n in each.neighbours))])
 
     def collate(self, requests: Sequence[Request], settings: GuidedSamplerConfig) -> Inputs:
-        """The inputs of `requests`. Without neighbours every step is text-enhanced, as in Imagen: eta is 1, whatever is
-        asked, since the other kind of guidance would be none at all."""
+        """The inputs of `requests`."""
         B, K, R = len(requests), self._most(settings), self.model.resolution
         image = np.zeros((B, K, R, R, 3), np.uint8)
         mask = np.zeros((B, K), bool)
@@ -144,17 +155,14 @@ class ReImagenFeed:
                 image[i, j], mask[i, j] = neighbour.at(R), True
         prompts = self.texts([request.prompt for request in requests])
         captions = [neighbour.text for request in requests for neighbour in request.neighbours]
-        guidances = [{**r.guidance, **({} if r.neighbours else {"eta": 1.0})} for r in requests]
+        guidances = [guidance_of(request, settings) for request in requests]
         low_res = None if self.model.super_resolution is None else np.stack([each.start for each in requests])
         return Inputs(
             prompts,
             image,
             scattered(self.texts(captions) if captions else prompts, mask),
             mask,
-            *(
-                np.asarray([each.get(name, getattr(settings, name)) for each in guidances], np.float32)
-                for name in GUIDANCE
-            ),
+            *(np.asarray([each[name] for each in guidances], np.float32) for name in GUIDANCE),
             low_res,
         )
 

@@ -14,11 +14,12 @@ import runpy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tyro
+from annotated_types import Lt
 
+from reimagen_jax.checked import Checked, Count, Natural, NonNegative, Positive, Seed, Share
 from reimagen_jax.errors import UserError, require
 
 FREE = {"free": True}
@@ -28,21 +29,20 @@ LOCAL = {"local": True}
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Checked):
     """What is read, and how a step's batch is made of it. Systems add where their data lie."""
 
-    batch_size: int = 32
-    """Examples a step, over all devices and hosts."""
-    seed: int = 0
-    threads: int = field(default=4, metadata=FREE)
-    """Reader threads."""
+    section: ClassVar[str] = "data."
 
-    def __post_init__(self) -> None:
-        require(self.batch_size > 0, f"data.batch_size is {self.batch_size}: at least 1 is needed")
+    batch_size: Count = 32
+    """Examples a step, over all devices and hosts."""
+    seed: Seed = 0
+    threads: Count = field(default=4, metadata=FREE)
+    """Reader threads."""
 
 
 @dataclass(frozen=True)
-class SystemConfig:
+class SystemConfig(Checked):
     """Base of a system's settings, and what the rest of the program may ask them."""
 
     kind: ClassVar[str] = ""
@@ -86,8 +86,10 @@ class SystemConfig:
 
 
 @dataclass(frozen=True)
-class InitConfig:
+class InitConfig(Checked):
     """What a run starts from, when it does not go on from its own checkpoint."""
+
+    section: ClassVar[str] = "init."
 
     weights: str = field(default="", metadata=LOCAL)
     """Folder of another run (its averaged parameters) or of weights, with the same network; random when empty."""
@@ -100,16 +102,18 @@ class InitConfig:
 
 
 @dataclass(frozen=True)
-class GroupRate:
+class GroupRate(Checked):
     """A group of parameters that learns faster or slower than the others."""
+
+    section: ClassVar[str] = "train.rates: "
 
     where: str
     """Regular expression; the group has the parameters in whose path (`unet/dstack/stem/kernel`) it is found."""
-    factor: float
+    factor: NonNegative
     """What the learning rate is multiplied by; 0 freezes: no gradient, no moments, no decay."""
 
     def __post_init__(self) -> None:
-        require(self.factor >= 0, f"train.rates: the factor of {self.where!r} is {self.factor}, below 0")
+        super().__post_init__()
         try:
             re.compile(self.where)
         except re.error as error:
@@ -117,52 +121,51 @@ class GroupRate:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """Optimisation, logging and checkpoints."""
 
-    num_steps: int = field(default=10_000, metadata=FREE)
+    section: ClassVar[str] = "train."
+
+    num_steps: Count = field(default=10_000, metadata=FREE)
     """Free on resuming: training longer is the commonest wish. The rate of the steps to come follows the new length;
     where the steps so far would have had another rate under it (cosine decay always, tail decay once the tail has
     begun), the result is not that of a run of the new length: the loop says so, and `run.json` keeps the change."""
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     """Adafactor keeps a row and a column of second moments for a matrix, where AdamW keeps two moments of its size."""
-    learning_rate: float = 1e-3
+    learning_rate: NonNegative = 1e-3
     rates: tuple[GroupRate, ...] = ()
     """Groups with a rate of their own; a parameter belongs to the first that fits, and to none otherwise (1)."""
-    warmup_steps: int = 500
+    warmup_steps: Natural = 500
     """Linear warm-up from 0."""
     decay: Literal["constant", "cosine", "tail"] = "cosine"
     """Of the learning rate after warm-up; cosine ends at 0 after `num_steps`, tail is constant and falls linearly to 0
     over the last fifth of `num_steps` (so that a run can be prolonged until then)."""
-    weight_decay: float = 0.0
+    weight_decay: NonNegative = 0.0
     """Share of a matrix that a step takes away, times the learning rate."""
-    beta2: float = 0.99
+    beta2: Annotated[NonNegative, Lt(1)] = 0.99
     """Of AdamW; Adafactor's memory grows with the steps, as 1 - n^-0.8."""
-    clip_norm: float = 1.0
+    clip_norm: Positive = 1.0
     """Largest global gradient norm."""
-    accumulate: int = field(default=1, metadata=FREE)
+    accumulate: Count = field(default=1, metadata=FREE)
     """Micro-batches that a step's batch is cut into, one after the other, to save memory: the update is that of the
     whole batch, but for rounding and for which random numbers an example meets."""
-    ema_decay: float = 0.999
+    ema_decay: Share = 0.999
     """Of the averaged parameters; warmed up as min(ema_decay, (1 + step) / (10 + step))."""
     parallel: Literal["jit", "pmap"] = "jit"
     """How a step is spread over devices: one program over sharded arrays, or a map over devices with a state whole on
     each (no fsdp, one process), for those who stand on `jax.pmap`."""
-    log_every: int = field(default=50, metadata=FREE)
-    checkpoint_every: int = field(default=500, metadata=FREE)
-    keep_checkpoints: int = field(default=3, metadata=FREE)
-    sample_every: int = field(default=1000, metadata=FREE)
+    log_every: Count = field(default=50, metadata=FREE)
+    checkpoint_every: Count = field(default=500, metadata=FREE)
+    keep_checkpoints: Count = field(default=3, metadata=FREE)
+    sample_every: Natural = field(default=1000, metadata=FREE)
     """Steps between sample grids; 0 draws none."""
-    sample_images: int = field(default=8, metadata=FREE)
-    fsdp: int = field(default=1, metadata=FREE)
+    sample_images: Count = field(default=8, metadata=FREE)
+    fsdp: Count = field(default=1, metadata=FREE)
     """Devices over which parameters are sharded; the rest of the mesh is data-parallel. It changes rounding."""
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "log_every", "checkpoint_every", "keep_checkpoints", "fsdp", "accumulate"):
-            require(getattr(self, name) > 0, f"train.{name} is {getattr(self, name)}: at least 1 is needed")
-        require(0.0 <= self.ema_decay <= 1.0, f"train.ema_decay {self.ema_decay} is not between 0 and 1")
-        require(self.warmup_steps >= 0, f"train.warmup_steps is {self.warmup_steps}: 0 or more is needed")
+        super().__post_init__()
         require(
             self.parallel == "jit" or self.fsdp == 1,
             f"train.fsdp is {self.fsdp}, but train.parallel 'pmap' keeps the state whole on every device: leave "
@@ -171,7 +174,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(Checked):
     """All settings of one experiment."""
 
     name: str
@@ -183,6 +186,7 @@ class Experiment:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         kind = self.system.data
         if self.data is None:
             object.__setattr__(self, "data", kind())
@@ -214,24 +218,6 @@ def to_dict(config: Experiment) -> dict[str, Any]:
 def to_json(config: Experiment) -> str:
     """The settings as indented JSON."""
     return json.dumps(to_dict(config), indent=2) + "\n"
-
-
-def build(kind: Any, value: Any, where: str) -> Any:
-    """JSON types as a value of the type `kind`: dataclasses all the way down.
-
-    Raises `UserError` on a field that this version does not know.
-    """
-    if dataclasses.is_dataclass(kind):
-        hints = get_type_hints(kind)
-        unknown = sorted(set(value) - {item.name for item in dataclasses.fields(kind)})
-        require(not unknown, f"{where} has unknown settings {unknown}: it was written by another version")
-        return kind(**{name: build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
-    if get_origin(kind) is UnionType:
-        return None if value is None else build(next(k for k in get_args(kind) if k is not NoneType), value, where)
-    if get_origin(kind) is tuple:
-        element = get_args(kind)[0]
-        return tuple(build(element, item, f"{where}[{i}]") for i, item in enumerate(value))
-    return value
 
 
 def differences(ours: Experiment, theirs: Experiment) -> dict[str, str]:

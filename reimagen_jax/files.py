@@ -89,5 +89,7 @@ def read_json(path: str | Path, what: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} not found: {what} was expected there") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except OSError as error:
+        raise UserError(f"{path}, {what}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # no JSON; of no text; too deep, or with too long a number
         raise UserError(f"{path} cannot be read as {what}: {error}") from error

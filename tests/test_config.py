@@ -197,7 +197,7 @@ def test_an_unknown_kind_and_an_unknown_part_are_refused_by_name():
     fields = to_dict(TINY)
     with pytest.raises(UserError, match=r"kind 'other' is not known, only reimagen.*import the code"):
         from_dict(fields | {"system": fields["system"] | {"kind": "other"}})
-    with pytest.raises(UserError, match=r"unknown settings \['wings'\]"):
+    with pytest.raises(UserError, match=r"wings is no setting that this version knows"):
         from_dict(fields | {"wings": {}})
 
 

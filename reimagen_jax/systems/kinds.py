@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 from pkgutil import resolve_name
 from typing import Any
 
-from reimagen_jax.config import Experiment, InitConfig, SystemConfig, TrainConfig, build
+from reimagen_jax.checked import parse
+from reimagen_jax.config import Experiment, InitConfig, SystemConfig, TrainConfig
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.systems.base import Feed, System
 from reimagen_jax.systems.dual.settings import DualSystemConfig
@@ -78,9 +79,9 @@ def from_dict(fields: Mapping[str, Any]) -> Experiment:
     settings = _kind(system.pop("kind", "")).settings
     parts = {"data": settings.data, "init": InitConfig, "train": TrainConfig}
     unknown = sorted(fields.keys() - parts.keys() - {"name"})
-    require(not unknown, f"experiment has unknown settings {unknown}: it was written by another version")
-    rest = {name: build(parts[name], fields[name], f"experiment.{name}") for name in parts if name in fields}
-    return Experiment(fields["name"], build(settings, system, "experiment.system"), **rest)
+    require(not unknown, f"experiment.{min(unknown, default='')} is no setting that this version knows")
+    rest = {name: parse(parts[name], fields[name], f"experiment.{name}") for name in parts if name in fields}
+    return Experiment(fields["name"], parse(settings, system, "experiment.system"), **rest)
 
 
 def _kind(name: str) -> Kind:

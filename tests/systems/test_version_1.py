@@ -41,8 +41,8 @@ def test_a_run_that_version_0_1_began_goes_on(tmp_path):
     ("change", "message"),
     [
         ({"system": {"kind": "dreams"}}, "kind 'dreams' is not known"),
-        ({"unet": {"colour": 3}}, "unknown settings"),
-        ({"colour": 3}, "unknown settings"),
+        ({"unet": {"colour": 3}}, "no setting that this version knows"),
+        ({"colour": 3}, "no setting that this version knows"),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(change, message):

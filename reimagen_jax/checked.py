@@ -1,0 +1,135 @@
+"""Types and ranges of what people write, declared at the fields and checked by one rule (pydantic's).
+
+    @dataclass(frozen=True)
+    class TrainConfig(Checked):
+        section: ClassVar[str] = "train."
+        learning_rate: NonNegative = 1e-3
+
+is checked however it comes to be: in Python, from the command line, or from JSON (`parse`). An infinity and a NaN are
+no number anywhere. What depends on several fields stays with the class, in its `__post_init__`.
+"""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import ConfigDict, FiniteFloat, PydanticUserError, TypeAdapter, ValidationError
+
+from reimagen_jax.errors import UserError
+from reimagen_jax.files import read_json
+
+Count = Annotated[int, Ge(1)]
+"""1, 2, 3, ..."""
+Natural = Annotated[int, Ge(0)]
+"""0, 1, 2, ..."""
+Seed = Annotated[int, Ge(0), Lt(2**32)]
+"""Of random numbers; JAX keeps 32 bits of it."""
+Number = FiniteFloat
+Positive = Annotated[FiniteFloat, Gt(0)]
+NonNegative = Annotated[FiniteFloat, Ge(0)]
+Share = Annotated[FiniteFloat, Ge(0), Le(1)]
+"""A probability, or a part of a whole."""
+
+_NEEDED = {
+    "greater_than": "more than {gt} is needed",
+    "greater_than_equal": "at least {ge} is needed",
+    "less_than": "less than {lt} is needed",
+    "less_than_equal": "at most {le} is needed",
+    "finite_number": "a finite number is needed",
+    "int_type": "a whole number is needed",
+    "int_from_float": "a whole number is needed",
+    "float_type": "a number is needed",
+    "string_type": "a text is needed",
+    "bool_type": "true or false is needed",
+    "tuple_type": "a tuple is needed",
+    "list_type": "a list is needed",
+    "literal_error": "{expected} is needed",
+    "dataclass_type": "its settings are needed, by their names",
+}
+"""pydantic's types of errors, as this program says them."""
+
+
+_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+
+
+class Checked:
+    """A dataclass whose fields are checked at construction. Raises `UserError` naming the field and what it needs."""
+
+    __pydantic_config__ = _CONFIG
+    section: ClassVar[str] = ""
+    """What stands before the fields' names where people write them."""
+
+    def __post_init__(self) -> None:
+        for name, adapter in _adapters(type(self)).items():
+            value = getattr(self, name)
+            try:
+                adapter.validate_python(value, strict=True)
+            except ValidationError as error:
+                raise UserError(_said(error, self.section + self.spelt(name))) from None
+
+    @classmethod
+    def spelt(cls, name: str) -> str:
+        """A field's name as people write it."""
+        return name
+
+
+class Options(Checked):
+    """The options of a command."""
+
+    section: ClassVar[str] = "--"
+
+    @classmethod
+    def spelt(cls, name: str) -> str:
+        return name.replace("_", "-")
+
+
+def parse(kind: Any, value: Any, where: str) -> Any:
+    """JSON types as a value of the type `kind`, dataclasses all the way down.
+
+    Raises `UserError`, beginning with `where` and the field, on an unknown field, a wrong type, a value out of range.
+    """
+    try:
+        return _adapter(kind).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        raise UserError(_said(error, where)) from None
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def read(path: str | Path, kind: Any, what: str) -> Any:
+    """A JSON file as a value of the type `kind`. Raises `UserError`, naming file and field, as `parse` does."""
+    return parse(kind, read_json(path, what), str(path))
+
+
+@functools.cache
+def _adapters(kind: type) -> dict[str, TypeAdapter]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {item.name: _adapter(hints[item.name]) for item in dataclasses.fields(kind)}
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter:
+    try:
+        return TypeAdapter(kind, config=_CONFIG)
+    except PydanticUserError:  # a dataclass brings a configuration of its own
+        return TypeAdapter(kind)
+
+
+def _said(error: ValidationError, where: str) -> str:
+    """The first error, on one line."""
+    first = error.errors(include_url=False)[0]
+    place = where + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    if first["type"] == "missing":
+        return f"{place} is missing"
+    if first["type"] == "unexpected_keyword_argument":
+        return f"{place} is no setting that this version knows"
+    need = _NEEDED.get(first["type"], first["msg"]).format(**first.get("ctx", {}))
+    return f"{place} is {_short(first['input'])}: {need}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from reimagen_jax import __version__, runtime
 from reimagen_jax.errors import UserError
+from reimagen_jax.terminal import say
 
 COMMANDS = {
     "prepare": ("prepare:Prepare", "images with captions -> records"),
@@ -55,12 +56,12 @@ def main(args: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"error: {' '.join(str(error).split())}", error=True)
         return USAGE_ERROR
     except OSError as error:
         if error.errno not in MENDABLE:
             raise
-        print(f"error: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
+        say(f"error: {error.filename or 'writing'}: {error.strerror}", error=True)
         return USAGE_ERROR
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

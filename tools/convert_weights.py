@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 import tyro
 
 from reimagen_jax.errors import UserError
+from reimagen_jax.terminal import say
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def main() -> int:
     try:
         tyro.cli(Convert, config=(tyro.conf.FlagCreatePairsOff,)).run()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"error: {' '.join(str(error).split())}", error=True)
         return 2
     return 0
 

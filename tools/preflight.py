@@ -24,6 +24,7 @@ from reimagen_jax.config import Experiment, load_experiment
 from reimagen_jax.errors import UserError
 from reimagen_jax.preflight.chips import mesh, parse_slice, prepare_environment
 from reimagen_jax.systems.reimagen.settings import ReImagenConfig
+from reimagen_jax.terminal import say
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         return run(parse(list(sys.argv[1:] if args is None else args)))
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"error: {' '.join(str(error).split())}", error=True)
         return 2
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from reimagen_jax.commands.options import SamplingOptions, command_line, open_drawing
 from reimagen_jax.errors import require
+from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
     from reimagen_jax.evaluation.rater import Rater
@@ -115,4 +116,4 @@ def _may_replace(out: Path) -> bool:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    say(*text.split("\n"))

@@ -10,6 +10,7 @@ import tyro
 
 from reimagen_jax.encoders.settings import FrozenTextConfig
 from reimagen_jax.errors import require
+from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
     from reimagen_jax.data.records import Records
@@ -60,7 +61,7 @@ class EmbedOptions:
                 max_tokens=settings.max_tokens,
                 batch_size=self.text_batch_size,
             )
-        store = embed_records(sources, encoder, settings, self.text_embeddings, say=print)
+        store = embed_records(sources, encoder, settings, self.text_embeddings, say=say)
         captions = sum(len(records) for records in sources)
         print(f"the texts of {captions:,} captions are in {self.text_embeddings} (encoder {store.encoder[:16]})")
 

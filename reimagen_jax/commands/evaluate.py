@@ -11,6 +11,7 @@ import tyro
 from reimagen_jax.commands.options import CascadeOptions, SamplingOptions, command_line, open_drawing
 from reimagen_jax.errors import require
 from reimagen_jax.systems.reimagen.settings import ETAS
+from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
     from reimagen_jax.evaluation.entities.arms import Arm
@@ -79,7 +80,7 @@ class Entities:
         command = self._resolved(models, bench)
         swept = [split for split in command.splits if split in command.sweep_splits]
         arms = plan(command.splits, command.conditions, command.k, command.eta, command.ks, command.etas, swept)
-        print(tables.about_rater(bench.rater.metrics), flush=True)
+        say(tables.about_rater(bench.rater.metrics))
         tables.write_prompts({split: bench.prompts(split) for split in command.splits}, self.out)
         _announce(bench, [arm for arm in arms if not store.stored(bench, arm, self.out / ROWS).is_file()])
         print(tables.heading(bench.num_images > 1), flush=True)

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from reimagen_jax.terminal import say
+
 
 @dataclass(frozen=True)
 class Export:
@@ -56,4 +58,4 @@ class Export:
                 about=self.about,
                 licence=self.licence,
             )
-        print(f"{facts['model']} ({facts['parameters']} parameters, {facts['checkpoint']}) in {self.out}")
+        say(f"{facts['model']} ({facts['parameters']} parameters, {facts['checkpoint']}) in {self.out}")

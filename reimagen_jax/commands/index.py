@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from reimagen_jax.errors import UserError
+from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
     from reimagen_jax.retrieval.analysis import Analyser
@@ -130,7 +131,7 @@ class Index:
         )
         print(f"knowledge base of {len(base)} records in {base.path}")
         if base.dense is not None:
-            print(f"  {_recall(base.manifest['dense'])}")
+            say(f"  {_recall(base.manifest['dense'])}")
 
     def _append(self) -> None:
         from reimagen_jax.data.records import Records
@@ -164,7 +165,7 @@ class Index:
     def _stats(self) -> None:
         from reimagen_jax.retrieval.statistics import describe, lines
 
-        print("\n".join(lines(describe(self._only_base()))))
+        say(*lines(describe(self._only_base())))
 
     def _only_base(self) -> "KnowledgeBase":
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase

@@ -15,6 +15,7 @@ from reimagen_jax.config import Experiment
 from reimagen_jax.diffusion.settings import Solver, Thresholding
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
+from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
     from reimagen_jax.inference.model import Model
@@ -356,7 +357,7 @@ def warn_without_neighbours(prompts: "Sequence[Prompt]") -> None:
     """Says which prompts have found nothing although a knowledge base was asked."""
     for prompt in prompts:
         if not prompt.neighbours:
-            print(f"no neighbours found for {prompt.text!r}: it is drawn without", file=sys.stderr)
+            say(f"no neighbours found for {prompt.text!r}: it is drawn without", error=True)
 
 
 def warn_of_small_neighbours(prompts: "Sequence[Prompt]", resolution: int) -> None:

@@ -10,6 +10,7 @@ import tyro
 from reimagen_jax.commands.embed import EmbedOptions
 from reimagen_jax.data.entityworld import World
 from reimagen_jax.errors import UserError
+from reimagen_jax.terminal import say
 
 SHOWN_PROBLEMS = 20
 
@@ -81,14 +82,14 @@ class Prepare:
             settings |= {**captions.settings, "image": self.image}
         reports = _Reports(self.strict)
         records = prepare_records(
-            source, self.out, settings=settings, overwrite=self.overwrite, on_problem=reports.add, say=print
+            source, self.out, settings=settings, overwrite=self.overwrite, on_problem=reports.add, say=say
         )
         if reports.number > SHOWN_PROBLEMS:
             more = reports.number - SHOWN_PROBLEMS
             print(f"... and {more} more, all named in {self.out}/skipped.jsonl", file=sys.stderr)
         print(f"{len(records)} records in {self.out}, {reports.number} items left out")
         for reason, count in records.manifest["skipped"].items():
-            print(f"  {count} x {reason}")
+            say(f"  {count} x {reason}")
         if self.embed.text_embeddings is not None:
             self.embed.embed([records])
 
@@ -106,4 +107,4 @@ class _Reports:
             raise UserError(f"{problem} (--strict stops at the first bad item)")
         self.number += 1
         if self.number <= SHOWN_PROBLEMS:
-            print(f"left out: {problem}", file=sys.stderr)
+            say(f"left out: {problem}", error=True)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reimagen_jax.terminal import say
+
 if TYPE_CHECKING:
     from reimagen_jax.config import Experiment
 
@@ -75,8 +77,8 @@ class Train:
         with atomic_dir(self.out, overwrite=self.overwrite) as folder:
             rater.save(folder)
             write_text(folder / "README.md", rater_card.card(rater, command, renders))
-        print(rater_card.table(rater.metrics))
-        print(rater_card.verdict(rater.metrics))
+        say(*rater_card.table(rater.metrics).split("\n"))
+        say(*rater_card.verdict(rater.metrics).split("\n"))
         print(f"rater: {self.out}")
 
     def experiment(self) -> "Experiment":
@@ -124,8 +126,8 @@ class Check:
 
         require(self.num_images > 0, f"--num-images {self.num_images}: at least 1 is needed")
         metrics = measure(Rater.open(self.rater), self.num_images, self.seed)
-        print(rater_card.table(metrics))
-        print(rater_card.verdict(metrics))
+        say(*rater_card.table(metrics).split("\n"))
+        say(*rater_card.verdict(metrics).split("\n"))
 
 
 def main(args: Sequence[str]) -> None:

@@ -1,7 +1,6 @@
 """`reimagen search`: what a knowledge base finds for a text, in words and in pictures."""
 
 import difflib
-import json
 import math
 import sys
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from reimagen_jax.errors import UserError
+from reimagen_jax.terminal import json_line, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,16 +128,16 @@ class Search:
             for rank, (record, score) in enumerate(zip(records, scores.tolist(), strict=False), 1):
                 about = {"query": query, "rank": rank, "score": None if math.isnan(score) else score}
                 content = {"key": record.key, "text": record.text, "attributes": record.attributes}
-                print(json.dumps(about | content, ensure_ascii=False))
+                print(json_line(about | content))
             return
-        print(query)
+        say(query)
         for rank, (record, n, score) in enumerate(zip(records, ids, scores.tolist(), strict=False), 1):
-            print(f"  {rank:>3}  {score_text(score, 4):>9}  {record.text}  [{record.key}]")
+            say(f"  {rank:>3}  {score_text(score, 4):>9}  {record.text}  [{record.key}]")
             if self.explain:
                 lines = base.explain(query, int(n), method=self.method, fusion=fusion).lines()
-                print("\n".join(f"         {line}" for line in lines))
+                say(*(f"         {line}" for line in lines))
         if not records:
-            print(f"  nothing found: {_why_nothing(base, query, self.method)}")
+            say(f"  nothing found: {_why_nothing(base, query, self.method)}")
 
     def _draw(self, base: "KnowledgeBase", found: "list[tuple[str, list[ImageText], np.ndarray]]") -> None:
         from reimagen_jax.data.images import decode

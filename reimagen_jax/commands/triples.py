@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from reimagen_jax.errors import require
+from reimagen_jax.terminal import say
 
 
 @dataclass(frozen=True)
@@ -80,5 +81,5 @@ class BuildTriples:
                 print(f"  {count} with {number}")
         for reason, count in triples.manifest["excluded"].items():
             if count:
-                print(f"  {count} candidates left out: {reason}")
+                say(f"  {count} candidates left out: {reason}")
         print(f"  listed in {self.out / EXCLUDED_FILE}")

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from reimagen_jax.errors import UserError
 from reimagen_jax.files import write_text
+from reimagen_jax.terminal import printable
 
 GIB = 1024.0**3
 
@@ -165,7 +166,7 @@ def default_writers(workdir: Path, start: int, num_steps: int) -> Writers:
 def say(text: str) -> None:
     """One line on standard output, from the first process, that leaves a progress bar whole."""
     if jax.process_index() == 0:
-        tqdm.write(text, file=sys.stdout)
+        tqdm.write(printable(text), file=sys.stdout)
         sys.stdout.flush()
 
 

@@ -7,7 +7,6 @@ attributes all numbers, texts and classes (by name), also in sequences, under TF
 """
 
 import difflib
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -23,6 +22,7 @@ from reimagen_jax.data.sources.fields import TEXT_FIELDS, Captions, jsonable
 from reimagen_jax.data.sources.tfrecord import TFRecordError, read_tfrecords
 from reimagen_jax.data.sources.where import EVERYTHING, Where
 from reimagen_jax.errors import UserError
+from reimagen_jax.terminal import say
 
 _NESTED_TEXTS = ("captions/text", "captions/caption", "sentences/raw", "text/text")
 """Where captions are looked for in sequences, where there is no field of `TEXT_FIELDS` itself."""
@@ -181,7 +181,7 @@ def open_builder(dataset: str, data_dir: Path | None) -> Any:
         raise UserError(f"the TFDS data set {dataset} cannot be opened: {_one_line(error)}") from error
     try:
         builder = load.builder(dataset, data_dir=folder, file_format="array_record")
-        print(f"{dataset} is not in {builder.data_dir} yet: TFDS downloads and prepares it", file=sys.stderr)
+        say(f"{dataset} is not in {builder.data_dir} yet: TFDS downloads and prepares it", error=True)
         builder.download_and_prepare()
     except registered.DatasetNotFoundError as error:
         near = difflib.get_close_matches(

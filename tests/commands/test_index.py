@@ -81,7 +81,7 @@ def test_stats(tmp_path, capsys, monkeypatch):
     for expected in (
         "kb: 7 records",
         "6 from ",
-        "analyser version 2, not stemmed, 0 stop words",
+        "analyser version 3, not stemmed, 0 stop words",
         "search by vectors: none",
         "captions: 6 different, 1 repeated, 1 without words; 0 to 3 (median 3, mean 2.4) words",
         "pictures: 6 different, 1 repeated; 0 records repeat both",

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reimagen_jax.errors import UserError
-from reimagen_jax.retrieval.analysis import ENGLISH_STOP_WORDS, VERSION, Analyser, words, words_1
+from reimagen_jax.retrieval.analysis import ENGLISH_STOP_WORDS, VERSION, Analyser, words, words_1, words_2
 
 ODD = "กเ็ำ漢字がｶﾞ한ᄒa1①½ﬁİßς٣\u0640\u064e\u0654\u200b\u200c\u200d\u00ad\ufe0f\u20e3\u0301\ud83d\u05b8שأ្ខ -'"
 ANY_TEXT = st.text(st.one_of(st.characters(exclude_categories=()), st.sampled_from(ODD)))
@@ -69,6 +69,30 @@ def test_version_1_is_as_it_was():
     assert [words_1(text) for text in texts] == [["東京タワー"], ["école"], ["1️⃣"], ["القِطَّة", "١"]]
 
 
+def test_version_2_is_as_it_was():
+    for text in ("東京タワー", "E\u0301cole ṅ", "القِطَّة ١", "ǰ ı ŉ ẛ̣"):
+        assert words_2(text) == words(text)
+    assert words_2("\u0130stanbul") == ["i\u0307stanbul"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\u0130STANBUL İstanbul istanbul Istanbul I\u0307stanbul i\u0307stanbul", ["istanbul"] * 6),
+        ("DİYARBAKIR", ["diyarbakir"]),
+        ("J\u0307 j\u0307", ["j", "j"]),
+        ("Į\u0307 į\u0307\u0301 Ị\u0307", ["į", "į\u0301", "ị"]),  # marks below come between; accents stay
+        ("i\u0307\u0301 Ì", ["í", "ì"]),  # Lithuanian writes the dot under an accent
+        ("І\u0307 Ј\u0307", ["і", "ј"]),  # Cyrillic
+        ("ísland i\u0301\u0307", ["ísland", "í\u0307"]),  # the dot over an accent is no letter's own
+        ("ısparta", ["ısparta"]),
+        ("ż Ż Ċ", ["ż", "ż", "ċ"]),
+    ],
+)
+def test_the_dot_of_i_is_no_letter(text, expected):
+    assert words(text) == expected
+
+
 def test_stemming_and_stop_words():
     plain, stemmed = Analyser(), Analyser(stemming="english")
     assert stemmed("two cats running") == stemmed("TWO cat runs")
@@ -80,7 +104,13 @@ def test_stemming_and_stop_words():
 
 @pytest.mark.parametrize(
     "analyser",
-    [Analyser(), Analyser(1), Analyser(stemming="english", stop_words=("a", "the")), Analyser(stop_words=("猫",))],
+    [
+        Analyser(),
+        Analyser(1),
+        Analyser(2),
+        Analyser(stemming="english", stop_words=("a", "the")),
+        Analyser(stop_words=("猫",)),
+    ],
 )
 def test_manifest_round_trip(analyser):
     assert Analyser.read(analyser.fields(), "index") == analyser
@@ -106,5 +136,5 @@ def test_what_this_program_cannot_do_is_refused(change, said):
 def test_unknown_settings():
     with pytest.raises(UserError, match=r"no stemming for 'klingon'.*english"):
         Analyser(stemming="klingon")
-    with pytest.raises(UserError, match="no version 3"):
-        Analyser(version=3)
+    with pytest.raises(UserError, match=f"no version {VERSION + 1}"):
+        Analyser(version=VERSION + 1)

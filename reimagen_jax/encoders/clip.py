@@ -22,6 +22,7 @@ from reimagen_jax.encoders.clip_net import (
     Tower,
 )
 from reimagen_jax.encoders.frozen import (
+    WITHOUT_EFFECT,
     Dtype,
     TextEncoder,
     bucketed,
@@ -38,7 +39,9 @@ from reimagen_jax.encoders.frozen import (
     read_settings,
 )
 from reimagen_jax.encoders.hf_tokenizers import HFTokenizer, open_clip_tokenizer
-from reimagen_jax.errors import require
+from reimagen_jax.errors import UserError, require
+from reimagen_jax.pretrained import published_settings
+from reimagen_jax.pretrained.published_settings import LARGEST, not_counts
 from reimagen_jax.pretrained.safetensors_reader import (
     CONVOLUTION,
     KERNEL,
@@ -58,6 +61,12 @@ IMAGE_DEFAULTS = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_he
 IMAGE_DEFAULTS |= {"image_size": 224, "patch_size": 32, "num_channels": 3, "projection_dim": 512}
 DEFAULTS = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 """What transformers leaves out of `config.json`: the settings of ViT-B/32."""
+COUNTS = {"hidden_size": LARGEST, "num_attention_heads": LARGEST, "intermediate_size": LARGEST}
+COUNTS |= {"num_hidden_layers": 1000}
+FIXED = {"is_decoder": False, "add_cross_attention": False}
+HARMLESS = ("attention_dropout", "dropout", "initializer_range", "initializer_factor", "logit_scale_init_value")
+KINDS = ("clip", "clip_text_model", "clip_vision_model")
+PARTS = ("text_config", "vision_config", "text_config_dict", "vision_config_dict", "projection_dim", "model_type")
 
 
 def clip_config(theirs: Mapping[str, Any]) -> ClipConfig:
@@ -67,25 +76,29 @@ def clip_config(theirs: Mapping[str, Any]) -> ClipConfig:
     """
     kind = theirs.get("model_type")
     require(
-        kind in ("clip", "clip_text_model", "clip_vision_model"),
+        kind in KINDS,
         f"config.json is not that of a CLIP: model_type is {kind!r}, "
         "not 'clip', 'clip_text_model' or 'clip_vision_model'",
     )
+    projection = theirs.get("projection_dim", 512)
+    problems = not_counts({"projection_dim": projection}, ["projection_dim"])
     if kind == "clip":
         # The older of two ways to write it down; where both are there, transformers believes this one.
-        text, image = (
-            (theirs.get(name) or {}) | (theirs.get(f"{name}_dict") or {}) for name in ("text_config", "vision_config")
-        )
-        projection = theirs.get("projection_dim", 512)
-        return ClipConfig(_text_config(text), _image_config(image), projection)
+        parts = [theirs.get(name) or {} for name in PARTS[:4]]
+        require(all(isinstance(part, dict) for part in parts), "config.json: text_config or vision_config is no table")
+        problems += published_settings.problems(theirs, used=PARTS, fixed=FIXED, harmless=(*HARMLESS, *WITHOUT_EFFECT))
+        require(not problems, "config.json is not that of a CLIP: " + "; ".join(problems))
+        return ClipConfig(_text_config(parts[0] | parts[2]), _image_config(parts[1] | parts[3]), projection)
+    require(not problems, "config.json is not that of a CLIP: " + "; ".join(problems))
     if kind == "clip_text_model":
-        return ClipConfig(_text_config(theirs), None, theirs.get("projection_dim", 512))
-    return ClipConfig(None, _image_config(theirs), theirs.get("projection_dim", 512))
+        return ClipConfig(_text_config(theirs), None, projection)
+    return ClipConfig(None, _image_config(theirs), projection)
 
 
 def _text_config(theirs: Mapping[str, Any]) -> TextTowerConfig:
     theirs = DEFAULTS | TEXT_DEFAULTS | dict(theirs)
-    return TextTowerConfig(_tower(theirs), theirs["vocab_size"], theirs["max_position_embeddings"])
+    tower = _tower(theirs, TEXT_DEFAULTS, {"vocab_size": LARGEST, "max_position_embeddings": 2**20})
+    return TextTowerConfig(tower, theirs["vocab_size"], theirs["max_position_embeddings"])
 
 
 def _image_config(theirs: Mapping[str, Any]) -> ImageTowerConfig:
@@ -96,10 +109,16 @@ def _image_config(theirs: Mapping[str, Any]) -> ImageTowerConfig:
         f"config.json: images of {theirs['num_channels']} channels, sides {resolution}, patches {patch}: "
         "square RGB images and square patches are needed",
     )
-    return ImageTowerConfig(_tower(theirs), resolution, patch)
+    tower = _tower(theirs, IMAGE_DEFAULTS, {"image_size": 2**16, "patch_size": 2**16})
+    require(patch <= resolution, f"config.json: patches of side {patch} in images of side {resolution}")
+    return ImageTowerConfig(tower, resolution, patch)
 
 
-def _tower(theirs: Mapping[str, Any]) -> Tower:
+def _tower(theirs: Mapping[str, Any], defaults: Mapping[str, Any], counts: Mapping[str, int]) -> Tower:
+    used, harmless = {**DEFAULTS, **defaults, "model_type": None}, (*HARMLESS, *WITHOUT_EFFECT)
+    problems = published_settings.problems(theirs, used=used, fixed=FIXED, harmless=harmless)
+    problems += not_counts(theirs, {**COUNTS, **counts}) + published_settings.not_small(theirs, "layer_norm_eps")
+    require(not problems, "config.json is not that of a CLIP: " + "; ".join(problems))
     width, heads, activation = theirs["hidden_size"], theirs["num_attention_heads"], theirs["hidden_act"]
     require(width % heads == 0, f"config.json: hidden_size {width} is not a multiple of {heads} heads")
     require(activation in ACTIVATIONS, f"config.json: hidden_act {activation!r} is not one of {', '.join(ACTIVATIONS)}")
@@ -143,6 +162,22 @@ def _with_alias(name: str, axes: tuple[int, ...] | None = None) -> Source:
     """A tower alone may lack the tower's name in front."""
     short = name.removeprefix("text_model.").removeprefix("vision_model.")
     return Source(name, axes, () if short == name else (short,))
+
+
+def _check_end(settings: Mapping[str, Any], words: HFTokenizer) -> None:
+    """Raises `UserError` unless a text's vector is read, there and here, at the same token: the first end.
+
+    Transformers takes the token of the highest id for the end where `eos_token_id` is 2, as old folders have it: the
+    same, unless tokens were added after it.
+    """
+    text = (settings.get("text_config") or {}) | (settings.get("text_config_dict") or {}) or settings
+    end = text.get("eos_token_id", words.end)
+    if end == 2 and words.vocabulary > words.end + 1:
+        raise UserError(
+            f"config.json: eos_token_id is 2, so transformers would read a text's vector at the token of the highest "
+            f"id, which an added one ({words.last}) has: write the end's own id there, {words.end}"
+        )
+    require(end in (2, words.end), f"config.json: eos_token_id is {end!r}, but the tokenizer ends texts by {words.end}")
 
 
 def load_params(
@@ -291,11 +326,13 @@ def open(
     """
     folder = Path(folder)
     check_dtype(dtype)
-    config = clip_config(read_settings(folder))
+    settings = read_settings(folder)
+    config = clip_config(settings)
     words = None
     if config.text is not None:
         words = open_clip_tokenizer(folder if tokenizer is None else tokenizer)
         words.check_fits(config.text.vocabulary)
+        _check_end(settings, words)
     checkpoint = open_checkpoint(folder)
     params = load_params(checkpoint, config, dtype, mesh)
     network, read = Clip(config, dtype), None if words is None else words.fingerprint

@@ -30,6 +30,27 @@ Dtype = Literal["float32", "bfloat16"]
 Padding = Literal["zero", "encoded"]
 
 SHORTEST_BUCKET = 16
+WITHOUT_EFFECT = (
+    *("architectures", "auto_map", "torch_dtype", "dtype", "transformers_version", "tokenizer_class", "torchscript"),
+    *(
+        "id2label",
+        "label2id",
+        "problem_type",
+        "finetuning_task",
+        "task_specific_params",
+        "prefix",
+        "is_encoder_decoder",
+    ),
+    *("return_dict", "output_attentions", "output_hidden_states", "gradient_checkpointing", "chunk_size_feed_forward"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "vocab_size"),
+    *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty"),
+    *("temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size"),
+    *("encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores", "use_bfloat16"),
+    *("return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values"),
+    *("exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens", "tf_legacy_loss"),
+    *("tie_encoder_decoder", "tie_word_embeddings", "max_time", "attn_implementation"),
+)
+"""Of what transformers writes into any `config.json`: about files, training and the generation of text."""
 
 
 def biased_attention(

@@ -29,6 +29,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int32
 
 from reimagen_jax.encoders.frozen import (
+    WITHOUT_EFFECT,
     Dtype,
     TextEncoder,
     biased_attention,
@@ -40,6 +41,7 @@ from reimagen_jax.encoders.frozen import (
 )
 from reimagen_jax.encoders.hf_tokenizers import open_t5_tokenizer
 from reimagen_jax.errors import require
+from reimagen_jax.pretrained import published_settings
 from reimagen_jax.pretrained.safetensors_reader import KERNEL, Checkpoint, Source, fingerprint, load, open_checkpoint
 from reimagen_jax.sharding import Rules
 
@@ -83,19 +85,36 @@ V1_1 = {
 
 DEFAULTS = {"vocab_size": 32128, "d_model": 512, "num_layers": 6, "num_heads": 8, "d_kv": 64, "d_ff": 2048}
 DEFAULTS |= {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128}
-DEFAULTS |= {"layer_norm_epsilon": 1e-6, "feed_forward_proj": "relu"}
+DEFAULTS |= {"layer_norm_epsilon": 1e-6, "feed_forward_proj": "relu", "model_type": None}
 """What transformers leaves out of `config.json`: the sizes of the original small one."""
+
+
+LIMITS = dict.fromkeys(("vocab_size", "d_model", "num_heads", "d_kv", "d_ff"), published_settings.LARGEST)
+LIMITS |= {"num_layers": 1000, "relative_attention_num_buckets": 4096, "relative_attention_max_distance": 2**20}
+FIXED = {"model_type": "t5", "is_decoder": False}
+HARMLESS = (
+    *("dropout_rate", "classifier_dropout", "initializer_factor", "tie_word_embeddings", "num_decoder_layers"),
+    *("scale_decoder_outputs", "use_cache", "n_positions", "output_past", *WITHOUT_EFFECT),
+)
+"""About training, the decoder, or nothing any more."""
 
 
 def t5_config(theirs: Mapping[str, Any]) -> T5Config:
     """Our settings for a `config.json` of a T5. Raises `UserError` naming what makes it another network."""
-    problems = []
-    if theirs.get("model_type") != "t5":
-        problems.append(f"model_type is {theirs.get('model_type')!r}, not 't5'")
     theirs = DEFAULTS | dict(theirs)
+    gated = theirs["feed_forward_proj"] == "gated-gelu"
+    fixed = FIXED | {"dense_act_fn": "gelu_new" if gated else "relu", "is_gated_act": gated}
+    problems = published_settings.problems(theirs, used=DEFAULTS, fixed=fixed, harmless=HARMLESS)
+    problems += published_settings.not_counts(theirs, LIMITS)
+    problems += published_settings.not_small(theirs, "layer_norm_epsilon")
     if theirs["feed_forward_proj"] not in ("gated-gelu", "relu"):
         problems.append(f"feed_forward_proj is {theirs['feed_forward_proj']!r}, not 'gated-gelu' or 'relu'")
     require(not problems, "config.json is not that of a T5 encoder: " + "; ".join(problems))
+    buckets, farthest = theirs["relative_attention_num_buckets"], theirs["relative_attention_max_distance"]
+    require(
+        buckets % 4 == 0 and farthest > buckets // 4,
+        f"config.json: {buckets} relative_attention_num_buckets do not reach {farthest} tokens",
+    )
     return T5Config(
         vocabulary=theirs["vocab_size"],
         width=theirs["d_model"],
@@ -103,7 +122,7 @@ def t5_config(theirs: Mapping[str, Any]) -> T5Config:
         heads=theirs["num_heads"],
         head_width=theirs["d_kv"],
         mlp_width=theirs["d_ff"],
-        gated=theirs["feed_forward_proj"] == "gated-gelu",
+        gated=gated,
         buckets=theirs["relative_attention_num_buckets"],
         max_distance=theirs["relative_attention_max_distance"],
         epsilon=theirs["layer_norm_epsilon"],

@@ -132,6 +132,9 @@ class TrainConfig(Checked):
     begun), the result is not that of a run of the new length: the loop says so, and `run.json` keeps the change."""
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     """Adafactor keeps a row and a column of second moments for a matrix, where AdamW keeps two moments of its size."""
+    multiply_by_parameter_scale: bool = False
+    """Of Adafactor: a step is the learning rate times the root mean square of the parameter (at least 0.001), as its
+    paper has it and optax by default; else the learning rate itself, as with AdamW."""
     learning_rate: NonNegative = 1e-3
     rates: tuple[GroupRate, ...] = ()
     """Groups with a rate of their own; a parameter belongs to the first that fits, and to none otherwise (1)."""
@@ -144,8 +147,8 @@ class TrainConfig(Checked):
     """Share of a matrix that a step takes away, times the learning rate."""
     beta2: Annotated[NonNegative, Lt(1)] = 0.99
     """Of AdamW; Adafactor's memory grows with the steps, as 1 - n^-0.8."""
-    clip_norm: Positive = 1.0
-    """Largest global gradient norm."""
+    clip_norm: Positive | None = 1.0
+    """Largest global gradient norm; None: gradients are not clipped."""
     accumulate: Count = field(default=1, metadata=FREE)
     """Micro-batches that a step's batch is cut into, one after the other, to save memory: the update is that of the
     whole batch, but for rounding and for which random numbers an example meets."""
@@ -166,6 +169,10 @@ class TrainConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(
+            self.optimizer == "adafactor" or not self.multiply_by_parameter_scale,
+            f"train.multiply_by_parameter_scale is Adafactor's: with train.optimizer {self.optimizer!r} leave it out",
+        )
         require(
             self.parallel == "jit" or self.fsdp == 1,
             f"train.fsdp is {self.fsdp}, but train.parallel 'pmap' keeps the state whole on every device: leave "

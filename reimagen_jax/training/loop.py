@@ -153,7 +153,7 @@ class _Report:
                 path = "none" if good is None else self._checkpoints.path / str(good)
                 raise UserError(
                     f"{name} is {scalars[name]} at step {step}; the last good checkpoint: {path}. "
-                    "Lower train.learning_rate or train.clip_norm, in a new --workdir"
+                    "Lower train.learning_rate, or set or lower train.clip_norm, in a new --workdir"
                 )
 
 

@@ -4,13 +4,14 @@
   d(n)   = 1                                                                                       (constant)   (2)
            (1 + cos(pi p)) / 2,  p = (n - warmup) / (num_steps - warmup) in [0, 1]                 (cosine)
            min(1, (num_steps - n) / (0.2 num_steps))                                               (tail)
-  g      = grad L(theta),  g <- g min(1, clip / |g|)                              (accumulation.py)            (3)
-  theta  = theta - r lr(n) (u + decay theta),  u = AdamW's or Adafactor's direction for g                      (4)
+  g      = grad L(theta),  g <- g min(1, clip / |g|) where clip is set            (accumulation.py)            (3)
+  theta  = theta - r lr(n) (s u + decay theta),  u = AdamW's or Adafactor's direction for g                    (4)
   theta' = a theta' + (1 - a) theta   with a = min(decay, (1 + n) / (10 + n))                                  (5)
 
-n counts from 0; r is 1, or the factor of the group that a parameter belongs to: 0 where it is frozen (groups.py).
-Sources: AdamW, Loshchilov and Hutter 2019; Adafactor, Shazeer and Stern 2018, with absolute rates; (3) Pascanu et al.
-2013 over all parameters at once.
+n counts from 0; r is 1, or the factor of the group that a parameter belongs to: 0 where it is frozen (groups.py). s is
+1, or with `multiply_by_parameter_scale` max(0.001, rms(theta)) of the parameter (Adafactor's relative rates).
+Sources: AdamW, Loshchilov and Hutter 2019; Adafactor, Shazeer and Stern 2018, whose u has an rms of 1 at most
+by itself; (3) Pascanu et al. 2013 over all parameters at once.
 """
 
 from collections.abc import Callable
@@ -59,14 +60,15 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
     if config.optimizer == "adafactor":
         descend = optax.chain(
-            # Scaled by the parameters' size, as optax would, layers that start at zero would hardly ever leave it.
-            optax.adafactor(None, multiply_by_parameter_scale=False),
+            optax.adafactor(None, multiply_by_parameter_scale=config.multiply_by_parameter_scale),
             optax.add_decayed_weights(-config.weight_decay, decays),
             optax.scale_by_schedule(learning_rate),
         )
     else:
         descend = optax.adamw(learning_rate, b2=config.beta2, weight_decay=config.weight_decay, mask=decays)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), groups.scaled(descend, config.rates))
+    # Not clipping is `identity`, whose state is as empty as that of clipping: a checkpoint fits both.
+    clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
+    return optax.chain(clip, groups.scaled(descend, config.rates))
 
 
 def ema_decay(step: Int32[Array, ""], decay: float) -> Float[Array, ""]:

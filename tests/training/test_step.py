@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from reimagen_jax.config import TrainConfig
+from reimagen_jax.errors import UserError
 from reimagen_jax.training.state import init_state
 from reimagen_jax.training.step import ema_decay, make_optimizer, make_schedule, train_step
 from tests.training.tiny_system import Regression, dataset, experiment, same
@@ -99,6 +100,17 @@ def test_the_gradient_is_clipped_by_its_global_norm(scale):
         np.testing.assert_allclose(clipped[name], expected[name], rtol=1e-5)
 
 
+def test_without_a_limit_nothing_is_clipped_and_a_checkpoint_fits_both():
+    config = TrainConfig(warmup_steps=0, clip_norm=None)
+    gradient = {"a": jnp.array([[3e6, 0.0]])}
+    optimizer = make_optimizer(config)
+    with jax.numpy_dtype_promotion("standard"):
+        _, state = optimizer.update(gradient, optimizer.init(gradient), gradient)
+    np.testing.assert_allclose(optax.tree.get(state, "mu")["a"], 0.1 * gradient["a"], rtol=1e-6)
+    clipping = make_optimizer(replace(config, clip_norm=1.0)).init(gradient)
+    assert jax.tree.structure(state) == jax.tree.structure(clipping)
+
+
 def test_the_logged_gradient_norm_is_before_clipping():
     config = experiment(clip_norm=1e-3).train
     states, metrics = run(config, Regression(), 1)
@@ -141,6 +153,27 @@ def test_adafactor_is_its_algorithm_at_the_schedules_rate():
         with jax.numpy_dtype_promotion("standard"):
             update, state = optimizer.update({"kernel": jnp.asarray(gradients[n])}, state, params)
         np.testing.assert_allclose(update["kernel"], -schedule(jnp.int32(n)) * expected, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize(("size", "scale"), [(0.02, 0.02), (0.0, 1e-3)])
+def test_adafactors_relative_rate_is_the_rate_times_the_parameters_size(size, scale):
+    """A layer that starts at zero moves a thousandth of the rate a step: in 200,000 steps at 1e-4 by 0.02 at most."""
+    config = TrainConfig(optimizer="adafactor", warmup_steps=0, learning_rate=1e-4, decay="constant", clip_norm=None)
+    params = {"kernel": jnp.full((128, 160), size)}
+    gradient = {"kernel": jax.random.normal(jax.random.key(0), (128, 160))}
+    updates = {}
+    for relative in (False, True):
+        optimizer = make_optimizer(replace(config, multiply_by_parameter_scale=relative))
+        with jax.numpy_dtype_promotion("standard"):
+            update, _ = optimizer.update(gradient, optimizer.init(params), params)
+        updates[relative] = update["kernel"]
+    assert float(jnp.sqrt(jnp.mean(updates[False] ** 2))) == pytest.approx(1e-4, rel=0.05)
+    np.testing.assert_allclose(updates[True], scale * updates[False], rtol=1e-5)
+
+
+def test_relative_rates_are_adafactors_alone():
+    with pytest.raises(UserError, match=r"multiply_by_parameter_scale is Adafactor's.*'adamw'"):
+        TrainConfig(multiply_by_parameter_scale=True)
 
 
 def test_adafactor_keeps_a_row_and_a_column_for_a_matrix():

@@ -5,8 +5,9 @@ r"""A Re-Imagen from 64 to 256 pixels that starts from DeepFloyd IF's second sta
         --data.triples runs/triples256 --data.text-embeddings runs/text256
 
 The triples' images have at least 256 pixels; they, and the embeddings, are made as in if_finetune_64.py, and what that
-file says of the network, the rates and the weights holds here too. Low-resolution images are degraded as IF's were:
-noised, and besides blurred now and then, to mend what the stage before gets wrong.
+file says of the network, the rates and the weights, and of what is whose, holds here too: IF's are 50 steps and the
+weight 4.0, Re-Imagen's is Adam for this stage. Low-resolution images are degraded as IF's were: noised, and besides
+blurred now and then, to mend what the stage before gets wrong, which is ours.
 """
 
 from reimagen_jax.config import Experiment, GroupRate, InitConfig, TrainConfig
@@ -35,7 +36,7 @@ config = Experiment(
             aug_level=0.25,
         ),
     ),
-    data=TriplesConfig(batch_size=32, num_neighbours=2, threads=16),
+    data=TriplesConfig(batch_size=32, num_neighbours=2, min_neighbours=2, threads=16),
     init=InitConfig(adopt=True),
     train=TrainConfig(
         num_steps=50_000,

@@ -11,9 +11,14 @@ r"""A Re-Imagen at 64 x 64 that starts from DeepFloyd IF's first stage and learn
 The network is that of the weights (`init.adopt`): medium, large (935M) or XL (4.3B, with --train.fsdp); what stands
 below is the medium one. The first samples are IF's own: attention over neighbours starts as the identity. Its layers
 learn ten times as fast as IF's. To train the new layers alone, without gradients and moments of all others:
---train.rates.1.factor 0. The paper fine-tuned for 200,000 steps with batches of 2048; set what you can afford.
-Not trained by us, for want of the weights. That converted weights draw what IF draws
-is tested with random ones (tests/parity/test_if_pipeline.py).
+--train.rates.1.factor 0. Not trained by us, for want of the weights. That converted weights draw what IF draws is
+tested with random ones (tests/parity/test_if_pipeline.py). What is whose:
+
+  DeepFloyd IF   network, process, text encoder, thresholding, 100 steps of sampling and the text's weight 7.0
+  Re-Imagen      two neighbours, shown all or none, dropped in 10 %, text too; attended at one feature map (which one:
+                 presets.py; --neighbours-at 32 16 8 of the converting tool is our variant); Adafactor at 1e-4
+  ours           batch, steps (Re-Imagen: 200,000; its batch is not published), warm-up, average, clipping, the rate of
+                 IF's own layers, the neighbours' weight: set what you can afford
 """
 
 from reimagen_jax.config import Experiment, GroupRate, InitConfig, TrainConfig
@@ -37,7 +42,7 @@ config = Experiment(
             threshold_limit=1.5,
         ),
     ),
-    data=TriplesConfig(batch_size=64, num_neighbours=2, threads=16),
+    data=TriplesConfig(batch_size=64, num_neighbours=2, min_neighbours=2, threads=16),
     init=InitConfig(adopt=True),
     train=TrainConfig(
         num_steps=50_000,

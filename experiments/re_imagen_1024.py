@@ -1,13 +1,21 @@
-r"""The paper's third stage: 256 to 1024 pixels from the text alone, 400M parameters, batch 2048, trained on crops.
+r"""The paper's third stage: 256 to 1024 pixels from the text alone, on crops: 467M parameters (the papers: 400M).
 
     reimagen train experiments/re_imagen_1024.py --workdir DIR --data.triples TRIPLES --train.fsdp 4
 
 The triples' images have at least 1024 pixels; their neighbours are not read. The network is trained on crops of 256
-pixels (from 64 of the low-resolution image) and draws 1024: there is no attention among pixels. The schedule is linear,
-as in Imagen. Not trained by us: these are the paper's settings (Imagen appendix F; Re-Imagen takes Imagen's stage as it
-is). The text encoder is the byte-level transformer, trained along (512 bytes are 128 tokens), in place of the paper's
-frozen T5-XXL (see re_imagen_64.py). The degradations are DALL-E 2's for its last stage as far as they are linear:
-wider blurs, and four filters.
+pixels (from 64 of the low-resolution image) and draws 1024: there is no attention among pixels. Not trained by us.
+What is whose, besides what re_imagen_64.py says:
+
+  Re-Imagen      nothing: it takes Imagen's stage as it is; its 200,000 steps are what it fine-tunes the other two for
+  Imagen         widths, blocks, attention to the text alone, text pooled by attention; crops; linear schedule; batch,
+                 warm-up, average, 1e-4; 32 steps of sampling; weight 8.0 of super-resolution where FID is measured
+  ours           `cond_width` and `text_width`, narrow to come near 400M; with T5-XXL's width 4096, pooling it takes 50M
+                 of 467M (with the bytes' width, here, the U-Net has 418M). What "linear" is at its ends: log SNR from
+                 9.2 to -10, those of DDPM's chain of 1,000 steps, after Kingma et al. 2021. Degradations: DALL-E 2's
+                 for its last stage as far as they are linear, wider blurs and four filters. The byte-level text encoder
+  not published  the two widths, what Imagen's linear schedule is in continuous time, and this stage's level of noise
+
+Figures in RESULTS.md that were measured with text pooled by one score a token: --unet.text-pooling score.
 
 Two steps of it on a CPU (the triples as in re_imagen_64.py):
 
@@ -40,7 +48,7 @@ config = Experiment(
             blur_width=(0.2, 1.2),
         ),
         sampler=GuidedSamplerConfig(
-            solver="ddpm", num_steps=32, eta=1.0, text_weight=5.0, thresholding="dynamic", aug_level=0.1
+            solver="ddpm", num_steps=32, eta=1.0, text_weight=8.0, thresholding="dynamic", aug_level=0.1
         ),
     ),
     data=TriplesConfig(batch_size=2048, num_neighbours=0, threads=16),
@@ -49,6 +57,7 @@ config = Experiment(
         learning_rate=1e-4,
         warmup_steps=10_000,
         decay="constant",
+        clip_norm=None,
         beta2=0.999,
         ema_decay=0.9999,
         checkpoint_every=2_000,

@@ -1,11 +1,25 @@
-r"""The paper's base stage: 64 x 64 from text and two neighbours, 2.5B parameters, batch 2048.
+r"""The paper's base stage: 64 x 64 from text and two neighbours, 2.47B parameters (the paper: 2.5B).
 
     reimagen train experiments/re_imagen_64.py --workdir DIR --data.triples TRIPLES --train.fsdp 16 --train.accumulate 8
 
-Hardware of the paper: 64 TPU v4 chips, 200,000 steps in under two days, starting from Imagen's weights; `tools` has the
-preflight for pods. Not trained by us: these are the paper's settings (Re-Imagen section 4.1, Imagen appendix F).
-The text encoder is the byte-level transformer, trained along (512 bytes are 128 tokens); the paper's is a frozen T5-XXL
-of 128 tokens: `text=TextConfig(frozen=FrozenTextConfig())`, with `reimagen embed` (see if_finetune_64.py).
+Not trained by us; `tools` has the preflight for pods. What is whose:
+
+  Re-Imagen      two neighbours, shown all or none; text and neighbours dropped independently in 10 % each; neighbours
+                 attended at one feature map; the loss on eps; 200,000 steps at 1e-4 with Adafactor, from Imagen's
+                 weights, on 64 TPU v4 chips in under two days
+  Imagen         the network; cosine schedule; batch 2048, 10,000 steps of warm-up, average of 0.9999, no clipping of
+                 gradients; 256 steps of sampling with dynamic thresholding; weight 1.35 where FID is measured
+  ours           which feature map (presets.py); 128 tokens of a byte-level transformer, trained along, for the papers'
+                 frozen T5-XXL of 128 tokens (`text=TextConfig(frozen=FrozenTextConfig())` with `reimagen embed`, see
+                 if_finetune_64.py); eta 0.5; the neighbours' weight, that of the text
+  not published  Imagen's weights; Re-Imagen's batch, warm-up, average, sampler, both guidance weights. 200,000 steps in
+                 two days are 0.86 s a step, and a step of 2048 takes these chips at least 1.57 s (RESULTS.md, with
+                 neighbours at 32, 16 and 8): their batch was smaller than Imagen's
+
+Adafactor takes steps of 1e-4 itself, not of 1e-4 times a parameter's size (`train.multiply_by_parameter_scale`, optax's
+default): neither paper says which, but both have the same 1e-4 for Adam, and scaled, attention that starts at zero
+would move 1e-7 a step. Pictures to look at want higher weights: --sampler.text-weight 5 --sampler.neighbour-weight 5.
+Neighbours at 32, 16 and 8, a variant of ours: --unet.levels.1.neighbour-attention --unet.levels.2.neighbour-attention.
 
 Two steps of it on a CPU, everything small, from a small EntityWorld:
 
@@ -33,16 +47,17 @@ config = Experiment(
         text=TextConfig(max_bytes=512, stride=4, width=1024, depth=8),
         diffusion=DiffusionConfig(schedule="cosine", prediction="eps"),
         sampler=GuidedSamplerConfig(
-            solver="ddpm", num_steps=256, text_weight=5.0, neighbour_weight=5.0, thresholding="dynamic"
+            solver="ddpm", num_steps=256, text_weight=1.35, neighbour_weight=1.35, thresholding="dynamic"
         ),
     ),
-    data=TriplesConfig(batch_size=2048, num_neighbours=2, threads=16),
+    data=TriplesConfig(batch_size=2048, num_neighbours=2, min_neighbours=2, threads=16),
     train=TrainConfig(
         num_steps=200_000,
         optimizer="adafactor",
         learning_rate=1e-4,
         warmup_steps=10_000,
         decay="constant",
+        clip_norm=None,
         ema_decay=0.9999,
         checkpoint_every=2_000,
         sample_every=0,

@@ -1,4 +1,6 @@
-r"""The paper's smaller base stage: 1.4B parameters; all else as in re_imagen_64.py, whose header holds for it too.
+r"""The paper's smaller base stage: 1.39B parameters (the paper: 1.4B); all else as in re_imagen_64.py.
+
+That file's header holds here too; the paper gives this network's size alone, its widths are ours.
 
     reimagen train experiments/re_imagen_64_small.py --workdir DIR --data.triples TRIPLES \
         --train.fsdp 16 --train.accumulate 4
@@ -26,16 +28,17 @@ config = Experiment(
         text=TextConfig(max_bytes=512, stride=4, width=1024, depth=8),
         diffusion=DiffusionConfig(schedule="cosine", prediction="eps"),
         sampler=GuidedSamplerConfig(
-            solver="ddpm", num_steps=256, text_weight=5.0, neighbour_weight=5.0, thresholding="dynamic"
+            solver="ddpm", num_steps=256, text_weight=1.35, neighbour_weight=1.35, thresholding="dynamic"
         ),
     ),
-    data=TriplesConfig(batch_size=2048, num_neighbours=2, threads=16),
+    data=TriplesConfig(batch_size=2048, num_neighbours=2, min_neighbours=2, threads=16),
     train=TrainConfig(
         num_steps=200_000,
         optimizer="adafactor",
         learning_rate=1e-4,
         warmup_steps=10_000,
         decay="constant",
+        clip_norm=None,
         ema_decay=0.9999,
         checkpoint_every=2_000,
         sample_every=0,

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from reimagen_jax.commands.train import parse
@@ -20,11 +21,13 @@ from reimagen_jax.data.sources import WorldSource
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import build_triples
 from reimagen_jax.systems.kinds import from_json
+from reimagen_jax.systems.reimagen.batches import draw_kept_neighbours
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "experiments").glob("*.py"))
 SMALL = [ROOT / "experiments" / f"{name}.py" for name in ("entityworld64_sr", "entityworld128_sr")]
-LARGE = [ROOT / "experiments" / f"re_imagen_{name}.py" for name in ("64", "256", "1024")]
+LARGE = [ROOT / "experiments" / f"re_imagen_{name}.py" for name in ("64", "64_small", "256", "1024")]
+FROM_IF = [ROOT / "experiments" / f"if_finetune_{name}.py" for name in ("64", "256")]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,32 @@ def test_an_experiment_loads_and_bears_its_files_name(path):
     assert from_json(to_json(config)) == config
 
 
+@pytest.mark.parametrize("path", [*LARGE, *FROM_IF], ids=lambda path: path.stem)
+def test_a_paper_size_experiment_shows_both_neighbours_or_none(path):
+    """So a batch has none in the 10 % of its examples that drop them, and two in all others."""
+    config = load_experiment(path)
+    expected = 0 if path.stem == "re_imagen_1024" else 2
+    assert (config.data.num_neighbours, config.data.min_neighbours) == (expected, expected)
+    assert (config.system.text_drop, config.system.neighbour_drop) == (0.1, 0.1)
+    found = np.ones((1000, expected), bool)
+    kept = draw_kept_neighbours(np.random.default_rng(0), found, config.data.min_neighbours)
+    assert kept.sum(axis=1).tolist() == [expected] * 1000
+
+
+@pytest.mark.parametrize("path", LARGE, ids=lambda path: path.stem)
+def test_a_paper_size_experiment_has_its_papers_optimizer_and_guidance(path):
+    config = load_experiment(path)
+    base = path.stem.startswith("re_imagen_64")
+    assert config.train.optimizer == ("adafactor" if base else "adamw")
+    assert config.train.clip_norm is None and config.train.learning_rate == 1e-4
+    assert config.system.sampler.text_weight == (1.35 if base else 8.0)
+    assert path.stem.endswith("1024") or config.system.sampler.neighbour_weight == config.system.sampler.text_weight
+    header = path.read_text(encoding="utf-8").split('"""')[1]
+    assert path.stem == "re_imagen_64_small" or all(
+        whose in header for whose in ("Re-Imagen  ", "Imagen   ", "ours  ", "not published  ")
+    )
+
+
 @pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
 def test_a_small_stage_trains(path, triples, tmp_path):
     shorter = ["--train.num-steps", "2", "--data.batch-size", "8"]
@@ -74,7 +103,7 @@ def test_a_small_stage_trains(path, triples, tmp_path):
     assert logged["step"] == 2 and 0.1 < logged["loss"] < 5.0
 
 
-@pytest.mark.parametrize("path", LARGE, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [p for p in LARGE if p.stem != "re_imagen_64_small"], ids=lambda path: path.stem)
 def test_a_paper_size_experiment_trains_two_steps_by_its_headers_command(path, triples, tmp_path):
     (logged,) = run(path, commands(path)[-1], triples, tmp_path / "run")
     assert logged["step"] == 2 and 0.1 < logged["loss"] < 5.0

@@ -32,7 +32,7 @@ class Convert:
     out: Path
     """Folder to write; it must not exist yet."""
     neighbours_at: tuple[int, ...] | None = None
-    """Sides of the feature maps that attend to neighbours (default: where the network attends to text)."""
+    """Sides of the feature maps that attend to neighbours (default: the lowest alone, as the paper has one)."""
     no_neighbours: bool = False
     """Plain IF, without attention over neighbours."""
     text_encoder: Path | None = None

@@ -144,7 +144,7 @@ def stage_config(
 
 
 def with_neighbours(config: Experiment, sides: Sequence[int] | None = None) -> Experiment:
-    """The experiment with neighbour attention at the feature maps of these sides (default: where text is attended).
+    """The experiment with neighbour attention at the feature maps of these sides (default: at the lowest, the paper's).
 
     Raises `UserError` naming sides that the network does not have.
     """
@@ -153,10 +153,7 @@ def with_neighbours(config: Experiment, sides: Sequence[int] | None = None) -> E
     if sides is not None and (unknown := sorted(set(sides) - set(side_of))):
         raise UserError(f"the network has no feature maps of side {unknown}: it has {', '.join(map(str, side_of))}")
     levels = tuple(
-        dataclasses.replace(
-            level,
-            neighbour_attention=(level.self_attention or level.text_attention) if sides is None else side in sides,
-        )
+        dataclasses.replace(level, neighbour_attention=side in (side_of[-1:] if sides is None else sides))
         for level, side in zip(unet.levels, side_of, strict=True)
     )
     system = dataclasses.replace(config.system, unet=dataclasses.replace(unet, levels=levels))

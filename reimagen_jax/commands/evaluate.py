@@ -36,6 +36,8 @@ class Entities:
     many they are, and eta. Rows are stored as they are done: after a stop, the same command goes on where it was.
     A super-resolution model alone enlarges the true images, shrunk; --cascade adds super-resolution models that enlarge
     what --model draws, and the last one's images are rated (by a rater of their size).
+    The paper draws four images of a prompt and counts it where one of them shows the entity and what the text tells:
+    --num-images 4, column "best of 4".
     Writes results.json, results.csv, parameters.csv, prompts.json, plots, and for each split a picture of its images.
     """
 
@@ -83,7 +85,8 @@ class Entities:
         say(tables.about_rater(bench.rater.metrics))
         tables.write_prompts({split: bench.prompts(split) for split in command.splits}, self.out)
         _announce(bench, [arm for arm in arms if not store.stored(bench, arm, self.out / ROWS).is_file()])
-        print(tables.heading(bench.num_images > 1), flush=True)
+        print(tables.about_measures(bench.num_images), flush=True)
+        print(tables.heading(bench.num_images), flush=True)
         outcomes, rows = {}, []
         for arm in arms:
             outcomes[arm] = store.run_arm(bench, arm, self.out / ROWS)

@@ -1,10 +1,13 @@
 """EntityDrawBench in numbers: a row for every arm, means with 95 % intervals, and the comparisons that it is made for.
 
-The headline is the mean over images. As in the paper, the best of a prompt's images is reported too: with S images of a
-prompt, whether any is faithful, any is aligned, any is both.
+  both       an image is faithful (to the entity) and aligned (with the text): what the paper calls faithful     (1)
+  best of S  any of a prompt's S images is (1): the paper's headline, with four images of a prompt               (2)
+
+Beside them stand the means over images of faithful and of aligned alone, and the best of S of each.
+Source: Re-Imagen (Chen et al., ICLR 2023), section 4.3; there people judge, and choose the best.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,12 +19,20 @@ from reimagen_jax.evaluation.statistics import difference_ci, mean_ci, paired_di
 
 Outcomes = Mapping[Arm, Outcome]
 MEASURES = ("faithfulness", "alignment", "both", "best_faithfulness", "best_alignment", "best_both", "copied")
+PAPERS_IMAGES = 4
+"""Images of a prompt, of which the paper's headline takes the best."""
+
+
+def best_of(several: int) -> str:
+    """What (2) is called."""
+    return f"best of {several}"
 
 
 def row(arm: Arm, outcome: Outcome) -> dict[str, Any]:
     """One arm as JSON types; shares are `Interval`s.
 
-    "both" is faithful and aligned at once; "copied" shows the entity of the first neighbour, whoever that is; "found"
+    "both" is (1) and "best_both" (2), of as many images as "images_per_prompt" says; "copied"
+    shows the entity of the first neighbour, whoever that is; "found"
     is the share of the neighbours that show the prompt's entity.
     """
     faithful, aligned = outcome.faithful_NS, outcome.aligned_NS
@@ -36,10 +47,10 @@ def row(arm: Arm, outcome: Outcome) -> dict[str, Any]:
         "images_per_prompt": S,
         "faithfulness": mean_ci(faithful),
         "alignment": mean_ci(aligned),
-        "both": mean_ci(both),
+        "both": mean_ci(both),  # (1)
         "best_faithfulness": mean_ci(faithful.any(axis=1)),
         "best_alignment": mean_ci(aligned.any(axis=1)),
-        "best_both": mean_ci(both.any(axis=1)),
+        "best_both": mean_ci(both.any(axis=1)),  # (2)
         "copied": mean_ci(outcome.copied_NS),
         "found": float(np.mean(outcome.found_N)),
         "seconds": round(outcome.seconds, 1),
@@ -50,16 +61,36 @@ def row(arm: Arm, outcome: Outcome) -> dict[str, Any]:
 def comparisons(outcomes: Outcomes, k: int, eta: float) -> list[dict[str, Any]]:
     """What the benchmark asks: retrieval minus none on each split, and, with retrieval, frequent minus the others.
 
-    The first is over the same prompts (paired), the second is not.
+    The first is over the same prompts (paired), the second is not. Both of the faithful, of (1), and of (2) where there
+    are several images of a prompt.
     """
     found = []
-    retrieved = {arm.split: o for arm, o in outcomes.items() if arm == Arm(arm.split, "retrieval", k, eta)}
-    without = {arm.split: o for arm, o in outcomes.items() if arm.source == "none"}
+    for name, of in _compared(outcomes).items():
+        found += _differences(name, {arm: of(outcome) for arm, outcome in outcomes.items()}, k, eta)
+    return sorted(found, key=lambda entry: entry["what"])
+
+
+def _compared(outcomes: Outcomes) -> dict[str, Callable[[Outcome], np.ndarray]]:
+    """By what arms are compared: values of N prompts, one each or one an image."""
+    several = max((outcome.faithful_NS.shape[1] for outcome in outcomes.values()), default=1)
+    compared: dict[str, Callable[[Outcome], np.ndarray]] = {
+        "faithfulness": lambda o: o.faithful_NS,
+        "both": lambda o: o.faithful_NS & o.aligned_NS,
+    }
+    if several > 1:
+        compared[best_of(several)] = lambda o: (o.faithful_NS & o.aligned_NS).any(axis=1)
+    return compared
+
+
+def _differences(name: str, values: Mapping[Arm, np.ndarray], k: int, eta: float) -> list[dict[str, Any]]:
+    found = []
+    retrieved = {arm.split: v for arm, v in values.items() if arm == Arm(arm.split, "retrieval", k, eta)}
+    without = {arm.split: v for arm, v in values.items() if arm.source == "none"}
     for split in retrieved.keys() & without.keys():
-        difference = paired_difference_ci(retrieved[split].faithful_NS, without[split].faithful_NS)
-        found.append({"what": f"faithfulness, {split}: retrieval minus none", "difference": difference})
+        difference = paired_difference_ci(retrieved[split], without[split])
+        found.append({"what": f"{name}, {split}: retrieval minus none", "difference": difference})
     if "frequent" in retrieved:
         for split in retrieved.keys() - {"frequent"}:
-            difference = difference_ci(retrieved["frequent"].faithful_NS, retrieved[split].faithful_NS)
-            found.append({"what": f"faithfulness with retrieval: frequent minus {split}", "difference": difference})
-    return sorted(found, key=lambda entry: entry["what"])
+            difference = difference_ci(retrieved["frequent"], retrieved[split])
+            found.append({"what": f"{name} with retrieval: frequent minus {split}", "difference": difference})
+    return found

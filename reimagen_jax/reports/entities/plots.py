@@ -5,15 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from reimagen_jax.evaluation.entities.arms import TRUTH
+from reimagen_jax.evaluation.entities.tables import best_of
 from reimagen_jax.evaluation.statistics import Curve
 from reimagen_jax.reports import figures, plots
 
 
 def write(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any], k: int, eta: float, folder: Path) -> None:
-    """faithfulness.png and alignment.png (bars by source), and, where they were swept, eta.png and k.png."""
+    """Bars by source, faithfulness.png, alignment.png, both.png and, with several images of a prompt, best.png; and,
+    where they were swept, eta.png and k.png."""
     ceilings = {"faithfulness": metrics["faithful"][0], "alignment": metrics["aligned"][0]}
-    for measure, ceiling in ceilings.items():
-        _plot_sources(rows, measure, ceiling, k, eta, folder)
+    images = max((entry["images_per_prompt"] for entry in rows), default=1)
+    words = {"faithfulness": "faithfulness", "alignment": "alignment", "both": "both"}
+    words |= {"best_both": best_of(images)} if images > 1 else {}
+    for measure, word in words.items():
+        _plot_sources(rows, measure, word, ceilings.get(measure), k, eta, folder)
     etas = [entry for entry in rows if entry["source"] == "retrieval" and entry["k"] == k]
     _plot_sweep(etas, "eta", f"Retrieval, k = {k}", "η: share of text-enhanced steps", ceilings, folder)
     ks = [entry for entry in rows if entry["source"] == "retrieval" and entry["eta"] == eta]
@@ -22,7 +27,7 @@ def write(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any], k: int,
 
 
 def _plot_sources(
-    rows: Sequence[Mapping[str, Any]], measure: str, ceiling: float, k: int, eta: float, folder: Path
+    rows: Sequence[Mapping[str, Any]], measure: str, word: str, ceiling: float | None, k: int, eta: float, folder: Path
 ) -> None:
     shown = [entry for entry in rows if entry["source"] != TRUTH and (entry["k"], entry["eta"]) in ((k, eta), (0, 1.0))]
     if not shown:
@@ -34,11 +39,11 @@ def _plot_sources(
     figure = plots.bars(
         splits,
         values,
-        y_label=measure,
-        title=f"{measure.capitalize()} by source of the neighbours, k = {k}, η = {eta:g}",
-        levels={"rater's ceiling": ceiling},
+        y_label=word,
+        title=f"{word.capitalize()} by source of the neighbours, k = {k}, η = {eta:g}",
+        levels={} if ceiling is None else {"rater's ceiling": ceiling},
     )
-    figures.save(figure, folder / f"{measure}.png")
+    figures.save(figure, folder / f"{measure.removesuffix('_both')}.png")
 
 
 def _plot_sweep(

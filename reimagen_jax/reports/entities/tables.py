@@ -8,23 +8,29 @@ from typing import Any
 
 from reimagen_jax.data.entityworld import describe_look, describe_scene
 from reimagen_jax.evaluation.entities.prompts import EntityPrompt
-from reimagen_jax.evaluation.entities.tables import MEASURES
+from reimagen_jax.evaluation.entities.tables import MEASURES, PAPERS_IMAGES, best_of
 from reimagen_jax.evaluation.rater_check import lowest
 from reimagen_jax.evaluation.statistics import Interval
 from reimagen_jax.files import write_json, write_text
 
-BEST_HEADS = ("best: faithful", "best: aligned")
+
+def heading(images: int) -> str:
+    """The line above those of `line`, of arms with so many images of a prompt."""
+    best = [best_of(images)] if images > 1 else []
+    return _line("split", "neighbours", "k", "eta", "faithful", "aligned", "both", *best).rstrip()
 
 
-def heading(several: bool) -> str:
-    """The line above those of `line`; `several` is whether prompts have more than one image."""
-    return _line("split", "neighbours", "k", "eta", "faithful", "aligned", *BEST_HEADS[: several * 2]).rstrip()
+def about_measures(images: int) -> str:
+    """What the columns of `line` are."""
+    said = "faithful: the entity is right; aligned: what the text tells of the scene is; both: in the same image"
+    if images > 1:
+        return f"{said}; {best_of(images)}: both, in any of a prompt's {images} images"
+    return f"{said}; the paper's headline is the best of {PAPERS_IMAGES}: --num-images {PAPERS_IMAGES}"
 
 
 def line(entry: Mapping[str, Any]) -> str:
-    """A row for the terminal: faithfulness, alignment; and the best of a prompt's images where there are several."""
-    shares = ["faithfulness", "alignment"]
-    shares += ["best_faithfulness", "best_alignment"] if entry["images_per_prompt"] > 1 else []
+    """A row for the terminal: faithful, aligned, both; and the best of a prompt's images where there are several."""
+    shares = ["faithfulness", "alignment", "both", *(["best_both"] if entry["images_per_prompt"] > 1 else [])]
     setting = (str(entry["k"]), f"{entry['eta']:g}") if entry["k"] else ("", "")
     return _line(entry["split"], entry["source"], *setting, *(str(Interval(*entry[name])) for name in shares)).rstrip()
 

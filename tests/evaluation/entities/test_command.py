@@ -46,9 +46,14 @@ def test_the_command_writes_tables_and_goes_on_after_a_stop(base, model, tmp_pat
         table = list(csv.DictReader(file))
     assert [(r["split"], r["source"]) for r in table] == [(r["split"], r["source"]) for r in results["rows"]]
     assert all(float(r["rater_ceiling_faithfulness"]) >= 0.9 for r in table)
+    assert all(
+        {"both", "both_low", "both_high", "best_both", "best_both_low", "best_both_high"} <= r.keys() for r in table
+    )
+    assert "both" in next(line for line in printed.splitlines() if line.startswith("split"))
     for name in (
         "faithfulness.png",
         "alignment.png",
+        "both.png",
         "eta.png",
         "unseen.png",
         "rare.png",
@@ -56,6 +61,17 @@ def test_the_command_writes_tables_and_goes_on_after_a_stop(base, model, tmp_pat
         "prompts.json",
     ):
         assert (out / name).stat().st_size > 0
+
+
+def test_with_four_images_of_a_prompt_the_papers_headline_is_printed_and_stored(base, model, tmp_path, capsys):
+    run(base, model, tmp_path / "out", "--conditions", "retrieval", "--ks", "--etas", "--num-images", "4")
+    printed = capsys.readouterr().out
+    heading = next(line for line in printed.splitlines() if line.startswith("split"))
+    assert heading.endswith("best of 4") and heading.split()[4:7] == ["faithful", "aligned", "both"]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    true = next(row for row in results["rows"] if row["source"] == "true renders")
+    assert true["images_per_prompt"] == 4 and true["both"][0] >= 0.9 and true["best_both"][0] >= 0.9
+    assert (tmp_path / "out" / "best.png").stat().st_size > 0
 
 
 def test_the_command_takes_a_cascade_and_notes_every_stage(base, tmp_path):

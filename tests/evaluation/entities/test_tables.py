@@ -2,10 +2,12 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from reimagen_jax.evaluation.entities.arms import Arm, plan
 from reimagen_jax.evaluation.entities.tables import comparisons, row
+from reimagen_jax.reports.entities import tables
 
 
 def test_rows_and_comparisons_are_means_of_the_ratings(bench):
@@ -19,8 +21,30 @@ def test_rows_and_comparisons_are_means_of_the_ratings(bench):
     assert entry["faithfulness"].mean == half.mean() <= 0.25
     assert entry["best_faithfulness"].mean == half.any(axis=1).mean()
     assert entry["alignment"].mean == outcomes[retrieval].aligned_NS.mean()
+    both = half & outcomes[retrieval].aligned_NS
+    assert entry["both"].mean == both.mean() and entry["best_both"].mean == both.any(axis=1).mean()
+    assert entry["best_both"].low < entry["best_both"].mean < entry["best_both"].high
     assert entry["parameters"]["category"].mean == outcomes[retrieval].look_right_NSP[..., 0].mean()
     found = {entry["what"]: entry["difference"] for entry in comparisons(outcomes, 2, 0.5)}
     assert found["faithfulness, unseen: retrieval minus none"].mean == pytest.approx(half.mean())
     assert found["faithfulness with retrieval: frequent minus unseen"].low > 0.3
-    assert len(found) == 3
+    assert found["both, unseen: retrieval minus none"].mean == pytest.approx(both.mean())
+    assert found["best of 2, unseen: retrieval minus none"].mean == pytest.approx(both.any(axis=1).mean())
+    assert found["best of 2 with retrieval: frequent minus unseen"].mean > 0.3
+    assert len(found) == 3 * 3
+
+
+def test_an_image_that_is_faithful_and_another_that_is_aligned_are_not_both(bench):
+    """The paper's headline asks for one image that shows the entity and what the text tells."""
+    arm = Arm("unseen", "retrieval", 2, 0.5)
+    outcome = bench.outcome(arm)
+    first = np.zeros_like(outcome.faithful_NS)
+    first[:, 0] = True
+    entry = row(arm, dataclasses.replace(outcome, faithful_NS=first, aligned_NS=~first))
+    assert entry["best_faithfulness"].mean == entry["best_alignment"].mean == 1.0
+    assert entry["both"].mean == entry["best_both"].mean == 0.0
+    printed = tables.line(entry).split()
+    assert tables.heading(2).endswith("best of 2") and tables.heading(2).split()[4:7] == ["faithful", "aligned", "both"]
+    assert printed.count("0.000") == 2 and printed.count("0.500") == 2
+    assert "best of 2: both, in any of a prompt's 2 images" in tables.about_measures(2)
+    assert "best of" not in tables.heading(1) and "--num-images 4" in tables.about_measures(1)

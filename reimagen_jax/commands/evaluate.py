@@ -76,8 +76,7 @@ class Entities:
         from reimagen_jax.reports.entities import pictures, plots, tables
 
         self._check()
-        paths = [self.model, *(stage.model for stage in self.stages.cascade)]
-        models = [open_drawing(path, self.how.text_encoder) for path in paths]
+        models = [open_drawing(path, self.how.text_encoder) for path in (self.model, *_paths(self.stages))]
         bench = self._bench(models)
         command = self._resolved(models, bench)
         swept = [split for split in command.splits if split in command.sweep_splits]
@@ -175,9 +174,119 @@ class Entities:
         tables.write_csv(rows, bench.rater.metrics, self.out)
 
 
+@dataclass(frozen=True)
+class People:
+    """EntityDrawBench on real entities: pictures for people to judge, of a knowledge base of photographs.
+
+        reimagen evaluate people --model runs/train --knowledge-base runs/index --out runs/pictures
+
+    Prompts are about the entities that the records name; the neighbours are the entity's own records, or none. Four
+    pictures of each prompt, as in the paper, in an order that does not tell which are which. Fill in ratings.csv (0 or
+    1 in its last three columns), then
+
+        reimagen evaluate judged runs/pictures
+    """
+
+    model: Path
+    """Folder of a training run (its last checkpoint is used) or of weights."""
+    knowledge_base: Path
+    """Folder written by `reimagen index`, over records that name entities."""
+    out: Path
+    """Folder to write."""
+    entity: str | None = None
+    """Field of an entity's name (default: entity, name, subject, label, ..., else the caption)."""
+    prompt: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD|TEMPLATE ...")] = ()
+    """Fields of prompts, or templates such as 'a {entity} in the snow' (default: prompt, else the caption)."""
+    num_prompts: int | None = None
+    """Prompts of each category, at most (default: all)."""
+    conditions: tuple[Literal["own", "none"], ...] = ("own", "none")
+    """Neighbours: the entity's own records; none."""
+    k: int | None = None
+    """Neighbours (default: as many as the model was trained with)."""
+    eta: float | None = None
+    """Share of text-enhanced steps (default: as in the model's experiment)."""
+    overwrite: bool = False
+    """Replace an existing output folder, once the new one is complete."""
+    how: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: SamplingOptions(num_images=4)
+    )
+    stages: Annotated[CascadeOptions, tyro.conf.arg(name="")] = field(default_factory=CascadeOptions)
+
+    def run(self) -> None:
+        """Draws, and writes. Raises `UserError` on bad options or input."""
+        from reimagen_jax.evaluation.entities import people
+        from reimagen_jax.files import atomic_dir, require_writable, write_json
+        from reimagen_jax.inference.provenance import sampler_facts, versions
+        from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+
+        require(self.num_prompts is None or self.num_prompts > 0, f"--num-prompts {self.num_prompts}: 1 or more")
+        require(len(self.conditions) > 0, "--conditions is empty: give own, none, or both")
+        require(self.k is None or self.k > 0, f"--k {self.k}: at least 1 is needed (no neighbours is a condition)")
+        require(self.eta is None or 0 <= self.eta <= 1, f"--eta {self.eta} is not between 0 and 1")
+        require_writable(self.out, overwrite=self.overwrite)
+        models = [open_drawing(path, self.how.text_encoder) for path in (self.model, *_paths(self.stages))]
+        require(
+            models[0].config.system.super_resolution is None,
+            f"--model {self.model} enlarges images, and there is no true one to enlarge: give it to --cascade",
+        )
+        base = KnowledgeBase.open(self.knowledge_base)
+        prompts = people.real_prompts(base, self.entity, self.prompt, self.num_prompts)
+        k = self.k or max(1, *(model.config.data.num_neighbours for model in models))
+        pipeline = self.stages.pipeline(models, self.how, self.how.settings(models[0].config.system.sampler), k)
+        eta = pipeline.settings.eta if self.eta is None else self.eta
+        command = dataclasses.replace(
+            self, k=k, eta=eta, how=self.how.resolved(pipeline.settings), stages=self.stages.resolved(pipeline)
+        )
+        number = len(prompts) * len(self.conditions) * self.how.num_images
+        print(
+            f"{len(prompts)} prompts about {len({p.entity for p in prompts})} entities, {number:,} pictures", flush=True
+        )
+        if captions := sum(prompt.is_caption for prompt in prompts):
+            print(f"{captions} prompts are captions of the neighbours themselves, so a copy is right: see --prompt")
+        with atomic_dir(self.out, overwrite=self.overwrite) as folder:
+            sheets = people.draw(pipeline, base, prompts, self.conditions, k, eta, self.how.num_images, folder)
+            facts = {
+                "command": command_line("people", command).replace("reimagen", "reimagen evaluate", 1),
+                "model": models[0].facts(),
+                **({"cascade": [model.facts() for model in models[1:]]} if len(models) > 1 else {}),
+                "knowledge_base": {"folder": str(base.path), "records": len(base), "checksum": base.fingerprint},
+                "sampler": sampler_facts(pipeline.settings, self.how.seed, self.how.num_images),
+                "versions": versions(),
+                "sources": self.conditions,
+                "images_per_prompt": self.how.num_images,
+                "prompts": [dataclasses.asdict(prompt) for prompt in prompts],
+                "pictures": sheets,
+            }
+            write_json(folder / people.DRAWN, facts)
+        print(f"fill in {self.out / people.RATINGS}, then: reimagen evaluate judged {self.out}")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What people have said of the pictures that `reimagen evaluate people` drew: tables with 95 % intervals."""
+
+    pictures: Annotated[Path, tyro.conf.Positional]
+    """Folder of the pictures, its ratings.csv filled in."""
+
+    def run(self) -> None:
+        """Prints a row for each category and condition, writes results.json. Raises `UserError` where it has gaps."""
+        from reimagen_jax.evaluation.entities import people
+        from reimagen_jax.reports.entities import tables
+
+        require(self.pictures.is_dir(), f"{self.pictures} not found: give the folder of `reimagen evaluate people`")
+        rows = people.judged(self.pictures)
+        for line in tables.judged_lines(rows):
+            print(line)
+        print(f"results: {people.write_results(rows, self.pictures)}")
+
+
+def _paths(stages: CascadeOptions) -> list[Path]:
+    return [stage.model for stage in stages.cascade]
+
+
 def main(args: Sequence[str]) -> None:
     """Parses and runs; `args` are those after `evaluate`."""
-    commands = {"entities": Entities}
+    commands = {"entities": Entities, "people": People, "judged": Judged}
     tyro.extras.subcommand_cli_from_dict(commands, prog="reimagen evaluate", description=DESCRIPTION, args=args).run()
 
 

@@ -1,1 +1,1 @@
-"""EntityDrawBench on EntityWorld: its prompts, and what a model draws for them."""
+"""EntityDrawBench: prompts about entities of EntityWorld, rated, or of photographs, for people to judge."""

@@ -76,7 +76,8 @@ def world_of(base: KnowledgeBase) -> World:
     if settings is None:
         raise UserError(
             f"{base.path} is not a knowledge base of EntityWorld, so nobody knows what its entities look like: "
-            "`reimagen prepare` and `reimagen index` make one"
+            "`reimagen prepare` and `reimagen index` make one; entities of photographs are for people to judge: "
+            "`reimagen evaluate people`"
         )
     known = {field.name for field in dataclasses.fields(World)}
     if set(settings) != known:

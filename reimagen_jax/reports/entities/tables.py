@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reimagen_jax.data.entityworld import describe_look, describe_scene
+from reimagen_jax.evaluation.entities import people
 from reimagen_jax.evaluation.entities.prompts import EntityPrompt
 from reimagen_jax.evaluation.entities.tables import MEASURES, PAPERS_IMAGES, best_of
 from reimagen_jax.evaluation.rater_check import lowest
@@ -37,6 +38,21 @@ def line(entry: Mapping[str, Any]) -> str:
 
 def _line(split: str, source: str, k: str, eta: str, *shares: str) -> str:
     return f"{split:<9} {source:<12} {k:<2} {eta:<4} " + " ".join(f"{share:<20}" for share in shares)
+
+
+def judged_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A heading and the rows of what people have judged."""
+    wide = max(len(row["category"]) for row in rows)
+    heads = ("faithful", "aligned", "both", best_of(rows[0]["images_per_prompt"]), "realistic")
+
+    def put(category: str, source: str, prompts: str, *shares: str) -> str:
+        return f"{category:<{wide}} {source:<10} {prompts:>7} " + " ".join(f"{share:<20}" for share in shares).rstrip()
+
+    lines = [put("", "neighbours", "prompts", *heads)]
+    for row in rows:
+        shares = (str(Interval(*row[measure])) for measure in people.MEASURES)
+        lines.append(put(row["category"], row["source"], str(row["prompts"]), *shares))
+    return lines
 
 
 def about_rater(metrics: Mapping[str, Any]) -> str:

@@ -52,6 +52,8 @@ class Prepare:
     """Split of a TFDS data set (train by default; also a part, such as train[:10%]) or of Parquet files."""
     data_dir: Path | None = None
     """Folder of TFDS's data sets, instead of TFDS's own; or the one that paths in Parquet files lead into."""
+    follow_links: bool = False
+    """Follow symbolic links that lead out of the source's folder: they may lead to any file of yours."""
     resolution: int | None = None
     """Side in pixels. EntityWorld is drawn at it (64 by default); larger images of others are cropped and shrunk."""
     where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -73,13 +75,16 @@ class Prepare:
             raise UserError(f"--resolution {self.resolution} is not a number of pixels")
         self.embed.check()
         captions = Captions(self.caption, self.max_captions)
-        reading = Reading(Where.parse(self.where), self.resolution, captions, self.image, self.split, self.data_dir)
+        where = Where.parse(self.where)
+        reading = Reading(where, self.resolution, captions, self.image, self.split, self.data_dir, self.follow_links)
         source = open_source(self.source, reading, self.world)
         settings = {"where": list(self.where), "resolution": self.resolution}
         if self.source == "entityworld":
             settings["world"] = vars(self.world)
         else:
             settings |= {**captions.settings, "image": self.image}
+        if self.follow_links:
+            settings["follow_links"] = True
         reports = _Reports(self.strict)
         records = prepare_records(
             source, self.out, settings=settings, overwrite=self.overwrite, on_problem=reports.add, say=say

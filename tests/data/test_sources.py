@@ -14,6 +14,7 @@ from PIL import Image
 
 from reimagen_jax.data import images
 from reimagen_jax.data.entityworld import World
+from reimagen_jax.data.preparing import prepare_records
 from reimagen_jax.data.records import ImageText, Problem
 from reimagen_jax.data.sources import FolderSource, Where, WorldSource
 from reimagen_jax.data.sources import folder as folder_module
@@ -142,6 +143,121 @@ class TestFolder:
         good, problems = split(FolderSource(folder))
         assert [item.key for item in good] == ["a.png"]
         assert [p.name for p in problems] == ["metadata.jsonl:2"]
+
+    @pytest.mark.parametrize(
+        ("line", "said"),
+        [
+            ('{"file_name": "a.png", "text": "x", "v": 1e999}', "Out of range"),
+            ('{"file_name": "a.png", "text": "x", "v": [{"w": -1e999}]}', "Out of range"),
+            ('{"file_name": "a.png", "text": "x", "v": -Infinity}', "Out of range"),
+            ('{"file_name": "a.png", "text": "x", "v": ' + "9" * 5000 + "}", "4300"),
+            ('{"file_name": "a.png", "text": "x", "v": ' + "[" * 900 + "]" * 900 + "}", "nested too deeply"),
+            ('{"file_name": "a.png", "text": "x", "v": ' + '{"a":' * 70 + "1" + "}" * 70 + "}", "nested too deeply"),
+            ('{"file_name": "a.png", "text": "x", "v": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
+            ('{"file_name": "a.png", "text": "x", "text": "y"}', "'text' is there twice"),
+            ('{"file_name": "a.png", "text": "x", "\\udc00": 1}', "surrogate"),
+            ("\0" * 20, "Expecting value"),
+        ],
+    )
+    def test_json_that_records_cannot_hold_costs_its_line(self, tmp_path, line, said):
+        good_line = {"file_name": "a.png", "text": "good", "deep": [[[{"a": [1e300]}]]]}
+        folder = write_folder(tmp_path / "f", [line, good_line], {"a.png": picture(0)})
+        records = prepare_records(FolderSource(folder), tmp_path / "r")
+        assert records.texts() == ["good"]
+        (problem,) = [json.loads(line) for line in (tmp_path / "r" / "skipped.jsonl").read_text().splitlines()]
+        assert (problem["name"], problem["reason"]) == ("metadata.jsonl:1", "bad JSON line")
+        assert said in problem["detail"]
+
+    def test_a_field_twice_with_one_value_is_one_field(self, tmp_path):
+        line = '{"file_name": "a.png", "text": "x", "text": "x"}'
+        assert [i.text for i in FolderSource(write_folder(tmp_path / "f", [line], {"a.png": picture(0)})).items()] == [
+            "x"
+        ]
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+    def test_utf16_as_windows_writes_it(self, tmp_path, encoding, monkeypatch):
+        lines = [{"file_name": "a.png", "text": text} for text in ("größe 犬 😀", "犬" * 300)]
+        folder = write_folder(tmp_path / "f", lines, {"a.png": picture(0)})
+        text = (folder / "metadata.jsonl").read_text("utf-8").replace("\n", "\r\n")
+        text = text.encode().decode("unicode_escape").encode("utf-16", "surrogatepass").decode("utf-16")
+        mark = "" if encoding == "utf-16" else "\ufeff"
+        (folder / "metadata.jsonl").write_bytes((mark + text).encode(encoding))
+        monkeypatch.setattr(folder_module, "MAX_TEXT_BYTES", 200)
+        good, problems = split(FolderSource(folder))
+        assert [i.text for i in good] == ["größe 犬 😀"]
+        assert [(p.name, p.reason) for p in problems] == [("metadata.jsonl:2", "bad JSON line")]
+
+    @pytest.mark.parametrize(
+        ("there", "named", "key"),
+        [
+            ("img/a.png", "img\\a.png", "img/a.png"),
+            ("img/in/a.png", "img\\in/a.png", "img/in/a.png"),
+            ("caf\u00e9.png", "cafe\u0301.png", None),
+            ("cafe\u0301.png", "caf\u00e9.png", None),
+            ("e\u0301te\u0301/\u00e4.png", "\u00e9t\u00e9/\u00e4.png", None),
+            ("e\u0301/\u00e4.png", "\u00e9\\a\u0308.png", "\u00e9/a\u0308.png"),
+            ("\ud55c.png", "\u1112\u1161\u11ab.png", None),
+            ("a\\b.png", "a\\b.png", "a/b.png"),
+        ],
+    )
+    def test_names_as_other_systems_spell_them(self, tmp_path, there, named, key):
+        line = {"file_name": named, "text": "a"}
+        good, problems = split(FolderSource(write_folder(tmp_path / "f", [line], {there: picture(0)})))
+        assert ([i.key for i in good], problems) == ([key or named], [])
+
+    def test_of_two_spellings_that_are_both_there_each_is_itself(self, tmp_path):
+        names = ["caf\u00e9.png", "cafe\u0301.png"]
+        lines = [{"file_name": name, "text": "a"} for name in names]
+        folder = write_folder(tmp_path / "f", lines, {name: picture(n) for n, name in enumerate(names)})
+        assert [i.image for i in FolderSource(folder).items()] == [encoded(picture(0)), encoded(picture(1))]
+
+    @pytest.mark.parametrize(
+        "name", ["..\\a.png", "\\a.png", "c:\\a.png", "C:a.png", "b\\..\\..\\a.png", "\\\\host\\a.png"]
+    )
+    def test_paths_that_lead_outside_on_windows_do_so_here(self, tmp_path, name):
+        (tmp_path / "a.png").write_bytes(encoded(picture(0)))
+        folder = write_folder(tmp_path / "f", [{"file_name": name, "text": "a"}], {"b/c.png": picture(0)})
+        assert [i.reason for i in FolderSource(folder).items()] == ["path outside the folder"]
+
+    def test_links_out_of_the_folder_are_followed_only_when_asked(self, tmp_path):
+        (tmp_path / "secret").mkdir()
+        (tmp_path / "secret" / "s.png").write_bytes(encoded(picture(0)))
+        names = ["link.png", "in/s.png", "chain.png", "inner.png", "gone.png"]
+        lines = [{"file_name": name, "text": name} for name in names]
+        folder = write_folder(tmp_path / "f", lines, {"a.png": picture(1)})
+        (folder / "link.png").symlink_to(tmp_path / "secret" / "s.png")
+        (folder / "in").symlink_to("../secret")
+        (folder / "chain.png").symlink_to("link.png")
+        (folder / "inner.png").symlink_to("a.png")
+        (folder / "gone.png").symlink_to("nowhere.png")
+        (tmp_path / "g").symlink_to("f")  # the folder itself is named by the user, however it is reached
+        for path in (folder, tmp_path / "g"):
+            good, problems = split(FolderSource(path))
+            assert [i.text for i in good] == ["inner.png"]
+            assert [p.reason for p in problems] == ["unreadable file"] * 3 + ["missing file"]
+            assert all("--follow-links" in p.detail for p in problems[:3])
+        good, problems = split(FolderSource(folder, follow_links=True))
+        assert [i.text for i in good] == names[:4]
+        assert [p.reason for p in problems] == ["missing file"]
+
+    def test_metadata_behind_a_link_is_read_only_when_asked(self, tmp_path):
+        folder = write_folder(tmp_path / "f", [{"file_name": "a.png", "text": "a"}], {"a.png": picture(0)})
+        (folder / "metadata.jsonl").rename(tmp_path / "list")
+        (folder / "metadata.jsonl").symlink_to(tmp_path / "list")
+        with pytest.raises(UserError, match="--follow-links"):
+            FolderSource(folder)
+        assert [i.text for i in FolderSource(folder, follow_links=True).items()] == ["a"]
+
+    def test_what_git_lfs_did_not_fetch_is_named_as_that(self, tmp_path):
+        pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+        folder = write_folder(tmp_path / "f", [{"file_name": "a.png", "text": "a"}], {"a.png": pointer})
+        (problem,) = FolderSource(folder).items()
+        assert (problem.reason, "git lfs pull" in problem.detail) == ("git-LFS pointer", True)
+        for name in ("metadata.jsonl", "metadata.csv"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / name).write_bytes(pointer)
+            with pytest.raises(UserError, match="git lfs pull"):
+                FolderSource(tmp_path / name)
 
     def test_several_captions_of_one_picture_are_several_records(self, tmp_path):
         lines = [{"file_name": "a.png", "text": text} for text in ("one", "two", "one", "three")]
@@ -298,6 +414,72 @@ class TestCsv:
         (tmp_path / "metadata.csv").write_bytes(header)
         with pytest.raises(UserError, match="file_name"):
             FolderSource(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("rows", "texts", "bad"),
+        [
+            (['a.png,"a 5 foot board', "b.png,a bird", "c.png,a cat"], ["a bird", "a cat"], [2]),
+            (["a.png,a board", 'b.png,"a 5 foot bird', "c.png,a cat"], ["a board", "a cat"], [3]),
+            (["a.png,a board", "b.png,a bird", 'c.png,"a cat'], ["a board", "a bird"], [4]),
+            (['a.png,"a 5 foot board', 'b.png,"a bird"', "c.png,a cat"], ["a bird", "a cat"], [2]),
+            (['a.png,"a 5 foot board', "b.png,a bird", 'c.png,"a cat'], ["a bird"], [2, 4]),
+            (['a.png,"a 5 foot board', 'b.png,a bird of 6"', "c.png,a cat"], ['a bird of 6"', "a cat"], [2]),
+            (['a.png,"a 5 foot board', "b.png,a bird", 'c.png,a 6"" cat'], ["a bird", 'a 6"" cat'], [2]),
+            (['a.png,"a "5 foot" board', "b.png,a bird", "c.png,a cat"], ["a bird", "a cat"], [2]),
+            (['"a.png,a board', "b.png,a bird", "c.png,a cat"], ["a bird", "a cat"], [2]),
+            (
+                ['a.png,"two', 'lines"', "b.png,a bird", 'c.png,"one ""quoted"", one"'],
+                ["two\nlines", "a bird", 'one "quoted", one'],
+                [],
+            ),
+            (['a.png,"b', 'c",x,y', "b.png,a bird", "c.png,a cat"], ["a bird", "a cat"], [2, 3]),
+        ],
+    )
+    @pytest.mark.parametrize("end", ["\n", "\r\n"])
+    def test_a_quote_that_is_not_closed_costs_its_row(self, tmp_path, rows, texts, bad, end):
+        folder = write_csv(tmp_path / "f", [], {f"{n}.png": picture(ord(n)) for n in "abc"})
+        (folder / "metadata.csv").write_bytes((end.join(["file_name,text", *rows]) + end).encode())
+        source = FolderSource(folder)
+        good, problems = split(source)
+        assert [i.text for i in good] == [text.replace("\n", end) for text in texts]
+        assert [p.name for p in problems] == [f"metadata.csv:{line}" for line in bad]
+        assert {p.reason for p in problems} <= {"bad CSV row"}
+        whole = list(source.read())
+        for number, (place, _) in enumerate(whole):
+            assert list(source.read(place)) == whole[number + 1 :]
+
+    def test_many_quotes_that_are_not_closed_are_soon_passed(self, tmp_path):
+        folder = write_csv(tmp_path / "f", [], {"a.png": picture(0)})
+        rows = [f'a.png,"{n}' if n % 100 == 0 else f"a.png,{n}" for n in range(20_000)]
+        (folder / "metadata.csv").write_text("\n".join(["file_name,text", *rows]))
+        found = [entry for _, entry in FolderSource(folder).entries(0, 0)]
+        assert len(found) == 20_000
+        assert sum(isinstance(entry, Problem) for entry in found) == 200
+
+    @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-8", "utf-8-sig", "utf-16"])
+    def test_a_header_in_any_usual_encoding(self, tmp_path, encoding):
+        folder = write_csv(tmp_path / "f", [], {"a.png": picture(0)})
+        (folder / "metadata.csv").write_bytes("file_name,text,größe\r\na.png,cat,1\r\n".encode(encoding))
+        records = prepare_records(FolderSource(folder), tmp_path / "r")
+        assert [r.attributes for r in records] == [{"größe": "1"}]
+
+    def test_names_of_columns(self, tmp_path):
+        folder = write_csv(tmp_path / "f", [], {"a.png": picture(0)})
+        (folder / "metadata.csv").write_bytes(b"\n\nfile_name,text,\x81\x80,,\na.png,cat,1,,\n")
+        (item,) = FolderSource(folder).items()
+        assert item.attributes == {"\x81\x80": "1", "": ""}
+        (folder / "metadata.csv").write_text("file_name,text,text\na.png,cat,dog\n")
+        with pytest.raises(UserError, match="'text' twice"):
+            FolderSource(folder)
+
+    def test_zeros_and_long_lines_inside_quotations(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(folder_module, "MAX_TEXT_BYTES", 100)
+        folder = write_csv(tmp_path / "f", [], {"a.png": picture(0)})
+        rows = [b'a.png,"two', b"x" * 1000, b'lines"', b"\0" * 50, b"a\0.png,x", b"a.png,good"]
+        (folder / "metadata.csv").write_bytes(b"\n".join([b"file_name,text", *rows]))
+        good, problems = split(FolderSource(folder))
+        assert [i.text for i in good] == ["good"]
+        assert [p.name for p in problems] == [f"metadata.csv:{line}" for line in (2, 3, 4, 5, 6)]
 
     def test_two_lists_are_one_too_many(self, tmp_path):
         folder = write_csv(tmp_path / "f", [self.header], {})

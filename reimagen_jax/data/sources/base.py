@@ -8,7 +8,6 @@ stops at a bad entry: it yields a `Problem` in its place.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 from reimagen_jax.data import images
@@ -20,6 +19,7 @@ from reimagen_jax.errors import UserError
 
 MAX_TEXT_BYTES = 2**24
 """Longest line of metadata, and longest text file beside a picture, that is read."""
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,10 @@ class Source(ABC):
 
     @abstractmethod
     def entries(self, file: int, start: int) -> Iterator[tuple[int, Entry | Problem]]:
-        """Yields the entries of a file from number `start` on, each with its number; numbers only grow."""
+        """Yields the entries of a file from number `start` on, each with its number; numbers only grow.
+
+        The same numbers come whatever `start` is; earlier ones may come again, and are passed over.
+        """
 
     def items(self) -> Iterator[ImageText | Problem]:
         """The usable and the unusable, in a fixed order; what repeats an earlier item is a `Problem`."""
@@ -98,7 +101,10 @@ class Source(ABC):
         census = Census(self.where)
         fitting = start != Place()
         for file in range(start.file, len(self.files)):
-            for number, entry in self.entries(file, start.entry if file == start.file else 0):
+            first = start.entry if file == start.file else 0
+            for number, entry in self.entries(file, first):
+                if number < first:
+                    continue
                 if isinstance(entry, Problem):
                     yield file, number, entry
                 elif self.where(entry.attributes):
@@ -137,13 +143,14 @@ def require_size(size: int) -> None:
         raise Unreadable("oversized image", f"{size} bytes, the limit is {images.MAX_BYTES}")
 
 
+def refuse_pointer(head: bytes) -> None:
+    """Raises `Unreadable` where a file begins as git-LFS's stand-in for one that was not fetched."""
+    if head.startswith(_POINTER):
+        raise Unreadable("git-LFS pointer", "the file itself was not fetched: run `git lfs pull` where it lies")
+
+
 def checked(data: bytes) -> bytes:
-    """The same bytes. Raises `Unreadable` where they are too many."""
+    """The same bytes. Raises `Unreadable` where they are too many, or stand for a file that was not fetched."""
     require_size(len(data))
+    refuse_pointer(data)
     return data
-
-
-def leads_outside(name: str) -> bool:
-    """True for the path of a file that could lie outside the folder or the archive that names it."""
-    path = PurePosixPath(name)
-    return path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name

@@ -10,6 +10,7 @@ from typing import Any
 
 from reimagen_jax.data.sources.base import Source
 from reimagen_jax.data.sources.fields import Captions
+from reimagen_jax.data.sources.files import leaves
 from reimagen_jax.data.sources.folder import CSV_METADATA, METADATA, FolderSource
 from reimagen_jax.data.sources.parquet import ParquetSource
 from reimagen_jax.data.sources.tfds_source import TfdsSource
@@ -34,6 +35,7 @@ class Reading:
     image: str | None = None
     split: str | None = None
     data_dir: Path | None = None
+    follow_links: bool = False
 
 
 def open_source(spec: str, reading: Reading = Reading(), world: Any = None) -> Source:
@@ -42,7 +44,7 @@ def open_source(spec: str, reading: Reading = Reading(), world: Any = None) -> S
     Raises `UserError` that says what was looked for and not found.
     """
     if spec == ENTITYWORLD:
-        _refuse(spec, reading, "captions", "image", "split", "data_dir")
+        _refuse(spec, reading, "captions", "image", "split", "data_dir", "follow_links")
         return WorldSource(world, reading.where, reading.resolution or 64)
     if spec.startswith(TFDS):
         split = reading.split or "train"
@@ -54,13 +56,14 @@ def open_source(spec: str, reading: Reading = Reading(), world: Any = None) -> S
             reading.resolution,
             reading.captions,
             reading.image,
+            reading.follow_links,
         )
     paths = expand(spec)
     if paths is None and not Path(spec).exists():
         raise UserError(f"--source {spec} is not a folder (nor a file, `entityworld` or `tfds:NAME`)")
     if not Path(spec).is_dir():
         _refuse(spec, reading, "split")
-    return _from_files(spec, paths or _look(Path(spec), reading.split), reading)
+    return _from_files(spec, paths or _look(Path(spec), reading), reading)
 
 
 def expand(pattern: str) -> list[Path] | None:
@@ -96,12 +99,15 @@ def _spell_out(pattern: str) -> list[str]:
     return ["".join(parts) for parts in product(*choices, [pattern[last:]])]
 
 
-def _look(path: Path, split: str | None) -> list[Path]:
-    """The files of a source that lie at a path: its metadata, or its shards."""
+def _look(path: Path, reading: Reading) -> list[Path]:
+    """The files of a source that lie at a path: its metadata, or its shards; none that is hidden (macOS's ._NAME)."""
     if not path.is_dir():
         return [path]
     metadata = [path / name for name in (METADATA, CSV_METADATA) if (path / name).is_file()]
-    tars, parquets = sorted(path.glob("*.tar")), sorted(path.rglob("*.parquet"))
+    tars, parquets = (
+        [file for file in sorted(path.glob(pattern)) if not _hidden(file.relative_to(path))]
+        for pattern in ("*.tar", "**/*.parquet")
+    )
     kinds = [kind for kind in (metadata, tars, parquets) if kind]
     if len(kinds) > 1:
         known = ", ".join(str(kind[0].relative_to(path)) for kind in kinds)
@@ -112,7 +118,13 @@ def _look(path: Path, split: str | None) -> list[Path]:
         if inner := sorted(p.parent for name in (METADATA, CSV_METADATA) for p in path.glob(f"*/{name}")):
             raise UserError(f"{path} has no {METADATA}: did you mean --source {inner[0]}?")
         return [path / METADATA]  # whose absence is explained there
-    return _of_split(kinds[0], split, path) if kinds[0] is parquets else kinds[0]
+    if not reading.follow_links and (away := [file for file in (*tars, *parquets) if leaves(file, path)]):
+        raise UserError(f"{away[0]} is a symbolic link out of {path}: --follow-links follows such links")
+    return _of_split(kinds[0], reading.split, path) if kinds[0] is parquets else kinds[0]
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _of_split(paths: list[Path], split: str | None, root: Path) -> list[Path]:
@@ -133,12 +145,13 @@ def _from_files(spec: str, paths: list[Path], reading: Reading) -> Source:
     common = (tuple(paths), reading.where, reading.resolution, reading.captions, reading.image)
     kinds: dict[str, Callable[[], Source]] = {
         ".tar": lambda: WebdatasetSource(*common),
-        ".parquet": lambda: ParquetSource(*common, reading.data_dir),
+        ".parquet": lambda: ParquetSource(*common, reading.data_dir, reading.follow_links),
     }
     suffixes = {path.suffix.lower() for path in paths}
     if {path.name for path in paths} <= {METADATA, CSV_METADATA} and len({path.parent for path in paths}) == 1:
         _refuse(spec, reading, "image", "split", "data_dir")
-        return FolderSource(paths[0].parent, reading.where, reading.resolution, reading.captions)
+        where, captions = reading.where, reading.captions
+        return FolderSource(paths[0].parent, where, reading.resolution, captions, reading.follow_links)
     if len(suffixes) > 1 or not suffixes & kinds.keys():
         known = ", ".join(sorted(suffixes)) or "nothing"
         raise UserError(
@@ -154,5 +167,5 @@ def _refuse(spec: str, reading: Reading, *names: str) -> None:
     plain = Reading()
     for name in names:
         if getattr(reading, name) != getattr(plain, name):
-            option = {"captions": "--caption, or --max-captions,", "data_dir": "--data-dir"}.get(name, f"--{name}")
+            option = {"captions": "--caption, or --max-captions,"}.get(name, f"--{name.replace('_', '-')}")
             raise UserError(f"--source {spec} has no use for {option}: leave it out")

@@ -19,6 +19,8 @@ from reimagen_jax.errors import UserError
 
 TEXT_FIELDS = ("text", "caption", "captions")
 """Where captions are looked for, best first, unless a field is named."""
+MAX_DEPTH = 64
+"""Most lists and objects inside one another: every reader of the records, in any language, can follow so many."""
 _PLACE = re.compile(r"\{([^{}]+)\}")
 
 
@@ -46,6 +48,11 @@ class Captions:
     def places(self) -> list[str]:
         """The fields that the template names; none where there is no template."""
         return _PLACE.findall(self.field) if self.field else []
+
+    @property
+    def sources(self) -> list[str]:
+        """The fields that captions may come from."""
+        return self.places or ([self.field] if self.field else list(TEXT_FIELDS))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -93,16 +100,21 @@ def texts_in(value: Any, numbers: bool = False) -> list[str]:
     return []
 
 
-def jsonable(value: Any) -> Any:
-    """The nearest JSON value: dates as text, what is not finite as null; raises `TypeError` where there is none."""
+def jsonable(value: Any, depth: int = 0) -> Any:
+    """The nearest JSON value: dates as text, what is not finite as null.
+
+    Raises `TypeError` where there is none, `ValueError` for what is nested too deeply.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError("nested too deeply")
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(name): jsonable(item) for name, item in value.items()}
+        return {str(name): jsonable(item, depth + 1) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
+        return [jsonable(item, depth + 1) for item in value]
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, decimal.Decimal | datetime.timedelta):
@@ -135,22 +147,26 @@ def is_unicode(*values: Any) -> bool:
 def parse_object(data: bytes, *, lenient: bool = False) -> dict[str, Any]:
     """Reads a JSON object. Where `lenient`, NaN and infinities, which JSON has not, become null.
 
-    Raises `ValueError` that says what is wrong.
+    Raises `ValueError` that says what is wrong; 1e999 and a field with two values are wrong too.
     """
     try:
-        fields = json.loads(data.decode("utf-8-sig"), parse_constant=_no_number if lenient else _refuse_constant)
+        fields = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object)
+        if not isinstance(fields, dict):
+            raise ValueError("not an object of fields and values")
+        finite = attributes_of(fields)
+        if not lenient:
+            json.dumps(fields, allow_nan=False)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if not isinstance(fields, dict):
-        raise ValueError("not an object of fields and values")
-    if not is_unicode(fields):
+    if not is_unicode(finite):
         raise ValueError("half of a UTF-16 surrogate pair")
+    return finite
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        for name, value in pairs:
+            if value != fields[name]:
+                raise ValueError(f"the field {name!r} is there twice")
     return fields
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _no_number(name: str) -> None:
-    return None

@@ -65,10 +65,23 @@ def members(file: BinaryIO, size: int) -> Iterator[Member]:
             content = file.read(length)
             extra |= {"path": _text(content)} if kind == b"L" else _pax(content, start)
         elif kind not in _IGNORED:
+            offset += _more_of_sparse(file, block, start)
             yield Member(name, start, length, _kind(kind, name, extra))
             extra = {}
     if extra:
         raise TarError(f"it ends at byte {size}, after the header of a long name")
+
+
+def _more_of_sparse(file: BinaryIO, block: bytes, start: int) -> int:
+    """Bytes between the header of a sparse member (GNU, type S) and its content: blocks in which its map goes on."""
+    begin = start
+    more = block[156:157] == b"S" and block[482]
+    while more:
+        file.seek(start)
+        if len(block := file.read(BLOCK)) < BLOCK:
+            raise TarError(f"it ends at byte {start + len(block)}, inside the map of a sparse file")
+        start, more = start + BLOCK, block[504]
+    return start - begin
 
 
 def _kind(kind: bytes, name: str, extra: dict[str, str]) -> Literal["file", "folder", "other"]:

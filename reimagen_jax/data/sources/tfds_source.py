@@ -10,20 +10,22 @@ import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from reimagen_jax.data.image_text import Problem
-from reimagen_jax.data.sources.base import Entry, Source, checked
+from reimagen_jax.data.sources import apart
+from reimagen_jax.data.sources.base import Entry, Source, Unreadable, checked
 from reimagen_jax.data.sources.fields import TEXT_FIELDS, Captions, jsonable
+from reimagen_jax.data.sources.files import leaves, require_file
 from reimagen_jax.data.sources.tfrecord import TFRecordError, read_tfrecords
 from reimagen_jax.data.sources.where import EVERYTHING, Where
 from reimagen_jax.errors import UserError
 from reimagen_jax.terminal import say
 
+_BATCH = 16
 _NESTED_TEXTS = ("captions/text", "captions/caption", "sentences/raw", "text/text")
 """Where captions are looked for in sequences, where there is no field of `TEXT_FIELDS` itself."""
 
@@ -43,6 +45,8 @@ class TfdsSource(Source):
     captions: Captions = field(default_factory=Captions)
     image: str | None = None
     """Feature that is the picture; the one there is when `None`."""
+    follow_links: bool = False
+    """Follow symbolic links that lead out of the data set's folder."""
 
     def __post_init__(self) -> None:
         try:
@@ -69,50 +73,61 @@ class TfdsSource(Source):
 
     @cached_property
     def files(self) -> tuple[str, ...]:
-        return tuple(name for name, _, _ in self._pieces)
+        return tuple(piece.name for piece in self._pieces)
 
     def count(self) -> int:
         """Examples of the split."""
-        return sum(length for _, length, _ in self._pieces)
+        return sum(piece.stop - piece.skip for piece in self._pieces)
 
     def entries(self, file: int, start: int) -> Iterator[tuple[int, Entry | Problem]]:
-        name, _, read = self._pieces[file]
-        number = start
+        piece = self._pieces[file]
+        number = 0
         try:
-            for number, raw in enumerate(read(start), start):
-                yield number, self._entry(f"{name}:{number}", raw)
+            if not piece.path.exists():
+                raise _Short(f"it is missing, with its {piece.examples} examples")
+            require_file(piece.path)
+            if not self.follow_links and leaves(piece.path, Path(self._builder.data_dir)):
+                raise Unreadable("unreadable file", "a symbolic link out of the folder; --follow-links follows those")
+            for number, raw in piece.read(start):
+                if isinstance(raw, str):
+                    yield number, Problem(piece.key(number), "bad example", f"{raw}; in {piece.name}")
+                elif number >= start:
+                    yield number, self._entry(piece.key(number), raw)
                 number += 1
-        except TFRecordError as error:
-            yield number, Problem(name, "damaged file", f"{error}; fetch or prepare it again")
+        except Unreadable as error:
+            yield number, Problem(piece.name, error.reason, error.detail)
+        except _Short as error:
+            yield number, Problem(piece.name, "damaged file", f"{error}; fetch or prepare it again")
+        except (TFRecordError, apart.Broken) as error:
+            there = f"{piece.skip + number} of {piece.examples} examples"
+            yield number, Problem(piece.name, "damaged file", f"{error}, after {there}; fetch or prepare it again")
 
     @cached_property
     def _builder(self) -> Any:
         return open_builder(self.dataset, self.data_dir)
 
     @cached_property
-    def _pieces(self) -> list[tuple[str, int, Any]]:
-        """The split in pieces: name, number of examples, and a function from a start to the serialised examples.
+    def _pieces(self) -> list["_Piece"]:
+        """The split in pieces, each of one shard. Raises `ValueError` or `KeyError` where there is no such split."""
+        from tensorflow_datasets.core import file_adapters
 
-        Raises `ValueError` or `KeyError` where there is no such split.
-        """
-        from tensorflow_datasets.core import decode, file_adapters
-
-        builder, formats = self._builder, self._builder.info.available_file_formats()
-        if file_adapters.FileFormat.ARRAY_RECORD in formats:
-            data = builder.as_data_source(split=self.split, deserialize_method=decode.DeserializeMethod.RAW_BYTES)
-            return [(self.split, len(data), partial(_from_array_record, data))]
-        if file_adapters.FileFormat.TFRECORD not in formats:
+        info, formats = self._builder.info, file_adapters.FileFormat
+        known = info.available_file_formats()
+        if not known & {formats.ARRAY_RECORD, formats.TFRECORD}:
             raise UserError(
-                f"{self.dataset} lies in {builder.data_dir} as {', '.join(f.value for f in formats)}: prepare it again "
-                f"with `tfds build {self.dataset} --file_format=array_record`"
+                f"{self.dataset} lies in {self._builder.data_dir} as {', '.join(f.value for f in known)}: prepare it "
+                f"again with `tfds build {self.dataset} --file_format=array_record`"
             )
-        pieces = []
-        for part in builder.info.splits[self.split].file_instructions:
-            stop = part.examples_in_shard if part.take == -1 else part.skip + part.take
-            path = Path(part.filename)
-            pieces.append(
-                (f"{self.split}/{path.name}", stop - part.skip, partial(_from_tfrecord, path, part.skip, stop))
-            )
+        indexed = formats.ARRAY_RECORD in known
+        chosen = formats.ARRAY_RECORD if indexed else formats.TFRECORD
+        if info.file_format != chosen:
+            info.set_file_format(chosen, override=True, override_if_initialized=True)
+        pieces, before = [], 0
+        for part in info.splits[self.split].file_instructions:
+            stop, path = part.skip + part.take, Path(part.filename)
+            keys = (self.split, before) if indexed else (f"{self.split}/{path.name}", 0)
+            pieces.append(_Piece(path, self.split, keys, part.skip, stop, part.examples_in_shard, indexed))
+            before += part.take
         return pieces
 
     @cached_property
@@ -153,16 +168,105 @@ class TfdsSource(Source):
 
         try:
             stored = tf_example_pb2.Example.FromString(raw).features.feature
-            picture = stored[self._picture].bytes_list.value
-            fields = {name: read(stored[name]) for name, read in self._fields.items() if name in stored}
-        except (DecodeError, UnicodeDecodeError) as error:
+        except DecodeError as error:
             return Problem(key, "bad example", str(error))
+        picture = stored[self._picture].bytes_list.value
+        fields, lost = {}, {}
+        for name, read in self._fields.items():
+            if name in stored:
+                try:
+                    fields[name] = read(stored[name])
+                except (ValueError, TypeError) as error:  # not UTF-8, or of another type than the features say
+                    lost[name] = str(error)
         if not picture or not picture[0]:
             return Problem(key, "no picture", f"the field {self._picture} is empty")
         texts, attributes = self._captions.split(fields)
         if not texts:
+            for name in lost.keys() & set(self._captions.sources):
+                return Problem(key, "bad example", f"the field {name}: {lost[name]}")
             return Problem(key, "empty caption", self._captions.why_none(fields, key))
         return Entry(key, texts, attributes, partial(checked, picture[0]))
+
+
+class _Short(Exception):
+    """A shard with fewer or more examples than the data set's own list says."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some examples of one shard, `skip` to `stop` of the `examples` that it has by the data set's own list."""
+
+    path: Path
+    split: str
+    keys: tuple[str, int]
+    """What examples are named after, and the number of the first."""
+    skip: int
+    stop: int
+    examples: int
+    indexed: bool
+    """ArrayRecord; else TFRecord."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}/{self.path.name}"
+
+    def key(self, number: int) -> str:
+        """Names an example."""
+        prefix, first = self.keys
+        return f"{prefix}:{first + number}"
+
+    def read(self, start: int) -> Iterator[tuple[int, bytes | str]]:
+        """Yields serialised examples with their numbers (some before `start` too), or what is wrong with one.
+
+        Raises `_Short`, `TFRecordError` and `apart.Broken`.
+        """
+        if self.indexed:
+            there = yield from self._read_indexed(start)
+        else:
+            there = 0
+            for there, raw in enumerate(read_tfrecords(self.path), 1):
+                if self.skip < there <= self.stop:
+                    yield there - self.skip - 1, raw
+                if there > self.stop and self.stop < self.examples:
+                    return
+        if there < self.stop:
+            raise _Short(f"it ends after {there} of {self.examples} examples")
+        if self.stop == self.examples < there:
+            raise _Short(f"it goes on after the {self.examples} examples that the data set says it has")
+
+    def _read_indexed(self, start: int) -> Iterator[tuple[int, bytes | str]]:
+        there = 0
+        for there, first, batch in apart.run(  # noqa: B007 - the last one counts
+            read_array_record, str(self.path), self.skip, self.stop, start
+        ):
+            yield from enumerate(batch, first)
+        return there
+
+
+def read_array_record(path: str, skip: int, stop: int, start: int) -> Iterator[tuple[int, int, list[bytes | str]]]:
+    """Yields records `skip` to `stop` of an ArrayRecord file, from about `start` of these on; run by `apart.run` alone.
+
+    In batches: how many records the file has, the number of the first, and the records (or what is wrong with one).
+    """
+    from array_record.python import array_record_module
+
+    reader = array_record_module.ArrayRecordReader(path)
+    there = reader.num_records()
+    yield there, 0, []
+    # Batches lie the same wherever reading begins, so what ends this process does so at the same place again.
+    for first in range(skip + start // _BATCH * _BATCH, min(stop, there), _BATCH):
+        last = min(first + _BATCH, stop, there)
+        try:
+            yield there, first - skip, reader.read(first, last)
+        except Exception:  # whatever the library raises: find the records at fault
+            yield there, first - skip, [_read_one(reader, index) for index in range(first, last)]
+
+
+def _read_one(reader: Any, index: int) -> bytes | str:
+    try:
+        return reader.read([index])[0]
+    except Exception as error:
+        return f"it cannot be read: {apart.one_line(error)}"
 
 
 def open_builder(dataset: str, data_dir: Path | None) -> Any:
@@ -177,8 +281,8 @@ def open_builder(dataset: str, data_dir: Path | None) -> Any:
         return read_only_builder.builder_from_files(dataset, data_dir=folder)
     except registered.DatasetNotFoundError:
         pass  # not prepared yet
-    except (ValueError, OSError) as error:
-        raise UserError(f"the TFDS data set {dataset} cannot be opened: {_one_line(error)}") from error
+    except Exception as error:  # whatever damaged or odd JSON files make TFDS raise
+        raise UserError(f"the TFDS data set {dataset} cannot be opened: {apart.one_line(error)}") from error
     try:
         builder = load.builder(dataset, data_dir=folder, file_format="array_record")
         say(f"{dataset} is not in {builder.data_dir} yet: TFDS downloads and prepares it", error=True)
@@ -191,8 +295,8 @@ def open_builder(dataset: str, data_dir: Path | None) -> Any:
         raise UserError(f"TFDS has no data set {dataset}: {hint}") from error
     except Exception as error:  # whatever the data set's own program and the network raise
         raise UserError(
-            f"TFDS cannot prepare {dataset} here: {_one_line(error)}; prepare it where TensorFlow is installed, with "
-            f"`tfds build {dataset}`, and point --data-dir at the folder: then it is read without TensorFlow"
+            f"TFDS cannot prepare {dataset} here: {apart.one_line(error)}; prepare it where TensorFlow is installed, "
+            f"with `tfds build {dataset}`, and point --data-dir at the folder: then it is read without TensorFlow"
         ) from error
     return builder
 
@@ -236,16 +340,3 @@ def _converter(feature: Any) -> Callable[[Any], Any]:
     if feature.np_dtype == np.bool_:
         return bool
     return lambda value: value.decode("utf-8") if isinstance(value, bytes) else jsonable(value)
-
-
-def _from_array_record(data: Any, start: int) -> Iterator[bytes]:
-    for index in range(start, len(data)):
-        yield data[index]
-
-
-def _from_tfrecord(path: Path, skip: int, stop: int, start: int) -> Iterator[bytes]:
-    yield from islice(read_tfrecords(path), skip + start, stop)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:500] or type(error).__name__

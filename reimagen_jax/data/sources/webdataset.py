@@ -15,8 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reimagen_jax.data.image_text import Problem
-from reimagen_jax.data.sources.base import MAX_TEXT_BYTES, Entry, Source, leads_outside, require_size
-from reimagen_jax.data.sources.fields import Captions, jsonable, parse_object
+from reimagen_jax.data.sources.base import MAX_TEXT_BYTES, Entry, Source, Unreadable, checked, require_size
+from reimagen_jax.data.sources.fields import Captions, parse_object
+from reimagen_jax.data.sources.files import leads_outside, require_file, slashed
 from reimagen_jax.data.sources.shards import common_folder, fingerprint, relative_names
 from reimagen_jax.data.sources.tar import Member, TarError, members
 from reimagen_jax.data.sources.where import EVERYTHING, Where
@@ -53,15 +54,17 @@ class WebdatasetSource(Source):
     def entries(self, file: int, start: int) -> Iterator[tuple[int, Entry | Problem]]:
         shard = self.files[file]
         try:
+            require_file(self.paths[file])
             archive = Archive(self.paths[file])
             refused = _why_refused(archive)
+        except Unreadable as error:
+            refused = error.reason, error.detail
         except OSError as error:
             refused = "unreadable file", error.strerror or str(error)
         if refused:
-            if not start:
-                yield 0, Problem(shard, *refused)
+            yield 0, Problem(shard, *refused)
             return
-        files = (member for member in archive.members() if member.kind != "folder")
+        files = (member for member in archive.members() if member.kind != "folder" and not _of_a_mac(member.name))
         for number, (key, parts) in enumerate(groupby(files, key=lambda member: _sample_key(member.name))):
             if number >= start:
                 yield number, self._entry(f"{shard}:{key}", list(islice(parts, _MAX_PARTS + 1)), archive)
@@ -127,13 +130,19 @@ def _why_refused(archive: Archive) -> tuple[str, str] | None:
     return None
 
 
+def _of_a_mac(name: str) -> bool:
+    """True for what macOS adds to archives, and to samples: ._NAME, which holds attributes of the file NAME."""
+    base = slashed(name).rpartition("/")[2]
+    return base.startswith("._") or base == ".DS_Store"
+
+
 def _sample_key(name: str) -> str:
-    folder, slash, base = name.rpartition("/")
-    return f"{folder}{slash}{base.partition('.')[0]}"
+    base = slashed(name).rfind("/") + 1
+    return name[:base] + name[base:].partition(".")[0]
 
 
 def _extension(name: str) -> str:
-    return PurePosixPath(name).name.partition(".")[2].lower()
+    return PurePosixPath(slashed(name)).name.partition(".")[2].lower()
 
 
 def _fields(parts: dict[str, Member], archive: Archive) -> dict[str, Any] | str:
@@ -147,7 +156,7 @@ def _fields(parts: dict[str, Member], archive: Archive) -> dict[str, Any] | str:
         data = archive.read(part.offset, part.size)
         try:
             if extension == "json":
-                fields |= jsonable(parse_object(data, lenient=True))
+                fields |= parse_object(data, lenient=True)
             else:
                 text = data.decode("utf-8-sig").strip()
                 fields["text" if extension in TEXT_EXTENSIONS else extension] = text
@@ -158,4 +167,4 @@ def _fields(parts: dict[str, Member], archive: Archive) -> dict[str, Any] | str:
 
 def _read_picture(archive: Archive, member: Member) -> bytes:
     require_size(member.size)
-    return archive.read(member.offset, member.size)
+    return checked(archive.read(member.offset, member.size))

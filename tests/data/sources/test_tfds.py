@@ -1,11 +1,12 @@
 """TFDS data sets: by name, from ArrayRecord and TFRecord, without TensorFlow; what TFDS writes or mocks is read."""
 
+import struct
 import sys
-from functools import partial
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python import array_record_module
 from PIL import Image
 from tensorboardX.record_writer import RecordWriter
 from tensorflow_datasets.core import naming
@@ -206,18 +207,128 @@ def test_mocked_by_tfds(tmp_path, monkeypatch):
     """
     pillow = lambda self, pixels: self._encode_pil_image(Image.fromarray(pixels))  # noqa: E731
     monkeypatch.setattr(image_feature._ImageEncoder, "_encode_image", pillow)
-    generator = partial(mocking.SerializedRandomFakeGenerator, constant_dynamic_shape=True)
-    monkeypatch.setattr(mocking, "SerializedRandomFakeGenerator", generator)
     features = tfds.features.FeaturesDict({name: COCO[name] for name in COCO if name != "objects"})
-    write(tmp_path, features, {"train": [{name: coco_example(0)[name] for name in features}]})
-    with tfds.testing.mock_data(num_examples=5, policy=tfds.testing.MockPolicy.USE_FILES, data_dir=str(tmp_path)):
-        source = TfdsSource("coco_captions")
-        good, problems = split(source)
+    folder = write(tmp_path, features, {"train": [{name: coco_example(0)[name] for name in features}] * 5}, shard=5)
+    generator = mocking.SerializedRandomFakeGenerator(features, num_examples=5, constant_dynamic_shape=True)
+    (shard,) = folder.glob("*array_record*")
+    writer = array_record_module.ArrayRecordWriter(str(shard), "group_size:1")
+    for raw in generator:
+        writer.write(raw)
+    writer.close()
+    source = TfdsSource("coco_captions", data_dir=tmp_path)
+    good, problems = split(source)
     assert (source.count(), problems, len(good)) == (5, [], 5 * 10)
     assert len({i.digest for i in good}) == 5
     assert all(
         images.load(i.image).format == "JPEG" and i.text and len(i.attributes["captions/id"]) == 10 for i in good
     )
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+def after(record):
+    """Cuts a TFRecord file after so many whole records."""
+
+    def cut(path):
+        kept = b""
+        for raw in list(read_tfrecords(path))[:record]:
+            kept += struct.pack("<Q", len(raw)) + struct.pack("<I", masked_crc(struct.pack("<Q", len(raw))))
+            kept += raw + struct.pack("<I", masked_crc(raw))
+        path.write_bytes(kept)
+
+    return cut
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
+half = lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])  # noqa: E731
+empty = lambda path: path.write_bytes(b"")  # noqa: E731
+missing = lambda path: path.unlink()  # noqa: E731
+pointer = lambda path: path.write_bytes(POINTER)  # noqa: E731
+twice = lambda path: path.write_bytes(2 * path.read_bytes())  # noqa: E731
+
+
+@pytest.mark.parametrize(
+    ("file_format", "damage", "left", "reason", "said"),
+    [
+        ("array_record", flip, 0, "damaged file", "it ends after 0 of 4 examples"),
+        ("array_record", half, 0, "damaged file", "it ends after 0 of 4 examples"),
+        ("array_record", empty, 0, "damaged file", "it ends after 0 of 4 examples"),
+        ("array_record", missing, 0, "damaged file", "it is missing, with its 4 examples"),
+        ("array_record", pointer, 0, "git-LFS pointer", "git lfs pull"),
+        ("tfrecord", empty, 0, "damaged file", "it ends after 0 of 4 examples"),
+        ("tfrecord", after(1), 1, "damaged file", "it ends after 1 of 4 examples"),
+        ("tfrecord", half, 2, "damaged file", "after 2 of 4 examples"),
+        ("tfrecord", missing, 0, "damaged file", "it is missing, with its 4 examples"),
+        ("tfrecord", pointer, 0, "git-LFS pointer", "git lfs pull"),
+        ("tfrecord", twice, 4, "damaged file", "it goes on after the 4 examples"),
+    ],
+)
+def test_a_shard_is_compared_with_the_data_sets_own_list(tmp_path, file_format, damage, left, reason, said):
+    folder = write(tmp_path, COCO, {"train": [coco_example(n) for n in range(8)]}, file_format, shard=4)
+    shard = min(folder.glob("*record*"))
+    damage(shard)
+    source = TfdsSource("coco_captions", data_dir=tmp_path, captions=Captions(most=1))
+    good, problems = split(source)
+    assert [i.attributes["image/id"] for i in good] == [*range(left), 4, 5, 6, 7]
+    assert [(p.name, p.reason) for p in problems] == [(f"train/{shard.name}", reason)]
+    assert said in problems[0].detail
+    whole = list(source.read())
+    for number, (place, _) in enumerate(whole):
+        assert list(source.read(place)) == whole[number + 1 :]
+
+
+def test_a_damaged_record_of_an_indexed_shard_costs_that_example(tmp_path):
+    """Incompressible pictures make long records; the end of the file, which tells their places, stays whole."""
+    features = tfds.features.FeaturesDict({"image": tfds.features.Image(), "text": tfds.features.Text()})
+    examples = [{"image": encoded(picture(n, (256, 256))), "text": f"{n}"} for n in range(4)]
+    shard = min(write(tmp_path, features, {"train": examples}, name="large", shard=4).glob("*array_record*"))
+    data = bytearray(shard.read_bytes())
+    place = data.index(examples[1]["image"][1000:1020])
+    data[place] ^= 0xFF
+    shard.write_bytes(data)
+    source = TfdsSource("large", data_dir=tmp_path)
+    good, problems = split(source)
+    assert [i.text for i in good] == ["0", "2", "3"]
+    assert [(p.name, p.reason) for p in problems] == [("train:1", "bad example")]
+    assert shard.name in problems[0].detail
+    whole = list(source.read())
+    for number, (place, _) in enumerate(whole):
+        assert list(source.read(place)) == whole[number + 1 :]
+
+
+def test_a_value_that_is_no_text_costs_that_value(tmp_path):
+    features = tfds.features.FeaturesDict(
+        {"image": tfds.features.Image(), "text": tfds.features.Text(), "by": tfds.features.Text()}
+    )
+    write(tmp_path, features, {"train": [{"image": encoded(picture(0)), "text": "a", "by": b"\xff"}]}, name="mixed")
+    good, problems = split(TfdsSource("mixed", data_dir=tmp_path))
+    assert ([(i.text, i.attributes) for i in good], problems) == ([("a", {})], [])
+
+
+def test_shards_behind_links_are_read_only_when_asked(tmp_path):
+    folder = write(tmp_path / "sets", COCO, {"train": [coco_example(n) for n in range(4)]}, shard=2)
+    shard = min(folder.glob("*record*"))
+    shard.rename(tmp_path / "elsewhere")
+    shard.symlink_to(tmp_path / "elsewhere")
+    good, problems = split(TfdsSource("coco_captions", data_dir=tmp_path / "sets", captions=Captions(most=1)))
+    assert ([i.attributes["image/id"] for i in good], [p.reason for p in problems]) == ([2, 3], ["unreadable file"])
+    assert "--follow-links" in problems[0].detail
+    assert (
+        len(list(TfdsSource("coco_captions", data_dir=tmp_path / "sets", follow_links=True).items())) == 1 + 2 + 3 + 4
+    )
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("content", [b"", b"{", POINTER, b"[" * 100_000, b'{"a": 1}'])
+def test_damaged_descriptions_are_refused(tmp_path, name, content):
+    folder = write(tmp_path, COCO, {"train": [coco_example(0)]})
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match="coco_captions"):
+        TfdsSource("coco_captions", data_dir=tmp_path)
 
 
 def test_what_is_not_there(tmp_path, capsys):

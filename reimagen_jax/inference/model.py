@@ -12,6 +12,7 @@ from reimagen_jax.config import Experiment
 from reimagen_jax.errors import require
 from reimagen_jax.files import read_json
 from reimagen_jax.inference.pipeline import Stage
+from reimagen_jax.pretrained.finite import require_finite_tree
 from reimagen_jax.pretrained.weights import WEIGHTS, fingerprint, load_params
 from reimagen_jax.systems import kinds
 from reimagen_jax.systems.base import Params, Settings
@@ -49,6 +50,7 @@ class Model:
             params = load_params(path / WEIGHTS, expected, on_host=on_host)
         else:
             step, params = checkpoint.load_ema(path, step, on_host=on_host)
+            require_finite_tree(params, f"{path}, step {step}")
         if text_encoder is not None:
             config = dataclasses.replace(config, system=config.system.with_text_encoder(str(text_encoder)))
         return cls(path, config, params, step)

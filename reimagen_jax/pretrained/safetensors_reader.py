@@ -11,6 +11,7 @@ never opened.
 """
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Sharding
@@ -26,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 
 from reimagen_jax.errors import UserError
 from reimagen_jax.files import read_json
+from reimagen_jax.pretrained.finite import require_finite
 
 STEMS = ("model", "diffusion_pytorch_model")
 """What transformers and diffusers call their weights."""
@@ -59,24 +62,90 @@ CONVOLUTION = (2, 3, 1, 0)
 """OIHW as HWIO."""
 
 
+TYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
+}
+"""Types of weights. Others (I8, U8, F4, ...) are of quantised ones: numbers only together with their scales."""
+LARGEST_HEADER = 2**25
+"""Bytes; a header takes some 100 for a tensor."""
+
+
+class File:
+    """A safetensors file: 8 bytes with the header's length, the header (JSON: name -> type, shape, place), the numbers.
+
+    Raises `UserError` in one line when it is truncated or damaged; nothing larger than the header is read for that.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, header = path, {}
+        try:
+            header = _header(path)
+            with safe_open(path, framework="numpy"):  # whether types, shapes and places agree, and fill the file
+                pass
+            self.tensors = {name: about for name, about in header.items() if name != "__metadata__"}
+            self._bytes = np.memmap(path, np.uint8, mode="r") if self.tensors else np.zeros(0, np.uint8)
+        except (OSError, SafetensorError, ValueError, RecursionError) as error:
+            kinds = {name: about.get("dtype") for name, about in header.items() if isinstance(about, dict)}
+            odd = "".join(f"{name} is of type {kind}: " for name, kind in kinds.items() if f"`{kind}`" in str(error))
+            raise UserError(f"{path} cannot be read as safetensors, is it whole? ({odd}{error})") from error
+        self._start = 8 + int.from_bytes(self._bytes[:8].tobytes(), "little")
+
+    def read(self, name: str, index: Index = ()) -> np.ndarray:
+        """A copy of the part `index` of a tensor. Raises `UserError` for a type that weights do not have."""
+        about = self.tensors[name]
+        if (dtype := TYPES.get(about["dtype"])) is None:
+            raise UserError(f"{self.path}: {name} {_not_a_weight(about['dtype'])}")
+        begin, end = (self._start + offset for offset in about["data_offsets"])
+        return np.array(self._bytes[begin:end].view(dtype).reshape(about["shape"])[index])
+
+
+def _header(path: Path) -> dict[str, dict[str, Any]]:
+    """Raises `OSError`, `ValueError` or `RecursionError` when there is none."""
+    with path.open("rb") as file:
+        size, length = path.stat().st_size, int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise ValueError(f"its header is said to have {length:,} bytes, the file has {size:,}")
+        if length > LARGEST_HEADER:
+            raise ValueError(f"its header has {length:,} bytes, at most {LARGEST_HEADER:,} are read")
+        header = json.loads(file.read(length), object_pairs_hook=_once)
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a table")
+    return header
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} stands there twice")
+    return table
+
+
+def _not_a_weight(dtype: str) -> str:
+    return f"is of type {dtype}, but weights are read as {', '.join(TYPES)}: convert them to one of these first"
+
+
 class Checkpoint(Mapping[str, np.ndarray]):
     """The tensors of one or several safetensors files under their names; `checkpoint[name]` reads one whole tensor.
 
-    Raises `UserError` naming the file when one is missing, truncated, or does not hold what the index says.
+    Raises `UserError` naming the file when one is missing, truncated or damaged, and when two hold the same tensor.
     """
 
-    def __init__(self, files: Sequence[Path], index: Mapping[str, str] | None = None) -> None:
-        self.files = {file.name: _open(file) for file in files}
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = {file.name: File(file) for file in files}
         self._file_of: dict[str, str] = {}
-        for file, handle in self.files.items():
-            for name in handle.keys():  # noqa: SIM118 (not a mapping)
+        for file, content in self.files.items():
+            for name in content.tensors:
                 if name in self._file_of:
                     raise UserError(f"{name} stands in both {self._file_of[name]} and {file}: one of them is stray")
                 self._file_of[name] = file
-        if index is not None and index != self._file_of:
-            wrong = sorted(name for name, _ in index.items() ^ self._file_of.items())
-            listed = ", ".join(dict.fromkeys(wrong[:8])) + (", ..." if len(wrong) > 8 else "")
-            raise UserError(f"{files[0].parent}: the index and the files disagree about {listed}: download them again")
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.read(name)
@@ -92,25 +161,18 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Read off the header."""
-        return tuple(self._slice(name).get_shape())
+        return tuple(self._about(name)["shape"])
 
     def dtype(self, name: str) -> str:
         """As safetensors calls it: F32, BF16, ..."""
-        return self._slice(name).get_dtype()
+        return self._about(name)["dtype"]
 
     def read(self, name: str, index: Index = ()) -> np.ndarray:
-        """The part `index` of a tensor, nothing else of it being read."""
-        return np.asarray(self._slice(name)[index] if index else self.files[self._file_of[name]].get_tensor(name))
+        """The part `index` of a tensor, nothing else of it being read. Raises `UserError` for a type of no weights."""
+        return self.files[self._file_of[name]].read(name, index)
 
-    def _slice(self, name: str) -> Any:
-        return self.files[self._file_of[name]].get_slice(name)
-
-
-def _open(file: Path) -> Any:
-    try:
-        return safe_open(file, framework="numpy")
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read as safetensors, is it whole? ({error})") from error
+    def _about(self, name: str) -> dict[str, Any]:
+        return self.files[self._file_of[name]].tensors[name]
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -135,7 +197,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             raise UserError(f"{path} points to {file!r}: only safetensors files beside it are read")
     if missing := [file for file in files if not (path.parent / file).is_file()]:
         raise UserError(f"{path.parent} lacks {', '.join(missing)}, which {path.name} names: download them again")
-    return Checkpoint([path.parent / file for file in files], index)
+    # What the files hold counts: published indexes list tied tensors that are in no file, and leave out others.
+    return Checkpoint([path.parent / file for file in files])
 
 
 def _weights_in(folder: Path) -> Path:
@@ -144,18 +207,23 @@ def _weights_in(folder: Path) -> Path:
             if plain.is_file():
                 return plain
         part = re.compile(rf"{stem}\.[\w-]+-\d{{5}}-of-\d{{5}}\.safetensors")
-        variants = sorted(folder.glob(f"{stem}.safetensors.index.*.json")) + sorted(
-            file for file in folder.glob(f"{stem}.*.safetensors") if not part.fullmatch(file.name)
-        )
+        # transformers and diffusers, and diffusers before 0.28
+        indexes = (f"{stem}.safetensors.index.*.json", f"{stem}.*.safetensors.index.json")
+        variants = sorted(file for pattern in indexes for file in folder.glob(pattern))
+        variants += sorted(file for file in folder.glob(f"{stem}.*.safetensors") if not part.fullmatch(file.name))
         if len(variants) > 1:
             listed = ", ".join(file.name for file in variants)
-            raise UserError(f"{folder} holds several variants ({listed}): name the file that is meant")
+            raise UserError(f"{folder} holds several variants ({listed}): leave the one that is meant there")
         if variants:
             return variants[0]
     if pickles := [file.name for pattern in PICKLES for file in sorted(folder.glob(pattern))]:
         raise UserError(
             f"{folder} holds no safetensors file, only {pickles[0]}, of a format that may run code when read: "
             "save it as safetensors once (in PyTorch, `from_pretrained(...).save_pretrained(...)` does)"
+        )
+    if shards := sorted(file.name for file in folder.glob("*-of-*.safetensors")):
+        raise UserError(
+            f"{folder} holds {shards[0]}, but no index of such files: download model.safetensors.index.json"
         )
     raise UserError(f"{folder} holds no model.safetensors and no model.safetensors.index.json")
 
@@ -191,7 +259,11 @@ def check(
     sources: Mapping[str, Source],
     ignore: Sequence[str] = (),
 ) -> None:
-    """Raises `UserError` unless `checkpoint` has exactly these tensors, in these shapes, besides those ignored."""
+    """Raises `UserError` unless `checkpoint` has these tensors, in these shapes and as weights.
+
+    Others are passed over where they are ignored, or stand outside of all modules that are read (a decoder's, say).
+    Inside of these they mean another network: one layer more, a bias, adapters, scales of quantised weights.
+    """
     problems, used = [], set()
     for path, source in sources.items():
         used |= {source.name, *source.aliases}
@@ -199,8 +271,12 @@ def check(
             problems.append(f"{source.name} is missing")
         elif _permuted(theirs := checkpoint.shape(name), source.axes) != shapes[path]:
             problems.append(f"{name} has shape {theirs}, not {_permuted_back(shapes[path], source.axes)}")
+        elif checkpoint.dtype(name) not in TYPES:
+            problems.append(f"{name} {_not_a_weight(checkpoint.dtype(name))}")
     unknown = [name for name in checkpoint if name not in used and not any(re.search(p, name) for p in ignore)]
-    problems += [f"{name} is unknown" for name in unknown]
+    modules = {name.partition(".")[0] for name in used}
+    # Names that nothing is known about may be what is missed, under another name.
+    problems += [f"{name} is unknown" for name in unknown if problems or name.partition(".")[0] in modules]
     if problems:
         files = ", ".join(checkpoint.files)
         raise UserError(f"the weights in {files} do not fit the network: " + "; ".join(sorted(problems)))
@@ -217,7 +293,9 @@ def _read(checkpoint: Checkpoint, source: Source, leaf: jax.ShapeDtypeStruct, wh
             ours = tuple(slice(*bound) for bound in bounds)
             array = checkpoint.read(name, _permuted_back(ours, source.axes))
             array = array if source.axes is None else array.transpose(source.axes)
-            held[bounds] = _laid_out(array, leaf.dtype)
+            with np.errstate(over="ignore"):  # what is too large is refused by name
+                held[bounds] = _laid_out(array, leaf.dtype)
+            require_finite(held[bounds], name, ", ".join(checkpoint.files))
         return held[bounds]
 
     # Waiting keeps the next parameter's host copy from being made while this one's is still on its way.

@@ -11,27 +11,43 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
 from reimagen_jax.errors import UserError
+from reimagen_jax.pretrained.finite import all_finite, require_finite
 from reimagen_jax.pretrained.safetensors_reader import Checkpoint
 
 WEIGHTS = "weights.safetensors"
 
 
 def save_params(path: str | Path, params: Any, dtype: np.dtype | type = np.float32) -> None:
-    """Writes a parameter tree as one safetensors file, whole or not at all; floats are stored as `dtype`."""
+    """Writes a parameter tree as one safetensors file, whole or not at all; floats are stored as `dtype`.
+
+    Raises `UserError` naming a parameter that is not finite, or that `dtype` cannot hold.
+    """
     path = Path(path)
     # safetensors writes the memory as it lies, a transposed array's too, so it has to lie in order.
-    flat = {name: np.asarray(leaf, dtype, order="C") for name, leaf in flatten_dict(params, sep="/").items()}
+    flat = {name: _stored(np.asarray(leaf), name, dtype) for name, leaf in flatten_dict(params, sep="/").items()}
     partial = path.with_name(f".{path.name}.partial")
     save_file(flat, partial)
     partial.chmod(0o644)  # safetensors makes files private; an installed package is read by others
     partial.replace(path)
 
 
+def _stored(array: np.ndarray, name: str, dtype: np.dtype | type) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        stored = np.asarray(array, dtype, order="C")
+    if not all_finite(stored):
+        require_finite(array, name, "the weights cannot be stored")
+        raise UserError(
+            f"{name} holds {np.abs(array).max():g}, and {np.dtype(dtype).name} ends at {jnp.finfo(dtype).max:g}: store "
+            "the weights as float32 (--dtype float32)"
+        )
+    return stored
+
+
 def load_params(path: str | Path, expected: Any, *, on_host: bool = False) -> Any:
     """Reads a parameter tree as float32, to the default device or, `on_host`, as arrays of numpy.
 
     `expected` is a tree of shapes (from `jax.eval_shape`). Raises `UserError` naming all missing, unknown and
-    differently shaped parameters at once.
+    differently shaped parameters at once, and one that is not finite.
     """
     checkpoint = Checkpoint([Path(path)])
     shapes = {name: tuple(leaf.shape) for name, leaf in flatten_dict(expected, sep="/").items()}
@@ -46,7 +62,14 @@ def load_params(path: str | Path, expected: Any, *, on_host: bool = False) -> An
         raise UserError(f"{path} does not fit the network: " + "; ".join(problems))
     # One after the other, so that a host never holds the file's copy of everything besides.
     asarray = np.asarray if on_host else jnp.asarray
-    return unflatten_dict({name: asarray(checkpoint[name], dtype=np.float32) for name in shapes}, sep="/")
+    return unflatten_dict({name: asarray(_read(checkpoint, name, path)) for name in shapes}, sep="/")
+
+
+def _read(checkpoint: Checkpoint, name: str, path: str | Path) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        array = checkpoint[name].astype(np.float32, copy=False)
+    require_finite(array, name, path)
+    return array
 
 
 def fingerprint(params: Any, about: Any = None) -> str:

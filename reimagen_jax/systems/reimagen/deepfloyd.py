@@ -8,7 +8,7 @@ high there. Everything in this file is a pure function of arrays and settings; i
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,18 +19,80 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.nets.settings import Level, UNetConfig
 from reimagen_jax.nets.unet import Condition, UNet
+from reimagen_jax.pretrained import published_settings
+from reimagen_jax.pretrained.finite import require_finite
+from reimagen_jax.pretrained.published_settings import not_counts, not_small
 
 Params = dict[str, Any]
 
-EXPECTED = {
+CHANNELS, PREDICTED = 3, 6
+"""Of an image, and of the prediction: its noise, and what the variance is learned by."""
+DOWN, UP = (
+    ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+    ("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"),
+)
+"""Levels without and with attention."""
+
+DEFAULTS = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "only_cross_attention": False,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "act_fn": "silu",
+    "norm_eps": 1e-5,
+    "cross_attention_dim": 1280,
+    "encoder_hid_dim": None,
+    "attention_head_dim": 8,
+    "class_embed_type": None,
+    "addition_embed_type": None,
+    "resnet_time_scale_shift": "default",
+    "resnet_skip_time_act": False,
+    "resnet_out_scale_factor": 1.0,
+    "time_embedding_dim": None,
+    "cross_attention_norm": None,
+    "addition_embed_type_num_heads": 64,
+}
+"""What diffusers' `UNet2DConditionModel` takes for keys that are not there, of those that IF's networks set."""
+
+FIXED = {
     "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
     "cross_attention_norm": "group_norm",
     "resnet_time_scale_shift": "scale_shift",
     "act_fn": "gelu",
     "addition_embed_type": "text",
+    "out_channels": PREDICTED,
+    # What follows is diffusers' default as well.
     "norm_num_groups": 32,
+    "center_input_sample": False,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "time_embedding_type": "positional",
+    "timestep_post_act": None,
+    "time_cond_proj_dim": None,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "num_attention_heads": None,
+    "dual_cross_attention": False,
+    "num_class_embeds": None,
+    "projection_class_embeddings_input_dim": None,
+    "class_embeddings_concat": False,
+    "attention_type": "default",
+    "addition_time_embed_dim": None,
 }
-"""What makes a `UNet2DConditionModel` one of IF's."""
+"""What makes a `UNet2DConditionModel` one of IF's, and what our network implements."""
+
+RELATED = ("sample_size", "time_embedding_act_fn", "mid_block_only_cross_attention", "encoder_hid_dim_type", *DEFAULTS)
+"""Keys that are used, or have to go together."""
+HARMLESS = (
+    *("dropout", "upcast_attention"),  # of training; of precision
+    *("downsample_padding", "use_linear_projection", "transformer_layers_per_block"),  # of blocks that IF has not
+    "reverse_transformer_layers_per_block",
+)
 
 MODULES = (
     (r"^conditioning/time(\d)$", lambda m: [f"time_embedding.linear_{m[1]}"]),
@@ -64,20 +126,13 @@ def unet_config(theirs: Mapping[str, Any]) -> UNetConfig:
 
     Raises `UserError` naming the settings that no network of IF's has.
     """
-    problems = [
-        f"{name} is {theirs.get(name)!r}, not {value!r}"
-        for name, value in EXPECTED.items()
-        if theirs.get(name, value) != value
-    ]
-    head_width, heads = theirs["attention_head_dim"], theirs.get("addition_embed_type_num_heads", 64)
-    text_width = theirs.get("encoder_hid_dim") or theirs["cross_attention_dim"]
-    if text_width != head_width * heads:
-        problems.append(f"text of width {text_width} is pooled by {heads} heads, of other width than {head_width}")
-    if problems:
+    theirs = DEFAULTS | dict(theirs)
+    if problems := _not_ifs(theirs):
         raise UserError("not a network of DeepFloyd IF: " + "; ".join(problems))
-    widths, text_alone = theirs["block_out_channels"], theirs.get("only_cross_attention", False)
+    head_width = theirs["attention_head_dim"]
+    widths, text_alone = theirs["block_out_channels"], theirs["only_cross_attention"]
     blocks, kinds = theirs["layers_per_block"], theirs["down_block_types"]
-    attends = [kind == "SimpleCrossAttnDownBlock2D" for kind in kinds]
+    attends = [kind == DOWN[1] for kind in kinds]
     return UNetConfig(
         levels=tuple(
             Level(
@@ -90,15 +145,67 @@ def unet_config(theirs: Mapping[str, Any]) -> UNetConfig:
         ),
         head_width=head_width,
         groups=32,
-        cond_width=theirs.get("time_embedding_dim") or 4 * widths[0],
+        cond_width=theirs["time_embedding_dim"] or 4 * widths[0],
         time_features=widths[0],
-        residual_scale=1.0 / theirs.get("resnet_out_scale_factor", 1.0),
+        residual_scale=1.0 / theirs["resnet_out_scale_factor"],
         activation="gelu",
-        norm_epsilon=theirs.get("norm_eps", 1e-5),
-        text_width=theirs["cross_attention_dim"] if theirs.get("encoder_hid_dim") else None,
+        norm_epsilon=theirs["norm_eps"],
+        text_width=theirs["cross_attention_dim"] if theirs["encoder_hid_dim"] else None,
         text_pooling="attention",
         text_norm="group",
     )
+
+
+def _not_ifs(theirs: Mapping[str, Any]) -> list[str]:
+    """What no network of IF's has, every key considered."""
+    problems = published_settings.problems(theirs, used=RELATED, fixed=FIXED, harmless=HARMLESS)
+    whole = {"attention_head_dim": 1024, "cross_attention_dim": 2**20, "addition_embed_type_num_heads": 2**20}
+    if theirs["encoder_hid_dim"] is not None:
+        whole["encoder_hid_dim"] = 2**20
+    if theirs["time_embedding_dim"] is not None:
+        whole["time_embedding_dim"] = 2**20
+    problems += not_counts(theirs, whole) + not_small(theirs, "norm_eps")
+    widths, kinds = theirs["block_out_channels"], theirs["down_block_types"]
+    if not _all(widths, int, lambda width: 0 < width <= 2**20 and width % 32 == 0) or not 1 <= len(widths) <= 10:
+        problems.append(f"block_out_channels {widths!r} are not multiples of 32, one for each of up to 10 levels")
+        return problems
+    if not _all(kinds, str, DOWN.__contains__) or len(kinds) != len(widths):
+        problems.append(f"down_block_types are {kinds!r}, not {' or '.join(DOWN)} for each of {len(widths)} levels")
+    elif list(theirs["up_block_types"]) != (up := [UP[DOWN.index(kind)] for kind in reversed(kinds)]):
+        problems.append(f"up_block_types are {theirs['up_block_types']!r}, not {up!r}")
+    blocks = theirs["layers_per_block"]
+    blocks = [blocks] * len(widths) if isinstance(blocks, int) else blocks
+    if not _all(blocks, int, lambda number: 0 < number <= 100) or len(blocks) != len(widths):
+        problems.append(f"layers_per_block is {blocks!r}, not a number from 1 to 100 for each of {len(widths)} levels")
+    if problems:
+        return problems
+    heads, head_width = theirs["addition_embed_type_num_heads"], theirs["attention_head_dim"]
+    if (text_width := theirs["encoder_hid_dim"] or theirs["cross_attention_dim"]) != head_width * heads:
+        problems.append(f"text of width {text_width} is pooled by {heads} heads, of other width than {head_width}")
+    if theirs.get("encoder_hid_dim_type") not in (None, "text_proj" if theirs["encoder_hid_dim"] else None):
+        problems.append(f"encoder_hid_dim_type is {theirs['encoder_hid_dim_type']!r}, not that of a text's projection")
+    if (kind := theirs["class_embed_type"]) not in (None, "timestep"):
+        problems.append(f"class_embed_type is {kind!r}, not None or 'timestep'")
+    if (given := theirs["in_channels"]) != (wanted := CHANNELS if kind is None else 2 * CHANNELS):
+        problems.append(f"in_channels is {given!r}, not {wanted} with the class_embed_type {kind!r}")
+    if not isinstance(alone := theirs["only_cross_attention"], bool):
+        problems.append(f"only_cross_attention is {alone!r}, not true or false for all levels")
+    if (middle := theirs.get("mid_block_only_cross_attention")) not in (None, alone):
+        problems.append(f"mid_block_only_cross_attention is {middle!r}, where only_cross_attention is {alone!r}")
+    # The embedding of the time goes through one activation: in every block, or once before them all.
+    acts = (theirs["resnet_skip_time_act"], theirs.get("time_embedding_act_fn"))
+    if acts not in ((False, None), (True, "gelu")):
+        problems.append(f"resnet_skip_time_act is {acts[0]!r}, where time_embedding_act_fn is {acts[1]!r}")
+    scales = (theirs["resnet_out_scale_factor"], theirs["mid_block_scale_factor"])
+    if not all(isinstance(scale, int | float) and 0 < scale < 1e3 for scale in scales) or scales[0] != scales[1]:
+        problems.append(f"resnet_out_scale_factor {scales[0]!r} and mid_block_scale_factor {scales[1]!r} are not one")
+    return problems
+
+
+def _all(values: Any, kind: type, fits: Callable[[Any], bool]) -> bool:
+    """Whether it is a list of such values."""
+    listed = isinstance(values, list | tuple)
+    return listed and all(isinstance(value, kind) and not isinstance(value, bool) and fits(value) for value in values)
 
 
 def unet_params(state: Mapping[str, np.ndarray], config: UNetConfig) -> Params:
@@ -112,35 +219,39 @@ def unet_params(state: Mapping[str, np.ndarray], config: UNetConfig) -> Params:
     sources = {path: their_names(path, len(config.levels)) for path in expected}
     wanted = {name for names in sources.values() for name in names}
     problems = [f"{name} is missing" for name in sorted(wanted - state.keys())]
-    problems += [f"{name} is unexpected" for name in sorted(state.keys() - wanted)]
+    modules = {name.partition(".")[0] for name in wanted}
+    unknown = sorted(name for name in state.keys() - wanted if problems or name.partition(".")[0] in modules)
+    problems += [f"{name} is unexpected" for name in unknown]
     params = {}
     for path, names in sources.items():
         if all(name in state for name in names):
             leaf, shape = to_ours(path, [state[name] for name in names]), expected[path]
             if leaf.shape != shape:
                 problems.append(f"{' + '.join(names)} has shape {leaf.shape} as {path}, not {shape}")
-            params[path] = leaf
+            with np.errstate(over="ignore"):
+                params[path] = np.asarray(leaf, np.float32)
+            require_finite(params[path], " + ".join(names), "the network's weights")
     if problems:
         raise UserError("the weights do not fit the network: " + "; ".join(problems))
-    return unflatten_dict({path: np.asarray(leaf, np.float32) for path, leaf in params.items()}, sep="/")
+    return unflatten_dict(params, sep="/")
 
 
 def expected_shapes(state: Mapping[str, np.ndarray], config: UNetConfig) -> dict[str, tuple[int, ...]]:
     """Path to shape of the parameters that IF has, for the network `config`; nothing is computed.
 
-    What the settings do not say is read off the state dict: whether it is a super-resolution stage, the text's width
-    and the channels of the prediction (twice those of an image, with a learned variance).
+    What the settings do not say is read off the state dict: whether it is a super-resolution stage, and the text's
+    width.
     """
     super_resolution = "class_embedding.linear_1.weight" in state
-    for name in ("add_embedding.norm1.weight", "conv_out.weight"):
-        require(name in state, f"the weights have no {name}: they are not those of a U-Net of DeepFloyd IF")
-    text_width, channels = (len(state[name]) for name in ("add_embedding.norm1.weight", "conv_out.weight"))
+    name = "add_embedding.norm1.weight"
+    require(name in state, f"the weights have no {name}: they are not those of a U-Net of DeepFloyd IF")
+    text_width = np.size(state[name])
 
     def init() -> Params:
         x = jnp.zeros((1, config.stride, config.stride, 3), jnp.float32)
         text, mask, t = jnp.zeros((1, 2, text_width), jnp.float32), jnp.ones((1, 2), bool), jnp.zeros(1, jnp.float32)
         low_res = {"low_res_BHWC": x, "aug_level_B": t} if super_resolution else {}
-        return UNet(config, channels).init(jax.random.key(0), x, t, Condition(text, mask, **low_res))["params"]
+        return UNet(config, PREDICTED).init(jax.random.key(0), x, t, Condition(text, mask, **low_res))["params"]
 
     return {path: tuple(leaf.shape) for path, leaf in flatten_dict(jax.eval_shape(init), sep="/").items()}
 
@@ -183,6 +294,8 @@ def _their_block(block: str, levels: int) -> str:
 
 def to_ours(path: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Lays the arrays side by side along their outputs, and puts inputs before outputs: OIHW to HWIO, OI to IO."""
+    if len({(array.ndim, *array.shape[1:]) for array in map(np.asarray, arrays)}) > 1 or not np.ndim(arrays[0]):
+        raise UserError(f"{path} is made of arrays that do not fit: {', '.join(str(np.shape(x)) for x in arrays)}")
     array = np.concatenate([np.asarray(array) for array in arrays], axis=0)
     if path.endswith("pool_position"):
         return array.reshape(-1)

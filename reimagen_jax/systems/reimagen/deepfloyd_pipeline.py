@@ -32,6 +32,7 @@ from reimagen_jax.errors import UserError, require
 from reimagen_jax.files import read_json
 from reimagen_jax.nets.attention import NeighbourAttention
 from reimagen_jax.nets.settings import UNetConfig
+from reimagen_jax.pretrained import published_settings
 from reimagen_jax.pretrained.safetensors_reader import open_checkpoint
 from reimagen_jax.systems.reimagen.deepfloyd import Params, unet_config, unet_params
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig, TriplesConfig
@@ -42,13 +43,33 @@ FACTOR = 4
 LOGSNR_RANGE = (-20.0, 30.0)
 """Wide enough for the whole chain and, in float32, for an image without noise at its end."""
 CHAIN = {
+    "num_train_timesteps": CHAIN_STEPS,
     "beta_schedule": "squaredcos_cap_v2",
     "prediction_type": "epsilon",
     "trained_betas": None,
     "rescale_betas_zero_snr": False,
+    "_class_name": "DDPMScheduler",
 }
-"""What `DDPMScheduler` settings have to be, where they are given."""
-SAMPLED = {"timestep_spacing": "leading", "steps_offset": 0, "clip_sample_range": 1.0}
+"""What the settings of a `DDPMScheduler` have to be; its betas are given by its schedule."""
+SAMPLED = CHAIN | {
+    "variance_type": "learned_range",
+    "timestep_spacing": "leading",
+    "steps_offset": 0,
+    "clip_sample_range": 1.0,
+}
+"""... where it samples, and not only adds noise."""
+SCHEDULER_DEFAULTS = {
+    "beta_schedule": "linear",
+    "variance_type": None,
+    "clip_sample": True,
+    "thresholding": False,
+    "dynamic_thresholding_ratio": 0.995,
+    "sample_max_value": 1.0,
+}
+"""What diffusers takes for keys that are not there (but for the variance: fixed_small, which is not IF's either)."""
+THRESHOLDING = ("clip_sample", "thresholding", "dynamic_thresholding_ratio", "sample_max_value")
+BETAS = ("beta_start", "beta_end")
+NOT_SAMPLED = (*THRESHOLDING, "variance_type", "timestep_spacing", "steps_offset", "clip_sample_range")
 
 
 @dataclass(frozen=True)
@@ -81,7 +102,12 @@ def read_stage(
     if theirs.get("class_embed_type") is not None:  # the level of noise on the low-resolution image
         noising = _settings(folder / "image_noising_scheduler", "scheduler_config.json", "the settings of that noise")
     config = with_neighbours(stage_config(name, theirs, scheduler, noising), neighbours_at)
-    unet = unet_params(open_checkpoint(folder / "unet"), config.system.unet)
+    checkpoint = open_checkpoint(folder / "unet")
+    require(
+        ("class_embedding.linear_1.weight" in checkpoint) == (noising is not None),
+        f"{folder / 'unet'}: the weights and config.json are of different stages (class_embed_type)",
+    )
+    unet = unet_params(checkpoint, config.system.unet)
     unet |= fresh_neighbour_attention(config.system.unet, jax.random.key(0) if key is None else key)
     encoder = Path(text_encoder) if text_encoder is not None else folder / "text_encoder"
     config, empty_LD = _with_encoder(config, encoder)
@@ -98,25 +124,35 @@ def stage_config(
 
     Raises `UserError` naming all settings that are not those of IF.
     """
-    problems = [
-        *_wrong("scheduler", scheduler, CHAIN | SAMPLED),
-        *_wrong("scheduler", {"variance_type": None, **scheduler}, {"variance_type": "learned_range"}),
-        *_wrong("image_noising_scheduler", noising or {}, CHAIN | {"num_train_timesteps": CHAIN_STEPS}),
-    ]
+    scheduler = SCHEDULER_DEFAULTS | dict(scheduler)
+    problems = _of(
+        "scheduler", published_settings.problems(scheduler, used=THRESHOLDING, fixed=SAMPLED, harmless=BETAS)
+    )
+    if noising is not None:
+        noising, harmless = SCHEDULER_DEFAULTS | dict(noising), (*BETAS, *NOT_SAMPLED)
+        found = published_settings.problems(noising, used=(), fixed=CHAIN, harmless=harmless)
+        problems += _of("image_noising_scheduler", found)
+    problems += _of("scheduler", _odd_thresholds(scheduler))
     if problems:
         raise UserError("not a stage of DeepFloyd IF: " + "; ".join(problems))
-    resolution, text_width = unet["sample_size"], unet.get("encoder_hid_dim") or unet["cross_attention_dim"]
-    require(resolution is not None, "unet/config.json has no sample_size: write the side of the stage's images there")
+    network = unet_config(unet)
+    resolution, text_width = unet.get("sample_size"), unet.get("encoder_hid_dim") or unet["cross_attention_dim"]
+    stride = network.stride * (1 if noising is None else FACTOR)
+    require(
+        isinstance(resolution, int) and 0 < resolution <= 2**16 and resolution % stride == 0,
+        f"unet/config.json: sample_size is {resolution!r}: write the side of the stage's images there, a multiple of "
+        f"{stride}",
+    )
     stage = None
     if noising is not None:
         stage = SuperResolutionConfig(
             low_resolution=resolution // FACTOR, enlarging="linear_corners", aug_schedule="cosine_chain"
         )
-    dynamic, clip = scheduler.get("thresholding", False), scheduler.get("clip_sample", True)
-    limit = {"percentile": scheduler.get("dynamic_thresholding_ratio", 0.995)} if dynamic else {}
+    dynamic, clip = scheduler["thresholding"], scheduler["clip_sample"]
+    limit = {"percentile": scheduler["dynamic_thresholding_ratio"]} if dynamic else {}
     system = ReImagenConfig(
         resolution=resolution,
-        unet=unet_config(unet),
+        unet=network,
         text=TextConfig(
             frozen=FrozenTextConfig(width=text_width, max_tokens=MAX_TOKENS, padding="kept", lowercase=True)
         ),
@@ -124,7 +160,7 @@ def stage_config(
             schedule="cosine_chain",
             prediction="eps",
             learned_variance=True,
-            variance_steps=scheduler.get("num_train_timesteps", 1000),
+            variance_steps=CHAIN_STEPS,
             logsnr_min=LOGSNR_RANGE[0],
             logsnr_max=LOGSNR_RANGE[1],
         ),
@@ -135,7 +171,7 @@ def stage_config(
             text_weight=7.0 if stage is None else 4.0,
             neighbour_weight=7.0 if stage is None else 4.0,
             thresholding="dynamic" if dynamic else "static" if clip else "none",
-            threshold_limit=scheduler.get("sample_max_value", 1.0) if dynamic else None,
+            threshold_limit=scheduler["sample_max_value"] if dynamic else None,
             aug_level=0.25 if stage is not None else 0.1,
             **limit,
         ),
@@ -195,9 +231,15 @@ def _settings(folder: Path, file: str, what: str) -> dict[str, Any]:
     return settings
 
 
-def _wrong(whose: str, theirs: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{whose}: {name} is {theirs[name]!r}, not {value!r}"
-        for name, value in wanted.items()
-        if theirs.get(name, value) != value
-    ]
+def _of(whose: str, problems: Sequence[str]) -> list[str]:
+    return [f"{whose}: {problem}" for problem in problems]
+
+
+def _odd_thresholds(scheduler: Mapping[str, Any]) -> list[str]:
+    """Switches that are none, and limits that are no numbers where they count."""
+    switches = [f"{name} is {scheduler[name]!r}, not true or false" for name in THRESHOLDING[:2]]
+    found = [text for name, text in zip(THRESHOLDING, switches, strict=False) if not isinstance(scheduler[name], bool)]
+    ratio, most = (scheduler[name] for name in THRESHOLDING[2:])
+    if scheduler["thresholding"] and not all(isinstance(x, int | float) for x in (ratio, most)):
+        found.append(f"dynamic_thresholding_ratio {ratio!r} and sample_max_value {most!r} are not numbers")
+    return found

@@ -13,8 +13,8 @@ Not trained by us; `tools` has the preflight for pods. What is whose:
                  frozen T5-XXL of 128 tokens (`text=TextConfig(frozen=FrozenTextConfig())` with `reimagen embed`, see
                  if_finetune_64.py); eta 0.5; the neighbours' weight, that of the text
   not published  Imagen's weights; Re-Imagen's batch, warm-up, average, sampler, both guidance weights. 200,000 steps in
-                 two days are 0.86 s a step, and a step of 2048 takes these chips at least 1.57 s (RESULTS.md, with
-                 neighbours at 32, 16 and 8): their batch was smaller than Imagen's
+                 two days are 0.86 s a step; 2048 images are 0.85 s at these chips' peak, and at least 1.57 s as we
+                 compile them (RESULTS.md, with neighbours at 32, 16 and 8): their batch was smaller than Imagen's
 
 Adafactor takes steps of 1e-4 itself, not of 1e-4 times a parameter's size (`train.multiply_by_parameter_scale`, optax's
 default): neither paper says which, but both have the same 1e-4 for Adam, and scaled, attention that starts at zero

@@ -46,6 +46,7 @@ SMALL = (
     (r"reimagen sweep", "--limit 2 --etas 0 1 --steps 2 --batch-size 2"),
     (r"reimagen sample", "--limit 2 --steps 2 --num-images 1 --batch-size 2"),
     (r"reimagen evaluate entities", "--num-prompts 2 --steps 2 --batch-size 2"),
+    (r"reimagen evaluate people", "--num-prompts 1 --num-images 1 --steps 2 --batch-size 2"),
     (r"reimagen rater train .*--from-run", "--num-images 64"),
     (r"reimagen encode-train .*--from-run", ""),
     (r"reimagen rater train", "--num-steps 3 --batch-size 8 --num-images 64"),
@@ -70,6 +71,7 @@ NOT_HERE = (
         r"experiments/re_imagen.* --workdir DIR",
         "the paper's size, for many devices; two small steps stand in its header",
     ),
+    (r"evaluate judged", "people fill in the table first; tests/evaluation/entities/test_people.py does"),
     (r"tools/preflight.py", "needs '.[tpu]', and minutes of compiling; tests/tools/test_preflight.py runs it"),
     (r"retrieval.beam", "needs '.[beam]', in an environment of its own; tests/parity/test_beam.py runs it"),
     (r"^pip install|-m venv", "installs packages; CI does (.ci/run)"),
@@ -82,7 +84,9 @@ NOT_HERE = (
 
 SLOW_COMPILER = re.compile(r"reimagen demo|ring|bench|cost")
 """What computes enough for optimised programs to be worth compiling."""
-OVERWRITES = re.compile(r"reimagen (prepare|index|triples|sample|sweep|export|encode-train|rater train)\b.*--out ")
+OVERWRITES = re.compile(
+    r"reimagen (prepare|index|triples|sample|sweep|export|encode-train|rater train|evaluate people)\b.*--out "
+)
 WORKING_FIRST = (
     "reimagen_jax/inference",
     "reimagen_jax/evaluation",
@@ -177,6 +181,15 @@ def make_inputs(folder: Path) -> None:
         "text": [told["text"] for _, told in table],
     }
     pyarrow.parquet.write_table(pyarrow.table(columns), folder / "DATASET" / "train-00000-of-00001.parquet")
+    for category in ("bird", "dog"):
+        (folder / "Entity-Imagen" / category).mkdir(parents=True)
+        rows = [
+            {"image": {"bytes": data, "path": None}, "entity": told["entity"]}
+            for data, told in table
+            if told["category"] == category
+        ]
+        named = pyarrow.Table.from_pylist(rows)
+        pyarrow.parquet.write_table(named, folder / "Entity-Imagen" / category / "train-00000-of-00001.parquet")
     (folder / "laion").mkdir()
     for i in range(128):
         data, told = _photo(rng, i)

@@ -4,7 +4,7 @@
 
 One process does what `reimagen sample` does, one thing after the other: a T5 encodes the texts and is given back, CLIP
 ViT-B/32 encodes an image (what dense retrieval needs) and is given back, and a base stage of DeepFloyd IF's medium size
-(376M parameters) draws with k = 2 neighbours. The memory told is the process's own, as in encoder_cost.py.
+(374M parameters) draws with k = 2 neighbours. The memory told is the process's own, as in encoder_cost.py.
 """
 
 from dataclasses import dataclass, replace

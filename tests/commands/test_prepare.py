@@ -62,6 +62,33 @@ def test_a_truncated_shard_is_refused_by_name(tmp_path, capsys, strict):
         assert "1 records" in said.out
 
 
+def test_links_out_of_the_source_are_followed_when_asked(tmp_path, capsys):
+    (tmp_path / "away.png").write_bytes(encoded(picture(0)))
+    lines = [{"file_name": f"{n}.png", "text": f"{n}"} for n in range(2)]
+    folder = write_folder(tmp_path / "f", lines, {"0.png": picture(1)})
+    (folder / "1.png").symlink_to("../away.png")
+    assert prepare(tmp_path / "r", "--source", folder) == 0
+    assert "1.png: unreadable file: a symbolic link out of the folder; --follow-links" in capsys.readouterr().err
+    assert prepare(tmp_path / "all", "--source", folder, "--follow-links") == 0
+    assert Records.open(tmp_path / "all").texts() == ["0", "1"]
+    assert Records.open(tmp_path / "all").manifest["settings"]["follow_links"] is True
+
+
+def test_a_parquet_file_that_ends_its_reader_costs_that_file(tmp_path, capsys):
+    """The footer's size statistics, with one more entry than there are levels: pyarrow 26 calls `abort`."""
+    for n in range(3):
+        columns = {"image": [encoded(picture(n))], "text": [f"{n}"]}
+        pq.write_table(pa.table(columns), tmp_path / f"{n}.parquet")
+    data = bytearray((tmp_path / "1.parquet").read_bytes())
+    place = len(data) - 8 - int.from_bytes(data[-8:-4], "little") + 18
+    data[place] = 0
+    (tmp_path / "1.parquet").write_bytes(data)
+    assert prepare(tmp_path / "r", "--source", tmp_path / "*.parquet") == 0
+    texts = Records.open(tmp_path / "r").texts()
+    assert (texts[0], texts[-1]) == ("0", "2")
+    assert ("1.parquet: damaged file: " in capsys.readouterr().err) == (len(texts) == 2)
+
+
 def test_stopped_and_taken_up_again(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(records_module, "RECORDS_PER_SHARD", 2)
     lines = [{"file_name": f"{n}.png", "text": f"{n}"} for n in range(5)]

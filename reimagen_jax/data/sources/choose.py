@@ -105,7 +105,7 @@ def _look(path: Path, reading: Reading) -> list[Path]:
         return [path]
     metadata = [path / name for name in (METADATA, CSV_METADATA) if (path / name).is_file()]
     tars, parquets = (
-        [file for file in sorted(path.glob(pattern)) if not _hidden(file.relative_to(path))]
+        [file for file in sorted(path.glob(pattern)) if not (file.is_dir() or _hidden(file.relative_to(path)))]
         for pattern in ("*.tar", "**/*.parquet")
     )
     kinds = [kind for kind in (metadata, tars, parquets) if kind]
@@ -124,6 +124,7 @@ def _look(path: Path, reading: Reading) -> list[Path]:
 
 
 def _hidden(path: Path) -> bool:
+    """True where a file or a folder on the way to it begins with a dot."""
     return any(part.startswith(".") for part in path.parts)
 
 

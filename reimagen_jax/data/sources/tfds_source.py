@@ -98,7 +98,7 @@ class TfdsSource(Source):
             yield number, Problem(piece.name, error.reason, error.detail)
         except _Short as error:
             yield number, Problem(piece.name, "damaged file", f"{error}; fetch or prepare it again")
-        except (TFRecordError, apart.Broken) as error:
+        except (TFRecordError, apart.Broken, OSError) as error:
             there = f"{piece.skip + number} of {piece.examples} examples"
             yield number, Problem(piece.name, "damaged file", f"{error}, after {there}; fetch or prepare it again")
 

@@ -65,9 +65,13 @@ class WebdatasetSource(Source):
             yield 0, Problem(shard, *refused)
             return
         files = (member for member in archive.members() if member.kind != "folder" and not _of_a_mac(member.name))
-        for number, (key, parts) in enumerate(groupby(files, key=lambda member: _sample_key(member.name))):
-            if number >= start:
-                yield number, self._entry(f"{shard}:{key}", list(islice(parts, _MAX_PARTS + 1)), archive)
+        number = 0
+        try:
+            for number, (key, parts) in enumerate(groupby(files, key=lambda member: _sample_key(member.name))):
+                if number >= start:
+                    yield number, self._entry(f"{shard}:{key}", list(islice(parts, _MAX_PARTS + 1)), archive)
+        except (TarError, OSError) as error:  # the file changes, or its disk fails
+            yield number + 1, Problem(shard, "unreadable file", str(error))
 
     def _entry(self, key: str, parts: list[Member], archive: "Archive") -> Entry | Problem:
         for part in parts:

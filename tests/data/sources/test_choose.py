@@ -73,6 +73,35 @@ def test_splits_of_parquet_files(tmp_path):
         open_source(str(tmp_path), Reading(split="dev"))
 
 
+def test_hidden_files_and_folders_by_the_name_of_files_are_passed_over(tmp_path):
+    """macOS's ._NAME, `datasets`' caches, and Spark's folders of parts, whose name ends as a file's."""
+    for name in ("data/a", "data/._a", ".cache/b", "spark.parquet/part-0.snappy"):
+        write_parquet(tmp_path / "p" / f"{name}.parquet")
+    assert open_source(str(tmp_path / "p")).files == ("data/a.parquet", "spark.parquet/part-0.snappy.parquet")
+    (tmp_path / "t").mkdir()
+    for name in ("a.tar", "._a.tar"):
+        write_shard(tmp_path / "t" / name, sample(0))
+    assert open_source(str(tmp_path / "t")).files == ("a.tar",)
+
+
+def test_files_behind_links_are_read_only_when_asked_or_named(tmp_path):
+    """Hugging Face's cache is made of such links; a file that was named by hand was asked for."""
+    away = write_parquet(tmp_path / "blobs" / "a.parquet")
+    (tmp_path / "snapshot" / "data").mkdir(parents=True)
+    link = tmp_path / "snapshot" / "data" / "train-00000-of-00001.parquet"
+    link.symlink_to(away)
+    with pytest.raises(UserError, match=r"train-00000-of-00001\.parquet is a symbolic link.*--follow-links"):
+        open_source(str(tmp_path / "snapshot"))
+    for spec, reading in ((tmp_path / "snapshot", Reading(follow_links=True)), (link, Reading())):
+        assert [i.text for i in open_source(str(spec), reading).items()] == ["a"]
+    write_shard(tmp_path / "b.tar", sample(0))
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "b.tar").symlink_to("../b.tar")
+    with pytest.raises(UserError, match="--follow-links"):
+        open_source(str(tmp_path / "t"))
+    assert len(list(open_source(str(tmp_path / "t"), Reading(follow_links=True)).items())) == 1
+
+
 @pytest.mark.parametrize(
     ("spec", "reading", "said"),
     [
@@ -89,6 +118,7 @@ def test_splits_of_parquet_files(tmp_path):
         ("rows.parquet", Reading(split="x"), "no use for --split"),
         ("several/*.tar", Reading(data_dir=Path("x")), "no use for --data-dir"),
         ("entityworld", Reading(captions=Captions("x")), "no use for --caption"),
+        ("entityworld", Reading(follow_links=True), "no use for --follow-links"),
     ],
 )
 def test_refusals(tmp_path, monkeypatch, spec, reading, said):

@@ -86,6 +86,18 @@ def test_sparse_members_are_no_files():
     assert [m.kind for m in read(archive({"a": b"0\n" + bytes(510)}, pax_headers=sparse))] == ["other"]
 
 
+def test_the_map_of_a_sparse_member_may_go_on_in_further_blocks():
+    """GNU's old form (type S), written by `tar -S`: byte 482 of the header, and 504 of each further block, say so."""
+    header = with_field(archive({"a": b"x" * 1000}, tarfile.GNU_FORMAT, type=tarfile.GNUTYPE_SPARSE), 482, b"\1")
+    more = [bytearray(BLOCK), bytearray(BLOCK)]
+    more[0][504] = 1
+    data = header[:BLOCK] + b"".join(more) + header[BLOCK : 3 * BLOCK] + archive({"b": b"y"}, tarfile.GNU_FORMAT)
+    assert [(m.name, m.kind) for m in read(data)] == [("a", "other"), ("b", "file")]
+    assert contents(data) == {"b": b"y"}
+    with pytest.raises(TarError, match="map of a sparse file"):
+        read(header[:BLOCK] + 2 * bytes(more[0]) + bytes(100))
+
+
 def test_every_cut_is_noticed():
     data = archive({"a.jpg": b"x" * 600, "b.jpg": b"y" * 10})
     last = max(m.offset + m.size for m in read(data))

@@ -121,6 +121,49 @@ def test_every_bad_sample_is_named_and_the_rest_goes_through(tmp_path, monkeypat
     assert all(p.detail for p in problems)
 
 
+@pytest.mark.parametrize("folder", ["", "train/", "train\\"])
+def test_what_macos_adds_to_archives_parts_no_sample(tmp_path, folder):
+    attributes = bytes.fromhex("00051607000200004d6163204f532058") + bytes(100)
+    members = [(".DS_Store", b"x"), (f"{folder}.DS_Store", b"x")]
+    for name, content in (member for n in range(3) for member in sample(n)):
+        members += [(f"{folder}._{name}", attributes), (f"{folder}{name}", content)]
+    good, problems = split(WebdatasetSource((write_shard(tmp_path / "a.tar", members),)))
+    assert problems == []
+    assert [(i.key, i.text) for i in good] == [(f"a.tar:{folder}0000{n}", f"caption {n}") for n in range(3)]
+
+
+def test_folders_as_windows_spells_them(tmp_path):
+    members = [("v1.0\\a.jpg", jpeg(1)), ("v1.0\\a.txt", b"a"), ("v1.0\\b.jpg", jpeg(2)), ("v1.0\\b.txt", b"b")]
+    outside = [("..\\c.jpg", jpeg(3)), ("..\\c.txt", b"c")]
+    good, problems = split(WebdatasetSource((write_shard(tmp_path / "a.tar", [*members, *outside]),)))
+    assert [(i.key, i.text) for i in good] == [("a.tar:v1.0\\a", "a"), ("a.tar:v1.0\\b", "b")]
+    assert [p.reason for p in problems] == ["path outside the shard"]
+
+
+def test_sizes_and_fields_that_records_cannot_hold(tmp_path):
+    cases = {
+        "big.json": b'{"text": "a", "v": 1e999, "w": [-1e999, NaN]}',
+        "deep.json": b'{"text": "a", "v": ' + b"[" * 500 + b"]" * 500 + b"}",
+        "twice.json": b'{"text": "a", "text": "b"}',
+        "digits.json": b'{"text": "a", "v": ' + b"9" * 5000 + b"}",
+    }
+    members = [m for n, (name, data) in enumerate(cases.items()) for m in ((f"{name[:-5]}.jpg", jpeg(n)), (name, data))]
+    good, problems = split(WebdatasetSource((write_shard(tmp_path / "a.tar", [*members, *sample(9)]),)))
+    assert [i.attributes for i in good] == [{"v": None, "w": [None, None]}, {}]
+    assert [(p.name, p.reason) for p in problems] == [(f"a.tar:{n}", "bad text") for n in ("deep", "twice", "digits")]
+
+
+def test_what_git_lfs_did_not_fetch_is_named_as_that(tmp_path):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (tmp_path / "b.tar").write_bytes(pointer)
+    inside = [("x.jpg", pointer), ("x.txt", b"x")]
+    paths = (write_shard(tmp_path / "a.tar", [*sample(0), *inside]), tmp_path / "b.tar")
+    good, problems = split(WebdatasetSource(paths))
+    assert [i.text for i in good] == ["caption 0"]
+    assert [(p.name, p.reason) for p in problems] == [("a.tar:x", "git-LFS pointer"), ("b.tar", "git-LFS pointer")]
+    assert all("git lfs pull" in p.detail for p in problems)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

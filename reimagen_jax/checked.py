@@ -27,9 +27,11 @@ Natural = Annotated[int, Ge(0)]
 """0, 1, 2, ..."""
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 """Of random numbers; JAX keeps 32 bits of it."""
-Number = FiniteFloat
-Positive = Annotated[FiniteFloat, Gt(0)]
-NonNegative = Annotated[FiniteFloat, Ge(0)]
+_LARGEST = 3.4e38
+Number = Annotated[FiniteFloat, Ge(-_LARGEST), Le(_LARGEST)]
+"""What float32 holds: that is what a number becomes before anything is computed with it."""
+Positive = Annotated[Number, Gt(0)]
+NonNegative = Annotated[Number, Ge(0)]
 Share = Annotated[FiniteFloat, Ge(0), Le(1)]
 """A probability, or a part of a whole."""
 

@@ -34,6 +34,12 @@ def stage(**settings) -> Experiment:
     return changed(TINY_SR, super_resolution=replace(TINY_SR.system.super_resolution, **settings))
 
 
+def eps(schedule="cosine", **sampler) -> Experiment:
+    """A model that predicts noise, and how it is drawn."""
+    diffusion = DiffusionConfig(schedule=schedule, prediction="eps")
+    return changed(TINY, diffusion=diffusion, sampler=GuidedSamplerConfig(**sampler))
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -45,6 +51,10 @@ def stage(**settings) -> Experiment:
         (lambda: TextConfig(max_bytes=95, stride=4), ["95", "4"]),
         (lambda: TextConfig(width=100, head_width=64), ["100", "64"]),
         (lambda: DiffusionConfig(logsnr_min=3.0, logsnr_max=2.0), ["3.0", "2.0"]),
+        (lambda: eps(thresholding="none"), ["sampler.thresholding", "diffusion.prediction 'eps'", "static"]),
+        (lambda: eps().system.check_settings(GuidedSamplerConfig(thresholding="none")), ["sampler.thresholding"]),
+        (lambda: eps(spacing="leading"), ["sampler.spacing", "'cosine' is no chain"]),
+        (lambda: eps("cosine_chain", num_steps=1001), ["sampler.num_steps is 1001", "chain has 1000"]),
         (lambda: GuidedSamplerConfig(num_steps=0), ["num_steps", "0"]),
         (lambda: GuidedSamplerConfig(eta=1.5), ["eta", "1.5"]),
         (lambda: GuidedSamplerConfig(percentile=0.0), ["percentile", "0.0"]),
@@ -71,7 +81,7 @@ def stage(**settings) -> Experiment:
         (lambda: stage(crop=32), ["crop 32", "resolution 32"]),
         (lambda: stage(crop=16), ["crop is 16", "num_neighbours 2"]),
         (lambda: stage(shrinking=()), ["shrinking"]),
-        (lambda: stage(blur=2.0), ["blur 2.0"]),
+        (lambda: stage(blur=2.0), ["super_resolution.blur", "2.0"]),
         (lambda: stage(blur_width=(0.0, 1.0)), ["blur_width", "0.0"]),
         (lambda: stage(blur_width=(2.0, 1.0)), ["blur_width", "2.0", "1.0"]),
         (lambda: stage(aug_levels=(0.0, 1.5)), ["aug_levels", "1.5"]),
@@ -115,7 +125,7 @@ def test_json_of_another_version_is_refused():
 def test_json_is_checked_like_any_other_settings():
     fields = json.loads(to_json(TINY))
     fields["system"]["sampler"]["eta"] = 7.0
-    with pytest.raises(UserError, match=r"eta 7\.0"):
+    with pytest.raises(UserError, match=r"sampler\.eta is 7\.0"):
         from_json(json.dumps(fields))
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from reimagen_jax.diffusion.settings import DiffusionConfig
+from reimagen_jax.diffusion.settings import DiffusionConfig, Spacing
 from reimagen_jax.errors import require
 
 OFFSET = 0.008
@@ -60,15 +60,19 @@ def clean_time(config: DiffusionConfig) -> float:
     return -1.0 / config.variance_steps if config.schedule == "cosine_chain" else 0.0
 
 
-def times(num_steps: int, config: DiffusionConfig) -> Float[Array, " t"]:
+def times(num_steps: int, config: DiffusionConfig, spacing: Spacing = "even") -> Float[Array, " t"]:
     """The times that a sampler of so many steps visits, `num_steps` + 1 of them, from noise to the image.
 
-    Equally spaced from 1 to 0; on a chain, every so-manieth of its steps, and then the image. Raises `UserError` when
-    the chain has fewer steps.
+    Equally spaced from 1 to 0; on a chain, from its last step to the image, at whole steps: whatever their number, the
+    first is where there is nothing but noise (Lin et al. 2023, "trailing"). Raises `UserError` when the chain has fewer
+    steps, and for another spacing where there is no chain.
     """
     if config.schedule != "cosine_chain":
+        require(spacing == "even", f"sampler.spacing {spacing!r} is about a chain: the schedule is {config.schedule}")
         return jnp.linspace(1.0, 0.0, num_steps + 1)
     T = config.variance_steps
     require(num_steps <= T, f"sampler.num_steps is {num_steps}, but the model's chain has {T} steps")
-    visited = np.append(np.arange(num_steps)[::-1] * (T // num_steps), -1)
+    visited = np.round(np.linspace(T - 1, -1, num_steps + 1))
+    if spacing == "leading":
+        visited = np.append(np.arange(num_steps)[::-1] * (T // num_steps), -1)
     return jnp.asarray(visited / T, jnp.float32)

@@ -3,7 +3,8 @@
   alpha_ts = alpha_t / alpha_s,   sigma_ts^2 = sigma_t^2 - alpha_ts^2 sigma_s^2
 
   DDPM   x_s = (alpha_ts sigma_s^2 / sigma_t^2) x_t + (alpha_s sigma_ts^2 / sigma_t^2) x_0 + sd * noise          (1)
-         sd^2 between sigma_ts^2 sigma_s^2 / sigma_t^2 (gamma = 0) and sigma_ts^2 (gamma = 1), in log space      (2)
+         sd^2 between sigma_ts^2 sigma_s^2 / sigma_t^2 (gamma = 0) and sigma_ts^2 (gamma = 1), in log space:
+         the former times (sigma_t^2 / sigma_s^2)^gamma                                                          (2)
          gamma is a setting, or f of variance.py: what the network says for each pixel
   DDIM   x_s = alpha_s x_0 + sqrt(sigma_s^2 - sd^2) eps + sd * noise                                             (3)
          sd = noise share * sqrt(sigma_ts^2 sigma_s^2 / sigma_t^2);  share 0 is deterministic                    (4)
@@ -67,13 +68,15 @@ def ddpm(process: DiffusionConfig, gamma: float = 0.0) -> Solver:
 
     def step(predict: Predict, x: Array, carry: Carry, t: Array, s: Array, noise: Array) -> tuple[Array, Carry]:
         scales, (x0, _, fraction) = Scales.at(t, s, process), predict(x, t)
-        if process.schedule == "cosine_chain":  # whose last step is the image itself, without any noise
-            noise = jnp.where(s < 0.0, jnp.zeros_like(noise), noise)
         share = gamma if fraction is None else fraction
         from_x = scales.alpha_ts * scales.sigma_s**2 / scales.sigma_t**2
         from_x0 = scales.alpha_s * scales.variance_ts / scales.sigma_t**2
-        sd = scales.variance_ts ** (0.5 * share) * scales.posterior_variance ** (0.5 * (1.0 - share))
-        return from_x * x + from_x0 * x0 + sd * noise, carry  # (1), (2)
+        # As a ratio, which is at least 1: a step without any variance (between times where the schedule is cut off)
+        # keeps none, where a power of the one variance by a power of the other would be 0 times infinity.
+        added = jnp.sqrt(scales.posterior_variance) * (scales.sigma_t / scales.sigma_s) ** share * noise
+        if process.schedule == "cosine_chain":  # whose last step is the image itself, without any noise
+            added = jnp.where(s < 0.0, jnp.zeros_like(noise), added)
+        return from_x * x + from_x0 * x0 + added, carry  # (1), (2)
 
     return Solver(_remember_nothing, step, stochastic=True)
 
@@ -84,8 +87,8 @@ def ddim(process: DiffusionConfig, noise_share: float = 0.0) -> Solver:
     def step(predict: Predict, x: Array, carry: Carry, t: Array, s: Array, noise: Array) -> tuple[Array, Carry]:
         scales, (x0, eps, _) = Scales.at(t, s, process), predict(x, t)
         variance = noise_share**2 * scales.posterior_variance  # (4)
-        x = scales.alpha_s * x0 + jnp.sqrt(scales.sigma_s**2 - variance) * eps + jnp.sqrt(variance) * noise  # (3)
-        return x, carry
+        kept = jnp.sqrt(jnp.maximum(scales.sigma_s**2 - variance, 0.0))  # with all noise, rounding may go below
+        return scales.alpha_s * x0 + kept * eps + jnp.sqrt(variance) * noise, carry  # (3)
 
     return Solver(_remember_nothing, step, stochastic=noise_share > 0.0)
 

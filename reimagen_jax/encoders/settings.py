@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
+from reimagen_jax.checked import Checked, Count, Natural
 from reimagen_jax.config import FREE, LOCAL
 from reimagen_jax.errors import require
 
@@ -12,16 +13,18 @@ LAST_SIDE = 4
 
 
 @dataclass(frozen=True)
-class FrozenTextConfig:
+class FrozenTextConfig(Checked):
     """A published text encoder (T5) that is not trained: texts enter as its embeddings, computed beforehand."""
+
+    section: ClassVar[str] = "text.frozen."
 
     encoder: str = field(default="", metadata=FREE | LOCAL)
     """Folder of the encoder, as Hugging Face stores it. Needed where new texts are embedded: for drawing."""
     fingerprint: str = ""
     """Of the encoder whose embeddings the network was trained with: another one is refused; empty: any is taken."""
-    width: int = 4096
+    width: Count = 4096
     """Channels of an embedding."""
-    max_tokens: int = 128
+    max_tokens: Count = 128
     """Texts are cut after this many tokens."""
     padding: Literal["masked", "kept"] = "masked"
     """What fills a text up to `max_tokens`: masked, or tokens like all others, as DeepFloyd IF has it. If kept, a
@@ -31,26 +34,25 @@ class FrozenTextConfig:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """That the encoder computes in; embeddings are stored as bfloat16 in any case."""
 
-    def __post_init__(self) -> None:
-        for name in ("width", "max_tokens"):
-            require(getattr(self, name) > 0, f"text.frozen.{name} is {getattr(self, name)}: at least 1 is needed")
-
 
 @dataclass(frozen=True)
-class TextConfig:
+class TextConfig(Checked):
     """The byte-level transformer that is trained jointly (embedded experiments), or a frozen encoder in its place."""
 
-    max_bytes: int = 96
+    section: ClassVar[str] = "text."
+
+    max_bytes: Count = 96
     """Captions are cut after this many UTF-8 bytes."""
-    stride: int = 4
+    stride: Count = 4
     """Bytes merged into one token by strided convolution before the transformer."""
-    width: int = 128
-    depth: int = 2
-    head_width: int = 64
+    width: Count = 128
+    depth: Natural = 2
+    head_width: Count = 64
     frozen: FrozenTextConfig | None = None
     """A published encoder instead; what is said above is then about nothing but captions in pictures of samples."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             self.max_bytes % self.stride == 0,
             f"text.max_bytes {self.max_bytes} is not a multiple of text.stride {self.stride}",
@@ -62,34 +64,39 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
-class DualConfig:
+class DualConfig(Checked):
     """The dual encoder's network (dual.py). Raises `UserError` on settings that do not fit together."""
 
-    resolution: int = 32
+    section: ClassVar[str] = "network."
+
+    resolution: Count = 32
     """Side of the images that it reads: 8, 16, 32, 64, ..."""
-    max_bytes: int = 128
+    max_bytes: Count = 128
     """Texts are cut after this many UTF-8 bytes."""
-    width: int = 128
+    width: Count = 128
     """D: values of a vector."""
-    text_width: int = 128
-    text_depth: int = 2
-    head_width: int = 32
+    text_width: Count = 128
+    text_depth: Natural = 2
+    head_width: Count = 32
     """Of the text tower's attention."""
-    channels: int = 32
+    channels: Count = 32
     """Of the image tower after its first halving; they double with each, up to `most_channels`."""
-    most_channels: int = 128
-    groups: int = 8
+    most_channels: Count = 128
+    groups: Count = 8
     """Of the image tower's group norms."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         side = self.resolution
         require(
             side >= 2 * LAST_SIDE and side & (side - 1) == 0,
-            f"resolution {side} is not a power of two from {2 * LAST_SIDE} on (32, 64, 128, ...)",
+            f"network.resolution {side} is not a power of two from {2 * LAST_SIDE} on (32, 64, 128, ...)",
         )
-        require(self.width > 0, f"width is {self.width}: at least 1 is needed")
         for channels in self.image_channels:
-            require(channels % self.groups == 0, f"{channels} channels are not a multiple of groups {self.groups}")
+            require(
+                channels % self.groups == 0,
+                f"network.channels: {channels} channels are not a multiple of network.groups {self.groups}",
+            )
         _ = self.text
 
     @property

@@ -1,59 +1,69 @@
 """Settings of the U-Net: frozen dataclasses, contradictions refused at construction."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
+from annotated_types import Ge, Le
+
+from reimagen_jax.checked import Checked, Count, Number, Positive
 from reimagen_jax.errors import require
 
 
 @dataclass(frozen=True)
-class Level:
+class Level(Checked):
     """One resolution of the U-Net, from high (first) to low (last)."""
 
-    width: int
+    __pydantic_config__ = Checked.__pydantic_config__ | {"revalidate_instances": "always"}
+
+    width: Count
     """Channels."""
-    blocks: int = 2
+    blocks: Count = 2
     """Residual blocks on the way down; the way up has as many."""
     self_attention: bool = False
     """Self-attention over this level's pixels and the text tokens after each residual block."""
     neighbour_attention: bool = False
     """Attention over the neighbours' features of this level, where DStack hands over to UStack."""
-    head_width: int | None = None
+    head_width: Count | None = None
     """Channels of an attention head here; `unet.head_width` when not given."""
     text_attention: bool = False
     """Instead of self-attention: this level's pixels attend to the text tokens alone (large images)."""
-    attention_every: int = 1
+    attention_every: Count = 1
     """Self- or text attention follows every n-th residual block only."""
+
+    def __post_init__(self) -> None:
+        """Checked as a part of `UNetConfig`, which knows its number."""
 
 
 @dataclass(frozen=True)
-class UNetConfig:
+class UNetConfig(Checked):
     """DStack and UStack (Re-Imagen section 3; Imagen appendix B)."""
+
+    section: ClassVar[str] = "unet."
 
     levels: tuple[Level, ...] = (
         Level(64, 1),
         Level(128, 2, self_attention=True, neighbour_attention=True),
         Level(192, 2, self_attention=True, neighbour_attention=True),
     )
-    patch: int = 1
+    patch: Count = 1
     """Pixels are folded into patch x patch channels before the first level (space to depth), to save compute."""
-    head_width: int = 64
+    head_width: Count = 64
     """Channels of an attention head."""
-    groups: int = 16
+    groups: Count = 16
     """Groups of every group norm; each level's width must be a multiple."""
-    cond_width: int = 256
+    cond_width: Count = 256
     """Width of the timestep-and-pooled-text embedding."""
     efficient: bool = False
     """Imagen's Efficient U-Net, for large images: every level, the first too, halves the sides by a convolution
     *before* its blocks and doubles them after; one skip a level, added; no middle blocks."""
-    residual_scale: float = 1.0
+    residual_scale: Positive = 1.0
     """What the sum of a block and its skip is multiplied by: 1/sqrt(2) keeps the variance (super-resolution)."""
     activation: Literal["swish", "gelu"] = "swish"
-    norm_epsilon: float = 1e-6
+    norm_epsilon: Annotated[Number, Ge(1e-12), Le(1)] = 1e-6
     """Added to the variance in every norm."""
-    time_features: int | None = None
+    time_features: Count | None = None
     """Sines and cosines that t is given as; `cond_width` of them when not given."""
-    text_width: int | None = None
+    text_width: Count | None = None
     """Text tokens are projected to this width first, inside the network; taken as they are when not given."""
     text_pooling: Literal["score", "attention"] = "score"
     """How tokens become one vector: one learned score a token, or a learned token that attends (DeepFloyd IF)."""
@@ -70,11 +80,11 @@ class UNetConfig:
     scores are many), cuDNN where it can, else XLA."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(len(self.levels) > 0, "unet.levels is empty: give at least one Level")
         for i, level in enumerate(self.levels):
             name, head_width = f"unet.levels[{i}]", self.head_width_at(i)
             attends = level.self_attention or level.text_attention or level.neighbour_attention
-            require(level.blocks > 0, f"{name}.blocks is {level.blocks}: at least 1 is needed")
             require(
                 level.width % self.groups == 0,
                 f"{name}.width {level.width} is not a multiple of unet.groups {self.groups}",
@@ -88,7 +98,7 @@ class UNetConfig:
                 f"{name} has both self_attention (pixels and text) and text_attention (text alone): choose one",
             )
             require(
-                1 <= level.attention_every <= level.blocks,
+                level.attention_every <= level.blocks,
                 f"{name}.attention_every {level.attention_every} is not between 1 and its {level.blocks} blocks",
             )
         for name in ("cond_width", "time_features"):

@@ -1,5 +1,7 @@
 """The cosine chain: the schedule passes through its steps, the sampler visits them, and ends at the image itself."""
 
+from itertools import pairwise
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from reimagen_jax.diffusion import degrade, sampler, schedule, variance
 from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig, SuperResolutionConfig
 from reimagen_jax.errors import UserError
-from tests.diffusion.test_diffusion import plain, sample
+from tests.diffusion.test_diffusion import gaussian_denoiser, plain, sample
 
 T = 1000
 CHAIN = DiffusionConfig(
@@ -37,9 +39,38 @@ def test_augmentation_levels_are_steps_of_the_chain():
     np.testing.assert_allclose(alpha**2 + sigma**2, 1.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("steps", "visited"), [(4, [750, 500, 250, 0]), (3, [666, 333, 0]), (1, [0])])
+@pytest.mark.parametrize(("steps", "visited"), [(4, [999, 749, 499, 249]), (3, [999, 666, 332]), (1, [999])])
 def test_the_sampler_visits_steps_of_the_chain(steps, visited):
     np.testing.assert_allclose(schedule.times(steps, CHAIN) * T, [*visited, -1], atol=1e-4)
+
+
+@pytest.mark.parametrize(("steps", "visited"), [(4, [750, 500, 250, 0]), (3, [666, 333, 0]), (1, [0])])
+def test_leading_steps_are_those_of_diffusers(steps, visited):
+    np.testing.assert_allclose(schedule.times(steps, CHAIN, "leading") * T, [*visited, -1], atol=1e-4)
+
+
+@pytest.mark.parametrize("process", [CHAIN, DiffusionConfig(schedule="cosine_chain", variance_steps=40)])
+def test_every_number_of_steps_begins_at_the_noisy_end_and_ends_at_the_image(process):
+    T = process.variance_steps
+    for n in range(1, T + 1):
+        visited = np.asarray(schedule.times(n, process), np.float64) * T
+        assert visited[0] == pytest.approx(T - 1) and visited[-1] == pytest.approx(-1) and len(visited) == n + 1
+        assert np.diff(visited).max() < -0.99 and np.ptp(np.diff(visited)) < 1.01
+    assert float(schedule.alpha_sigma(schedule.times(1, process)[0], process)[0]) < 0.02
+    np.testing.assert_array_equal(schedule.times(T, process), schedule.times(T, process, "leading"))
+
+
+def test_more_steps_of_the_chain_draw_no_worse():
+    mean, std = 0.5, 0.1
+    process = DiffusionConfig(schedule="cosine_chain", prediction="x0")
+    errors = []
+    for n in (1, 5, 25, 150, 334, 501, 1000):
+        settings = SamplerConfig(num_steps=n, thresholding="none")
+        denoise = gaussian_denoiser(mean, std, process)
+        x = np.asarray(sample(denoise, plain(64), sampler.image_keys(0, range(64)), process, settings, (8, 8, 1)))
+        assert abs(x.mean() - mean) < 0.005
+        errors.append(abs(x.std() / std - 1.0))
+    assert errors[-1] < 0.02 and all(more <= fewer + 0.002 for fewer, more in pairwise(errors))
 
 
 def test_more_steps_than_the_chain_has_are_refused():
@@ -74,7 +105,7 @@ def test_dynamic_thresholding_has_a_limit_where_one_is_set():
     np.testing.assert_allclose(projected(), x0 / 4.0)
     limited = projected(threshold_limit=1.5)
     np.testing.assert_allclose(limited.ravel(), [0.0, 1 / 3, 1.0, -1.0], rtol=1e-6)
-    with pytest.raises(UserError, match=r"threshold_limit 0\.5 is below 1"):
+    with pytest.raises(UserError, match=r"threshold_limit is 0\.5: at least 1"):
         SamplerConfig(threshold_limit=0.5)
 
 

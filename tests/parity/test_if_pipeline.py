@@ -135,7 +135,7 @@ def theirs(pipeline, noise, **inputs):
 
 def ours(stage, keys, nbr_mask, low_res):
     """What our system draws of the same, as bytes and before they are bytes; neighbours are there, masked or not."""
-    settings = dataclasses.replace(stage.config.system.sampler, num_steps=STEPS, aug_level=0.25)
+    settings = dataclasses.replace(stage.config.system.sampler, num_steps=STEPS, spacing="leading", aug_level=0.25)
     system, side = ReImagen(stage.config), stage.config.system.resolution
     embedding_BLD, _ = text()
     texts = Embedded(jnp.asarray(embedding_BLD), jnp.ones((B, L), bool))

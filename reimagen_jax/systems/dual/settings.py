@@ -1,16 +1,21 @@
 """The settings of a dual encoder's training, and of the records that it learns from."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from annotated_types import Ge, Gt, Le, Lt
+
+from reimagen_jax.checked import Checked, Number, Share
 from reimagen_jax.config import FREE, LOCAL, DataConfig, Experiment, SystemConfig
 from reimagen_jax.encoders.settings import DualConfig
 from reimagen_jax.errors import require
 
 
 @dataclass(frozen=True)
-class DualSampler:
+class DualSampler(Checked):
     """Which tower is asked for vectors."""
+
+    section: ClassVar[str] = "sampler."
 
     of: Literal["text", "image"] = "text"
     """A request's prompt, or the image that it starts from."""
@@ -20,23 +25,16 @@ class DualSampler:
 class DualData(DataConfig):
     """Records, which of them belong together, and what is left out of a step."""
 
-    batch_size: int = 128
+    batch_size: Annotated[int, Ge(2)] = 128
     """Pairs a step; each is told from all others of its batch."""
     records: str = field(default="", metadata=FREE | LOCAL)
     """Folder written by `reimagen prepare`. It may move; its content may not change within a run."""
     same_by: str = "caption"
     """What of two records makes them belong together: `caption`, or the name of an attribute (entity, for instance)."""
-    held_out: float = 0.1
+    held_out: Annotated[Number, Gt(0), Lt(1)] = 0.1
     """Share of the pictures that are kept for measuring, 1000 at most."""
-    word_drop: float = 0.2
+    word_drop: Annotated[Share, Lt(1)] = 0.2
     """Probability that a word of a caption is left out of a step."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        size = self.batch_size
-        require(size > 1, f"data.batch_size is {size}: at least 2 are needed to tell one from another")
-        require(0 < self.held_out < 1, f"data.held_out {self.held_out} is not between 0 and 1")
-        require(0 <= self.word_drop < 1, f"data.word_drop {self.word_drop} is not in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,9 @@ class DualSystemConfig(SystemConfig):
     data: ClassVar[type[DataConfig]] = DualData
 
     network: DualConfig = field(default_factory=DualConfig)
-    shift: float = 0.08
+    shift: Annotated[Number, Ge(0), Le(0.5)] = 0.08
     """Images are shifted by up to this share of their side, each way."""
     sampler: DualSampler = field(default_factory=DualSampler, metadata=FREE)
-
-    def __post_init__(self) -> None:
-        require(0 <= self.shift <= 0.5, f"shift {self.shift} is not between 0 and 0.5")
 
     def check_follows(self, before: Experiment, where: str) -> None:
         side, drawn = self.network.resolution, getattr(before.system, "resolution", None)

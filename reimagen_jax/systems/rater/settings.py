@@ -1,50 +1,68 @@
 """The settings of the rater: its network, and how the renders that it learns from differ from the world's own."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from annotated_types import Ge
+
+from reimagen_jax.checked import Checked, Count, NonNegative, Number, Share
 from reimagen_jax.config import FREE, DataConfig, Experiment, SystemConfig
 from reimagen_jax.errors import require
 
 OVERVIEW = 16
 """Side at which the scene is read."""
+STRIDE = 8
+"""What the sides of images are a multiple of: those that are read are drawn by U-Nets, which halve them."""
 
 
 @dataclass(frozen=True)
-class RaterConfig:
+class RaterConfig(Checked):
     """The rater's network. Raises `UserError` on settings that do not fit together."""
 
-    resolution: int = 32
+    section: ClassVar[str] = "network."
+
+    resolution: Annotated[int, Ge(OVERVIEW)] = 32
     """Side of the images that it reads."""
-    look_widths: tuple[int, int, int] = (32, 64, 96)
+    look_widths: tuple[Count, Count, Count] = (32, 64, 96)
     """Channels of the look reader after each halving."""
-    look_hidden: int = 160
-    scene_widths: tuple[int, int] = (32, 64)
-    scene_hidden: int = 96
-    groups: int = 8
+    look_hidden: Count = 160
+    scene_widths: tuple[Count, Count] = (32, 64)
+    scene_hidden: Count = 96
+    groups: Count = 8
     """Of the look reader's group norms; its widths must be multiples."""
 
     def __post_init__(self) -> None:
-        require(self.resolution >= OVERVIEW, f"resolution {self.resolution} is below {OVERVIEW}: nothing can be read")
+        super().__post_init__()
+        require(
+            self.resolution % STRIDE == 0,
+            f"network.resolution {self.resolution} is not a multiple of {STRIDE}: no network here draws such images",
+        )
         for width in self.look_widths:
-            require(width % self.groups == 0, f"look width {width} is not a multiple of groups {self.groups}")
+            require(
+                width % self.groups == 0,
+                f"network.look_widths: {width} is not a multiple of network.groups {self.groups}",
+            )
 
 
 @dataclass(frozen=True)
-class Softening:
+class Softening(Checked):
     """How far renders are softened, each by amounts of its own."""
 
-    share: float = 0.5
+    section: ClassVar[str] = "softening."
+
+    share: Share = 0.5
     """Of the renders that are blurred, and (independently) that are noised."""
-    blur: float = 0.7
+    blur: Share = 0.7
     """At most so much of an image is replaced by its average over 3 x 3 pixels (binomial weights)."""
-    noise: float = 0.04
+    noise: NonNegative = 0.04
     """Largest standard deviation of the noise, in [0, 1]."""
 
 
 @dataclass(frozen=True)
-class RaterSampler:
+class RaterSampler(Checked):
     """What is told of an image."""
+
+    section: ClassVar[str] = "sampler."
 
     of: Literal["values", "logits"] = "values"
     """What it shows: the number of its category, of every value of the look if it shows category c (for every c), and
@@ -55,7 +73,7 @@ class RaterSampler:
 class RenderData(DataConfig):
     """Renders that a step makes on its device; `seed` and `threads` have no part in them."""
 
-    batch_size: int = 64
+    batch_size: Count = 64
     """Renders a step."""
 
 
@@ -68,7 +86,7 @@ class RaterSystemConfig(SystemConfig):
 
     network: RaterConfig = field(default_factory=RaterConfig)
     softening: Softening = field(default_factory=Softening)
-    jitter: float = 1.4
+    jitter: Annotated[Number, Ge(1)] = 1.4
     """Largest factor on the world's jitter of pose and light; drawn in [1, jitter] for each image."""
     sampler: RaterSampler = field(default_factory=RaterSampler, metadata=FREE)
 

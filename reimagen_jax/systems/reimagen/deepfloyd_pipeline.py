@@ -57,7 +57,7 @@ SAMPLED = CHAIN | {
     "steps_offset": 0,
     "clip_sample_range": 1.0,
 }
-"""... where it samples, and not only adds noise."""
+"""... where it samples, and not only adds noise; but the steps visited are ours, which begin at the noisy end."""
 SCHEDULER_DEFAULTS = {
     "beta_schedule": "linear",
     "variance_type": None,

@@ -1,11 +1,11 @@
 """The settings of a Re-Imagen, base model or super-resolution stage, and of the triples that it is trained on."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from reimagen_jax.checked import Count, Natural, NonNegative, Share
 from reimagen_jax.config import FREE, LOCAL, DataConfig, Experiment, SystemConfig
 from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig, SuperResolutionConfig
 from reimagen_jax.encoders.settings import TextConfig
@@ -20,24 +20,16 @@ ETAS = tuple(i / 10 for i in range(11))
 class GuidedSamplerConfig(SamplerConfig):
     """How an image is drawn (Re-Imagen section 3.3; Imagen section 2.3)."""
 
-    eta: float = 0.5
+    eta: Share = 0.5
     """Share of steps with text-enhanced guidance: 1 is all text, 0 all neighbours. Without neighbours it is 1."""
-    text_weight: float = 2.0
-    """w_p; 1 is the plain conditional prediction."""
-    neighbour_weight: float = 2.0
+    text_weight: NonNegative = 2.0
+    """w_p; 1 is the plain conditional prediction. Below 0 it would draw away from what is asked: refused."""
+    neighbour_weight: NonNegative = 2.0
     """w_n; 1 is the plain conditional prediction."""
-    aug_level: float = 0.1
+    aug_level: Share = 0.1
     """Of the noise on the low-resolution image of a super-resolution stage; 0.1 to 0.3 work well (Imagen)."""
-    k: int | None = None
+    k: Natural | None = None
     """Neighbours that an image is drawn with, at most; None: as many as in training. Fewer are a mask."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0.0 <= self.eta <= 1.0, f"sampler.eta {self.eta} is not between 0 and 1")
-        require(0.0 <= self.aug_level <= 1.0, f"sampler.aug_level {self.aug_level} is not between 0 and 1")
-        require(self.k is None or self.k >= 0, f"sampler.k is {self.k}: 0 or more is needed")
-        for name in ("text_weight", "neighbour_weight"):
-            require(math.isfinite(getattr(self, name)), f"sampler.{name} {getattr(self, name)} is not a finite number")
 
 
 @dataclass(frozen=True)
@@ -48,16 +40,15 @@ class TriplesConfig(DataConfig):
     """Folder written by `reimagen triples`. It may move; its content may not change within a run."""
     text_embeddings: str = field(default="", metadata=FREE | LOCAL)
     """Folder written by `reimagen embed` (or `reimagen prepare --text-encoder`), where the text encoder is frozen."""
-    num_neighbours: int = 2
+    num_neighbours: Natural = 2
     """K: neighbours an example carries; fewer found is a mask."""
-    min_neighbours: int = 0
+    min_neighbours: Natural = 0
     """With a value below `num_neighbours`, each example keeps a uniformly drawn number of neighbours, at least this."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.num_neighbours >= 0, f"data.num_neighbours is {self.num_neighbours}: 0 or more is needed")
         require(
-            0 <= self.min_neighbours <= self.num_neighbours,
+            self.min_neighbours <= self.num_neighbours,
             f"data.min_neighbours {self.min_neighbours} is not between 0 and data.num_neighbours {self.num_neighbours}",
         )
 
@@ -69,7 +60,7 @@ class ReImagenConfig(SystemConfig):
     kind: ClassVar[str] = "reimagen"
     data: ClassVar[type[DataConfig]] = TriplesConfig
 
-    resolution: int = 32
+    resolution: Count = 32
     """Side of the image in pixels."""
     unet: UNetConfig = field(default_factory=UNetConfig)
     text: TextConfig = field(default_factory=TextConfig)
@@ -77,21 +68,21 @@ class ReImagenConfig(SystemConfig):
     super_resolution: SuperResolutionConfig | None = None
     """Of a stage that enlarges another stage's image; None for one that draws from text and neighbours alone."""
     sampler: GuidedSamplerConfig = field(default_factory=GuidedSamplerConfig, metadata=FREE)
-    text_drop: float = 0.1
+    text_drop: Share = 0.1
     """Probability that an example's caption is dropped in training (independent of its neighbours)."""
-    neighbour_drop: float = 0.1
+    neighbour_drop: Share = 0.1
     """Probability that all of an example's neighbours are dropped in training."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
-            self.resolution > 0 and self.resolution % self.unet.stride == 0,
+            self.resolution % self.unet.stride == 0,
             f"resolution {self.resolution} is not a multiple of {self.unet.stride}, "
             f"what unet.patch {self.unet.patch} and {len(self.unet.levels)} levels need",
         )
-        for name in ("text_drop", "neighbour_drop"):
-            require(0.0 <= getattr(self, name) <= 1.0, f"{name} {getattr(self, name)} is not between 0 and 1")
         if self.super_resolution is not None:
             self._check_stage(self.super_resolution)
+        self.check_settings(self.sampler)
 
     def _check_stage(self, stage: SuperResolutionConfig) -> None:
         low, crop = stage.low_resolution, stage.crop
@@ -104,10 +95,11 @@ class ReImagenConfig(SystemConfig):
             f"super_resolution.crop {crop} has to be a multiple of {self.factor} (resolution / low_resolution) and of "
             f"{self.unet.stride} (what the U-Net needs), below resolution {self.resolution}; 0 trains on whole images",
         )
-        self.check_settings(self.sampler)
 
     def check_settings(self, settings: GuidedSamplerConfig) -> None:
-        """Raises `UserError` for an augmentation level that a super-resolution stage is not trained for."""
+        """Raises `UserError` for settings that do not fit the process, and for an augmentation level that a
+        super-resolution stage is not trained for."""
+        settings.check_process(self.diffusion)
         if self.super_resolution is not None:
             low_level, high_level = self.super_resolution.aug_levels
             require(

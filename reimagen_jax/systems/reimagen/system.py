@@ -208,7 +208,7 @@ class ReImagen:
             condition,
             sampler.initial_noise(start_B, (side, side, 3)),
             step_B,
-            schedule.times(settings.num_steps, model.diffusion),
+            schedule.times(settings.num_steps, model.diffusion, settings.spacing),
             model.diffusion,
             solvers.solver_of(settings, model.diffusion),
             guidance.interleaved(drop_one, plan_BT, inputs.text_weight_B, inputs.neighbour_weight_B),

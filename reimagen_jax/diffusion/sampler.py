@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from reimagen_jax import randomness
 from reimagen_jax.diffusion import process as forward
 from reimagen_jax.diffusion import schedule, variance
 from reimagen_jax.diffusion.base import Carry, Condition, Denoiser, Guide, Prediction, Project, Solver
@@ -24,7 +25,7 @@ from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig
 
 def image_keys(seed: int, indices: Sequence[int]) -> Key[Array, " b"]:
     """One key per image, from the seed and the image's index."""
-    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.asarray(indices, jnp.uint32))
+    return jax.vmap(lambda i: jax.random.fold_in(randomness.key(seed), i))(jnp.asarray(indices, jnp.uint32))
 
 
 def split_keys(keys_B: Key[Array, " b"]) -> Key[Array, "3 b"]:

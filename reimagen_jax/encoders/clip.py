@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from PIL import Image
 
+from reimagen_jax import randomness
 from reimagen_jax.encoders.clip_net import (
     ACTIVATIONS,
     RULES,
@@ -184,7 +185,7 @@ def load_params(
     checkpoint: Checkpoint, config: ClipConfig, dtype: Dtype, mesh: Mesh | None = None, ignore: Sequence[str] = ()
 ) -> Any:
     """The parameters of the towers in `config`, split over `mesh` as `RULES` say."""
-    expected = jax.eval_shape(lambda key: Clip(config, dtype).init(key, method="everything"), jax.random.key(0))
+    expected = jax.eval_shape(lambda key: Clip(config, dtype).init(key, method="everything"), randomness.key(0))
     place = placement(mesh, RULES)
     return load(checkpoint, expected["params"], source, ignore=(*BUFFERS, *ignore), place=place)
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32, UInt8
 
+from reimagen_jax import randomness
 from reimagen_jax.data.manifest import read_manifest, write_manifest
 from reimagen_jax.encoders.bytes import ByteEncoder
 from reimagen_jax.encoders.settings import DualConfig
@@ -175,7 +176,7 @@ def open(folder: str | Path) -> DualEncoder:
     manifest = read_manifest(folder, KIND)
     settings = read_json(folder / SETTINGS, "the settings of an encoder")
     config = DualConfig(**settings.pop("network"))
-    expected = jax.eval_shape(lambda key: init(config, key), jax.random.key(0))
+    expected = jax.eval_shape(lambda key: init(config, key), randomness.key(0))
     encoder = DualEncoder(config, load_params(folder / WEIGHTS, expected), settings)
     require(
         encoder.fingerprint == manifest["fingerprint"],

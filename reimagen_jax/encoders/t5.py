@@ -28,6 +28,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int32
 
+from reimagen_jax import randomness
 from reimagen_jax.encoders.frozen import (
     WITHOUT_EFFECT,
     Dtype,
@@ -257,7 +258,7 @@ def abstract_params(config: T5Config, dtype: Dtype) -> Any:
     """Shapes and types of the parameters; nothing is computed."""
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     mask = jax.ShapeDtypeStruct((1, 1), jnp.bool_)
-    return jax.eval_shape(T5Encoder(config, dtype).init, jax.random.key(0), tokens, mask)["params"]
+    return jax.eval_shape(T5Encoder(config, dtype).init, randomness.key(0), tokens, mask)["params"]
 
 
 def load_params(checkpoint: Checkpoint, config: T5Config, dtype: Dtype, mesh: Mesh | None = None) -> Any:

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
+from reimagen_jax import randomness
 from reimagen_jax.data.entityworld.version import world_version
 from reimagen_jax.errors import UserError
 from reimagen_jax.files import read_json, write_json
@@ -171,4 +172,4 @@ class Rater:
 def shapes(config: RaterConfig) -> Any:
     """The tree of the network's parameters, as shapes."""
     image = jax.ShapeDtypeStruct((1, config.resolution, config.resolution, 3), np.float32)
-    return jax.eval_shape(RaterNet(config).init, jax.random.key(0), image)["params"]
+    return jax.eval_shape(RaterNet(config).init, randomness.key(0), image)["params"]

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from reimagen_jax import randomness
 from reimagen_jax.data.entityworld import (
     CATEGORIES,
     LOOK_PARAMETERS,
@@ -34,7 +35,7 @@ def measure(rater: Rater, num_images: int = 8192, seed: int = 1) -> dict[str, An
 
     Returns JSON types; every share is [mean, low, high] with a 95 % interval. The training draws from other seeds.
     """
-    key_look, key_scene, key_soften, key_change = jax.random.split(jax.random.key(seed), 4)
+    key_look, key_scene, key_soften, key_change = jax.random.split(randomness.key(seed), 4)
     looks = np.asarray(sample_looks(key_look, num_images))
     scenes = jax.tree.map(np.asarray, sample_scenes(key_scene, num_images))
     renders = render_batch(looks, scenes, rater.config.resolution)

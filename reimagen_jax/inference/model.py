@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 from clu import parameter_overview
 
+from reimagen_jax import randomness
 from reimagen_jax.config import Experiment
 from reimagen_jax.errors import require
 from reimagen_jax.files import read_json
@@ -46,7 +47,7 @@ class Model:
         path, config = _found(path), experiment_of(path)
         if (path / EXPERIMENT).is_file():
             require(step is None, f"{path} holds weights, not the checkpoints of a run: there is no step {step}")
-            expected = jax.eval_shape(kinds.system_of(config).init, jax.random.key(0))
+            expected = jax.eval_shape(kinds.system_of(config).init, randomness.key(0))
             params = load_params(path / WEIGHTS, expected, on_host=on_host)
         else:
             step, params = checkpoint.load_ema(path, step, on_host=on_host)

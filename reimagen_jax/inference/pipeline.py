@@ -15,6 +15,7 @@ from itertools import pairwise
 import jax
 import numpy as np
 
+from reimagen_jax import randomness
 from reimagen_jax.config import Experiment
 from reimagen_jax.diffusion.sampler import image_keys
 from reimagen_jax.errors import require
@@ -70,7 +71,7 @@ class Stage:
         return np.concatenate([np.asarray(samples) for samples in drawn])[: len(requests)]
 
     def _nothing(self) -> np.ndarray:
-        spec = self.system.inputs_spec(1, self.settings), jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+        spec = self.system.inputs_spec(1, self.settings), jax.eval_shape(lambda: jax.random.split(randomness.key(0), 1))
         shape = jax.eval_shape(
             lambda params, *told: self.system.sample(params, *told, self.settings), self.params, *spec
         )

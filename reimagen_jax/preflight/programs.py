@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from reimagen_jax import sharding
+from reimagen_jax import randomness, sharding
 from reimagen_jax.config import Experiment
 from reimagen_jax.preflight import flops
 from reimagen_jax.systems import kinds
@@ -49,10 +49,10 @@ def train_program(config: Experiment, mesh: Mesh) -> Program:
     """The step that `reimagen train` takes. Raises `UserError` if the devices do not divide the (micro-)batch."""
     sharding.check_batch_size(config.data.batch_size, mesh, config.train.accumulate)
     system, optimizer = kinds.system_of(config), make_optimizer(config.train)
-    abstract = parallel.abstract_state(lambda: init_state(system, optimizer, jax.random.key(0)), mesh)
+    abstract = parallel.abstract_state(lambda: init_state(system, optimizer, randomness.key(0)), mesh)
     step = train_step(parallel.Gathered(system, mesh), optimizer, config.train)
     batch = placed(system.batch_spec(config.data.batch_size), sharding.batch_sharding(mesh))
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: randomness.key(0))
 
     def loss(params: Any, ema: Any, batch: Any, key: Any) -> Any:
         return system.loss(params, batch, key, ema=ema)
@@ -78,13 +78,13 @@ def sampler_program(config: Experiment, mesh: Mesh, images: int) -> Program:
     """Drawing `images` with the experiment's settings: they are shared by the devices, the parameters whole on each."""
     sharding.check_batch_size(images, mesh)
     system, whole, split = kinds.system_of(config), NamedSharding(mesh, P()), sharding.batch_sharding(mesh)
-    params = placed(jax.eval_shape(lambda: system.init(jax.random.key(0))), whole)
+    params = placed(jax.eval_shape(lambda: system.init(randomness.key(0))), whole)
 
     def draw(params: Any, inputs: Any, keys: Any) -> jax.Array:
         return system.sample(params, inputs, keys, system.settings)
 
     def told(images: int) -> tuple[Any, Any]:
-        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), images))
+        keys = jax.eval_shape(lambda: jax.random.split(randomness.key(0), images))
         return system.inputs_spec(images, system.settings), keys
 
     of_mesh = placed(told(images), split)

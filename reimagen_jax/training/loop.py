@@ -22,7 +22,7 @@ import numpy as np
 from clu import parameter_overview
 from PIL import Image
 
-from reimagen_jax import sharding
+from reimagen_jax import randomness, sharding
 from reimagen_jax.config import Experiment, differences
 from reimagen_jax.errors import UserError
 from reimagen_jax.progress import track
@@ -72,7 +72,7 @@ def train(
     workdir = Path(workdir)
     mesh = sharding.make_mesh(config.train.fsdp)
     sharding.check_batch_size(config.data.batch_size, mesh, config.train.accumulate)
-    optimizer, key = make_optimizer(config.train), jax.random.key(config.train.seed)
+    optimizer, key = make_optimizer(config.train), randomness.key(config.train.seed)
     key_init, key_steps = jax.random.split(key)
     init = functools.partial(init_state, system, optimizer, key_init)
     abstract = parallel.abstract_state(init, mesh)

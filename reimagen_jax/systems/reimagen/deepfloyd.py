@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from reimagen_jax import randomness
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.nets.settings import Level, UNetConfig
 from reimagen_jax.nets.unet import Condition, UNet
@@ -251,7 +252,7 @@ def expected_shapes(state: Mapping[str, np.ndarray], config: UNetConfig) -> dict
         x = jnp.zeros((1, config.stride, config.stride, 3), jnp.float32)
         text, mask, t = jnp.zeros((1, 2, text_width), jnp.float32), jnp.ones((1, 2), bool), jnp.zeros(1, jnp.float32)
         low_res = {"low_res_BHWC": x, "aug_level_B": t} if super_resolution else {}
-        return UNet(config, PREDICTED).init(jax.random.key(0), x, t, Condition(text, mask, **low_res))["params"]
+        return UNet(config, PREDICTED).init(randomness.key(0), x, t, Condition(text, mask, **low_res))["params"]
 
     return {path: tuple(leaf.shape) for path, leaf in flatten_dict(jax.eval_shape(init), sep="/").items()}
 

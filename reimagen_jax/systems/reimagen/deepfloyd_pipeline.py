@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from reimagen_jax import randomness
 from reimagen_jax.config import Experiment
 from reimagen_jax.diffusion.degrade import CHAIN_STEPS
 from reimagen_jax.diffusion.settings import DiffusionConfig, SuperResolutionConfig
@@ -108,7 +109,7 @@ def read_stage(
         f"{folder / 'unet'}: the weights and config.json are of different stages (class_embed_type)",
     )
     unet = unet_params(checkpoint, config.system.unet)
-    unet |= fresh_neighbour_attention(config.system.unet, jax.random.key(0) if key is None else key)
+    unet |= fresh_neighbour_attention(config.system.unet, randomness.key(0) if key is None else key)
     encoder = Path(text_encoder) if text_encoder is not None else folder / "text_encoder"
     config, empty_LD = _with_encoder(config, encoder)
     return Stage(config, {"text": {"empty_LD": empty_LD}, "unet": unet})

@@ -1,0 +1,18 @@
+"""The one place where keys of random numbers begin: their generator is named here, not left to the environment.
+
+Under another generator (`JAX_DEFAULT_PRNG_IMPL=rbg`) an image would depend on what else is in its batch, and a run that
+goes on would draw other numbers than the one it continues.
+"""
+
+import jax
+from jaxtyping import Array, Key
+
+GENERATOR = "threefry2x32"
+
+# Which of threefry's two ways to fill an array: they give other numbers, and the environment may choose.
+jax.config.update("jax_threefry_partitionable", True)
+
+
+def key(seed: int) -> Key[Array, ""]:
+    """A typed key; `seed` is from 0 to 2^32 - 1."""
+    return jax.random.key(seed, impl=GENERATOR)

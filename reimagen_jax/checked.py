@@ -12,7 +12,8 @@ no number anywhere. What depends on several fields stays with the class, in its 
 import dataclasses
 import functools
 import json
-from pathlib import Path
+import os
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -101,9 +102,26 @@ def parse(kind: Any, value: Any, where: str) -> Any:
         raise UserError(f"{where}: {error}") from None
 
 
-def read(path: str | Path, kind: Any, what: str) -> Any:
+def read(path: str | os.PathLike[str], kind: Any, what: str) -> Any:
     """A JSON file as a value of the type `kind`. Raises `UserError`, naming file and field, as `parse` does."""
     return parse(kind, read_json(path, what), str(path))
+
+
+def read_lines(path: str | os.PathLike[str], kind: Any, what: str) -> Iterator[Any]:
+    """The lines of a JSON-lines file as values of the type `kind`, one by one.
+
+    Raises `UserError`, naming file, line and field, as `parse` does.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    value = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise UserError(f"{path}, line {number} cannot be read as {what}: {error}") from error
+                yield parse(kind, value, f"{path}, line {number}")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as {what}: {error}") from error
 
 
 @functools.cache
@@ -128,7 +146,7 @@ def _said(error: ValidationError, where: str) -> str:
         return f"{place} is missing"
     if first["type"] == "unexpected_keyword_argument":
         return f"{place} is no setting that this version knows"
-    need = _NEEDED.get(first["type"], first["msg"]).format(**first.get("ctx", {}))
+    need = _NEEDED[first["type"]].format(**first.get("ctx", {})) if first["type"] in _NEEDED else first["msg"]
     return f"{place} is {_short(first['input'])}: {need}"
 
 

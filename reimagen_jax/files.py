@@ -1,68 +1,252 @@
-"""Writing so that what exists is whole: folders and files appear complete or not at all."""
+"""Writing so that what exists is whole: folders and files appear complete or not at all, and one process writes each.
 
+A folder TARGET is written beside its place, as .TARGET.xxxxxxxx.partial, under the lock .TARGET.lock, which the system
+lets go of when the process ends, however it ends. What a dead process has left is removed by whoever writes there next.
+
+A complete folder changes places with the one there was in a single step of the system, so that a reader, or kill -9,
+finds the old one or the new one. Where a file system cannot do that, the old one is first set aside as
+.TARGET.xxxxxxxx.old, and put back by whoever next asks for a TARGET that is missing.
+"""
+
+import ctypes
+import errno
+import fcntl
 import json
 import os
+import re
+import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from reimagen_jax.errors import UserError
 
 MARK = ".reimagen_jax"
-"""In every folder that `atomic_dir` wrote: only such a folder, or an empty one, is ever replaced."""
+"""In every folder written here, with what the folder holds: only such a folder, or an empty one, is ever replaced."""
+_MARK_TEXT = "Written by reimagen_jax, which may replace this folder when asked to overwrite.\n"
+_SIGNS = {
+    "sample.json": "images",
+    "sweep.json": "sweep",
+    "demo.json": "demonstration",
+    "experiment.json": "weights",
+    "rater.json": "rater",
+    "text_embeddings.json": "text embeddings",
+    "run.json": "run",
+    "prompts.json": "evaluation",
+}
+"""File -> what a folder with it holds, where neither a manifest nor the mark (of an older version) tells."""
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.(?P<kind>partial|old)")
 
 
 @contextmanager
-def atomic_dir(target: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_dir(target: str | Path, *, kind: str = "", overwrite: bool = False, wait: bool = False) -> Iterator[Path]:
     """Yields a temporary sibling of `target`, renamed to `target` when the block ends without an exception.
 
     With `overwrite`, an existing `target` stays untouched until the new folder is complete, then makes place for it.
-    Raises `UserError` if `target` exists and `overwrite` is false, if it is anything else than a folder written here
-    before, or if it cannot be written.
+    `kind` is what the folder will hold (see `kind_of`): one that holds something else is not replaced. With `wait`, the
+    block begins when no other process writes there.
+    Raises `UserError` if `target` exists and `overwrite` is false, if it is anything else than a folder of this kind
+    written here before, if another process is writing it, or if it cannot be written.
     """
     target = Path(target)
-    require_writable(target, overwrite=overwrite)
-    try:
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}; choose a folder you may write to") from error
-    try:
-        yield partial
-        put_in_place(partial, target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    require_writable(target, kind=kind, overwrite=overwrite)
+    with locked(target, wait=wait) as alone:
+        require_writable(target, kind=kind, overwrite=overwrite)  # again, now that nobody else writes there
+        place = real(target)
+        if alone:
+            _sweep(place.parent, place.name)
+        try:
+            partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
+        except OSError as error:
+            raise UserError(f"cannot write {target}: {error.strerror}; choose a folder you may write to") from error
+        try:
+            mark(partial, kind)
+            yield partial
+            put_in_place(partial, target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
-def require_writable(target: Path, *, overwrite: bool) -> None:
+def require_writable(target: Path, *, kind: str = "", overwrite: bool) -> None:
     """Raises `UserError` where `atomic_dir` may not write the output folder `target`; makes the folder it lies in."""
+    recover(target)
     if target.exists() and not overwrite:
         raise UserError(f"{target} already exists: pass --overwrite to replace it, or choose another --out")
     if target.exists() and not _replaceable(target):
         raise UserError(f"{target} was not written by this program, so it is not replaced: choose another --out")
+    require_kind(target, kind)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}; choose a folder you may write to") from error
 
 
-def put_in_place(partial: Path, target: Path) -> None:
-    """Marks a complete folder as written by this program and renames it to `target`, in the place of what was there."""
-    write_text(partial / MARK, "Written by reimagen_jax, which may replace this folder when asked to overwrite.\n")
+def require_kind(target: Path, kind: str) -> None:
+    """Raises `UserError` where the folder `target` is known to hold something else than `kind`."""
+    found = kind_of(target)
+    if kind and found and found != kind:
+        raise UserError(f"{target} holds {called(found)}, not {called(kind)}, so it is kept: choose another --out")
+
+
+def kind_of(folder: Path) -> str:
+    """What a folder written by this program holds: "records", "knowledge base", ...; empty where nothing tells."""
+    for file, read in ((folder / MARK, _kind_in_mark), (folder / "manifest.json", _kind_in_manifest)):
+        with suppress(OSError, ValueError, RecursionError):
+            if found := read(file.read_text(encoding="utf-8")):
+                return found
+    return next((kind for sign, kind in _SIGNS.items() if (folder / sign).is_file()), "")
+
+
+def called(kind: str) -> str:
+    """A kind of folder with its article, if it has one."""
+    return kind if kind.endswith("s") else f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
+
+
+def _kind_in_mark(text: str) -> str:
+    return text.removeprefix(_MARK_TEXT).removeprefix("It holds ").strip().rstrip(".")
+
+
+def _kind_in_manifest(text: str) -> str:
+    manifest = json.loads(text)
+    kind = manifest.get("kind") if isinstance(manifest, dict) else None
+    return kind if isinstance(kind, str) else ""
+
+
+def mark(folder: Path, kind: str) -> None:
+    """Writes down that the folder is this program's, and what it holds."""
+    write_text(folder / MARK, _MARK_TEXT + (f"It holds {kind}.\n" if kind else ""))
+
+
+def put_in_place(complete: Path, target: Path) -> None:
+    """Puts a complete folder into the place of `target` and removes what was there. The lock on `target` is held."""
+    place = real(target)
     # mkdtemp makes the folder private; the result follows the user's umask like any other folder.
     umask = os.umask(0)
     os.umask(umask)
-    partial.chmod(0o777 & ~umask)
-    if target.exists():
-        retired = partial.with_suffix(".old")
-        target.rename(retired)
-        partial.rename(target)
-        shutil.rmtree(retired)
-    else:
-        partial.rename(target)
+    complete.chmod(0o777 & ~umask)
+    try:
+        if not place.exists():
+            complete.rename(place)
+            return
+        if not _exchange(complete, place):
+            aside = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
+            place.rename(aside)
+            complete.rename(place)
+            complete = aside
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}; the new folder is given up") from error
+    shutil.rmtree(complete, ignore_errors=True)  # what cannot be removed now is swept by the next who writes there
+
+
+def recover(target: Path) -> None:
+    """Puts back a folder whose process died between setting it aside and putting the new one in its place."""
+    place = real(target)
+    if place.exists() or not _set_aside(place):
+        return
+    with suppress(OSError, UserError), locked(target, wait=True):
+        if not place.exists() and (aside := _set_aside(place)):
+            aside[0].rename(place)
+
+
+@contextmanager
+def locked(target: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Holds `target` (which need not exist) for this process; its folder must exist.
+
+    Where another has it, says so on stderr and waits for it if `wait`, and raises `UserError` otherwise. Yields false
+    on a file system without locks, where nothing is held.
+    """
+    place = real(target)
+    path = place.with_name(f".{place.name}.lock")
+    try:
+        descriptor, held = _take(path, target, wait)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}; choose a folder you may write to") from error
+    try:
+        yield held
+    finally:
+        # While it is held: whoever waits for it finds that it is gone, and makes a new one.
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _take(path: Path, target: Path, wait: bool) -> tuple[int, bool]:
+    """An open descriptor of the file `path`, and whether the lock is on it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            held = _flock(descriptor, target, wait)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                    os.ftruncate(descriptor, 0)
+                    os.write(descriptor, str(os.getpid()).encode())
+                    return descriptor, held
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # whoever held it has taken it away
+
+
+def _flock(descriptor: int, target: Path, wait: bool) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 20, 0).decode("ascii", "replace")
+        who = f"another process{f' (number {holder})' if holder.isdigit() else ''} is writing {target}"
+        if not wait:
+            raise UserError(f"{who}: wait for it, or choose another --out") from None
+        print(f"{who}: waiting for it", file=sys.stderr, flush=True)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+        return False
+    return True
+
+
+def real(target: Path) -> Path:
+    """Where a folder lies, links followed: what they lead to is replaced, not they."""
+    return Path(os.path.realpath(target))
+
+
+def _sweep(parent: Path, mine: str) -> None:
+    """Removes what dead processes have left in a folder: their locks are free. `mine` is locked by the caller."""
+    for path in parent.iterdir():
+        found = _PARTIAL.fullmatch(path.name)
+        if found is None or not ((path / MARK).is_file() or (path.is_dir() and not any(path.iterdir()))):
+            continue
+        target = parent / found["name"]
+        if found["kind"] == "old" and not target.exists():
+            continue  # see `recover`
+        if target.name == mine:
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError, UserError), locked(target):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _set_aside(place: Path) -> list[Path]:
+    """The folders that `put_in_place` has set aside for the one in `place`."""
+    if not place.parent.is_dir():
+        return []
+    found = ((path, _PARTIAL.fullmatch(path.name)) for path in place.parent.iterdir())
+    return [path for path, is_one in found if is_one and is_one["kind"] == "old" and is_one["name"] == place.name]
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Lets two folders change places in one step, by Linux's renameat2 or macOS's renamex_np; false if it cannot."""
+    system = ctypes.CDLL(None)
+    if hasattr(system, "renameat2"):
+        at_cwd, exchange = -100, 2
+        return system.renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), exchange) == 0
+    if hasattr(system, "renamex_np"):
+        swap = 2
+        return system.renamex_np(os.fsencode(a), os.fsencode(b), swap) == 0
+    return False
 
 
 def _replaceable(target: Path) -> bool:
@@ -82,11 +266,11 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path, what: str) -> Any:
+def read_json(path: str | os.PathLike[str], what: str) -> Any:
     """Reads a JSON file. Raises `UserError` naming `what` was expected there when it is missing or broken."""
-    path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
     except FileNotFoundError:
         raise UserError(f"{path} not found: {what} was expected there") from None
     except OSError as error:

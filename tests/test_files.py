@@ -1,11 +1,16 @@
 """Writing: what exists is whole."""
 
 import os
+import signal
+import subprocess
+import sys
+import threading
 
 import pytest
 
+from reimagen_jax import files
 from reimagen_jax.errors import UserError
-from reimagen_jax.files import MARK, atomic_dir, read_json, write_json, write_text
+from reimagen_jax.files import MARK, atomic_dir, kind_of, read_json, recover, write_json, write_text
 
 
 def names(folder):
@@ -115,3 +120,141 @@ def test_broken_json_names_file_and_purpose(tmp_path, content):
 def test_missing_json_names_file_and_purpose(tmp_path):
     with pytest.raises(UserError, match=r"v\.json not found: the manifest"):
         read_json(tmp_path / "v.json", "the manifest")
+
+
+# ---- killed, replaced, written by two at once
+
+
+KILLED = """
+import os, pathlib, shutil, signal, sys
+from reimagen_jax import files
+
+def killed(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+{patch}
+with files.atomic_dir(sys.argv[1], overwrite=True) as folder:
+    (folder / "new").write_text("new")
+    {inside}
+"""
+NO_EXCHANGE = "files._exchange = lambda a, b: False"
+SECOND_RENAME = """
+rename = pathlib.Path.rename
+pathlib.Path.rename = lambda self, to: rename(self, to) if not self.name.endswith(".partial") else killed()
+"""
+
+
+def killed_writing(target, patch="", inside="pass"):
+    code = KILLED.format(patch=patch, inside=inside)
+    done = subprocess.run([sys.executable, "-c", code, str(target)], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("patch", "inside", "survivor"),
+    [
+        ("", "killed()", "old"),
+        ("files.put_in_place = killed", "pass", "old"),
+        ("files._exchange = killed", "pass", "old"),
+        ("shutil.rmtree = killed", "pass", "new"),
+        (NO_EXCHANGE + SECOND_RENAME, "pass", "old"),
+        (NO_EXCHANGE + "\nshutil.rmtree = killed", "pass", "new"),
+    ],
+)
+def test_killed_anywhere_one_of_the_two_is_there_and_the_rest_is_swept(tmp_path, patch, inside, survivor):
+    target = tmp_path / "out"
+    with atomic_dir(target, kind="records") as folder:
+        (folder / "old").write_text("old")
+    killed_writing(target, patch, inside)
+    recover(target)  # what every reader does
+    assert names(target) == [survivor]
+    assert len(names(tmp_path)) > 1, "something was left behind"
+    with atomic_dir(tmp_path / "another"):  # whoever writes there next
+        pass
+    assert names(tmp_path) == ["another", "out"]
+    with atomic_dir(target, kind="records", overwrite=True) as folder:
+        (folder / "newer").write_text("newer")
+    assert names(target) == ["newer"]
+    assert names(tmp_path) == ["another", "out"]
+
+
+def test_what_a_living_process_writes_is_not_swept(tmp_path):
+    with atomic_dir(tmp_path / "a") as first:
+        with atomic_dir(tmp_path / "b"):
+            assert first.is_dir()
+        (first / "file").write_text("still here")
+    assert names(tmp_path / "a") == ["file"]
+
+
+def test_what_only_looks_like_a_rest_is_not_swept(tmp_path):
+    (tmp_path / ".mine.abcdefgh.partial").mkdir()
+    (tmp_path / ".mine.abcdefgh.partial" / "thesis.tex").write_text("years of work")
+    with atomic_dir(tmp_path / "mine"):
+        pass
+    assert (tmp_path / ".mine.abcdefgh.partial" / "thesis.tex").is_file()
+
+
+def test_two_that_write_one_folder(tmp_path):
+    with atomic_dir(tmp_path / "out") as folder:
+        (folder / "first").touch()
+        said = rf"another process \(number {os.getpid()}\) is writing .*out"
+        with pytest.raises(UserError, match=said), atomic_dir(tmp_path / "out"):
+            pytest.fail("the block must not run")
+    with pytest.raises(UserError, match="already exists"), atomic_dir(tmp_path / "out"):
+        pytest.fail("the block must not run")
+    assert names(tmp_path / "out") == ["first"]
+
+
+def test_one_waits_for_the_other(tmp_path, capsys):
+    order, ready = [], threading.Event()
+
+    def second():
+        ready.wait(10)
+        with atomic_dir(tmp_path / "out", overwrite=True, wait=True):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with atomic_dir(tmp_path / "out"):
+        ready.set()
+        while "waiting for it" not in capsys.readouterr().err:
+            assert thread.is_alive()
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    with atomic_dir(tmp_path / "disk" / "real"):
+        pass
+    (tmp_path / "link").symlink_to("disk/real")
+    with atomic_dir(tmp_path / "link", overwrite=True) as folder:
+        (folder / "new").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path / "disk" / "real") == ["new"]
+    assert names(tmp_path / "disk") == ["real"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "sign"), [("records", ""), ("records", "manifest.json"), ("images", "sample.json"), ("run", "run.json")]
+)
+def test_a_folder_of_another_kind_is_not_replaced(tmp_path, theirs, sign):
+    """The mark tells, or in folders of older versions their files."""
+    with atomic_dir(tmp_path / "out", kind="" if sign else theirs) as folder:
+        if sign:
+            write_json(folder / sign, {"kind": theirs})
+    assert kind_of(tmp_path / "out") == theirs
+    with (
+        pytest.raises(UserError, match=f"out holds (a )?{theirs}, not a knowledge base, so it is kept"),
+        atomic_dir(tmp_path / "out", kind="knowledge base", overwrite=True),
+    ):
+        pytest.fail("the block must not run")
+    with atomic_dir(tmp_path / "out", kind=theirs, overwrite=True):
+        pass
+
+
+def test_a_failed_exchange_falls_back_to_renames(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_exchange", lambda a, b: False)
+    test_overwriting_replaces_all_or_nothing(tmp_path)

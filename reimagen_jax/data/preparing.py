@@ -4,25 +4,36 @@ The result does not depend on interruptions: what was written tells which keys a
 noted `Place` tells where in the source to go on.
 """
 
-import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import astuple
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from reimagen_jax import __version__
+from reimagen_jax.checked import Natural, parse, read_lines
 from reimagen_jax.data.catalogue import Catalogue
 from reimagen_jax.data.image_text import Problem
-from reimagen_jax.data.records import SKIPPED, Draft, Records, as_line
+from reimagen_jax.data.records import KIND, SKIPPED, Draft, Records, as_line
 from reimagen_jax.data.shards import Shard, shard_path
 from reimagen_jax.data.sources.base import Place, Source
-from reimagen_jax.data.unfinished import Unfinished, resumable_dir
+from reimagen_jax.data.unfinished import Unfinished, as_json, completed, resumable_dir
 from reimagen_jax.errors import UserError
+from reimagen_jax.files import kind_of
 from reimagen_jax.progress import track
 
-_BEGINNING = {"shards": [], "place": [0, 0, 0], "skipped_bytes": 0, "read": False}
+
+@dataclass(frozen=True)
+class _State:
+    """What is noted."""
+
+    shards: tuple[tuple[Natural, Natural, Natural], ...] = ()
+    """Of those that are complete: see `Shard`."""
+    place: tuple[Natural, Natural, Natural] = (0, 0, 0)
+    skipped_bytes: Natural = 0
+    read: bool = False
+    """Whether that is all there is to read."""
 
 
 def prepare_records(
@@ -36,14 +47,21 @@ def prepare_records(
 ) -> Records:
     """Writes what `source` yields to the new folder `out` and opens it; resumes what was interrupted.
 
-    `settings` is noted in the manifest, and only a run with equal settings is resumed. `on_problem` hears of every
-    problem, also of those found before an interruption; it may raise to stop. `say` is told what is resumed, and what
-    is kept. Raises `UserError` as `resumable_dir` does, and when there is nothing to write.
+    `settings` is noted in the manifest, and only a run with equal settings is resumed. Where `out` is complete, made
+    from this source with these settings, nothing is left to do, unless `overwrite` asks for it. `on_problem` hears of
+    every problem, also of those found before; it may raise to stop. `say` is told what is resumed, and what is kept.
+    Raises `UserError` as `resumable_dir` does, and when there is nothing to write.
     """
     settings = settings or {}
     identity = {"source": source.name, "settings": settings, "made_by": f"reimagen_jax {__version__}"}
+    if completed(out, identity) or (not overwrite and _is_made_from(Path(out), identity)):
+        records = Records.open(out)
+        say(f"{out} is complete: nothing is left to do (--overwrite makes it anew)")
+        for problem in read_lines(records.folder / SKIPPED, Problem, "what was left out"):
+            on_problem(problem)
+        return records
     total = source.count()
-    with resumable_dir(out, identity, overwrite=overwrite) as unfinished:
+    with resumable_dir(out, identity, kind=KIND, overwrite=overwrite) as unfinished:
         try:
             _Preparation(unfinished, source, on_problem, say).run(total, settings)
         except BaseException:
@@ -51,6 +69,14 @@ def prepare_records(
                 say(f"{out} is unfinished: what is complete is kept, and the same command goes on from there")
             raise
     return Records.open(out)
+
+
+def _is_made_from(out: Path, identity: dict[str, Any]) -> bool:
+    """Whether records are there, and are those that would be made."""
+    if kind_of(out) != KIND:
+        return False
+    manifest = Records.open(out).manifest
+    return {name: manifest.get(name) for name in identity} == as_json(identity)
 
 
 class _Preparation:
@@ -64,7 +90,9 @@ class _Preparation:
         say: Callable[[str], None],
     ):
         self._unfinished = unfinished
-        self._state = unfinished.state or _BEGINNING
+        noted = unfinished.state
+        where = f"{unfinished.folder.parent}, the progress noted there"
+        self._state = _State() if noted is None else parse(_State, noted, where)
         self._source = source
         self._on_problem = on_problem
         self._draft = Draft(unfinished.folder, _shards(unfinished.folder, self._state))
@@ -78,14 +106,14 @@ class _Preparation:
         for example in track(self._draft.restore(), self._draft.count, "records there", "image"):
             self._catalogue.restore(example.key, example.digest, example.text)
         with _open_skipped(self._unfinished.folder, self._state) as skipped:
-            for problem in _problems(skipped):
+            for problem in read_lines(self._unfinished.folder / SKIPPED, Problem, "what was left out"):
                 self._count(problem)
-            if not self._state["read"]:
+            if not self._state.read:
                 self._read(skipped, total)
         self._draft.finish(self._source.name, settings, self._counts)
 
     def _read(self, skipped: BinaryIO, total: int | None) -> None:
-        place = start = Place(*self._state["place"])
+        place = start = Place(*self._state.place)
         left = None if total is None else max(0, total - self._draft.count - self._counts.total())
         for place, item in track(self._source.read(start), left, "records", "image"):
             kept = item if isinstance(item, Problem) else self._catalogue.admit(item)
@@ -106,17 +134,17 @@ class _Preparation:
         """Notes that everything up to `place` is on the disk, and whether that is all there is to read."""
         skipped.flush()
         os.fsync(skipped.fileno())
-        shards = [astuple(shard) for shard in self._draft.writer.shards]
-        noted = {"place": astuple(place), "skipped_bytes": skipped.tell(), "read": read}
+        shards = [list(astuple(shard)) for shard in self._draft.writer.shards]
+        noted = {"place": list(astuple(place)), "skipped_bytes": skipped.tell(), "read": read}
         self._unfinished.note({"shards": shards, **noted})
 
 
-def _shards(folder: Path, state: dict[str, Any]) -> list[Shard]:
+def _shards(folder: Path, state: _State) -> list[Shard]:
     """The noted shards; takes away whatever was written after them.
 
     Raises `UserError` where one is not as it was noted.
     """
-    shards = [Shard(*shard) for shard in state["shards"]]
+    shards = [Shard(*shard) for shard in state.shards]
     paths = [shard_path(folder, index) for index in range(len(shards))]
     for path in folder.iterdir():
         if path not in paths and path.name != SKIPPED:
@@ -127,14 +155,8 @@ def _shards(folder: Path, state: dict[str, Any]) -> list[Shard]:
     return shards
 
 
-def _open_skipped(folder: Path, state: dict[str, Any]) -> BinaryIO:
+def _open_skipped(folder: Path, state: _State) -> BinaryIO:
     """The list of what was left out, as it was noted."""
     file = (folder / SKIPPED).open("a+b")
-    file.truncate(state["skipped_bytes"])
+    file.truncate(state.skipped_bytes)
     return file
-
-
-def _problems(skipped: BinaryIO) -> Iterator[Problem]:
-    skipped.seek(0)
-    for line in skipped:
-        yield Problem(**json.loads(line))

@@ -1,7 +1,8 @@
 """Records: image-text pairs on disk with random access, through TFDS (ArrayRecord) and without TensorFlow.
 
 A folder of records holds the shards and the two JSON files that `tfds.builder_from_directory` reads (split "records"),
-a manifest, and `skipped.jsonl`, which names what the source held and the records do not.
+a manifest, and `skipped.jsonl`, which names what the source held and the records do not. Here TFDS reads the shards by
+a description of our own: what the JSON files say of classes to import is for others.
 """
 
 import hashlib
@@ -9,19 +10,20 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reimagen_jax.checked import Count, Natural
 from reimagen_jax.data import images
 from reimagen_jax.data.catalogue import Ledger
 from reimagen_jax.data.image_text import ImageText, Problem
-from reimagen_jax.data.manifest import follow, read_manifest, verify_checksums, write_manifest
+from reimagen_jax.data.manifest import Folder, Manifest, Text, follow, open_folder, write_manifest
 from reimagen_jax.data.parallel import ordered_map
-from reimagen_jax.data.shards import SPLIT, Shard, ShardWriter, from_features, parse, read_shard, string
+from reimagen_jax.data.shards import Shard, ShardWriter, data_source, from_features, parse, read_shard, string
 from reimagen_jax.errors import UserError
 from reimagen_jax.files import atomic_dir
 from reimagen_jax.progress import track
@@ -32,6 +34,18 @@ KIND = "records"
 RECORDS_PER_SHARD = 4096
 SKIPPED = "skipped.jsonl"
 _READ_BATCH = 2048
+_DAMAGE = "write it again with `reimagen prepare`"
+
+
+@dataclass(frozen=True)
+class RecordsManifest(Manifest):
+    """Of a folder of records."""
+
+    count: Count
+    fingerprint: Text
+    source: Text
+    settings: dict[str, Any]
+    skipped: dict[str, Natural]
 
 
 def write_records(
@@ -51,7 +65,7 @@ def write_records(
     Raises `UserError` when there are no examples, on a key that occurs twice, on an image that cannot be decoded,
     and when `out` exists and `overwrite` is false.
     """
-    with atomic_dir(out, overwrite=overwrite) as folder:
+    with atomic_dir(out, kind=KIND, overwrite=overwrite) as folder:
         draft, keys = Draft(folder), Ledger()
         for example in track(ordered_map(_with_digest, examples), total, "records", "image"):
             if keys.setdefault(example.key, 1) is not None:
@@ -162,11 +176,14 @@ class Records(ImageTexts):
 
     path: Path
     manifest: dict[str, Any]
+    folder: Folder | None = field(default=None, repr=False, kw_only=True)
+    """Where they are read from; only what stands for records has none."""
 
     @classmethod
     def open(cls, path: str | Path) -> "Records":
         """Opens a folder of records. Raises `UserError` on what is missing, damaged, or of an unknown version."""
-        return cls(Path(path), read_manifest(path, KIND))
+        folder = open_folder(path, KIND, RecordsManifest)
+        return cls(folder.path, folder.manifest, folder=folder)
 
     @property
     def fingerprint(self) -> str:
@@ -182,7 +199,9 @@ class Records(ImageTexts):
         return self.manifest["count"]
 
     def fetch(self, ids: Iterable[int]) -> list[ImageText]:
-        return [from_features(features) for features in self._features(ids)]
+        features = self._features(ids)
+        with self.folder.opened.reading(_DAMAGE):
+            return [from_features(each) for each in features]
 
     def keys(self) -> list[str]:
         return self._columns[0]
@@ -197,24 +216,23 @@ class Records(ImageTexts):
         return [self.source] * len(self)
 
     def verify(self) -> None:
-        verify_checksums(self.path, self.manifest)
+        self.folder.verify()
+        self.folder.verify_manifest()
 
     @cached_property
     def _columns(self) -> tuple[list[str], list[str], list[str]]:
         """Keys, texts and digests; read once."""
         columns = ([], [], [])
         for start in range(0, len(self), _READ_BATCH):
-            for features in self._features(range(start, min(start + _READ_BATCH, len(self)))):
+            some = self._features(range(start, min(start + _READ_BATCH, len(self))))
+            with self.folder.opened.reading(_DAMAGE):
                 for column, name in zip(columns, ("key", "text", "digest"), strict=True):
-                    column.append(string(features, name))
+                    column.extend(string(features, name) for features in some)
         return columns
 
     @cached_property
     def _shards(self) -> Any:
-        import tensorflow_datasets as tfds
-
-        raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        return tfds.builder_from_directory(str(self.path)).as_data_source(split=SPLIT, deserialize_method=raw)
+        return data_source(self.folder.opened, len(self))
 
     def _features(self, ids: Iterable[int]) -> list[Any]:
         """The stored features of records."""
@@ -223,7 +241,8 @@ class Records(ImageTexts):
             return []
         if ids.min() < 0 or ids.max() >= len(self):
             raise IndexError(f"record {ids.min() if ids.min() < 0 else ids.max()} of {len(self)} in {self.path}")
-        return [parse(raw) for raw in self._shards.__getitems__(ids.tolist())]
+        with self.folder.opened.reading(_DAMAGE):
+            return [parse(raw) for raw in self._shards.__getitems__(ids.tolist())]
 
 
 def open_linked(folder: str | Path, relative: str, expected: str, command: str) -> Records:

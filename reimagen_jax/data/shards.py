@@ -9,9 +9,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
+from pydantic import ConfigDict, StringConstraints
+
+from reimagen_jax import checked
 from reimagen_jax.data.image_text import ImageText
+from reimagen_jax.data.opened import Opened
 
 SPLIT = "records"
 _OPTIONS = "group_size:1"
@@ -26,6 +30,21 @@ class Shard:
     records: int
     record_bytes: int
     file_bytes: int
+
+
+@dataclass(frozen=True)
+class _Split:
+    """What is read of a split in TFDS's `dataset_info.json`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
+    name: str
+    shardLengths: tuple[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,12}$")], ...]
+
+
+@dataclass(frozen=True)
+class _Info:
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
+    splits: tuple[_Split]
 
 
 class ShardWriter:
@@ -64,17 +83,9 @@ class ShardWriter:
 
     def finish(self) -> None:
         """Completes the last shard and writes the two JSON files that TFDS reads."""
-        import tensorflow_datasets as tfds
-
         self.close_shard()
-        split = tfds.core.SplitInfo(
-            name=SPLIT,
-            shard_lengths=[shard.records for shard in self.shards],
-            num_bytes=sum(shard.record_bytes for shard in self.shards),
-            filename_template=_template(self._folder),
-        )
-        self._info.set_file_format("array_record", override=True)
-        self._info.set_splits(tfds.core.SplitDict([split]))
+        num_bytes = sum(shard.record_bytes for shard in self.shards)
+        _set_split(self._info, self._folder, [shard.records for shard in self.shards], num_bytes)
         self._info.write_to_directory(str(self._folder))
 
 
@@ -89,6 +100,25 @@ def read_shard(folder: Path, index: int) -> Iterator[ImageText]:
     for start in range(0, reader.num_records(), _READ_BATCH):
         for raw in reader.read(start, min(start + _READ_BATCH, reader.num_records())):
             yield from_features(parse(raw))
+
+
+def data_source(folder: Opened, count: int) -> Any:
+    """The serialised records of a finished folder, through TFDS, by their numbers.
+
+    TFDS is told what is in the shards; nothing that the folder's JSON files name is imported. Raises `UserError` where
+    they do not have `count` records.
+    """
+    from tensorflow_datasets.core.data_sources import array_record
+    from tensorflow_datasets.core.decode import DeserializeMethod
+
+    (split,) = checked.read(folder / "dataset_info.json", _Info, "TFDS's description of records").splits
+    lengths = [int(length) for length in split.shardLengths]
+    if sum(lengths) != count:
+        raise ValueError(f"shards of {sum(lengths)} records, not {count}")
+    place = Path(os.fspath(folder / "."))
+    info = _dataset_info(place)
+    _set_split(info, place, lengths, 0)
+    return array_record.ArrayRecordDataSource(info, SPLIT, deserialize_method=DeserializeMethod.RAW_BYTES)
 
 
 def parse(raw: bytes) -> Any:
@@ -141,6 +171,16 @@ def _template(folder: Path) -> Any:
         filetype_suffix="array_record",
         template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}",
     )
+
+
+def _set_split(info: Any, folder: Path, lengths: Sequence[int], num_bytes: int) -> None:
+    import tensorflow_datasets as tfds
+
+    split = tfds.core.SplitInfo(
+        name=SPLIT, shard_lengths=list(lengths), num_bytes=num_bytes, filename_template=_template(folder)
+    )
+    info.set_file_format("array_record", override=True)
+    info.set_splits(tfds.core.SplitDict([split]))
 
 
 def _dataset_info(folder: Path) -> Any:

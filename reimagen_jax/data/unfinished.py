@@ -4,14 +4,13 @@ Beside the folder TARGET to be written stands, until it is complete, the folder 
 
     output/         what is to become TARGET
     progress.json   what it is made from, and how far it is: whatever the writer noted when it last was consistent
-    lock            held by the program that writes; the system lets go of it when that dies, however it dies
 
 `progress.json` is replaced whole, after the files it speaks of are on the disk, so that after kill -9 the writer finds
-a state that it once noted, and perhaps files that are newer than it.
+a state that it once noted, and perhaps files that are newer than it. It also tells which folder the output is (its
+inode): where that has come to be TARGET, what is left beside it is the folder that was replaced.
 """
 
-import fcntl
-import os
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,11 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reimagen_jax.checked import read
 from reimagen_jax.errors import UserError
-from reimagen_jax.files import put_in_place, read_json, require_writable, write_json
+from reimagen_jax.files import locked, put_in_place, real, require_writable, write_json
+from reimagen_jax.files import mark as mark_folder
 
 PROGRESS = "progress.json"
-LOCK = "lock"
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """What is in `progress.json`."""
+
+    identity: dict[str, Any]
+    state: Any
+    output: int | None = None
+    """The inode of the output; older versions did not note it."""
 
 
 @dataclass
@@ -33,17 +43,20 @@ class Unfinished:
     folder: Path
     """Write here."""
     identity: dict[str, Any]
-    state: dict[str, Any] | None
+    state: Any
     """What was last noted; `None` at the beginning."""
 
-    def note(self, state: dict[str, Any]) -> None:
-        """Notes a state to go on from; the files it speaks of must be on the disk."""
-        write_json(self.folder.parent / PROGRESS, {"identity": self.identity, "state": state})
+    def note(self, state: Any) -> None:
+        """Notes a state (JSON) to go on from; the files it speaks of must be on the disk."""
+        noted = {"identity": self.identity, "state": state, "output": self.folder.stat().st_ino}
+        write_json(self.folder.parent / PROGRESS, noted)
         self.state = state
 
 
 @contextmanager
-def resumable_dir(target: str | Path, identity: dict[str, Any], *, overwrite: bool = False) -> Iterator[Unfinished]:
+def resumable_dir(
+    target: str | Path, identity: dict[str, Any], *, kind: str = "", overwrite: bool = False
+) -> Iterator[Unfinished]:
     """Yields the folder to write, renamed to `target` when the block ends without an exception.
 
     When it ends otherwise, what was noted is kept, and yielded again to whoever comes with the same `target` and the
@@ -51,47 +64,96 @@ def resumable_dir(target: str | Path, identity: dict[str, Any], *, overwrite: bo
     `overwrite`, an existing `target` stays until the new folder is complete, and what another identity has left
     unfinished is thrown away.
 
-    Raises `UserError` where `target` may not be written, where another process is writing it, and where something else
-    was left unfinished and `overwrite` is false.
+    Raises `UserError` where `target` may not be written (see `files.atomic_dir`, also for `kind`), where another
+    process is writing it, and where something else was left unfinished and `overwrite` is false.
     """
     target = Path(target)
-    require_writable(target, overwrite=overwrite)
+    require_writable(target, kind=kind, overwrite=overwrite)
     place = place_of(target)
-    with _locked(place, target):
-        state = _resume(place, identity, target, overwrite)
-        unfinished = Unfinished(place / "output", identity, state)
+    with locked(target):
+        require_writable(target, kind=kind, overwrite=overwrite)
+        _make(place, target)
+        unfinished = Unfinished(place / "output", as_json(identity), None)
         try:
+            unfinished.state = _resume(place, unfinished.identity, target, overwrite)
             yield unfinished
+            mark_folder(unfinished.folder, kind)
             put_in_place(unfinished.folder, target)
         except BaseException:
-            if unfinished.state is None:
+            if unfinished.state is None and not (place / PROGRESS).exists():
                 shutil.rmtree(place, ignore_errors=True)
             raise
-        shutil.rmtree(place)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def completed(target: str | Path, identity: dict[str, Any]) -> bool:
+    """Whether a process with this identity has put its output in place, and died before all was tidy; tidies up."""
+    target, place = Path(target), place_of(target)
+    if not (target.is_dir() and (place / PROGRESS).is_file()):
+        return False
+    with locked(target):
+        if not (place / PROGRESS).is_file():
+            return False
+        noted = _noted(place, overwrite=True)
+        done = noted is not None and noted.identity == as_json(identity) and _in_place(noted, target)
+        if done:
+            shutil.rmtree(place, ignore_errors=True)
+        return done
 
 
 def place_of(target: str | Path) -> Path:
     """Where an output stands while it is unfinished; nothing is there before or after, nor where nothing was noted."""
-    target = Path(target)
+    target = real(Path(target))
     return target.parent / f".{target.name}.unfinished"
 
 
-def _resume(place: Path, identity: dict[str, Any], target: Path, overwrite: bool) -> dict[str, Any] | None:
+def as_json(identity: dict[str, Any]) -> dict[str, Any]:
+    """As it is read again: tuples are lists there."""
+    return json.loads(json.dumps(identity))
+
+
+def _make(place: Path, target: Path) -> None:
+    try:
+        place.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}; choose a folder you may write to") from error
+
+
+def _resume(place: Path, identity: dict[str, Any], target: Path, overwrite: bool) -> Any:
     """The state to go on from, or `None` after making place for a new beginning."""
     output, progress = place / "output", place / PROGRESS
     if progress.is_file() and output.is_dir():
-        noted = read_json(progress, "the progress of an unfinished output")
-        if noted.get("identity") == identity:
-            return noted["state"]
-        if not overwrite:
+        noted = _noted(place, overwrite)
+        if noted is not None and noted.identity == identity and not _in_place(noted, target):
+            return noted.state
+        if noted is not None and not overwrite:
             raise UserError(
-                f"{place} holds an unfinished {target.name}, but {_difference(noted['identity'], identity)}: give the "
+                f"{place} holds an unfinished {target.name}, but {_difference(noted.identity, identity)}: give the "
                 "same options to go on with it, or --overwrite to throw it away"
             )
     progress.unlink(missing_ok=True)
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
     return None
+
+
+def _noted(place: Path, overwrite: bool) -> _Progress | None:
+    """What is noted; `None` where that is damaged and is to be thrown away."""
+    try:
+        return _progress(place)
+    except UserError as error:
+        if overwrite:
+            return None
+        raise UserError(f"{error}; --overwrite begins anew") from error
+
+
+def _in_place(noted: _Progress, target: Path) -> bool:
+    """Whether the output has come to be `target`."""
+    return target.is_dir() and target.stat().st_ino == noted.output
+
+
+def _progress(place: Path) -> _Progress:
+    return read(place / PROGRESS, _Progress, "the progress of an unfinished output")
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any], path: str = "") -> str:
@@ -103,23 +165,3 @@ def _difference(before: dict[str, Any], now: dict[str, Any], path: str = "") -> 
         if old != new:
             return f"{path}{name} was {old!r}, now {new!r}"
     return "the same"
-
-
-@contextmanager
-def _locked(place: Path, target: Path) -> Iterator[None]:
-    try:
-        place.mkdir(exist_ok=True)
-        descriptor = os.open(place / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}; choose a folder you may write to") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = (place / LOCK).exists()  # whoever held it before may just have finished, and taken it away
-        except OSError:
-            held = False
-        if not held:
-            raise UserError(f"another process is writing {target}: wait for it, or choose another --out")
-        yield
-    finally:
-        os.close(descriptor)

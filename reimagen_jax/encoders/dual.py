@@ -22,12 +22,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int32, UInt8
 
 from reimagen_jax import randomness
-from reimagen_jax.data.manifest import read_manifest, write_manifest
+from reimagen_jax.checked import parse, read
+from reimagen_jax.data.manifest import Manifest, Text, open_folder, write_manifest
 from reimagen_jax.encoders.bytes import ByteEncoder
 from reimagen_jax.encoders.settings import DualConfig
 from reimagen_jax.encoders.tokenizers import ByteTokenizer
 from reimagen_jax.errors import require
-from reimagen_jax.files import read_json, write_json
+from reimagen_jax.files import write_json
 from reimagen_jax.pretrained.weights import WEIGHTS, fingerprint, load_params, save_params
 
 KIND = "encoder"
@@ -35,6 +36,13 @@ SETTINGS = "encoder.json"
 BATCH = 256
 HOTTEST = math.log(100.0)
 """Limit of the learned scale's logarithm, as CLIP's: beyond it training is unstable."""
+
+
+@dataclass(frozen=True)
+class _Manifest(Manifest):
+    """Of an encoder."""
+
+    fingerprint: Text
 
 
 class ImageTower(nn.Module):
@@ -172,14 +180,14 @@ def _batches(rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
 
 def open(folder: str | Path) -> DualEncoder:
     """Opens what `reimagen encode-train` wrote. Raises `UserError` when it is missing, damaged or of another format."""
-    folder = Path(folder)
-    manifest = read_manifest(folder, KIND)
-    settings = read_json(folder / SETTINGS, "the settings of an encoder")
-    config = DualConfig(**settings.pop("network"))
+    opened = open_folder(folder, KIND, _Manifest)
+    settings = read(opened / SETTINGS, dict[str, Any], "the settings of an encoder")
+    config = parse(DualConfig, settings.pop("network", None), f"{opened / SETTINGS}.network")
     expected = jax.eval_shape(lambda key: init(config, key), randomness.key(0))
-    encoder = DualEncoder(config, load_params(folder / WEIGHTS, expected), settings)
-    require(
-        encoder.fingerprint == manifest["fingerprint"],
-        f"{folder / WEIGHTS} is damaged: its checksum is not that of the manifest; train it again",
-    )
+    with opened.opened.reading("train it again"):
+        encoder = DualEncoder(config, load_params(opened.path / WEIGHTS, expected), settings)
+        require(
+            encoder.fingerprint == opened.manifest["fingerprint"],
+            f"{opened.path / WEIGHTS} is damaged: its checksum is not that of the manifest; train it again",
+        )
     return encoder

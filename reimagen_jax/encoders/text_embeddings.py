@@ -7,7 +7,8 @@ A text is stored once, under a checksum of what it says, however many records be
 
 n is the text's own length, or `max_tokens` where padding counts. The folder belongs to one encoder and one way of
 cutting and padding texts. It grows by shards, each complete or absent, so that a run that was killed goes on after the
-last one, and records added later cost what their new captions cost. Records whose captions are all there are noted.
+last one, and records added later cost what their new captions cost. Records whose captions are all there are noted, and
+the checksums of shards. One process at a time adds to it.
 """
 
 import dataclasses
@@ -17,17 +18,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import ml_dtypes
 import numpy as np
 
+from reimagen_jax.checked import Count, parse
+from reimagen_jax.data.manifest import Entry, FileName
+from reimagen_jax.data.opened import Opened, load_array
 from reimagen_jax.data.records import Records
 from reimagen_jax.encoders.settings import FrozenTextConfig
 from reimagen_jax.encoders.texts import Embedded
 from reimagen_jax.encoders.tokenizers import ByteTokenizer
 from reimagen_jax.errors import UserError, require
-from reimagen_jax.files import read_json, write_json
+from reimagen_jax.files import locked, read_json, write_json
 from reimagen_jax.progress import track
 
 KIND, VERSION, NAME = "text embeddings", 1, "text_embeddings.json"
@@ -36,6 +40,31 @@ SHARD_BYTES = 2**28
 SAMPLE = 20_000
 """So many texts, evenly spread, tell how long texts are, for (2)."""
 _BLOCK = 1024
+_REMEDY = "run `reimagen embed` again"
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Of the encoder, and of how texts are cut and padded: `FrozenTextConfig` but for the encoder's folder."""
+
+    fingerprint: str
+    width: Count
+    max_tokens: Count
+    padding: Literal["masked", "kept"]
+    lowercase: bool
+    dtype: Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """What is in `text_embeddings.json`."""
+
+    kind: Literal["text embeddings"]
+    version: Literal[1]
+    settings: _Settings
+    records: tuple[str, ...]
+    files: dict[FileName, Entry] = dataclasses.field(default_factory=dict)
+    """Of shards; older versions did not note them."""
 
 
 @runtime_checkable
@@ -99,6 +128,7 @@ class TextEmbeddings:
         manifest = read_json(path / NAME, KIND)
         if not isinstance(manifest, dict) or (manifest.get("kind"), manifest.get("version")) != (KIND, VERSION):
             raise UserError(f"{path / NAME} is not of {KIND}, version {VERSION}: run `reimagen embed` of this version")
+        parse(_Manifest, manifest, str(path / NAME))
         return cls(path, manifest)
 
     @property
@@ -146,7 +176,7 @@ class TextEmbeddings:
 
     @cached_property
     def _index(self) -> "_Index":
-        return _Index({number: np.load(_shard_files(self.path, number)[1]) for number in _shard_numbers(self.path)})
+        return _Index({number: _entries(self.path, number) for number in _shard_numbers(self.path)})
 
     @cached_property
     def _shards(self) -> dict[int, np.ndarray]:
@@ -154,15 +184,32 @@ class TextEmbeddings:
 
     def _shard(self, number: int) -> np.ndarray:
         if number not in self._shards:
-            path = _shard_files(self.path, number)[0]
+            path, entries = _shard_files(self.path, number)
             try:
-                self._shards[number] = np.load(path, mmap_mode="r")
+                array = load_array(path, mapped=True)
+                told = _entries(self.path, number)
+                rows = int((told["start"] + told["tokens"]).max(initial=0))
+                if array.dtype != np.uint16 or array.shape != (rows, self.manifest["settings"]["width"]):
+                    raise ValueError(f"{array.dtype} {list(array.shape)}, where {rows} rows are listed")
             except (OSError, ValueError) as error:
-                entries = _shard_files(self.path, number)[1].name
                 raise UserError(
-                    f"{path} is missing or damaged ({error}): delete {entries} beside it and run `reimagen embed` again"
+                    f"{path} is missing or damaged ({error}): delete {entries.name} beside it and {_REMEDY}"
                 ) from error
+            self._shards[number] = array
         return self._shards[number]
+
+    def verify(self) -> None:
+        """Compares the checksums of all shards, and what is listed with what there is.
+
+        Raises `UserError` naming the first that is damaged.
+        """
+        opened = Opened(self.path)
+        for name, entry in self.manifest.get("files", {}).items():
+            with opened.reading(_REMEDY):
+                if opened.sha256(name) != entry["sha256"]:
+                    raise UserError(f"{self.path / name} does not have the checksum that {NAME} notes: it is damaged")
+        for number in _shard_numbers(self.path):
+            self._shard(number)
 
 
 def reader(
@@ -188,7 +235,23 @@ def embed_records(
     embeddings of another encoder or of other settings, and when the disk has no room for them.
     """
     settings = dataclasses.replace(settings, fingerprint=encoder.fingerprint, width=encoder.width)
-    store = _begin(Path(out), settings)
+    out = Path(out)
+    _make_folder(out.parent)
+    with locked(out, wait=True):
+        _add(sources, encoder, settings, out, say, shard_bytes)
+    return TextEmbeddings.open(out)
+
+
+def _add(
+    sources: Sequence[Records],
+    encoder: Encoder,
+    settings: FrozenTextConfig,
+    out: Path,
+    say: Callable[[str], None],
+    shard_bytes: int,
+) -> None:
+    """What `embed_records` does, while no other process writes there."""
+    store = _begin(out, settings)
     texts = normalised([text for records in sources for text in records.texts()], settings)
     missing, distinct = _missing(store, [*texts, ""])
     plan = estimate(missing, distinct, encoder, settings)
@@ -200,8 +263,7 @@ def embed_records(
     require(plan.bytes < free, f"{out} needs about {plan.bytes / 1e9:.3g} GB, but {free / 1e9:.3g} GB are free there")
     _write_shards(store.path, missing, lambda part: encode(encoder, part, settings), shard_bytes)
     known = sorted({*store.manifest["records"], *(records.fingerprint for records in sources)})
-    write_json(store.path / NAME, {**store.manifest, "records": known})
-    return TextEmbeddings.open(out)
+    write_json(store.path / NAME, {**store.manifest, "records": known, "files": _checksums(store)})
 
 
 def estimate(missing: Sequence[str], distinct: int, encoder: Encoder, settings: FrozenTextConfig) -> Estimate:
@@ -251,6 +313,8 @@ class _Index:
 def _begin(path: Path, settings: FrozenTextConfig) -> TextEmbeddings:
     """Opens the folder, or makes it."""
     kept = {name: value for name, value in dataclasses.asdict(settings).items() if name != "encoder"}
+    for left in path.glob(".*.partial"):  # by a process that died
+        left.unlink()
     if (path / NAME).is_file():
         store = TextEmbeddings.open(path)
         store.check(settings)
@@ -259,12 +323,25 @@ def _begin(path: Path, settings: FrozenTextConfig) -> TextEmbeddings:
         not path.exists() or (path.is_dir() and not any(path.iterdir())),
         f"{path} exists and holds no text embeddings: choose another folder",
     )
+    _make_folder(path)
+    write_json(path / NAME, {"kind": KIND, "version": VERSION, "settings": kept, "records": []})
+    return TextEmbeddings.open(path)
+
+
+def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose a folder you may write to") from error
-    write_json(path / NAME, {"kind": KIND, "version": VERSION, "settings": kept, "records": []})
-    return TextEmbeddings.open(path)
+
+
+def _checksums(store: TextEmbeddings) -> dict[str, Any]:
+    """Size and SHA-256 of the files of all shards; those noted before are not read again."""
+    opened, noted = Opened(store.path), store.manifest.get("files", {})
+    names = [file.name for number in _shard_numbers(store.path) for file in _shard_files(store.path, number)]
+    return {
+        name: noted.get(name) or {"bytes": opened.size(name), "sha256": opened.sha256(name)} for name in sorted(names)
+    }
 
 
 def _missing(store: TextEmbeddings, texts: Sequence[str]) -> tuple[list[str], int]:
@@ -308,6 +385,18 @@ def _write_shard(path: Path, number: int, texts: Sequence[str], parts: Sequence[
         with partial.open("wb") as stream:
             np.save(stream, array)
         partial.replace(file)
+
+
+def _entries(path: Path, number: int) -> np.ndarray:
+    """The entries of a shard. Raises `UserError` where they are damaged."""
+    file = _shard_files(path, number)[1]
+    try:
+        entries = load_array(file)
+        if entries.dtype != ENTRY or entries.ndim != 1 or (entries["start"] < 0).any() or (entries["tokens"] < 0).any():
+            raise ValueError("entries of another kind")
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise UserError(f"{file} is damaged ({error}): delete it and {_REMEDY}") from error
+    return entries
 
 
 def _shard_files(path: Path, number: int) -> tuple[Path, Path]:

@@ -24,6 +24,9 @@ from pathlib import Path
 import numba
 import numpy as np
 
+from reimagen_jax.checked import Count, Natural, parse, read
+from reimagen_jax.data.manifest import Folder
+from reimagen_jax.data.opened import load_array
 from reimagen_jax.data.parallel import ordered_map
 from reimagen_jax.files import read_json
 from reimagen_jax.progress import track
@@ -193,12 +196,12 @@ def write(lists: Postings, folder: Path, k1: float, b: float) -> None:
     np.save(folder / f"{PREFIX}.largest.npy", np.maximum.reduceat(data, lists.starts[:-1]))
 
 
-def load(folder: Path, analyser: Callable[[str], list[str]] = words) -> Index:
+def load(folder: Path | Folder, analyser: Callable[[str], list[str]] = words) -> Index:
     """Opens what `build` or `write` wrote, memory-mapped. Raises `ValueError` where its parts do not fit together."""
     if (folder / "params.index.json").is_file():
         return _load_1(folder, analyser)
     lists = postings.load(folder, PREFIX)
-    data, largest = (np.load(folder / f"{PREFIX}.{name}.npy", mmap_mode="r") for name in ("summands", "largest"))
+    data, largest = (load_array(folder / f"{PREFIX}.{name}.npy", mapped=True) for name in ("summands", "largest"))
     if not (data.dtype == largest.dtype == np.float32 and data.shape == lists.counts.shape):
         raise ValueError("summands of another kind")
     if largest.shape != (len(lists.terms),) or not np.isfinite(largest).all():
@@ -206,11 +209,12 @@ def load(folder: Path, analyser: Callable[[str], list[str]] = words) -> Index:
     return Index(lists.number_of, (data, lists.documents, lists.starts), lists.num_documents, analyser, largest)
 
 
-def _load_1(folder: Path, analyser: Callable[[str], list[str]]) -> Index:
+def _load_1(folder: Path | Folder, analyser: Callable[[str], list[str]]) -> Index:
     """Opens an index of format 1: bm25s's files."""
-    vocabulary = read_json(folder / "vocab.index.json", "the vocabulary of an index")
-    size = read_json(folder / "params.index.json", "the settings of an index")["num_docs"]
-    lists = [np.load(folder / f"{name}.csc.index.npy", mmap_mode="r") for name in ("data", "indices", "indptr")]
+    vocabulary = read(folder / "vocab.index.json", dict[str, Natural], "the vocabulary of an index")
+    settings = read_json(folder / "params.index.json", "the settings of an index")
+    size = parse(Count, settings["num_docs"], f"{folder / 'params.index.json'}.num_docs")
+    lists = [load_array(folder / f"{name}.csc.index.npy", mapped=True) for name in ("data", "indices", "indptr")]
     data, indices, indptr = lists
     check_lists(len(vocabulary), size, indptr, indices, data)
     return Index(vocabulary, lists, size, analyser)

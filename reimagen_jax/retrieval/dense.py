@@ -16,12 +16,17 @@ The files' names begin with `dense.`, so that they can lie in one folder with an
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
+from pydantic import ConfigDict
 
+from reimagen_jax.checked import Count, Natural, parse
+from reimagen_jax.data.manifest import Folder
+from reimagen_jax.data.opened import load_array
 from reimagen_jax.errors import UserError
 from reimagen_jax.files import read_json, write_json
 from reimagen_jax.progress import track
@@ -43,6 +48,26 @@ _TOLERANCE = 1e-6
 """Between two ways to compute one score."""
 _BLOCK_BYTES = 2**26
 """Of vectors in memory at a time, where many are gone through."""
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """What the settings say of faiss's lists."""
+
+    recipe: str
+    probes: Count
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What the settings of an index need; what was measured is for people."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore", allow_inf_nan=False)
+    kind: Kind
+    count: Count
+    width: Count
+    seed: Natural
+    faiss: _Lists | None = None
 
 
 class Finder(Protocol):
@@ -94,12 +119,16 @@ def build(
     return index.settings
 
 
-def load(folder: str | Path) -> "DenseIndex":
+def load(folder: str | Path | Folder) -> "DenseIndex":
     """Opens what `build` wrote, memory-mapped. Raises `UserError` when it is missing, damaged or of another version."""
-    folder = Path(folder)
+    folder = Path(folder) if isinstance(folder, str) else folder
     settings = read_json(folder / SETTINGS, "the settings of a dense index")
-    if settings.get("format") != FORMAT:
-        raise UserError(f"{folder} has a dense index of format {settings.get('format')}, not {FORMAT}: {REMEDY}")
+    found = settings.get("format") if isinstance(settings, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{folder / SETTINGS} is of a dense index of format {found}, not {FORMAT}: {REMEDY}")
+    parse(_Settings, settings, str(folder / SETTINGS))
+    if (settings["kind"] == "faiss") != ("faiss" in settings):
+        raise UserError(f"{folder / SETTINGS} is of the kind {settings['kind']}, but has settings of another: {REMEDY}")
     index = DenseIndex(folder, settings)
     if index.vectors.shape != (settings["count"], settings["width"]) or index.vectors.dtype != np.float32:
         raise UserError(f"{folder / VECTORS} is not what {SETTINGS} says: {REMEDY}")
@@ -109,9 +138,9 @@ def load(folder: str | Path) -> "DenseIndex":
 class DenseIndex:
     """An index that `build` wrote; safe to search from several threads."""
 
-    def __init__(self, path: Path, settings: dict[str, Any]):
+    def __init__(self, folder: Path | Folder, settings: dict[str, Any]):
         """Use `load`."""
-        self.path = path
+        self.folder = folder
         self.settings = settings
         """With `kind`, `count`, `width`, and `recall` as it was measured at building."""
 
@@ -127,14 +156,14 @@ class DenseIndex:
     def vectors(self) -> np.ndarray:
         """(1) of all rows, float32 [N, D], memory-mapped."""
         try:
-            return np.load(self.path / VECTORS, mmap_mode="r")
+            return load_array(self.folder / VECTORS, mapped=True)
         except (OSError, ValueError) as error:
-            raise UserError(f"{self.path / VECTORS} cannot be read: {error}; {REMEDY}") from error
+            raise UserError(f"{self.folder / VECTORS} cannot be read: {error}; {REMEDY}") from error
 
     @cached_property
     def queries(self) -> np.ndarray | None:
         """(1) of examples of what is asked, float32 [Q, D]; None where there were none."""
-        return np.load(self.path / QUERIES) if (self.path / QUERIES).is_file() else None
+        return load_array(self.folder / QUERIES) if (self.folder / QUERIES).is_file() else None
 
     @cached_property
     def finder(self) -> Finder:
@@ -144,7 +173,9 @@ class DenseIndex:
         if self.settings["kind"] == "faiss":
             from reimagen_jax.retrieval import ivf
 
-            return ivf.Lists(self.path / LISTS, self.settings["faiss"]["probes"])
+            if isinstance(self.folder, Folder):  # faiss believes what it reads
+                self.folder.verify(LISTS)
+            return ivf.Lists(self.folder / LISTS, self.settings["faiss"]["probes"])
         if self.settings["kind"] == "approx":
             return tiled.Resident(self.vectors, approximate=True)
         return tiled.exact(self.vectors)
@@ -163,8 +194,8 @@ class DenseIndex:
         query_QD = np.ascontiguousarray(queries_QD, np.float32)
         if query_QD.ndim != 2 or query_QD.shape[1] != self.width:
             raise UserError(
-                f"{self.path} holds vectors of {self.width} values, the queries' shape is {query_QD.shape}: "
-                "they are of another encoder"
+                f"{self.folder / VECTORS} holds vectors of {self.width} values, the queries' shape is "
+                f"{query_QD.shape}: they are of another encoder"
             )
         query_QD, length_Q = _normalised(query_QD, "query")
         id_QK, score_QK = np.full((len(query_QD), k), -1, np.int32), np.zeros((len(query_QD), k), np.float32)

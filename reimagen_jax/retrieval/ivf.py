@@ -8,6 +8,7 @@ number is doubled until `AIM` of the true best are found.
 References: Jégou et al. 2011, product quantisation; Douze et al. 2024, the faiss library.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
@@ -51,11 +52,11 @@ def build(path: Path, row_ND: np.ndarray, blocks: Iterable[np.ndarray], seed: in
 class Lists:
     """A file written by `build`, memory-mapped; safe to search from several threads."""
 
-    def __init__(self, path: Path, probes: int):
+    def __init__(self, path: os.PathLike[str], probes: int):
         """`probes`: cells that a query reads. Raises `UserError` when faiss is missing or cannot read the file."""
         faiss = _faiss()
         try:
-            self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+            self._index = faiss.read_index(os.fspath(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
         except RuntimeError as error:
             raise UserError(f"{path} cannot be read by faiss {faiss.__version__}: build the index again") from error
         self.probes = probes

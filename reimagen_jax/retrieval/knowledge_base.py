@@ -10,7 +10,6 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from reimagen_jax.data.manifest import verify_checksums
 from reimagen_jax.data.records import Records
 from reimagen_jax.data.sources import Where
 from reimagen_jax.encoders.vectors import VectorEncoder, open_encoder
@@ -21,7 +20,7 @@ from reimagen_jax.retrieval.analysis import DEFAULT, Analyser
 from reimagen_jax.retrieval.building import Content, Dense, Lexical
 from reimagen_jax.retrieval.explanation import Explanation
 from reimagen_jax.retrieval.hybrid import BY_RANK, Fusion
-from reimagen_jax.retrieval.stored import REMEDY, Stored
+from reimagen_jax.retrieval.stored import KIND, REMEDY, Stored
 
 Method = Literal["lexical", "dense", "hybrid"]
 Hits = tuple[np.ndarray, np.ndarray]
@@ -58,7 +57,7 @@ class KnowledgeBase(Stored):
         """
         folders = [records] if isinstance(records, Records) else list(records)
         lexical, out = Lexical(k1, b, analyser), Path(out)
-        with atomic_dir(out, overwrite=overwrite) as folder:
+        with atomic_dir(out, kind=KIND, overwrite=overwrite) as folder:
             content = building.read(folders, analyser)
             _refuse_repeated(content, out)
             if dense is not None:
@@ -70,7 +69,7 @@ class KnowledgeBase(Stored):
 
     @classmethod
     def open(cls, path: str | Path, *, encoder: VectorEncoder | None = None) -> "KnowledgeBase":
-        """Opens a knowledge base; its indexes are memory-mapped at the first search.
+        """Opens a knowledge base; its indexes are memory-mapped at the first search, even if it is replaced before.
 
         Raises `UserError` when it is missing or damaged, when its records are not those that were indexed, or when it
         was made by another version of the analyser.
@@ -141,16 +140,16 @@ class KnowledgeBase(Stored):
     ) -> "KnowledgeBase":
         """Adds records, after those that are there, in place or into the new folder `out`, and opens the result.
 
-        All settings stay. Raises `UserError` when a record is there already (same source and key), changing nothing.
+        All settings stay. In place they are added to what the base holds by then: others may have changed it since it
+        was opened. Raises `UserError` when a record is there already (same source and key), changing nothing.
         """
         folders = [records] if isinstance(records, Records) else list(records)
-        encoder = self._encoder if self.dense else None
-        with self._changed(out, overwrite) as (folder, target):
-            new = building.read(folders, self.lexical.analyser)
-            _refuse_repeated(new, target, of=self.content)
-            if self.dense:
-                new = replace(new, vectors=(building.encode(new.records, folder, encoder, self.dense.of),))
-            self._write(folder, target, building.join([self.content, new]))
+        with self._changed(out, overwrite) as (base, folder, target):
+            new = building.read(folders, base.lexical.analyser)
+            _refuse_repeated(new, target, of=base.content)
+            if base.dense:
+                new = replace(new, vectors=(building.encode(new.records, folder, base._encoder, base.dense.of),))
+            base._write(folder, target, building.join([base.content, new]))
         return KnowledgeBase.open(target, encoder=self.given_encoder)
 
     def delete(
@@ -166,14 +165,15 @@ class KnowledgeBase(Stored):
         The records' own folder is not touched; the ids of those left close up. Raises `UserError` for a key or a
         condition that no record has, and when no record with a word would be left, changing nothing.
         """
-        gone = np.zeros(len(self), bool)
-        gone[self.ids_of(keys)] = True
-        if where is not None and where.allowed:
-            gone |= attributes.allowed(self.attributes, where)
-        if not gone.any() or gone.all():
-            raise UserError(f"{'all' if gone.any() else 'none'} of the records of {self.path} would be deleted")
-        with self._changed(out, overwrite) as (folder, target):
-            self._write(folder, target, building.select(self.content, np.flatnonzero(~gone)))
+        keys = list(keys)
+        with self._changed(out, overwrite) as (base, folder, target):
+            gone = np.zeros(len(base), bool)
+            gone[base.ids_of(keys)] = True
+            if where is not None and where.allowed:
+                gone |= attributes.allowed(base.attributes, where)
+            if not gone.any() or gone.all():
+                raise UserError(f"{'all' if gone.any() else 'none'} of the records of {base.path} would be deleted")
+            base._write(folder, target, building.select(base.content, np.flatnonzero(~gone)))
         return KnowledgeBase.open(target, encoder=self.given_encoder)
 
     @classmethod
@@ -187,7 +187,7 @@ class KnowledgeBase(Stored):
         for other in others:
             if difference := _difference(first, other):
                 raise UserError(f"{first.path} and {other.path} cannot be merged: {difference}")
-        with atomic_dir(out, overwrite=overwrite) as folder:
+        with atomic_dir(out, kind=KIND, overwrite=overwrite) as folder:
             first._write(folder, Path(out), building.join([base.content for base in bases]))
         return cls.open(out, encoder=first.given_encoder)
 
@@ -196,7 +196,7 @@ class KnowledgeBase(Stored):
 
         Raises `UserError` naming what is damaged.
         """
-        verify_checksums(self.path, self.manifest)
+        self.folder.verify()
         self.records.verify()
         lists = postings.invert(map(self.lexical.analyser, self.records.texts()))
         if not self.words.has(lists):
@@ -205,6 +205,7 @@ class KnowledgeBase(Stored):
             raise UserError(f"{self.path} does not name its records right: {REMEDY}")
         if self.dense:
             _ = self.vectors  # as many as there are records, or opening them tells
+        self.folder.verify_manifest()
 
     def ids_of(self, keys: Iterable[str]) -> np.ndarray:
         """The ids of the records with these keys, in the keys' order: int64. Raises `UserError` for an unknown key."""
@@ -281,11 +282,17 @@ class KnowledgeBase(Stored):
         return ids
 
     @contextmanager
-    def _changed(self, out: str | Path | None, overwrite: bool) -> Iterator[tuple[Path, Path]]:
-        """A folder to write a changed base to, and where it will lie: in the place of this one, unless `out` is."""
-        target = self.path if out is None else Path(out)
-        with atomic_dir(target, overwrite=overwrite or out is None) as folder:
-            yield folder, target
+    def _changed(self, out: str | Path | None, overwrite: bool) -> "Iterator[tuple[KnowledgeBase, Path, Path]]":
+        """The base to change, a folder to write the changed one to, and where it will lie: here, unless `out` is.
+
+        In place, it is what the base is when its turn has come: changes come one after the other.
+        """
+        if out is not None:
+            with atomic_dir(out, kind=KIND, overwrite=overwrite) as folder:
+                yield self, folder, Path(out)
+            return
+        with atomic_dir(self.path, kind=KIND, overwrite=True, wait=True) as folder:
+            yield KnowledgeBase.open(self.path, encoder=self.given_encoder), folder, self.path
 
     def _write(self, folder: Path, out: Path, content: Content) -> None:
         """Writes another content with this base's settings."""

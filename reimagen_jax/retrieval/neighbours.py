@@ -118,7 +118,7 @@ def build_triples(
     `excluded.jsonl` lists the former one by one.
     Raises `UserError` when `out` exists and `overwrite` is false, or a field that `rules` name is missing.
     """
-    with atomic_dir(out, overwrite=overwrite) as folder:
+    with atomic_dir(out, kind=KIND, overwrite=overwrite) as folder:
         found = find_neighbours(records, knowledge_base, k, rules)
         np.save(folder / NEIGHBOURS_FILE, found.ids_NK)
         np.save(folder / SCORES_FILE, found.scores_NK)

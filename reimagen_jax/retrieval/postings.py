@@ -14,7 +14,17 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
-from reimagen_jax.files import read_json
+from reimagen_jax.checked import Natural, read
+from reimagen_jax.data.manifest import Folder
+from reimagen_jax.data.opened import load_array
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What is stored of terms."""
+
+    num_documents: Natural
+    terms: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,13 +122,13 @@ def save(postings: Postings, folder: Path, prefix: str) -> None:
     (folder / f"{prefix}.terms.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
-def load(folder: Path, prefix: str) -> Postings:
+def load(folder: Path | Folder, prefix: str) -> Postings:
     """Opens what `save` wrote, memory-mapped. Raises `ValueError` where its parts do not fit together."""
-    content = read_json(folder / f"{prefix}.terms.json", "the terms of an index")
+    content = read(folder / f"{prefix}.terms.json", _Terms, "the terms of an index")
     starts, documents, counts = (
-        np.load(folder / f"{prefix}.{name}.npy", mmap_mode="r") for name in ("starts", "documents", "counts")
+        load_array(folder / f"{prefix}.{name}.npy", mapped=True) for name in ("starts", "documents", "counts")
     )
-    lists = Postings(tuple(content["terms"]), starts, documents, counts, int(content["num_documents"]))
+    lists = Postings(content.terms, starts, documents, counts, content.num_documents)
     check_lists(len(lists.terms), lists.num_documents, starts, documents, counts)
     return lists
 

@@ -7,24 +7,26 @@
     rows.npy                  which of the folders' records, where some were deleted
 
 Every change writes a whole new folder and puts it in place when it is complete, so a reader, or a crash, finds the old
-base or the new one. Bases of format 1 had neither keys nor attributes, and records of one folder.
+base or the new one; a reader that has opened one keeps its files open, and reads them to the end. Bases of format 1 had
+neither keys nor attributes, and records of one folder.
 """
 
 import json
-import tokenize
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+from pydantic import ConfigDict
 
-from reimagen_jax.data.manifest import fingerprint, link, read_manifest, write_manifest
+from reimagen_jax.checked import Count, Natural, Positive, Share, read
+from reimagen_jax.data.manifest import Folder, Manifest, Text, fingerprint, link, open_folder, write_manifest
+from reimagen_jax.data.opened import load_array
 from reimagen_jax.data.records import ImageTexts, open_linked
 from reimagen_jax.errors import UserError
-from reimagen_jax.files import read_json, write_json
+from reimagen_jax.files import write_json
 from reimagen_jax.retrieval import attributes, bm25, building, dense, postings
 from reimagen_jax.retrieval.analysis import Analyser
 from reimagen_jax.retrieval.building import Content, Dense, Lexical
@@ -36,8 +38,66 @@ KIND = "knowledge base"
 ROWS_FILE = "rows.npy"
 KEYS_FILE = "keys.json"
 REMEDY = "run `reimagen index` again"
-_HEADER = (SyntaxError, tokenize.TokenError)
-"""What else NumPy raises on a header that it cannot read."""
+_MORE_ALLOWED = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """What a manifest says of vectors."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _MORE_ALLOWED
+    encoder: Text
+    encoder_fingerprint: Text
+    of: Literal["image", "text"]
+    kind: Literal["exact", "approx", "faiss"]
+    seed: Natural
+    width: Count
+    recall: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a manifest says of a folder of records."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _MORE_ALLOWED
+    records: Text
+    fingerprint: Text
+    count: Natural
+
+
+@dataclass(frozen=True)
+class _Analysed:
+    """What a manifest says of the analyser."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _MORE_ALLOWED
+    version: int
+    stemming: str | None
+    stop_words: tuple[str, ...]
+    stemmer: str | None = None
+
+
+@dataclass(frozen=True)
+class _Manifest1(Manifest):
+    """Of a base of format 1."""
+
+    count: Count
+    k1: Positive
+    b: Share
+    records: Text
+    records_fingerprint: Text
+
+
+@dataclass(frozen=True)
+class _Manifest2(Manifest):
+    """Of a base."""
+
+    count: Count
+    k1: Positive
+    b: Share
+    parts: tuple[_Part, ...]
+    deleted: Natural
+    analyser: _Analysed
+    dense: _Vectors | None
 
 
 def write(folder: Path, out: Path, content: Content, lexical: Lexical, dense: Dense | None, encoder: str) -> None:
@@ -83,6 +143,7 @@ class Stored:
 
     path: Path
     manifest: dict[str, Any]
+    folder: Folder = field(repr=False)
     records: ImageTexts
     lexical: Lexical
     dense: Dense | None
@@ -95,9 +156,9 @@ class Stored:
         Raises `UserError` when it is missing or damaged, when its records are not those that were indexed, or when it
         was made by another version of the analyser.
         """
-        path = Path(path)
-        manifest = read_manifest(path, KIND)
-        with _damage(path):
+        folder = open_folder(path, KIND, _Manifest1, _Manifest2, hold=True)
+        path, manifest = folder.path, folder.manifest
+        with folder.opened.reading(REMEDY):
             if manifest["version"] == 1:
                 parts, analysed = [(manifest["records"], manifest["records_fingerprint"])], None
             else:
@@ -105,11 +166,11 @@ class Stored:
             lexical = Lexical(manifest["k1"], manifest["b"], Analyser.read(analysed, str(path)))
             vectors = Dense.read(manifest["dense"], path) if manifest.get("dense") else None
             folders = [open_linked(path, *part, "reimagen index") for part in parts]
-            rows = np.load(path / ROWS_FILE) if manifest["version"] > 1 and manifest["deleted"] else None
+            rows = load_array(folder / ROWS_FILE) if manifest["version"] > 1 and manifest["deleted"] else None
             records, count = collect(folders, rows), manifest["count"]
             if len(records) != count:
                 raise ValueError(f"it counts {count} records, not {len(records)}")
-        return cls(path, manifest, records, lexical, vectors, **more)
+        return cls(path, manifest, folder, records, lexical, vectors, **more)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -129,7 +190,7 @@ class Stored:
             return building.read([self.records], self.lexical.analyser)
         folders, rows = parts_of(self.records)
         vectors = () if self.dense is None else (self.vectors.vectors,)
-        return Content(folders, rows, self.keys(), postings.load(self.path, bm25.PREFIX), self.attributes, vectors)
+        return Content(folders, rows, self.keys(), postings.load(self.folder, bm25.PREFIX), self.attributes, vectors)
 
     def keys(self) -> list[str]:
         """All records' keys, in order."""
@@ -138,8 +199,8 @@ class Stored:
     @cached_property
     def words(self) -> bm25.Index:
         """The index of words."""
-        with _damage(self.path):
-            index = bm25.load(self.path, self.lexical.analyser)
+        with self._reading:
+            index = bm25.load(self.folder, self.lexical.analyser)
             if index.size != len(self):
                 raise ValueError(f"an index of {index.size} captions, not {len(self)}")
         return index
@@ -149,8 +210,8 @@ class Stored:
         """The records' attributes as inverted lists."""
         if self.manifest["version"] == 1:
             return attributes.invert(record.attributes for record in self.records)
-        with _damage(self.path):
-            lists = postings.load(self.path, attributes.PREFIX)
+        with self._reading:
+            lists = postings.load(self.folder, attributes.PREFIX)
             if lists.num_documents != len(self):
                 raise ValueError(f"attributes of {lists.num_documents} records, not {len(self)}")
         return lists
@@ -160,8 +221,8 @@ class Stored:
         """The index of vectors. Raises `UserError` when there is none."""
         if self.dense is None:
             raise UserError(f"{self.path} has no vectors to search by: make them with `reimagen index ... --encoder`")
-        with _damage(self.path):
-            index = dense.load(self.path)
+        with self._reading:
+            index = dense.load(self.folder)
             if len(index) != len(self):
                 raise ValueError(f"{len(index)} vectors of {len(self)} records")
         return index
@@ -170,17 +231,12 @@ class Stored:
     def _keys(self) -> list[str]:
         if self.manifest["version"] == 1:
             return self.records.keys()
-        with _damage(self.path):
-            keys = read_json(self.path / KEYS_FILE, "the keys of an index")
+        with self._reading:
+            keys = read(self.folder / KEYS_FILE, list[str], "the keys of an index")
             if len(keys) != len(self):
                 raise ValueError(f"{len(keys)} keys of {len(self)} records")
         return keys
 
-
-@contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    """What a file with other bytes in it makes fail is the user's to mend, not a bug."""
-    try:
-        yield
-    except (LookupError, TypeError, AttributeError, ValueError, OverflowError, OSError, EOFError, *_HEADER) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): {REMEDY}") from error
+    @property
+    def _reading(self) -> AbstractContextManager[None]:
+        return self.folder.opened.reading(REMEDY)

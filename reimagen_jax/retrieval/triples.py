@@ -1,15 +1,16 @@
 """KNN-ImageText: every training record with its neighbours from a knowledge base (Re-Imagen section 3.2)."""
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reimagen_jax.data.manifest import fingerprint, follow, read_manifest
+from reimagen_jax.checked import Count, Natural, read_lines
+from reimagen_jax.data.manifest import Folder, Manifest, Text, fingerprint, follow, open_folder
+from reimagen_jax.data.opened import load_array
 from reimagen_jax.data.records import Records, open_linked
 from reimagen_jax.errors import UserError
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
@@ -18,6 +19,21 @@ KIND = "triples"
 NEIGHBOURS_FILE = "neighbours.npy"
 SCORES_FILE = "scores.npy"
 EXCLUDED_FILE = "excluded.jsonl"
+REMEDY = "run `reimagen triples` again"
+
+
+@dataclass(frozen=True)
+class _Manifest(Manifest):
+    """Of triples."""
+
+    count: Count
+    num_neighbours: Count
+    records: Text
+    records_fingerprint: Text
+    knowledge_base: Text
+    knowledge_base_fingerprint: Text
+    excluded: dict[str, Natural] = field(default_factory=dict)
+    records_by_neighbours_found: tuple[Natural, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,7 @@ class Triples:
     manifest: dict[str, Any]
     records: Records
     knowledge_base: KnowledgeBase
+    folder: Folder = field(repr=False)
 
     @classmethod
     def open(cls, path: str | Path) -> "Triples":
@@ -46,8 +63,8 @@ class Triples:
 
         Raises `UserError` on what is missing or damaged, or is not what the triples were made from.
         """
-        manifest = read_manifest(path, KIND)
-        command = "reimagen triples"
+        folder = open_folder(path, KIND, _Manifest, hold=True)
+        manifest, command = folder.manifest, "reimagen triples"
         records = open_linked(path, manifest["records"], manifest["records_fingerprint"], command)
         base = follow(path, manifest["knowledge_base"])
         if not base.is_dir():
@@ -55,7 +72,9 @@ class Triples:
         knowledge_base = KnowledgeBase.open(base)
         if knowledge_base.fingerprint != manifest["knowledge_base_fingerprint"]:
             raise UserError(f"{path} was made with another knowledge base than {base} holds: run `{command}` again")
-        return cls(Path(path), manifest, records, knowledge_base)
+        if len(records) != manifest["count"]:
+            raise UserError(f"{path} counts {manifest['count']} records, not {len(records)}: {REMEDY}")
+        return cls(Path(path), manifest, records, knowledge_base, folder)
 
     @property
     def fingerprint(self) -> str:
@@ -73,12 +92,15 @@ class Triples:
     @cached_property
     def neighbours(self) -> np.ndarray:
         """Ids in the knowledge base's records: int32[N, K], memory-mapped; -1 where fewer than K were found."""
-        return np.load(self.path / NEIGHBOURS_FILE, mmap_mode="r")
+        ids_NK = self._array(NEIGHBOURS_FILE, np.int32)
+        if ids_NK.min(initial=0) < -1 or ids_NK.max(initial=0) >= len(self.knowledge_base):
+            raise UserError(f"{self.path / NEIGHBOURS_FILE} has ids that its knowledge base does not: {REMEDY}")
+        return ids_NK
 
     @cached_property
     def scores(self) -> np.ndarray:
         """Scores of the search: float32[N, K], memory-mapped; 0 where there is no neighbour, NaN where it was drawn."""
-        return np.load(self.path / SCORES_FILE, mmap_mode="r")
+        return self._array(SCORES_FILE, np.float32)
 
     def excluded(self) -> Iterator[Exclusion]:
         """The candidates left out, in the order of the records. Raises `UserError` where they were not listed yet."""
@@ -86,6 +108,23 @@ class Triples:
             raise UserError(
                 f"{self.path} was made by a version that only counted what it left out: run `reimagen triples` again"
             )
-        with (self.path / EXCLUDED_FILE).open(encoding="utf-8") as file:
-            for line in file:
-                yield Exclusion(**json.loads(line))
+        return read_lines(self.folder / EXCLUDED_FILE, Exclusion, "what was left out")
+
+    def verify(self) -> None:
+        """Checks everything: checksums of all files, and the records and the knowledge base that they are made from.
+
+        Raises `UserError` naming what is damaged.
+        """
+        self.folder.verify()
+        self.folder.verify_manifest()
+        self.records.verify()
+        self.knowledge_base.verify()
+        _ = self.neighbours, self.scores, list(self.excluded()) if EXCLUDED_FILE in self.manifest["files"] else ()
+
+    def _array(self, name: str, kind: type) -> np.ndarray:
+        with self.folder.opened.reading(REMEDY):
+            array = load_array(self.folder / name, mapped=True)
+            shape = (len(self), self.num_neighbours)
+            if array.shape != shape or array.dtype != kind:
+                raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, not {np.dtype(kind)} {list(shape)}")
+        return array

@@ -127,5 +127,5 @@ def test_damaged_and_foreign_folders(saved, tmp_path_factory):
     with pytest.raises(UserError, match="holds a bert"):
         open_encoder(empty)
     write_manifest(empty, "records", {})
-    with pytest.raises(UserError, match="holds records, not encoder"):
+    with pytest.raises(UserError, match="holds records, not an encoder"):
         open_encoder(empty)

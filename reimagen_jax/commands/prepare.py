@@ -95,6 +95,8 @@ class Prepare:
         print(f"{len(records)} records in {self.out}, {reports.number} items left out")
         for reason, count in records.manifest["skipped"].items():
             say(f"  {count} x {reason}")
+        for fault, count in records.manifest.get("mended", {}).items():
+            say(f"mended: {count} x {fault}")
         if self.embed.text_embeddings is not None:
             self.embed.embed([records])
 

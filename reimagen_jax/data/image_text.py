@@ -17,6 +17,8 @@ class ImageText:
     """Whatever else the source tells (JSON types)."""
     digest: str = field(default="", compare=False)
     """Checksum of the pixels as they came (`images.digest`); `write_records` fills it in where it is empty."""
+    mended: str = field(default="", compare=False)
+    """What was amiss with the image as it came, though it is shown (`images.load`); not stored."""
 
 
 @dataclass(frozen=True)

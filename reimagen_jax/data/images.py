@@ -1,35 +1,49 @@
-"""Encoded images to pixels: upright, RGB over white, centre-cropped to a square, resized by area averaging.
+"""Encoded images to pixels: upright, sRGB over white, centre-cropped to a square, resized by area averaging.
 
-Images come from strangers: whatever cannot be decoded within the limits is an `ImageError` with a short reason.
+Images come from strangers: whatever cannot be decoded within the limits is an `ImageError` with a short reason. What is
+amiss with their metadata never costs the pixels.
 """
 
 import hashlib
 import io
-import struct
 import warnings
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from reimagen_jax.data.mending import mended
+from reimagen_jax.data.parallel import Budget
+from reimagen_jax.data.viewing import HIDDEN, strips, viewed
 from reimagen_jax.errors import UserError
 
 MAX_PIXELS = 2**26
 """Largest image that is decoded: 8192 x 8192."""
 MAX_BYTES = 2**28
 """Largest encoded image that is read."""
+MEMORY = 2**30
+"""Bytes that images being decoded take together, over all threads; one that needs more is decoded alone."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """What is read; of animations, the first frame."""
 LOSSY_FORMATS = ("JPEG", "MPO")
 """MPO is how Pillow calls the JPEG files of some telephones."""
 STORED_FORMATS = ("PNG", *LOSSY_FORMATS, "WEBP")
 """What records hold as it came; others are stored as PNG."""
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that stands for one that git-LFS did not fetch."""
+
+_PNG_DEPTH = 24
+"""Where a PNG says how many bits a channel has."""
 
 # Pillow warns of sizes, which are checked here, and of odd metadata, which are not used.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-# Pillow's decoders let all of these through when a file is broken.
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
+_memory = Budget(MEMORY)
+
+# In Pillow's blocks of 16 MiB a large picture would stay with the thread that decoded it, as memory that glibc keeps;
+# blocks of more than 32 MiB go back to the system.
+Image.core.set_block_size(2**26)
 
 
 class ImageError(UserError):
@@ -42,38 +56,40 @@ class ImageError(UserError):
 
 
 def load(data: bytes) -> Image.Image:
-    """Decodes to an upright RGB image (transparency over white, EXIF rotation applied); `format` names its encoding.
+    """Decodes to an upright RGB image: in sRGB, transparency over white, EXIF rotation applied.
 
+    `format` names its encoding. Where a strict decoder refuses what viewers show (see `mending`), `info` says under
+    "mended" what was amiss, and holds under "encoded" the bytes without it.
     Raises `ImageError`: "not an image", "broken image" (truncated, for instance) or "oversized image".
     """
     if len(data) > MAX_BYTES:
         raise ImageError("oversized image", f"{len(data)} bytes, the limit is {MAX_BYTES}")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise ImageError("oversized image", str(error)) from None
-    except UnidentifiedImageError:
-        raise ImageError("not an image", f"{len(data)} bytes that are none of {', '.join(FORMATS)}") from None
-    except _DECODER_ERRORS as error:
-        raise ImageError("broken image", str(error)) from None
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageError("oversized image", f"{width} x {height} pixels, the limit is {MAX_PIXELS}")
-    try:
-        image.load()
-        upright = _to_rgb(ImageOps.exif_transpose(image))
-    except _DECODER_ERRORS as error:
-        raise ImageError("broken image", str(error)) from None
-    upright.format = image.format
-    return upright
+        return _decoded(data)
+    except ImageError as error:
+        if error.reason != "oversized image" and (image := _mended(data)):
+            return image
+        raise
 
 
 def decode(data: bytes, resolution: int | None = None) -> np.ndarray:
     """Decodes to uint8 [R, R, 3]: the central square, resized to `resolution`, or in its own size R when `None`.
 
-    Raises `ImageError` like `load`.
+    Waits for `room`. Raises `ImageError` like `load`.
     """
-    return np.asarray(square(load(data), resolution))
+    with room(data):
+        return np.asarray(square(load(data), resolution))
+
+
+@contextmanager
+def room(data: bytes) -> Iterator[None]:
+    """Waits until there is memory to decode an image, and keeps it: for threads, around `load` and what follows."""
+    try:
+        needed = _memory_of(_opened(data))
+    except ImageError:  # for `load` to say
+        needed = 0
+    with _memory.hold(needed + len(data)):
+        yield
 
 
 def square(image: Image.Image, resolution: int | None) -> Image.Image:
@@ -88,9 +104,14 @@ def square(image: Image.Image, resolution: int | None) -> Image.Image:
 
 
 def digest(image: Image.Image) -> str:
-    """A checksum of the pixels (hex, 128 bits): equal for equal images, however they are encoded."""
+    """A checksum of the pixels (hex, 128 bits): equal for equal images, however they are encoded.
+
+    Of an image as `load` gives it, what white hides of it counts too: white logos on transparency are told apart.
+    """
     content = hashlib.blake2b(f"{image.width}x{image.height}".encode(), digest_size=16)
-    content.update(image.tobytes())
+    for layer in filter(None, (image, image.info.get(HIDDEN))):
+        for strip in strips(layer):
+            content.update(strip.tobytes())
     return content.hexdigest()
 
 
@@ -104,11 +125,63 @@ def encode(image: Image.Image, lossy: bool) -> bytes:
     return buffer.getvalue()
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip at 255
-        return Image.fromarray((np.asarray(image).astype(np.float32) / 257.0).round().astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+def _opened(data: bytes) -> Image.Image:
+    """The image of which only the header is read, within the limits."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageError("oversized image", str(error)) from None
+    except UnidentifiedImageError:
+        if data.startswith(LFS_POINTER):
+            raise ImageError("git-LFS pointer", "the image itself is to be fetched with `git lfs pull`") from None
+        raise ImageError("not an image", f"{len(data)} bytes that are none of {', '.join(FORMATS)}") from None
+    except Exception as error:  # Pillow's decoders let all kinds through when a file is broken
+        raise _broken(error) from None
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError("oversized image", f"{image.width} x {image.height} pixels, the limit is {MAX_PIXELS}")
+    return image
+
+
+def _memory_of(image: Image.Image) -> int:
+    """Bytes that it takes at most to decode an image, to convert it and to turn it."""
+    pixel = 8
+    if image.format == "WEBP":  # two canvases, and a copy of one
+        pixel += 12
+    elif "progressive" in image.info:  # coefficients
+        pixel += 6
+    return image.width * image.height * pixel
+
+
+def _decoded(data: bytes) -> Image.Image:
+    image = _opened(data)
+    kind = image.format
+    try:
+        image.load()
+        image = viewed(image, data[_PNG_DEPTH] if kind == "PNG" else 8)
+    except Exception as error:
+        raise _broken(error) from None
+    image.format = kind
+    return image
+
+
+def _mended(data: bytes) -> Image.Image | None:
+    """What viewers show of an image that a strict decoder refuses; `None` where that depends on what is missing."""
+    for what, encodings in mended(data):
+        shown = set()
+        for encoding in reversed(encodings):
+            try:
+                image = _decoded(encoding)
+            except ImageError:
+                break
+            shown.add(digest(image))
+        else:
+            if len(shown) == 1:
+                image.info |= {"mended": what, "encoded": encodings[0]}
+                return image
+    return None
+
+
+def _broken(error: Exception) -> ImageError:
+    if isinstance(error, MemoryError):
+        return ImageError("oversized image", "there is not memory enough to decode it")
+    return ImageError("broken image", str(error) or type(error).__name__)

@@ -7,7 +7,7 @@ noted `Place` tells where in the source to go on.
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,6 +32,8 @@ class _State:
     """Of those that are complete: see `Shard`."""
     place: tuple[Natural, Natural, Natural] = (0, 0, 0)
     skipped_bytes: Natural = 0
+    mended: dict[str, Natural] = field(default_factory=dict)
+    """Records of pictures that were mended, by what was amiss."""
     read: bool = False
     """Whether that is all there is to read."""
 
@@ -98,6 +100,7 @@ class _Preparation:
         self._draft = Draft(unfinished.folder, _shards(unfinished.folder, self._state))
         self._catalogue = Catalogue()
         self._counts: Counter[str] = Counter()
+        self._mended = Counter(self._state.mended)
         if self._draft.count:
             say(f"going on after {self._draft.count} records written before")
 
@@ -110,7 +113,7 @@ class _Preparation:
                 self._count(problem)
             if not self._state.read:
                 self._read(skipped, total)
-        self._draft.finish(self._source.name, settings, self._counts)
+        self._draft.finish(self._source.name, settings, self._counts, self._mended)
 
     def _read(self, skipped: BinaryIO, total: int | None) -> None:
         place = start = Place(*self._state.place)
@@ -120,7 +123,10 @@ class _Preparation:
             if isinstance(kept, Problem):
                 skipped.write(as_line(kept).encode())
                 self._count(kept)
-            elif self._draft.add(kept):
+                continue
+            if kept.mended:
+                self._mended[kept.mended] += 1
+            if self._draft.add(kept):
                 self._note(place, skipped, read=False)
         self._draft.writer.close_shard()
         if self._draft.count:
@@ -136,7 +142,7 @@ class _Preparation:
         os.fsync(skipped.fileno())
         shards = [list(astuple(shard)) for shard in self._draft.writer.shards]
         noted = {"place": list(astuple(place)), "skipped_bytes": skipped.tell(), "read": read}
-        self._unfinished.note({"shards": shards, **noted})
+        self._unfinished.note({"shards": shards, "mended": dict(self._mended), **noted})
 
 
 def _shards(folder: Path, state: _State) -> list[Shard]:

@@ -46,6 +46,8 @@ class RecordsManifest(Manifest):
     source: Text
     settings: dict[str, Any]
     skipped: dict[str, Natural]
+    mended: dict[str, Natural] = field(default_factory=dict)
+    """Pictures that viewers show and decoders refuse, by what was amiss; not in folders of older versions."""
 
 
 def write_records(
@@ -66,14 +68,16 @@ def write_records(
     and when `out` exists and `overwrite` is false.
     """
     with atomic_dir(out, kind=KIND, overwrite=overwrite) as folder:
-        draft, keys = Draft(folder), Ledger()
+        draft, keys, mended = Draft(folder), Ledger(), Counter()
         for example in track(ordered_map(_with_digest, examples), total, "records", "image"):
             if keys.setdefault(example.key, 1) is not None:
                 raise UserError(f"two records have the key {example.key!r}: keys must be unique within a source")
+            if example.mended:
+                mended[example.mended] += 1
             draft.add(example)
         with (folder / SKIPPED).open("w", encoding="utf-8") as file:
             file.writelines(as_line(problem) for problem in problems)
-        draft.finish(source, settings or {}, Counter(problem.reason for problem in problems))
+        draft.finish(source, settings or {}, Counter(problem.reason for problem in problems), mended)
     return Records.open(out)
 
 
@@ -102,7 +106,9 @@ class Draft:
         self._content.update(_checksum(example))
         return self.writer.add(example)
 
-    def finish(self, source: str, settings: dict[str, Any], skipped: Mapping[str, int]) -> None:
+    def finish(
+        self, source: str, settings: dict[str, Any], skipped: Mapping[str, int], mended: Mapping[str, int]
+    ) -> None:
         """Writes what is left and the manifest. Raises `UserError` where there are no records."""
         self.writer.close_shard()
         if not self.writer.shards:
@@ -115,6 +121,7 @@ class Draft:
             "source": source,
             "settings": settings,
             "skipped": dict(skipped),
+            "mended": dict(mended),
         }
         write_manifest(self._folder, KIND, fields)
 
@@ -257,8 +264,13 @@ def open_linked(folder: str | Path, relative: str, expected: str, command: str) 
 
 
 def _with_digest(example: ImageText) -> ImageText:
+    if example.digest:
+        return example
     try:
-        return example if example.digest else replace(example, digest=images.digest(images.load(example.image)))
+        with images.room(example.image):
+            image = images.load(example.image)
+            data, mended = image.info.get("encoded", example.image), image.info.get("mended", "")
+            return replace(example, image=data, digest=images.digest(image), mended=mended)
     except images.ImageError as error:
         raise UserError(f"record {example.key!r}: {error}") from error
 

@@ -150,7 +150,9 @@ def _serialise(example: ImageText) -> bytes:
 
     attributes = json.dumps(example.attributes, ensure_ascii=False, allow_nan=False)
     proto = tf_example_pb2.Example()
-    for name, value in {**vars(example), "attributes": attributes}.items():
+    fields = {**vars(example), "attributes": attributes}
+    del fields["mended"]
+    for name, value in fields.items():
         proto.features.feature[name].bytes_list.value.append(value if isinstance(value, bytes) else value.encode())
     return proto.SerializeToString(deterministic=True)
 

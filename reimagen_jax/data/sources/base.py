@@ -19,7 +19,6 @@ from reimagen_jax.errors import UserError
 
 MAX_TEXT_BYTES = 2**24
 """Longest line of metadata, and longest text file beside a picture, that is read."""
-_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,8 @@ class Source(ABC):
 
         Raises `UserError`, naming the fields or values there are, when the filter fits nothing.
         """
-        for file, number, found in ordered_map(self._convert, self._wanted(start), ahead=4 * available_cores()):
+        wanted, ahead = self._wanted(start), 4 * available_cores()
+        for file, number, found in ordered_map(self._convert, wanted, ahead=ahead, weigh=_weigh):
             first = start.text if (file, number) == (start.file, start.entry) else 0
             for text, item in enumerate(found, 1):
                 if text > first:
@@ -120,21 +120,31 @@ class Source(ABC):
         return file, number, [entry] if isinstance(entry, Problem) else to_records(entry, self.resolution)
 
 
+def _weigh(converted: tuple[int, int, list[ImageText | Problem]]) -> int:
+    """Bytes of a picture with its captions."""
+    first = converted[2][0]
+    return len(first.image) if isinstance(first, ImageText) else 0
+
+
 def to_records(entry: Entry, resolution: int | None) -> list[ImageText | Problem]:
     """Reads and decodes a picture, makes it small where asked to, and pairs it with each of its captions."""
     try:
         data = entry.read()
-        image = images.load(data)
-        digest = images.digest(image)
-        if resolution is not None and min(image.size) > resolution:
-            data = images.encode(images.square(image, resolution), lossy=image.format in images.LOSSY_FORMATS)
-        elif image.format not in images.STORED_FORMATS:
-            data = images.encode(image, lossy=False)
+        with images.room(data):
+            image = images.load(data)
+            digest, mended = images.digest(image), image.info.get("mended", "")
+            if resolution is not None and min(image.size) > resolution:
+                data = images.encode(images.square(image, resolution), lossy=image.format in images.LOSSY_FORMATS)
+            elif image.format not in images.STORED_FORMATS:
+                data = images.encode(image, lossy=False)
+            elif mended:
+                data = image.info["encoded"]
+            del image
     except (images.ImageError, Unreadable) as error:
         return [Problem(entry.key, error.reason, error.detail)]
     except OSError as error:
         return [Problem(entry.key, "unreadable file", error.strerror or str(error))]
-    return [ImageText(entry.key, data, text, entry.attributes, digest) for text in entry.texts]
+    return [ImageText(entry.key, data, text, entry.attributes, digest, mended) for text in entry.texts]
 
 
 def require_size(size: int) -> None:
@@ -145,7 +155,7 @@ def require_size(size: int) -> None:
 
 def refuse_pointer(head: bytes) -> None:
     """Raises `Unreadable` where a file begins as git-LFS's stand-in for one that was not fetched."""
-    if head.startswith(_POINTER):
+    if head.startswith(images.LFS_POINTER):
         raise Unreadable("git-LFS pointer", "the file itself was not fetched: run `git lfs pull` where it lies")
 
 

@@ -5,6 +5,7 @@ Rows come in batches of a few, whatever the size of the row groups: a group is s
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +65,8 @@ def rows(path: str, image: str, start: int, max_rows: int, max_bytes: int) -> It
         first = 0
         for group in range(parquet.num_row_groups):
             end = first + parquet.metadata.row_group(group).num_rows
+            if end < first:
+                raise ValueError(f"a row group of {end - first} rows")
             if start < end:
                 number = first
                 try:
@@ -81,12 +84,17 @@ def rows(path: str, image: str, start: int, max_rows: int, max_bytes: int) -> It
             yield first, [Break(f"it tells of {parquet.metadata.num_rows} rows, and its row groups of {first}")]
 
 
-def _open(path: str) -> Any:
+@contextmanager
+def _open(path: str) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     # In nanoseconds, as they are read by default, the years of Spark's old timestamps wrap around.
     options = {"coerce_int96_timestamp_unit": "us"}
-    return pq.ParquetFile(path, memory_map=False, pre_buffer=False, buffer_size=2**20, **options)
+    with (
+        open(path, "rb") as file,  # Arrow itself takes no name that is not UTF-8
+        pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20, **options) as parquet,
+    ):
+        yield parquet
 
 
 def _batches(parquet: Any, group: int, max_rows: int) -> Iterator[Any]:

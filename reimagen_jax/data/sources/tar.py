@@ -16,6 +16,7 @@ from typing import BinaryIO, Literal
 
 BLOCK = 512
 MAX_HEADER_BYTES = 2**20
+_CHUNK = 2**20
 _REGULAR = (b"0", b"\0")
 _EMPTY = (b"1", b"2", b"3", b"4", b"5", b"6")
 """Links, devices, folders and pipes: no content follows, whatever size is noted."""
@@ -50,6 +51,9 @@ def members(file: BinaryIO, size: int) -> Iterator[Member]:
         if len(block) < BLOCK:
             raise TarError(f"it ends at byte {size}, inside a header")
         if not any(block) and not any(file.read(BLOCK)):  # (3)
+            if (there := _after_zeros(file, offset)) < size:
+                hint = "either members are missing there, or archives were joined, which must be parted"
+                raise TarError(f"it ends at byte {offset} and goes on at {there}: {hint}")
             break
         _require_checksum(block, offset)
         kind = block[156:157]
@@ -70,6 +74,16 @@ def members(file: BinaryIO, size: int) -> Iterator[Member]:
             extra = {}
     if extra:
         raise TarError(f"it ends at byte {size}, after the header of a long name")
+
+
+def _after_zeros(file: BinaryIO, offset: int) -> int:
+    """Where the first block from `offset` on lies that is not all zeros, or the end of the file."""
+    file.seek(offset)
+    while chunk := file.read(_CHUNK):
+        if rest := chunk.lstrip(b"\0"):
+            return offset + (len(chunk) - len(rest)) // BLOCK * BLOCK
+        offset += len(chunk)
+    return offset
 
 
 def _more_of_sparse(file: BinaryIO, block: bytes, start: int) -> int:

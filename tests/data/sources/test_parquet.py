@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import subprocess
 
 import pyarrow as pa
@@ -222,13 +223,15 @@ def test_rows_that_the_footer_tells_of_and_the_groups_lack_are_a_problem(tmp_pat
     data = path.read_bytes()
     told = []
     for place in range(footer(data), len(data) - 9):
-        if data[place : place + 2] == b"\x16\x04":  # a number of 64 bits that is 2: becomes 4
-            path.write_bytes(data[:place] + b"\x16\x08" + data[place + 2 :])
-            good, problems = split(ParquetSource((path,)))
-            assert len(good) == 2 or problems
-            told += [problem.detail for problem in problems]
+        for other in (b"\x08", b"\x07", b"\x00"):
+            if data[place : place + 2] == b"\x16\x04":  # a number of 64 bits that is 2: becomes 4, -4 and 0
+                path.write_bytes(data[:place] + b"\x16" + other + data[place + 2 :])
+                good, problems = split(ParquetSource((path,)))
+                assert len(good) == 2 or problems
+                told += [problem.detail for problem in problems]
     assert any("it tells of 4 rows, and its row groups of 2" in detail for detail in told)
     assert any("it ends after 2 of 4 rows" in detail for detail in told)
+    assert any("a row group of -4 rows" in detail for detail in told)
 
 
 def test_one_process_reads_all_files(tmp_path, monkeypatch):
@@ -377,6 +380,12 @@ def test_files_that_cannot_be_opened_are_not_called_damaged(tmp_path):
     assert "git lfs pull" in problems[1].detail
     with pytest.raises(UserError, match="git lfs pull"):
         ParquetSource((pointer,))
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    path = write(tmp_path / "a.parquet", {"image": pictures(0), "text": ["a"]})
+    odd = path.rename(tmp_path / os.fsdecode(b"\xff.parquet"))
+    assert [i.key for i in ParquetSource((odd,)).items()] == ["\\xff.parquet:0"]
 
 
 def test_pictures_behind_links_are_read_only_when_asked(tmp_path):

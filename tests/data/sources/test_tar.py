@@ -109,6 +109,20 @@ def test_every_cut_is_noticed():
         assert len(read(data[:size])) == 2
 
 
+@pytest.mark.parametrize("hole", [(0, 2048), (1536, 4608), (1536, 4096), (1024, 3072)])
+def test_a_hole_of_zeros_does_not_end_the_archive(hole):
+    """As downloads leave it that reserve a file's space first."""
+    data = bytearray(archive({"a": b"x" * 600, "b": b"y" * 2000, "c": b"z"}))
+    data[slice(*hole)] = bytes(hole[1] - hole[0])
+    with pytest.raises(TarError, match=r"no header|goes on at \d+"):
+        read(bytes(data))
+
+
+def test_archives_joined_to_one_are_not_read_in_part():
+    with pytest.raises(TarError, match="joined"):
+        read(archive({"a": b"x" * 600}) + archive({"b": b"y"}))
+
+
 def test_a_flipped_bit_in_a_header_is_noticed():
     data = bytearray(archive({"a.jpg": b"x" * 600, "b.jpg": b"y"}))
     for place in range(0, 345, 7):

@@ -1,6 +1,7 @@
 """`reimagen prepare` from every kind of source, and what it says of problems and interruptions."""
 
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -72,6 +73,26 @@ def test_links_out_of_the_source_are_followed_when_asked(tmp_path, capsys):
     assert prepare(tmp_path / "all", "--source", folder, "--follow-links") == 0
     assert Records.open(tmp_path / "all").texts() == ["0", "1"]
     assert Records.open(tmp_path / "all").manifest["settings"]["follow_links"] is True
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_files_that_cannot_be_opened_or_were_not_fetched_cost_themselves(tmp_path, capsys, kind):
+    pq.write_table(pa.table({"image": [encoded(picture(0))], "text": ["whole"]}), tmp_path / "0.parquet")
+    write_shard(tmp_path / "0.tar", sample(0, "whole"))
+    (tmp_path / f"1.{kind}").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    (tmp_path / f"2.{kind}").symlink_to("gone")
+    (tmp_path / f"3.{kind}").mkdir()
+    os.mkfifo(tmp_path / f"4.{kind}")
+    assert prepare(tmp_path / "r", "--source", tmp_path / f"*.{kind}") == 0
+    assert Records.open(tmp_path / "r").texts() == ["whole"]
+    said = capsys.readouterr().err
+    for name, reason in (
+        ("1", "git-LFS pointer"),
+        ("2", "unreadable file"),
+        ("3", "unreadable file"),
+        ("4", "unreadable file"),
+    ):
+        assert f"left out: {name}.{kind}: {reason}: " in said
 
 
 def test_a_parquet_file_that_ends_its_reader_costs_that_file(tmp_path, capsys):

@@ -3,9 +3,8 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-
-from reimagen_jax.errors import UserError
 
 _SAMPLED = 2**16
 
@@ -29,18 +28,19 @@ def spelt(name: str) -> str:
 def fingerprint(paths: Sequence[Path]) -> str:
     """A checksum (hex) of the files' names and sizes and of the beginning and end of each, wherever they lie.
 
-    Reading all of them would take as long as the work itself. Raises `UserError` on a file that cannot be read.
+    Reading all of them would take as long as the work itself. A file that cannot be read counts as empty here; what is
+    wrong with it is said in its turn.
     """
     content = hashlib.sha256()
     for name, path in zip(relative_names(paths), paths, strict=True):
-        try:
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                head = file.read(_SAMPLED)
-                file.seek(max(0, size - _SAMPLED))
-                tail = file.read(_SAMPLED)
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        size, head, tail = 0, b"", b""
+        with suppress(OSError):
+            if path.is_file():  # a pipe would be waited for
+                size = path.stat().st_size
+                with path.open("rb") as file:
+                    head = file.read(_SAMPLED)
+                    file.seek(max(0, size - _SAMPLED))
+                    tail = file.read(_SAMPLED)
         for part in (name.encode(), str(size).encode(), head, tail):
             content.update(hashlib.sha256(part).digest())
     return content.hexdigest()[:16]

@@ -307,6 +307,14 @@ def test_times_of_every_kind_cost_no_row(tmp_path):
     ]
 
 
+def test_times_of_spark_keep_their_year(tmp_path):
+    """Spark's old form (INT96) is of nanoseconds, which do not reach beyond the year 2262 in Arrow's."""
+    columns = {"image": pictures(0), "text": ["a"], "t": pa.array([32503680000000001], pa.timestamp("us"))}
+    path = write(tmp_path / "a.parquet", columns, use_deprecated_int96_timestamps=True, store_schema=False)
+    (item,) = ParquetSource((path,)).items()
+    assert item.attributes == {"t": "3000-01-01T00:00:00.000001"}
+
+
 def test_captions_in_binary_columns(tmp_path):
     """Writers that do not annotate texts store them as bytes, of captions and of names of files alike."""
     (tmp_path / "b.png").write_bytes(encoded(picture(1)))

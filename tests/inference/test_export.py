@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from reimagen_jax.cli import main
 from reimagen_jax.config import InitConfig
 from reimagen_jax.encoders.settings import FrozenTextConfig
 from reimagen_jax.errors import UserError
@@ -34,6 +35,20 @@ def test_a_folder_of_weights_round_trips(tmp_path, params):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-7), half, params)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(half))
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(Model.open(tmp_path, on_host=True).params))
+
+
+def test_what_float16_cannot_hold_is_not_exported(tmp_path, params, capsys):
+    large = jax.tree.map(np.array, params)
+    name = "unet/ustack/out/bias"
+    large["unet"]["ustack"]["out"]["bias"][1] = -1e5
+    save_weights(tmp_path / "model", TINY, large)
+    asked = ["export", str(tmp_path / "model"), "--out", str(tmp_path / "half"), "--dtype", "float16"]
+    assert main(asked) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {name} holds 100000, and float16 ends at 65504") and said.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert main([*asked[:-1], "float32"]) == 0
+    np.testing.assert_array_equal(Model.open(tmp_path / "half").params["unet"]["ustack"]["out"]["bias"][1], -1e5)
 
 
 def test_a_digest_is_of_the_values_whatever_file_they_came_from(tmp_path, params):

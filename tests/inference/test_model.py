@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.export import save_weights
@@ -60,6 +61,27 @@ def test_weights_open_as_they_were_saved(weights, params):
     assert model.facts() | {"checkpoint": "weights", "SHA-256": model.digest, "model": "tiny"} == model.facts()
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(model.params))
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(Model.open(weights, on_host=True).params))
+
+
+@pytest.mark.parametrize("on_host", [False, True])
+def test_parameters_that_are_not_finite_are_refused_by_name(params, tmp_path, on_host):
+    bad = jax.tree.map(np.array, params)
+    bad["unet"]["ustack"]["out"]["bias"][1] = np.nan
+    settle(tmp_path, TINY, "data", None)
+    position = iter(grain.MapDataset.range(9).to_iter_dataset())
+    with closing(Checkpoints(tmp_path, keep=3)) as checkpoints:
+        for step, ema in ((2, params), (4, bad)):
+            checkpoints.save(TrainState(step=jnp.int32(step), params=params, ema=ema, opt_state=()), position)
+    with pytest.raises(UserError, match=r"step 4: 1 of the 12 numbers of unet/ustack/out/bias are not finite"):
+        Model.open(tmp_path, on_host=on_host)
+    assert_equal(Model.open(tmp_path, step=2, on_host=on_host).params, params)
+    folder = tmp_path / "weights"
+    save_weights(folder, TINY, params)
+    tensors = load_file(folder / WEIGHTS)
+    tensors["unet/ustack/out/bias"][0] = np.inf
+    save_file(tensors, folder / WEIGHTS)
+    with pytest.raises(UserError, match=r"weights\.safetensors: 1 of the 12 numbers of unet/ustack/out/bias are not"):
+        Model.open(folder, on_host=on_host)
 
 
 def test_saved_weights_draw_the_same_image(weights, params):

@@ -121,7 +121,7 @@ def _table(file: Path) -> dict[str, Any]:
 
 def _token(value: Any, file: Path) -> AddedToken | str:
     """A special token: text, or a table of text and flags."""
-    if isinstance(value, str) and value:
+    if _is_text(value):
         return value
     token = _described(value, file)
     token.special = True
@@ -132,7 +132,7 @@ def _described(value: Any, file: Path) -> AddedToken:
     table = value if isinstance(value, dict) else {}
     flags = {flag: table[flag] for flag in FLAGS if flag in table}
     content, plain = table.get("content"), all(isinstance(flag, bool) for flag in flags.values())
-    require(isinstance(content, str) and bool(content) and plain, f"{file}: {value!r} is no token")
+    require(_is_text(content) and plain, f"{file}: {value!r} is no token")
     return AddedToken(content, **flags)
 
 
@@ -160,12 +160,19 @@ def _listed(file: Path, listed: Sequence[Any]) -> dict[int, tuple[AddedToken, Pa
 def _older(file: Path, special: set[str], known: Mapping[int, Any]) -> dict[int, tuple[AddedToken, Path]]:
     """added_tokens.json: token -> id; what tokenizer.json lists as well has its flags there."""
     table = _table(file)
-    require(all(map(_is_id, table.values())), f"{file} is not a table of ids by their tokens")
+    require(
+        all(map(_is_id, table.values())) and all(map(_is_text, table)), f"{file} is not a table of ids by their tokens"
+    )
     return {
         number: (AddedToken(content, special=content in special, normalized=content not in special), file)
         for content, number in table.items()
         if number not in known or known[number][0].content != content
     }
+
+
+def _is_text(value: Any) -> bool:
+    """Not empty, and no halves of characters."""
+    return isinstance(value, str) and bool(value) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _is_id(value: Any) -> bool:

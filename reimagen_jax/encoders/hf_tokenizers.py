@@ -220,7 +220,14 @@ def _complete(
     known = words.get_vocab(with_added_tokens=True)
 
     def ids(texts: Sequence[str]) -> list[list[int]]:
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"a text to encode has half of a character in it: {error}") from error
         return [encoding.ids for encoding in words.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    with _reading(str(files[0]), "a tokenizer"):
+        ids(["\U0010ffff"])  # a character that no vocabulary has
 
     # Only what is not usual counts, so that the fingerprints of plain folders are those of their files.
     plain = {*named.values(), *(token.content for token in usual), *(token["content"] for token in listed)}

@@ -117,6 +117,8 @@ def test_usual_files_leave_fingerprints_as_they_are(t5_folder, clip_folder):
         ({"tokenizer_config": {"added_tokens_decoder": {"7": {"content": 7}}}}, r"\{'content': 7\} is no token"),
         ({"tokenizer_config": {"additional_special_tokens": 7}}, "7 are no special tokens"),
         ({"tokenizer_config": {"pad_token": None}}, "None is no token"),
+        ({"tokenizer_config": {"pad_token": "\ud800"}}, "is no token"),
+        ({"added_tokens": {"\ud800": 5000}}, r"added_tokens\.json is not a table of ids"),
         ({"tokenizer_config": {"padding_side": "left"}}, "padding_side is 'left'"),
         ({"tokenizer_config": {"truncation_side": "left"}}, "truncation_side is 'left'"),
         ({"tokenizer_config": {"tokenizer_class": "BertTokenizer"}}, "tokenizer_class is 'BertTokenizer'"),
@@ -132,6 +134,16 @@ def test_what_cannot_be_followed_is_refused_by_name(clip_folder, files, message)
     write(clip_folder, **files)
     with pytest.raises(UserError, match=message):
         open_clip_tokenizer(clip_folder)
+
+
+def test_texts_and_vocabularies_that_cannot_be_encoded_are_refused(t5_folder, clip_folder):
+    for tokenizer in (open_t5_tokenizer(t5_folder), open_clip_tokenizer(clip_folder)):
+        with pytest.raises(UserError, match="half of a character"):
+            tokenizer.encode(["a \ud83d dog"], 9)
+    pieces = [["<pad>", 0.0], ["</s>", 0.0], ["\u2581", -1.0]]
+    write(t5_folder, tokenizer={"model": {"type": "Unigram", "vocab": pieces, "unk_id": None}})
+    with pytest.raises(UserError, match=r"tokenizer\.json cannot be read as a tokenizer: .*unk_id"):
+        open_t5_tokenizer(t5_folder)
 
 
 def test_an_odd_number_of_extra_ids_is_refused(t5_folder):

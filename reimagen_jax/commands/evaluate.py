@@ -238,9 +238,7 @@ class People:
             self, k=k, eta=eta, how=self.how.resolved(pipeline.settings), stages=self.stages.resolved(pipeline)
         )
         number = len(prompts) * len(self.conditions) * self.how.num_images
-        print(
-            f"{len(prompts)} prompts about {len({p.entity for p in prompts})} entities, {number:,} pictures", flush=True
-        )
+        say(f"{len(prompts)} prompts about {len({p.entity for p in prompts})} entities, {number:,} pictures")
         if captions := sum(prompt.is_caption for prompt in prompts):
             print(f"{captions} prompts are captions of the neighbours themselves, so a copy is right: see --prompt")
         with atomic_dir(self.out, overwrite=self.overwrite) as folder:
@@ -258,7 +256,7 @@ class People:
                 "pictures": sheets,
             }
             write_json(folder / people.DRAWN, facts)
-        print(f"fill in {self.out / people.RATINGS}, then: reimagen evaluate judged {self.out}")
+        say(f"fill in {self.out / people.RATINGS}, then: reimagen evaluate judged {self.out}")
 
 
 @dataclass(frozen=True)
@@ -275,9 +273,8 @@ class Judged:
 
         require(self.pictures.is_dir(), f"{self.pictures} not found: give the folder of `reimagen evaluate people`")
         rows = people.judged(self.pictures)
-        for line in tables.judged_lines(rows):
-            print(line)
-        print(f"results: {people.write_results(rows, self.pictures)}")
+        say(*tables.judged_lines(rows))
+        say(f"results: {people.write_results(rows, self.pictures)}")
 
 
 def _paths(stages: CascadeOptions) -> list[Path]:

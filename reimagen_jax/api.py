@@ -21,6 +21,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import UInt8
 
+from reimagen_jax.checked import Count, Natural, Share, checked
 from reimagen_jax.errors import require
 from reimagen_jax.evaluation.ratings import rate, rater_for
 from reimagen_jax.evaluation.sweeps import Sweep, draw_sweep
@@ -67,6 +68,7 @@ def ask(
     with a key of `ban` are not found. Pictures are decoded at `resolution` pixels; a model of another resolution
     decodes its own. Raises `UserError` for a banned key that no record has, and where the base has no such `method`.
     """
+    checked(k, Natural, "k")
     require(len(queries) in (0, len(texts)), f"{len(queries)} queries for {len(texts)} prompts: give one for each")
     prompts = [Prompt(text) if isinstance(text, str) else text for text in texts]
     if queries:
@@ -165,6 +167,7 @@ def draw_by(
     start: np.ndarray | None = None,
 ) -> Drawing:
     """Draws by the stages of a pipeline, whose models these are; `start` is an image for the first one to enlarge."""
+    checked(num_images, Count, "num_images")
     numbered = [(prompt, p * num_images + s) for p, prompt in enumerate(prompts) for s in range(num_images)]
     requests = [replace(prompt.request(index), start=start) for prompt, index in numbered]
     return Drawing(prompts, requests, models, pipeline, pipeline.draw(requests))
@@ -226,6 +229,8 @@ def sweep_by(
     data: Mapping[str, str] | None = None,
 ) -> Swept:
     """Draws a sweep by a pipeline of `model`; `command` and `data` are what the report says of where it comes from."""
+    checked(tuple(etas), tuple[Share, ...], "etas")
+    checked(num_images, Count, "num_images")
     found, why_unrated = rater_for(prompts, pipeline.config.system.resolution, rater)  # before hours of drawing
     drawn = draw_sweep(pipeline, prompts, sorted(set(etas)), num_images)
     counts = (_count(len(prompts), "prompt"), _count(len(drawn.etas), "value"), _count(num_images, "image"))

@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, get_type_hints
 
+import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, FiniteFloat, PydanticUserError, TypeAdapter, ValidationError
 
@@ -66,12 +67,15 @@ class Checked:
     """What stands before the fields' names where people write them."""
 
     def __post_init__(self) -> None:
-        for name, adapter in _adapters(type(self)).items():
-            value = getattr(self, name)
-            try:
-                adapter.validate_python(value, strict=True)
-            except ValidationError as error:
-                raise UserError(_said(error, self.section + self.spelt(name))) from None
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if (plain := self.checked(item.name, value)) is not value:
+                object.__setattr__(self, item.name, plain)
+
+    @classmethod
+    def checked(cls, name: str, value: Any) -> Any:
+        """A value that the field could have; a number of numpy's as Python's own. Raises `UserError`."""
+        return checked(value, _hints(cls)[name], cls.section + cls.spelt(name))
 
     @classmethod
     def spelt(cls, name: str) -> str:
@@ -87,6 +91,17 @@ class Options(Checked):
     @classmethod
     def spelt(cls, name: str) -> str:
         return name.replace("_", "-")
+
+
+def checked(value: Any, kind: Any, name: str) -> Any:
+    """A value of the type `kind`; a number of numpy's as Python's own. Raises `UserError` naming it and what it needs."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    try:
+        _adapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        raise UserError(_said(error, name)) from None
+    return value
 
 
 def parse(kind: Any, value: Any, where: str) -> Any:
@@ -125,9 +140,9 @@ def read_lines(path: str | os.PathLike[str], kind: Any, what: str) -> Iterator[A
 
 
 @functools.cache
-def _adapters(kind: type) -> dict[str, TypeAdapter]:
+def _hints(kind: type) -> dict[str, Any]:
     hints = get_type_hints(kind, include_extras=True)
-    return {item.name: _adapter(hints[item.name]) for item in dataclasses.fields(kind)}
+    return {item.name: hints[item.name] for item in dataclasses.fields(kind)}
 
 
 @functools.cache

@@ -7,6 +7,8 @@ goes on would draw other numbers than the one it continues.
 import jax
 from jaxtyping import Array, Key
 
+from reimagen_jax.checked import Seed, checked
+
 GENERATOR = "threefry2x32"
 
 # Which of threefry's two ways to fill an array: they give other numbers, and the environment may choose.
@@ -14,5 +16,5 @@ jax.config.update("jax_threefry_partitionable", True)
 
 
 def key(seed: int) -> Key[Array, ""]:
-    """A typed key; `seed` is from 0 to 2^32 - 1."""
-    return jax.random.key(seed, impl=GENERATOR)
+    """A typed key. Raises `UserError` unless `seed` is from 0 to 2^32 - 1: other numbers would not stay apart."""
+    return jax.random.key(checked(seed, Seed, "seed"), impl=GENERATOR)

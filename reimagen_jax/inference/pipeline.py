@@ -16,11 +16,12 @@ import jax
 import numpy as np
 
 from reimagen_jax import randomness
+from reimagen_jax.checked import Count, Seed, checked
 from reimagen_jax.config import Experiment
 from reimagen_jax.diffusion.sampler import image_keys
-from reimagen_jax.errors import require
+from reimagen_jax.errors import UserError, require
 from reimagen_jax.progress import track
-from reimagen_jax.systems import kinds
+from reimagen_jax.systems import finite, kinds
 from reimagen_jax.systems.base import Params, Request, Settings
 
 
@@ -40,7 +41,7 @@ class Stage:
         self.params = params
         self.settings = self.system.settings if settings is None else settings
         config.system.check_settings(self.settings)
-        self.batch_size = batch_size
+        self.batch_size = checked(batch_size, Count, "batch_size")
         self.compilations = 0
 
     @cached_property
@@ -49,12 +50,13 @@ class Stage:
             self.compilations += 1  # runs when JAX traces, not when the program runs
             return self.system.sample(params, inputs, keys, self.settings)
 
-        return jax.jit(program)
+        return jax.jit(finite.watched(program))
 
     def draw(self, requests: Sequence[Request], seed: int = 0, what: str = "sampling") -> np.ndarray:
         """One sample for each request: uint8 [N, R, R, 3], or float32 [N, D].
 
-        Raises `UserError` for requests that the system cannot serve, and when a frozen text encoder is missing.
+        Raises `UserError` for requests that the system cannot serve, when a frozen text encoder is missing, and for
+        samples that are not finite, naming the first.
         """
         for request in requests:
             self.feed.check(request, self.settings)
@@ -62,13 +64,25 @@ class Stage:
             return self._nothing()
         self.feed.prepare(requests)
         params = jax.device_put(self.params)
-        firsts, drawn = range(0, len(requests), self.batch_size), []
+        firsts, drawn, running = range(0, len(requests), self.batch_size), [], []
         for first in track(firsts, len(firsts), what, "batch"):
             batch = requests[first : first + self.batch_size]
             batch = [*batch, *[batch[-1]] * (self.batch_size - len(batch))]
             keys = image_keys(seed, [request.index for request in batch])
-            drawn.append(self._program(params, self.feed.collate(batch, self.settings), keys))
-        return np.concatenate([np.asarray(samples) for samples in drawn])[: len(requests)]
+            running.append((batch, self._program(params, self.feed.collate(batch, self.settings), keys)))
+            if len(running) > 1:  # looking at one batch while the next one runs keeps the device busy
+                drawn.append(self._finished(*running.pop(0)))
+        drawn.append(self._finished(*running.pop()))
+        return np.concatenate(drawn)[: len(requests)]
+
+    def _finished(self, batch: Sequence[Request], output: tuple[finite.Note, jax.Array]) -> np.ndarray:
+        note, samples = output
+        broken_B = finite.broken(note, len(batch))
+        if broken_B.any():
+            first = batch[broken_B.argmax()]
+            what = f"{broken_B.sum()} of {len(batch)} in a batch, the first is number {first.index}, {first.prompt!r}"
+            raise UserError(f"{self.config.name} has drawn samples that are not finite ({what}): {finite.CAUSES}")
+        return np.asarray(samples)
 
     def _nothing(self) -> np.ndarray:
         spec = self.system.inputs_spec(1, self.settings), jax.eval_shape(lambda: jax.random.split(randomness.key(0), 1))
@@ -82,9 +96,9 @@ class Pipeline:
     """Stages in order; each starts from what the one before has drawn, the first from what is asked alone."""
 
     def __init__(self, stages: Sequence[Stage], seed: int = 0) -> None:
-        """`seed` is of the noise of all stages. Raises `UserError` when the stages do not chain."""
+        """`seed` is of the noise of all stages. Raises `UserError` when the stages do not chain, or it is no seed."""
         check_chain([stage.config for stage in stages])
-        self.stages, self.seed = tuple(stages), seed
+        self.stages, self.seed = tuple(stages), checked(seed, Seed, "seed")
 
     @property
     def config(self) -> Experiment:

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from reimagen_jax.errors import UserError
-from reimagen_jax.inference.pipeline import Stage
+from reimagen_jax.inference.pipeline import Pipeline, Stage
 from reimagen_jax.inference.prompts import Prompt
 from reimagen_jax.systems.base import Neighbour, Request
 from tests.fake_encoder import FROZEN, FakeEncoder
 from tests.samples import encoded, picture
+from tests.tenant import RINGS, Ring
 from tests.tiny import TINY, TINY_SR, changed, random_params
 
 FROZEN_TEXT = dataclasses.replace(TINY.system.text, frozen=FROZEN)
@@ -134,3 +135,68 @@ def test_requests_become_what_the_program_is_said_to_take(monkeypatch, config, k
     assert jax.tree.structure(inputs) == jax.tree.structure(spec)
     for leaf, expected in zip(jax.tree.leaves(inputs), jax.tree.leaves(spec), strict=True):
         assert (leaf.shape, leaf.dtype) == (expected.shape, expected.dtype)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "said"),
+    [
+        ({"eta": 1.5}, "sampler.eta is 1.5: at most 1"),
+        ({"eta": -0.1}, "sampler.eta is -0.1: at least 0"),
+        ({"eta": float("nan")}, "sampler.eta is nan: a finite number"),
+        ({"text_weight": float("inf")}, "sampler.text_weight is inf: a finite number"),
+        ({"neighbour_weight": -3.0}, "sampler.neighbour_weight is -3.0: at least 0"),
+        ({"neighbour_weight": 1e39}, "sampler.neighbour_weight is 1e.39: at most 3.4e.38"),
+        ({"text_weight": "2"}, "sampler.text_weight is '2': a number is needed"),
+        ({"text_weight": True}, "sampler.text_weight is True: a number is needed"),
+    ],
+)
+def test_guidance_out_of_range_is_refused_by_the_settings_own_rule(stage, guidance, said):
+    with pytest.raises(UserError, match=said):
+        stage.draw([dataclasses.replace(request(0), guidance=guidance)])
+
+
+def test_numbers_of_numpy_are_numbers(stage):
+    numbers = {"eta": np.float32(0.5), "text_weight": np.float64(2.0), "neighbour_weight": np.int64(2)}
+    one, other = stage.draw([dataclasses.replace(request(0), guidance=numbers), request(0)])
+    np.testing.assert_array_equal(one, other)
+
+
+def broken(params):
+    """The parameters with one that is not a number, which every image meets."""
+    leaves, tree = jax.tree.flatten(params)
+    return jax.tree.unflatten(tree, [leaves[0].at[..., 0].set(np.nan), *leaves[1:]])
+
+
+def test_images_that_are_not_finite_are_an_error_and_never_black(params):
+    stage = Stage(TINY, broken(params), batch_size=2)
+    with pytest.raises(UserError, match=r"tiny has drawn .* not finite \(2 of 2 .* number 4, 'prompt 4'\).*float16"):
+        stage.draw([request(4), request(5), request(6)])
+    assert stage.compilations == 1
+
+
+def test_the_one_image_that_is_not_finite_is_named(stage):
+    programs = stage.compilations
+    overflowing = {"text_weight": 3e38, "neighbour_weight": 3e38}
+    requests = [request(i) for i in range(6)]
+    requests[5] = dataclasses.replace(requests[5], guidance=overflowing)
+    with pytest.raises(UserError, match=r"not finite \(3 of 4 in a batch, the first is number 5, 'prompt 5'\)"):
+        stage.draw(requests)  # the last batch is filled up with its last request
+    assert stage.compilations <= max(programs, 1)
+
+
+def test_a_stage_of_a_cascade_that_draws_what_is_not_finite_is_named(params):
+    second = Stage(TINY_SR, broken(random_params(TINY_SR)), batch_size=2)
+    with pytest.raises(UserError, match="tiny_sr has drawn"):
+        Pipeline([Stage(TINY, params, batch_size=2), second])([request(0)])
+
+
+def test_vectors_that_are_not_finite_are_an_error():
+    params = jax.tree.map(lambda leaf: leaf * np.nan, Ring(RINGS).init(jax.random.key(0)))
+    with pytest.raises(UserError, match="rings has drawn .*'inner'"):
+        Stage(RINGS, params, batch_size=2).draw([Request("inner"), Request("outer", index=1)])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**64, 1.5, True])
+def test_what_is_no_seed_is_refused(stage, seed):
+    with pytest.raises(UserError, match=f"seed is {seed}"):
+        Pipeline([stage], seed)

@@ -78,3 +78,13 @@ def test_the_training_grid_of_a_stage_on_crops_shows_what_it_enlarges(tmp_path):
     assert np.abs(np.array(cells[0], float)[:, ::2, ::2] - low).max() <= 1.0
     np.testing.assert_array_equal(cells[1], shown.image_BHWC)
     assert np.asarray(Image.open(path)).shape[0] < 2 * MARGIN + 40 + 3 * (96 + GAP), "one row of samples, no neighbours"
+
+
+def test_a_preview_that_is_not_finite_is_told_of_left_empty_and_ends_nothing(params, tmp_path, capsys):
+    shown = batch(0, 1, [[True, True], [True, False]])
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, params)
+    cells = rows_of(hook(TINY, shown, tmp_path)(30, broken), 0, (5, 2))
+    np.testing.assert_array_equal(cells[2], shown.image_BHWC)
+    assert (np.asarray(cells[3:]) == 255).all(), "an empty place, no black picture"
+    said = capsys.readouterr().out
+    assert "step 30, preview without neighbours: 2 of 2 images are not finite" in said and "with neighbours" in said

@@ -126,8 +126,9 @@ class ReImagenFeed:
         where a low-resolution image is missing, of another size than this stage enlarges, or given to a base stage."""
         found, most = len(request.neighbours), self._most(settings)
         require(found <= most, f"{found} neighbours for a prompt, but this generator takes at most {most}")
-        for number in request.guidance:
-            require(number in GUIDANCE, f"{number!r} is no number of guidance: there are {', '.join(GUIDANCE)}")
+        for name, number in request.guidance.items():
+            require(name in GUIDANCE, f"{name!r} is no number of guidance: there are {', '.join(GUIDANCE)}")
+            settings.checked(name, number)
         stage, name, image = self.model.super_resolution, self.config.name, request.start
         if stage is None:
             require(image is None, f"{name} is a base model: it takes no low-resolution image")

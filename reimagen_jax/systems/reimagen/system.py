@@ -22,6 +22,7 @@ from reimagen_jax.encoders.bytes import ByteEncoder
 from reimagen_jax.encoders.texts import Embedded, Texts, abstract_texts
 from reimagen_jax.errors import UserError
 from reimagen_jax.nets.unet import Condition, UNet
+from reimagen_jax.systems import finite
 from reimagen_jax.systems.reimagen.condition import Batch, Inputs, drop, drop_one
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
 
@@ -34,7 +35,8 @@ def to_model(image: UInt8[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
 
 
 def to_bytes(image: Float[Array, "*b h w c"]) -> UInt8[Array, "*b h w c"]:
-    """[-1, 1] to bytes."""
+    """[-1, 1] to bytes. What is not finite has none: it is marked."""
+    finite.mark(image)
     return jnp.round((jnp.clip(image, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
 
 

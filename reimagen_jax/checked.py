@@ -94,7 +94,10 @@ class Options(Checked):
 
 
 def checked(value: Any, kind: Any, name: str) -> Any:
-    """A value of the type `kind`; a number of numpy's as Python's own. Raises `UserError` naming it and what it needs."""
+    """A value of the type `kind`; a number of numpy's as Python's own.
+
+    Raises `UserError` with its name, and what it needs.
+    """
     if isinstance(value, np.generic):
         value = value.item()
     try:

@@ -133,7 +133,7 @@ def test_json_is_checked_like_any_other_settings():
 def test_numbers_of_numpy_become_pythons_own():
     train = TrainConfig(num_steps=np.int64(3), learning_rate=np.float32(0.5), beta2=np.float64(0.5))
     assert [type(value) for value in (train.num_steps, train.learning_rate, train.beta2)] == [int, float, float]
-    with pytest.raises(UserError, match="train.num_steps is 3.0: a whole number"):
+    with pytest.raises(UserError, match=r"train\.num_steps is 3\.0: a whole number"):
         TrainConfig(num_steps=np.float32(3))
 
 

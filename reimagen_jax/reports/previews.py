@@ -46,8 +46,8 @@ def preview_hook(
             rows[name] = [None if broken else image for broken, image in zip(broken_B, drawn, strict=True)]
             if broken_B.any():
                 telemetry.say(
-                    f"step {step}, preview {name}: {broken_B.sum()} of {len(drawn)} images are not finite and left out; "
-                    "the average of the parameters draws them, the training itself goes on"
+                    f"step {step}, preview {name}: {broken_B.sum()} of {len(drawn)} images are not finite and are left "
+                    "out; the average of the parameters draws them, the training itself goes on"
                 )
         path = Path(folder) / f"{step:08d}.png"
         if jax.process_index() == 0:

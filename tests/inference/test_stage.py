@@ -192,7 +192,7 @@ def test_a_stage_of_a_cascade_that_draws_what_is_not_finite_is_named(params):
 
 def test_vectors_that_are_not_finite_are_an_error():
     params = jax.tree.map(lambda leaf: leaf * np.nan, Ring(RINGS).init(jax.random.key(0)))
-    with pytest.raises(UserError, match="rings has drawn .*'inner'"):
+    with pytest.raises(UserError, match=r"rings has drawn .*'inner'"):
         Stage(RINGS, params, batch_size=2).draw([Request("inner"), Request("outer", index=1)])
 
 

@@ -47,7 +47,7 @@ class RecordsManifest(Manifest):
     settings: dict[str, Any]
     skipped: dict[str, Natural]
     mended: dict[str, Natural] = field(default_factory=dict)
-    """Pictures that viewers show and decoders refuse, by what was amiss; not in folders of older versions."""
+    """Pictures that viewers show and decoders refuse, by what was amiss, where there are any."""
 
 
 def write_records(
@@ -121,8 +121,9 @@ class Draft:
             "source": source,
             "settings": settings,
             "skipped": dict(skipped),
-            "mended": dict(mended),
         }
+        if mended:
+            fields["mended"] = dict(mended)
         write_manifest(self._folder, KIND, fields)
 
 

@@ -33,7 +33,8 @@ def base(tmp_path_factory):
     return folder
 
 
-def test_prepare_and_index_and_search(base, tmp_path, capsys):
+def test_prepare_and_index_and_search(base, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a search leaves its sheet where it is asked
     assert main(["prepare", "--source", str(base / "source"), "--out", str(tmp_path / "records")]) == 0
     said = capsys.readouterr()
     clean(*said)

@@ -11,8 +11,9 @@ What is whose, besides what re_imagen_64.py says:
                  warm-up, average, 1e-4; 32 steps of sampling; weight 8.0 of super-resolution where FID is measured
   ours           `cond_width` and `text_width`, narrow to come near 400M; with T5-XXL's width 4096, pooling it takes 50M
                  of 467M (with the bytes' width, here, the U-Net has 418M). What "linear" is at its ends: log SNR from
-                 9.2 to -10, those of DDPM's chain of 1,000 steps, after Kingma et al. 2021. Degradations: DALL-E 2's
-                 for its last stage as far as they are linear, wider blurs and four filters. The byte-level text encoder
+                 9.2 to -10, those of DDPM's chain of 1,000 steps, after Kingma et al. 2021; the last step goes on to
+                 the image itself. Degradations: DALL-E 2's for its last stage as far as they are linear, wider blurs
+                 and four filters. The byte-level text encoder
   not published  the two widths, what Imagen's linear schedule is in continuous time, and this stage's level of noise
 
 Figures in RESULTS.md that were measured with text pooled by one score a token: --unet.text-pooling score.

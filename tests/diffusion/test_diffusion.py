@@ -69,6 +69,27 @@ def test_schedules_fall_from_signal_to_noise_and_preserve_variance(name):
     np.testing.assert_allclose(alpha**2 + sigma**2, 1.0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["cosine", "linear", "cosine_chain"])
+@pytest.mark.parametrize("solver", ["ddpm", "ddim"])
+@pytest.mark.parametrize("steps", [1, 8, 32])
+def test_what_is_drawn_is_the_image_without_noise(name, solver, steps, key):
+    """The linear schedule has noise of 0.01 at t = 0, 1.3 levels of grey: its last step goes on to the image."""
+    config, settings = DiffusionConfig(schedule=name), SamplerConfig(num_steps=steps, solver=solver)
+    drawn = sampler.sample(
+        gaussian_denoiser(0.3, 0.0, config),
+        plain(2),
+        jax.random.normal(key, (2, 32, 32, 1)),
+        jax.random.split(key, 2),
+        schedule.times(steps, config),
+        config,
+        solvers.solver_of(settings, config),
+        guidance.unguided,
+        sampler.projection(settings),
+    )
+    assert 127.5 * float(jnp.abs(drawn - 0.3).max()) < 0.5
+    assert 127.5 * float(jnp.std(drawn)) < 0.1
+
+
 def test_a_shift_moves_the_whole_schedule():
     t = jnp.linspace(0.3, 0.7, 9)
     moved = schedule.logsnr(t, DiffusionConfig(logsnr_shift=-1.0)) - schedule.logsnr(t, DiffusionConfig())

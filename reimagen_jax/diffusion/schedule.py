@@ -7,7 +7,7 @@
 
 (4) passes through the chain of T steps with beta_n = min(1 - f((n + 1)/T) / f(n/T), 0.999) that step n = t T of it has
 behind it; the image itself lies at t = -1/T. Networks that were trained on the chain (DeepFloyd IF) go on with it. (3)
-is fitted to a chain too: its t = 0 is the first step, with noise of 0.01 (1.3 levels of grey), and the image lies beyond.
+is fitted to a chain too: its t = 0 is the first step, with noise of 0.01 (1.3 levels of grey); the image lies beyond.
 
 Sources: Kingma et al. 2021 (1, 3); Nichol and Dhariwal 2021 (2, 4); the shift is that of Hoogeboom et al. 2023.
 """

@@ -10,10 +10,15 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from reimagen_jax import __version__, runtime
+from reimagen_jax import __version__, paths, runtime
 from reimagen_jax.errors import UserError
 from reimagen_jax.terminal import say
+
+if TYPE_CHECKING:
+    from tyro.constructors import ConstructorRegistry
 
 COMMANDS = {
     "prepare": ("prepare:Prepare", "images with captions -> records"),
@@ -32,8 +37,13 @@ COMMANDS = {
 }
 """Name -> (module and class in `reimagen_jax.commands`, what it does)."""
 
-MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-"""What the system refuses and the user can mend: permissions and full disks."""
+MENDABLE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EIO, errno.ESTALE),
+}
+"""What the system refuses and the user can mend: permissions; room; names; disks and terminals that are gone."""
 USAGE_ERROR = 2
 INTERRUPTED = 130
 PIPE_CLOSED = 141
@@ -51,22 +61,30 @@ def main(args: Sequence[str] | None = None) -> int:
     runtime.configure()
     try:
         _run(args[0], args[1:])
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None where the process was started without one
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has read enough, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
-    except UserError as error:
-        say(f"error: {' '.join(str(error).split())}", error=True)
-        return USAGE_ERROR
-    except OSError as error:
-        if error.errno not in MENDABLE:
-            raise
-        say(f"error: {error.filename or 'writing'}: {error.strerror}", error=True)
-        return USAGE_ERROR
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        say(f"error: {' '.join(reason.split())}", error=True)
+        return USAGE_ERROR
     return 0
+
+
+def _reason(error: Exception) -> str | None:
+    """What the user is told of an error; None for one that is a bug of this program."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in MENDABLE:
+        return f"{error.filename or 'writing'}: {error.strerror}"
+    return runtime.no_device()
 
 
 def _run(name: str, args: list[str]) -> None:
@@ -76,12 +94,34 @@ def _run(name: str, args: list[str]) -> None:
         raise UserError(f"there is no command {name!r}: {hint}")
     module, _, attribute = COMMANDS[name][0].partition(":")
     command = getattr(importlib.import_module(f"reimagen_jax.commands.{module}"), attribute)
-    if isinstance(command, type):
-        import tyro
+    import tyro
 
-        tyro.cli(command, prog=f"reimagen {name}", args=args, config=(tyro.conf.FlagCreatePairsOff,)).run()
-    else:
-        command(args)
+    with _paths_are_local():
+        if isinstance(command, type):
+            tyro.cli(command, prog=f"reimagen {name}", args=args, config=(tyro.conf.FlagCreatePairsOff,)).run()
+        else:
+            command(args)
+
+
+def _paths_are_local() -> "ConstructorRegistry":
+    """A rule of the command line's, for every option that is a path: it is one of this machine's (`paths.local`)."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+        if info.type is not Path:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda words: paths.local(words[0]),
+            is_instance=lambda value: isinstance(value, Path),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
 
 
 def _overview() -> str:

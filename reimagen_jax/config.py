@@ -8,9 +8,11 @@ which the system names its kind (systems/kinds.py reads it).
 """
 
 import dataclasses
+import functools
 import json
 import re
 import runpy
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,13 +209,26 @@ class Experiment(Checked):
 def load_experiment(path: str | Path) -> Experiment:
     """Runs an experiment file and returns its `config`.
 
-    Raises `UserError` when the file is missing or does not define `config = Experiment(...)`.
+    Raises `UserError` when the file is missing, cannot be run, or does not define `config = Experiment(...)`.
     """
     path = Path(path)
     require(path.is_file(), f"experiment file {path} not found")
-    config = runpy.run_path(str(path)).get("config")
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"experiment file {path}{_line(error, path)}: {type(error).__name__}: {error}") from error
     require(isinstance(config, Experiment), f"{path} does not define `config = Experiment(...)`")
     return config
+
+
+def _line(error: BaseException, path: Path) -> str:
+    """Where in the file an exception arose, or where it cannot be read as Python."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f", line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f", line {lines[-1]}" if lines else ""
 
 
 def to_dict(config: Experiment) -> dict[str, Any]:
@@ -257,7 +272,7 @@ def is_free(config: Experiment, name: str) -> bool:
 
 def places(settings: Any) -> list[str]:
     """What the settings say of where things lie on this machine."""
-    values = [getattr(settings, item.name) for item in dataclasses.fields(settings) if item.metadata.get("local")]
+    values = [functools.reduce(getattr, name.split("."), settings) for name in _marked(settings, "local", "")]
     return [value for value in values if isinstance(value, str) and value]
 
 

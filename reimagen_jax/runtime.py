@@ -1,22 +1,43 @@
-"""What has to be set before JAX starts, and the compilation cache."""
+"""The process around a command: what has to be set before JAX starts, its output streams, whether it has a device."""
 
 import importlib.metadata
+import io
 import os
-from pathlib import Path
+import sys
 
 
 def configure() -> None:
     """Prepares the process for a command: call it before `jax` is first imported.
 
     On CPUs, JAX before 0.11 runs large convolutions on one thread unless a flag is set. Compiled programs are kept in
-    `JAX_COMPILATION_CACHE_DIR` (default: `~/.cache/reimagen_jax`), so that a program compiles once per machine.
-    Whatever the user has set in the environment stays.
+    `JAX_COMPILATION_CACHE_DIR` (default: `~/.cache/reimagen_jax`, where there is a home), so that a program compiles
+    once per machine. Whatever the user has set in the environment stays. What a terminal cannot show is written as
+    `\\xe9`: no work is lost over a message.
     """
     version = tuple(int(part) for part in importlib.metadata.version("jax").split(".")[:2])
     flag = "--xla_cpu_experimental_ynn_fusion_type"
     flags = os.environ.get("XLA_FLAGS", "")
     if version < (0, 11) and flag not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {flag}=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION".strip()
-    cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "reimagen_jax"))
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if os.path.isabs(cache):  # "~" stays where no home can be told, as of a user who is not in the password file
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "reimagen_jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not where a test or a notebook has put something of its own
+            stream.reconfigure(errors="backslashreplace")
+
+
+def no_device() -> str | None:
+    """Why JAX, if it was imported, has no device to compute on; None if it has one, or was not asked for one."""
+    if "jax" not in sys.modules:
+        return None
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter without a word, where a plugin finds no hardware
+        wanted = os.environ.get("JAX_PLATFORMS") or jax.config.jax_platforms
+        reason = str(error).partition(" (set JAX_PLATFORMS")[0] or "there is none"
+        return f"JAX finds no device for JAX_PLATFORMS={wanted} ({reason}): unset it, or set it to cpu"
+    return None

@@ -4,6 +4,7 @@ import errno
 import importlib
 import inspect
 import os
+import re
 import subprocess
 import sys
 
@@ -31,6 +32,12 @@ def photos(tmp_path):
 
 def run(*args):
     return cli.main([str(arg) for arg in args])
+
+
+def help_of(name, capsys):
+    with pytest.raises(SystemExit):
+        run(name, "--help")
+    return capsys.readouterr().out
 
 
 def fails(capsys, *args):
@@ -150,6 +157,39 @@ def test_full_disks_are_the_users_and_other_errors_are_bugs(photos, tmp_path, ca
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        "prepare --out gs://bucket/r",
+        "prepare --out gs:/bucket/r",
+        "prepare --source tfds:x --data-dir s3://bucket/data --out r",
+        "index s3://bucket/r --out kb",
+        "index r hdfs://host/more --out kb",
+        "search abfs://container/kb words",
+        "embed file:///r --text-embeddings e",
+        "triples r --knowledge-base gs://kb --out t",
+        "encode-train r --out gs://e",
+        "export gs://run --out m",
+        "rater train --out gs://rater",
+        "rater check --rater https://host/rater",
+        "evaluate checkpoint gs://run",
+        "evaluate faithfulness --model gs://run --knowledge-base kb --out o",
+        "sample --model gs://run --prompt x --out o",
+        "sample --model shipped --prompt gs://text --cascade gs://stage,steps=3 --out o",
+        "sample --model shipped --prompt http://text --reference gs://image.png a --out o",
+        "sweep --model shipped --prompt x --rater gs://rater --out o",
+        "demo --out gs://demo",
+    ],
+)
+def test_an_address_is_no_path_of_any_command(capsys, tmp_path, monkeypatch, args):
+    monkeypatch.chdir(tmp_path)
+    if args.startswith("evaluate"):
+        command = re.search(r"\{([a-z-]+)", help_of("evaluate", capsys)).group(1)
+        args = f"evaluate {command} --model gs://run --knowledge-base kb --out o"
+    assert "is an address, not a folder or file of this machine" in fails(capsys, *args.split())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_overview_and_version(capsys):
     assert run("--help") == 0
     overview = capsys.readouterr().out
@@ -168,6 +208,73 @@ def test_every_command_exists_and_explains_itself(name, capsys):
         run(name, "--help")
     assert caught.value.code in (0, None)
     assert f"usage: reimagen {name}" in capsys.readouterr().out
+
+
+def alone(code, *, encoding="utf-8", **environment):
+    """What a process of its own, started with this environment alone, leaves: status, output, errors."""
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ}
+    done = subprocess.run([sys.executable, "-c", code], env=kept | environment, capture_output=True, check=False)
+    return done.returncode, done.stdout.decode(encoding), done.stderr.decode(encoding)
+
+
+NO_HOME = """
+import os, pwd, sys
+def nobody(*_): raise KeyError("uid not found")
+pwd.getpwuid = nobody  # as in a container started with -u 1234
+os.environ.pop("HOME", None)
+from reimagen_jax import cli
+status = cli.main(["bogus"])
+print(status, os.environ.get("JAX_COMPILATION_CACHE_DIR"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "cache"),
+    [
+        ({}, "None"),
+        ({"XDG_CACHE_HOME": "/there"}, "/there/reimagen_jax"),
+        ({"JAX_COMPILATION_CACHE_DIR": "/here", "XDG_CACHE_HOME": "/there"}, "/here"),
+    ],
+)
+def test_no_home_is_needed(environment, cache):
+    status, out, err = alone(NO_HOME, **environment)
+    assert (status, out) == (0, f"2 {cache}\n"), err
+    assert err.startswith("error: there is no command 'bogus'") and err.count("\n") == 1
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path):
+    (tmp_path / "file").touch()
+    code = "from reimagen_jax import cli; cli._run = lambda *_: print(__import__('jax').numpy.ones(3).sum()); "
+    code += "import sys; sys.exit(cli.main(['x']))"
+    status, out, err = alone(code, JAX_PLATFORMS="cpu", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "file" / "cache"))
+    assert (status, out) == (0, "3.0\n"), err
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_what_a_terminal_cannot_show_is_replaced(stream):
+    code = (
+        f"import sys; from reimagen_jax import cli; cli._run = lambda *_: print('\u00e9t\u00e9', file=sys.{stream}); "
+    )
+    status, *streams = alone(code + "sys.exit(cli.main(['x']))", PYTHONIOENCODING="ascii", HOME="/")
+    assert status == 0 and streams[stream == "stderr"] == "\\xe9t\\xe9\n"
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "nonsense"])
+@pytest.mark.parametrize("command", ["sample --model shipped --prompt x --out OUT", "rater check --num-images 8"])
+def test_a_device_that_is_not_there_is_one_line(tmp_path, platform, command):
+    args = command.replace("OUT", str(tmp_path / "out")).split()
+    code = f"import sys; from reimagen_jax import cli; sys.exit(cli.main({args!r}))"
+    status, out, err = alone(code, JAX_PLATFORMS=platform, HOME=str(tmp_path))
+    assert status == 2 and out == ""
+    last = err.splitlines()[-1]
+    assert last.startswith(f"error: JAX finds no device for JAX_PLATFORMS={platform}") and "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_process_without_standard_output_is_no_error():
+    code = "import os, sys; os.close(1); sys.stdout = None; from reimagen_jax import cli; sys.exit(cli.main(['x']))"
+    status, _, err = alone(code, HOME="/")
+    assert status == 2 and err.startswith("error: there is no command 'x'")
 
 
 def test_help_is_quick_to_import():

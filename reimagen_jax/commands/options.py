@@ -14,6 +14,7 @@ import tyro
 from reimagen_jax.config import Experiment
 from reimagen_jax.diffusion.settings import Solver, Thresholding
 from reimagen_jax.errors import UserError, require
+from reimagen_jax.paths import local
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
 from reimagen_jax.terminal import say
 
@@ -225,7 +226,7 @@ class StageOption:
             name = name.replace("-", "_")
             require(name not in dict(given), f"--cascade {word}: {name.replace('_', '-')} is set twice")
             given.append((name, value))
-        return cls(Path(",".join(parts)), tuple(reversed(given)))
+        return cls(local(",".join(parts)), tuple(reversed(given)))
 
     def __str__(self) -> str:
         return ",".join([str(self.model), *(f"{name.replace('_', '-')}={value}" for name, value in self.settings)])

@@ -14,8 +14,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from reimagen_jax.config import Experiment, load_experiment
+from reimagen_jax.config import Experiment, load_experiment, places
 from reimagen_jax.errors import UserError
+from reimagen_jax.paths import local
 from reimagen_jax.systems.reimagen.settings import ReImagenConfig
 
 PROGRAM = "reimagen train"
@@ -57,11 +58,14 @@ def train_experiment(config: Experiment, workdir: Path) -> None:
     from reimagen_jax.inference.model import Model, settled
     from reimagen_jax.reports.previews import preview_hook
     from reimagen_jax.systems import kinds
+    from reimagen_jax.training.checkpoint import begun
     from reimagen_jax.training.loop import train
 
     # Orbax logs, with a traceback, what it raises as well; the user needs it once.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    feed = kinds.feed_of(settled(config)).settled()
+    for place in places(config):
+        local(place)
+    feed = kinds.feed_of(settled(config, begun(workdir))).settled()
     config, dataset = feed.config, feed.dataset()
     system, initial = kinds.system_of(config), None
     if config.init.weights:

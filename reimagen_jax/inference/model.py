@@ -10,7 +10,7 @@ from clu import parameter_overview
 
 from reimagen_jax import randomness
 from reimagen_jax.config import Experiment
-from reimagen_jax.errors import require
+from reimagen_jax.errors import UserError, require
 from reimagen_jax.files import read_json
 from reimagen_jax.inference.pipeline import Stage
 from reimagen_jax.pretrained.finite import require_finite_tree
@@ -84,13 +84,16 @@ def experiment_of(path: str | Path) -> Experiment:
     return kinds.from_dict(checkpoint.read_run(path)["experiment"])
 
 
-def settled(config: Experiment) -> Experiment:
+def settled(config: Experiment, before: Experiment | None = None) -> Experiment:
     """The experiment as it is trained: its network taken over from its weights, where it says so.
 
-    Raises `UserError` when `init.adopt` is set without `init.weights`, and when these are no model.
+    A run that goes on has taken it over already: `before` are its settings. Raises `UserError` when `init.adopt` is set
+    without `init.weights`, and when these are no model.
     """
     if not config.init.adopt:
         return config
+    if before is not None:
+        return dataclasses.replace(config, system=config.system.adopt(before.system))
     require(
         bool(config.init.weights),
         f"{config.name} takes its network over from weights: pass --init.weights DIR (written by "
@@ -103,7 +106,13 @@ def _found(path: str | Path) -> Path:
     path = SHIPPED_MODEL if str(path) == SHIPPED else Path(path)
     wanted = "give the folder of a training run (--workdir) or of weights"
     require(path.exists(), f"{path} not found: {wanted}")
+    if path.is_dir() and _holds_model(path):
+        return path
+    of = next((folder for folder in path.parents if _holds_model(folder)), None)
+    require(of is None, f"{path} is a part of the model in {of}: give that folder")
     require(path.is_dir(), f"{path} is a file: {wanted}")
-    known = any((path / name).is_file() for name in (EXPERIMENT, "run.json"))
-    require(known, f"{path} holds no model, neither {EXPERIMENT} nor a run's run.json: {wanted}")
-    return path
+    raise UserError(f"{path} holds no model, neither {EXPERIMENT} nor a run's run.json: {wanted}")
+
+
+def _holds_model(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (EXPERIMENT, "run.json"))

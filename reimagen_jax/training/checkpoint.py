@@ -1,43 +1,83 @@
 """Checkpoints of a run: state and data position together, written in the background, whole or not at all.
 
 A working folder holds `run.json` (the experiment, and the fingerprint of its data) and `checkpoints/<step>/`, each with
-`state` (step, params, ema, opt_state) and `data` (the position of the input pipeline, one file per process). Orbax
-writes a checkpoint under a temporary name and renames it when it is complete, so a killed run leaves only whole ones.
+`state` (step, params, ema, opt_state), `data` (the position of the input pipeline, one file per process) and `digests`
+(of the state's arrays as they were in memory, and that position once more). Orbax writes a checkpoint under a temporary
+name and renames it when it is complete, so a killed run leaves only whole ones.
+
+What is restored is compared with the digests, by whomever and on however many devices; `run.json` bears a digest of
+its own. Runs of earlier versions have neither, and are read all the same.
 """
 
+import dataclasses
+import errno
 import fcntl
+import glob
+import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 import grain.checkpoint
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
+from etils import epath
 
 from reimagen_jax.config import Experiment, differences, is_free, places, to_dict
-from reimagen_jax.errors import UserError
-from reimagen_jax.files import read_json, write_json
+from reimagen_jax.errors import UserError, require
+from reimagen_jax.files import MARK, read_json, write_json
+from reimagen_jax.paths import local
 from reimagen_jax.systems import kinds
 from reimagen_jax.systems.base import Params
-from reimagen_jax.training import distributed
+from reimagen_jax.training import digest, distributed
 from reimagen_jax.training.state import TrainState
 
 FORMAT = 1
 """Of `run.json`."""
+DIGESTS = "digests"
+"""The part of a checkpoint that tells what the others have to be."""
+OTHER_KINDS = (MARK, "manifest.json", "experiment.json", "rater.json", "config.json")
+"""By which a folder is known that holds records, an index, weights, an encoder: anything but a run."""
+LONGEST = 3840
+"""Bytes of a working folder's path: the system reads 4096, and what lies in a checkpoint takes up to 200."""
+
+
+class _Folder(type(epath.Path("/"))):
+    """A path in whose own name `*`, `?` and `[` mean themselves.
+
+    Orbax joins the parts of a checkpoint by a glob below its folder; etils does not escape the folder's name.
+    """
+
+    def glob(self, pattern: str) -> Iterator[Self]:
+        return map(self._new, glob.glob(os.path.join(glob.escape(os.fspath(self)), pattern)))
+
+
+def _checkpoints(workdir: Path) -> _Folder:
+    """Where the checkpoints lie. Raises `UserError` where none could be written, or read again."""
+    path = local(workdir).absolute()
+    name = f"the name of {workdir}, or of a folder above it,"
+    require("\\" not in str(path), f"{name} has a backslash, which checkpoints are not found by: rename or move it")
+    require(len(os.fsencode(path)) <= LONGEST, f"{name} is too long for the files in it: choose a shorter one")
+    return _Folder(path) / "checkpoints"
 
 
 @contextmanager
 def claim(workdir: Path) -> Iterator[None]:
-    """Makes `workdir` and holds it for this process. Raises `UserError` if it is unwritable or another run has it.
+    """Makes `workdir` and holds it for this process.
+
+    Raises `UserError` if it is unwritable, if another run has it, or if it holds something else than a run.
 
     The lock is the operating system's: it goes with the process, however that ends. Of several processes of one run,
     the first holds it for all.
     """
+    _checkpoints(workdir)
     lock = distributed.on_first_process(lambda: _lock(workdir))
     with lock or nullcontext():
         yield
@@ -45,6 +85,9 @@ def claim(workdir: Path) -> Iterator[None]:
 
 def _lock(workdir: Path) -> TextIO:
     try:
+        other = next((name for name in OTHER_KINDS if (workdir / name).is_file()), None)
+        if other is not None and not (workdir / "run.json").exists():
+            raise UserError(f"{workdir} holds something else than a training run ({other}): choose another --workdir")
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
     except OSError as error:
@@ -58,18 +101,30 @@ def _lock(workdir: Path) -> TextIO:
 
 
 def read_run(workdir: Path) -> dict[str, Any]:
-    """The contents of `run.json`. Raises `UserError` if it is missing, broken or of another version."""
-    run = read_json(workdir / "run.json", "the record of a training run")
-    if not isinstance(run, dict) or run.get("format") != FORMAT:
-        raise UserError(f"{workdir / 'run.json'} is not of format {FORMAT}: it was written by another version")
+    """The contents of `run.json`. Raises `UserError` if it is missing, broken, changed or of another version."""
+    path = workdir / "run.json"
+    run = read_json(path, "the record of a training run")
+    known = {"format", "data", "history", "experiment", "sha256"}
+    if not isinstance(run, dict) or run.get("format") != FORMAT or not run.keys() <= known:
+        raise UserError(f"{path} is not of format {FORMAT}: it was written by another version, or is damaged")
+    if missing := known - {"sha256"} - run.keys():
+        raise UserError(f"{path} is damaged: it has no {min(missing)}")
+    if run.pop("sha256", None) not in (None, _seal(run)):
+        raise UserError(f'{path} is not as it was written: take it from a copy; or, if you changed it, remove "sha256"')
     return run
+
+
+def begun(workdir: Path) -> Experiment | None:
+    """The settings of the run in `workdir`, when it has a checkpoint to go on from."""
+    return kinds.from_dict(read_run(workdir)["experiment"]) if _steps(_checkpoints(workdir)) else None
 
 
 def settle(workdir: Path, config: Experiment, data_fingerprint: str, step: int | None) -> Experiment | None:
     """Writes `run.json`, or checks it when the run resumes at `step`; returns the settings that it had then.
 
-    Raises `UserError` naming the fields that differ and may not (all but those marked `config.FREE`), or if the data
-    are not the same.
+    Where the initial weights lie is kept as it was: a run that goes on does not read them. Nothing is written when no
+    step is left to take. Raises `UserError` naming the fields that differ and may not (all but those marked
+    `config.FREE`), if the data are not the same, or if more steps are done than are wanted.
     """
     history: list[dict[str, Any]] = []
     before = None
@@ -77,6 +132,7 @@ def settle(workdir: Path, config: Experiment, data_fingerprint: str, step: int |
         run = read_run(workdir)
         history = run["history"]
         before = kinds.from_dict(run["experiment"])
+        config = started_as(before, config)
         changed = differences(before, config)
         fixed = [line for name, line in changed.items() if not is_free(config, name)]
         if fixed:
@@ -90,6 +146,13 @@ def settle(workdir: Path, config: Experiment, data_fingerprint: str, step: int |
                 f"{workdir} holds a run on other data: {read} has another content than when the run began. "
                 "Use the same data, or another --workdir"
             )
+        if config.train.num_steps < step:
+            raise UserError(
+                f"{workdir} holds a run of {step} steps already, more than train.num_steps {config.train.num_steps}: "
+                f"give more than {step} to go on with it, or another --workdir for a shorter run"
+            )
+        if config.train.num_steps == step:
+            return before
         if changed:
             history.append({"step": step, "changed": list(changed.values())})
     record = {"format": FORMAT, "data": data_fingerprint, "history": history, "experiment": to_dict(config)}
@@ -97,16 +160,28 @@ def settle(workdir: Path, config: Experiment, data_fingerprint: str, step: int |
     return before
 
 
+def started_as(before: Experiment, config: Experiment) -> Experiment:
+    """The settings with the place of the initial weights as the run has it: they may have moved, or gone, since."""
+    return dataclasses.replace(config, init=dataclasses.replace(config.init, weights=before.init.weights))
+
+
 def _write_run(workdir: Path, record: dict[str, Any]) -> None:
     with _writing(workdir / "run.json"):
-        write_json(workdir / "run.json", record)
+        write_json(workdir / "run.json", record | {"sha256": _seal(record)})
+
+
+def _seal(record: dict[str, Any]) -> str:
+    """SHA-256 of a record, however its JSON is laid out."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 class Checkpoints:
     """The checkpoints under one working folder. Saving is asynchronous: `close` (or `wait`) before reading them."""
 
     def __init__(self, workdir: Path, keep: int):
-        self.path = workdir.absolute() / "checkpoints"
+        self.path = _checkpoints(workdir)
+        self._unread: int | None = None
+        """The step whose checkpoint is being written, and is to be read back."""
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True
         )
@@ -121,14 +196,21 @@ class Checkpoints:
         """Starts writing `state` and the position of the iterator `data`; both may move on at once.
 
         Orbax copies to the host, or holds the buffers, before it returns, so the next step may take `state`'s memory.
-        Raises `UserError` if this checkpoint, or the one before it, cannot be written.
+        Raises `UserError` if this checkpoint, or the one before it, cannot be written or read back.
         """
         step = int(state.step)
         if step == self.latest():
             return
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=grain.checkpoint.CheckpointSave(data))
+        self.wait()
+        written = {"arrays": digest.digests(state), "data": data.get_state()}
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            data=grain.checkpoint.CheckpointSave(data),
+            **{DIGESTS: ocp.args.JsonSave(written)},
+        )
         with _writing(self.path):
             self._manager.save(step, args=args)
+        self._unread = step
 
     def restore(self, step: int, abstract: TrainState, data: Any) -> TrainState:
         """The state of `step`, placed as `abstract` says; moves the iterator `data` to its position.
@@ -136,15 +218,24 @@ class Checkpoints:
         The number of devices, and of processes, may differ from when it was saved. Raises `UserError` if the checkpoint
         is damaged.
         """
-        with _named(self.path / str(step)):
+        path = self.path / str(step)
+        with _named(path):
+            written = _written(path)
             state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))).state
-            data.set_state(_data_position(self.path / str(step) / "data"))
+            position = _data_position(path / "data")
+            if written is not None:
+                _require_same(state, written)
+                require(position == written["data"], "not as it was written: the position in the data")
+            data.set_state(position)
         return state
 
     def wait(self) -> None:
-        """Returns when everything saved so far is on disk."""
+        """Returns when everything saved so far is on disk, and was found there."""
         with _writing(self.path):
             self._manager.wait_until_finished()
+        step, self._unread = self._unread, None
+        if step is not None:
+            distributed.on_first_process(lambda: _read_back(self.path / str(step)))
 
     def close(self) -> None:
         """Waits, then frees the threads."""
@@ -156,12 +247,12 @@ def load_ema(workdir: str | Path, step: int | None = None, *, on_host: bool = Fa
     """The number and the averaged parameters of a run's checkpoint: of `step`, or the last one.
 
     Reads nothing but the average; works on any number of devices. The parameters go to the default device or,
-    `on_host`, stay arrays of numpy. Raises `UserError` if there is no such checkpoint.
+    `on_host`, stay arrays of numpy. Raises `UserError` if there is no such checkpoint, or if it is damaged.
     """
     workdir = Path(workdir)
     read_run(workdir)
-    path = workdir.absolute() / "checkpoints"
-    steps = sorted(ocp.utils.checkpoint_steps(path)) if path.is_dir() else []
+    path = _checkpoints(workdir)
+    steps = _steps(path)
     if not steps:
         raise UserError(f"{workdir} holds no checkpoint yet: train until the first one is written")
     if step is not None and step not in steps:
@@ -170,12 +261,72 @@ def load_ema(workdir: str | Path, step: int | None = None, *, on_host: bool = Fa
     path = path / str(step)
     # The handler itself, not a Checkpointer around it: only `state` is read, and the rest need not be known here.
     with _named(path), closing(ocp.PyTreeCheckpointHandler()) as reader:
+        written = _written(path)
         ema = reader.metadata(path / "state").tree["ema"]
         wanted = {"ema": jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), ema)}
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
-        ema = reader.restore(path / "state", args=args)["ema"]
+        restored = reader.restore(path / "state", args=args)
+        if written is not None:
+            _require_same(restored, written)
+        ema = restored["ema"]
     return step, ema if on_host else jax.tree.map(jnp.asarray, ema)
+
+
+def _steps(path: Path) -> list[int]:
+    """The steps of the whole checkpoints in a folder, in order."""
+    return sorted(ocp.utils.checkpoint_steps(path)) if path.is_dir() else []
+
+
+def _written(path: Path) -> dict[str, Any] | None:
+    """What a checkpoint's arrays and its data position were when it was written; None of one of an earlier version."""
+    if not (path / DIGESTS).is_dir():
+        _join(path / "state")
+        return None
+    return json.loads((path / DIGESTS / "metadata").read_text(encoding="utf-8"))
+
+
+def _require_same(tree: Any, written: dict[str, Any]) -> None:
+    """Raises `UserError` naming an array that is not as it was written."""
+    changed = digest.changed(tree, written["arrays"])
+    also = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+    require(not changed, f"not as it was written: {min(changed, default='')}{also}")
+
+
+def _read_back(path: Path) -> None:
+    """Raises `UserError` unless a checkpoint that was just written has its digests, and an array for each of them."""
+    try:
+        missing = (_written(path) or {})["arrays"].keys() - _arrays(path / "state")
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"checkpoint {path} was written, but cannot be read back ({_reason(error)}): {NO_STORE}"
+        ) from error
+    require(not missing, f"checkpoint {path} was written, but {len(missing)} arrays are not found there: {NO_STORE}")
+
+
+NO_STORE = "this file system does not keep what is written; choose another --workdir"
+
+
+def _store(state: Path) -> tensorstore.KvStore:
+    """The arrays of a checkpoint, as Orbax lays them down."""
+    return tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{state}/"}}).result()
+
+
+def _arrays(state: Path) -> set[str]:
+    """The names of the arrays in a checkpoint."""
+    return {key.decode().removesuffix("/.zarray") for key in _store(state).list().result()}
+
+
+def _join(state: Path) -> None:
+    """Does what Orbax left undone in folders with `[`, `*` or `?` in their names: makes one store of its parts."""
+    parts = sorted(state.glob("ocdbt.process_*"))
+    if parts and not (state / "manifest.ocdbt").exists():
+        at_once = tensorstore.Transaction(atomic=True)
+        whole = _store(state).with_transaction(at_once)
+        for part in map(_store, parts):
+            for key in part.list().result():
+                whole[key] = part[key]
+        at_once.commit_sync()
 
 
 def _data_position(folder: Path) -> Any:
@@ -191,11 +342,17 @@ def _named(path: Path) -> Iterator[None]:
     """Turns what a reader raises over a damaged or foreign checkpoint into one line that names it."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"checkpoint {path} cannot be restored ({_reason(error)}): "
-            "delete this folder to go on from the one before it"
-        ) from error
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise  # no fault of the checkpoint's
+    except Exception as error:  # whatever comes of bytes that are not as they were written
+        denied = next((file for file in (path, *path.rglob("*")) if not os.access(file, os.R_OK)), None)
+        if denied is not None:
+            raise UserError(f"checkpoint {path} may not be read: {denied} is not yours to read") from error
+        earlier = [step for step in _steps(path.parent) if step < int(path.name)]
+        advice = (
+            f"delete {path} to go on from step {earlier[-1]}" if earlier else "there is none before it to go on from"
+        )
+        raise UserError(f"checkpoint {path} cannot be restored ({_reason(error)}): {advice}") from error
 
 
 @contextmanager
@@ -203,11 +360,24 @@ def _writing(path: Path) -> Iterator[None]:
     """Turns a failure to write (a full disk, above all) into one line; what was there before stays whole."""
     try:
         yield
-    except (OSError, ValueError) as error:  # tensorstore reports what the system refuses as ValueError
+    except (OSError, ValueError) as error:  # tensorstore reports what the system refuses as ValueError, in words
+        number = _system_error(error)
+        if number is None:
+            raise
+        advice = "make room there" if number in FULL else "choose a folder you may write to"
         raise UserError(
-            f"{path} cannot be written ({_reason(error)}): make room there, or choose a folder you may write to, "
-            "then run the same command again"
+            f"{path} cannot be written ({_reason(error)}): {advice}, then run the same command again"
         ) from error
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _system_error(error: Exception) -> int | None:
+    """The number of the system's error that an exception tells of, also in words only; None for any other."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    return next((number for number in errno.errorcode if os.strerror(number) in str(error)), None)
 
 
 def _reason(error: Exception) -> str:

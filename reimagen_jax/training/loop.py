@@ -28,7 +28,7 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.progress import track
 from reimagen_jax.systems.base import Metrics, Params, System
 from reimagen_jax.training import groups, parallel, telemetry
-from reimagen_jax.training.checkpoint import Checkpoints, claim, settle
+from reimagen_jax.training.checkpoint import Checkpoints, claim, settle, started_as
 from reimagen_jax.training.signals import stop_requests
 from reimagen_jax.training.state import TrainState, init_state, start_from
 from reimagen_jax.training.step import make_optimizer, make_schedule
@@ -66,8 +66,9 @@ def train(
     `train.sample_every` steps. A fresh run starts from the parameters that `initial` returns (random ones by default),
     one that goes on does not ask for them. SIGTERM and Ctrl-C save and leave; a second one is not held back.
 
-    Raises `UserError` if the workdir cannot be used or holds a run with other settings or data, if the devices do not
-    divide the batch, if the data end, or if the loss stops being finite (the checkpoints stay as they were).
+    Raises `UserError` if the workdir cannot be used or holds a run with other settings or data or of more steps, if its
+    checkpoint is damaged, if the devices do not divide the batch, if the data end, or if the loss stops being finite
+    (the checkpoints stay as they were).
     """
     workdir = Path(workdir)
     mesh = sharding.make_mesh(config.train.fsdp)
@@ -93,6 +94,9 @@ def train(
                 state = start_from(state, initial(), config.init.fresh)
         else:
             state = checkpoints.restore(start, abstract, data)
+        if start == config.train.num_steps:
+            telemetry.say(f"nothing left to do: {workdir} holds a run of {start} steps, and so many are wanted")
+            return Outcome(start, state)
         _announce(config, workdir, mesh, abstract, start, before)
         with closing(telemetry.default_writers(workdir, start, config.train.num_steps)) as writers:
             report = _Report(config, writers, checkpoints)
@@ -198,7 +202,7 @@ def _announce(
     if before is None:
         return
     telemetry.say(f"going on from the checkpoint of step {start} of {config.train.num_steps}")
-    for line in differences(before, config).values():
+    for line in differences(before, started_as(before, config)).values():
         telemetry.say(f"changed since then: {line.replace(' != ', ' -> ')}")
     planned, done = make_schedule(config.train), np.arange(start, dtype=np.int32)
     if not np.array_equal(planned(done), make_schedule(before.train)(done)):

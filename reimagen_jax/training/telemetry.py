@@ -16,11 +16,10 @@ from typing import Protocol
 import jax
 import numpy as np
 from clu import metrics
-from tqdm import tqdm
 
+from reimagen_jax import progress
 from reimagen_jax.errors import UserError
 from reimagen_jax.files import write_text
-from reimagen_jax.terminal import printable
 
 GIB = 1024.0**3
 
@@ -69,7 +68,7 @@ class JsonLinesWriter:
 
     def __init__(self, path: Path, start: int):
         if path.exists():
-            write_text(path, "".join(_lines_until(path.read_text(encoding="utf-8"), start)))
+            write_text(path, "".join(_lines_until(path.read_text(encoding="utf-8", errors="replace"), start)))
         self._file = path.open("a", encoding="utf-8")
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -94,8 +93,8 @@ def _lines_until(text: str, step: int) -> list[str]:
         try:
             if line.endswith("\n") and json.loads(line)["step"] <= step:
                 kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue  # torn by a kill while it was written
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue  # torn by a kill while it was written, or damaged since
     return kept
 
 
@@ -120,10 +119,10 @@ class ConsoleWriter:
         """Images do not belong on a console."""
 
     def flush(self) -> None:
-        sys.stdout.flush()
+        """Every line is flushed as it is written."""
 
     def close(self) -> None:
-        sys.stdout.flush()
+        """The console stays open."""
 
 
 class Writers:
@@ -164,10 +163,9 @@ def default_writers(workdir: Path, start: int, num_steps: int) -> Writers:
 
 
 def say(text: str) -> None:
-    """One line on standard output, from the first process, that leaves a progress bar whole."""
+    """One line on standard output, from the first process; a training does not end because it cannot be told."""
     if jax.process_index() == 0:
-        tqdm.write(printable(text), file=sys.stdout)
-        sys.stdout.flush()
+        progress.say(text)
 
 
 def duration(seconds: float) -> str:

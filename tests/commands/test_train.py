@@ -161,6 +161,51 @@ def test_another_exception_type_is_not_swallowed(tmp_path):
         parse([str(broken), "--workdir", "run"])
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("config = (\n", "odd.py, line 1: SyntaxError: '\\(' was never closed"),
+        ("import os\n\nconfig = nothing\n", "odd.py, line 3: NameError: name 'nothing'"),
+        ("\nimport no_such_module\n", "odd.py, line 2: ModuleNotFoundError"),
+        ("def half():\n    return 1 / 0\n\n\nconfig = half()\n", "odd.py, line 2: ZeroDivisionError"),
+        ("import json\njson.loads('{')\n", "odd.py, line 2: JSONDecodeError"),
+        ("raise SystemExit(7)\n", "odd.py, line 1: SystemExit: 7"),
+        ("config = '\udcff'\n", "odd.py, line 1: SyntaxError: .*utf-8"),
+        ("from tests.tiny import TINY as config\nconfig = config(1)\n", "odd.py, line 2: TypeError"),
+    ],
+)
+def test_an_experiment_file_that_cannot_be_run_is_named_with_its_line(tmp_path, text, said):
+    (tmp_path / "odd.py").write_text(text, errors="surrogateescape")
+    with pytest.raises(UserError, match=said):
+        parse([str(tmp_path / "odd.py"), "--workdir", "run"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--workdir", "gs://bucket/run"],
+        ["--workdir", "run", "--data.triples", "s3://bucket/triples"],
+        ["--workdir", "run", "--data.triples", "t", "--init.weights", "hdfs://host/weights"],
+        ["--workdir", "run", "--data.triples", "t", "--data.text-embeddings", "file:///embeddings"],
+    ],
+)
+def test_an_address_is_refused_before_anything_is_made(experiment, tmp_path, monkeypatch, capsys, options):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main(["train", str(experiment), *options]) == 2
+    error = capsys.readouterr().err
+    assert "is an address, not a folder or file of this machine" in error and error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_records_do_not_become_a_run(experiment, triples, capsys):
+    records = triples.parent / "records"
+    before = sorted(records.rglob("*"))
+    assert cli.main(["train", str(experiment), "--workdir", str(records), "--data.triples", str(triples)]) == 2
+    assert "something else than a training run" in capsys.readouterr().err
+    assert sorted(records.rglob("*")) == before
+
+
 def start(workdir, experiment, triples, *options):
     """The command in a process of its own, on one device."""
     command = [sys.executable, "-m", "reimagen_jax.cli", "train", str(experiment), "--workdir", str(workdir)]

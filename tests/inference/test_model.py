@@ -139,6 +139,10 @@ def test_what_is_no_model_is_refused_by_name(weights, run, params, tmp_path):
     }.items():
         with pytest.raises(UserError, match=said):
             Model.open(tmp_path / name)
+    for part in (run / "run.json", run / "checkpoints", run / "checkpoints" / "4" / "state", weights / WEIGHTS):
+        whole = weights if part.is_relative_to(weights) else run
+        with pytest.raises(UserError, match=rf"{part} is a part of the model in {whole}: give that folder"):
+            Model.open(part)
     with pytest.raises(UserError, match="no checkpoint of step 3: there are 2, 4"):
         Model.open(run, step=3)
     with pytest.raises(UserError, match="holds weights, not the checkpoints of a run: there is no step 4"):

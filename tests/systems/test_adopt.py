@@ -11,6 +11,7 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.inference.export import save_weights
 from reimagen_jax.inference.model import experiment_of, settled
 from reimagen_jax.nets.settings import Level
+from reimagen_jax.training.checkpoint import settle
 from tests.tiny import TINY, TINY_SR, changed
 from tests.training.tiny_system import experiment
 
@@ -70,6 +71,23 @@ def test_weights_are_needed_to_adopt_and_a_run_is_as_good(tmp_path):
     assert ours.system.unet.cond_width == 32
     assert (ours.train, ours.data, ours.name) == (TINY.train, TINY.data, "ours")
     assert settled(TINY) is TINY
+
+
+def test_a_run_that_adopted_goes_on_when_the_weights_are_gone(tmp_path):
+    """Under the name that they had, under another, and where none is given."""
+    (tmp_path / "run").mkdir()
+    theirs = changed(TINY, unet=replace(TINY.system.unet, cond_width=32))
+    save_weights(tmp_path / "weights", theirs, {"not": {"read": np.zeros(1)}})
+    ours = changed(TINY, sampler=replace(TINY.system.sampler, num_steps=5))
+    for weights in (str(tmp_path / "weights"), str(tmp_path / "gone"), ""):
+        adopting = replace(ours, init=InitConfig(weights, adopt=True))
+        before = settled(replace(ours, init=InitConfig(str(tmp_path / "weights"), adopt=True)))
+        settle(tmp_path / "run", before, "data", None)
+        again = settled(adopting, before)
+        assert again.system == before.system and again.system.unet.cond_width == 32
+        assert settle(tmp_path / "run", again, "data", 2) == before
+    with pytest.raises(UserError, match=r"init\.adopt: True != False"):
+        settle(tmp_path / "run", replace(again, init=InitConfig()), "data", 2)
 
 
 @pytest.mark.parametrize("name", ["if_finetune_64", "if_finetune_256"])

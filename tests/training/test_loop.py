@@ -1,6 +1,8 @@
 """The loop: a run that is stopped, killed or resumed ends where an undisturbed one does; a bad one stops in time."""
 
+import errno
 import functools
+import io
 import json
 import os
 import random
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -18,9 +21,10 @@ import pytest
 from PIL import Image
 
 from reimagen_jax import sharding
+from reimagen_jax.config import InitConfig
 from reimagen_jax.errors import UserError
 from reimagen_jax.training import loop, parallel
-from reimagen_jax.training.checkpoint import Checkpoints, load_ema
+from reimagen_jax.training.checkpoint import Checkpoints, load_ema, read_run
 from reimagen_jax.training.loop import train
 from reimagen_jax.training.state import init_state
 from reimagen_jax.training.step import make_optimizer
@@ -76,11 +80,57 @@ def grid(folder):
     return draw
 
 
-def test_a_finished_run_has_nothing_to_do(tmp_path):
+def test_a_finished_run_has_nothing_to_do(tmp_path, capsys):
     first = train(experiment(), tmp_path, Regression(), dataset())
-    again = train(experiment(), tmp_path, Regression(), dataset())
-    assert again.step == 4 and same(first.state, again.state)
+    record = (tmp_path / "run.json").read_bytes()
+    assert "nothing left" not in capsys.readouterr().out
+    again = train(experiment(log_every=3), tmp_path, Regression(), dataset())
+    assert again.step == 4 and again.stopped is None and same(first.state, again.state)
     assert len(lines(tmp_path)) == 4
+    assert "nothing left to do" in capsys.readouterr().out
+    assert (tmp_path / "run.json").read_bytes() == record, "nothing has followed the new settings"
+
+
+def test_fewer_steps_than_are_done_are_refused_and_the_record_stays_true(tmp_path, capsys):
+    train(experiment(num_steps=6), tmp_path, Regression(), dataset())
+    record = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(UserError, match=r"a run of 6 steps already, more than train\.num_steps 3: give more than 6"):
+        train(experiment(num_steps=3), tmp_path, Regression(), dataset())
+    assert (tmp_path / "run.json").read_bytes() == record
+    train(experiment(num_steps=8), tmp_path, Regression(), dataset())
+    assert "the steps so far followed a plan for 6" in capsys.readouterr().out
+
+
+def test_the_initial_weights_may_move_be_spelled_otherwise_or_be_gone_once_there_is_a_checkpoint(tmp_path, capsys):
+    def go(weights, num_steps, **settings):
+        config = replace(experiment(num_steps=num_steps, **settings), init=InitConfig(weights))
+        return train(config, tmp_path, Regression(), dataset()).step
+
+    assert [go("weights", 2), go(str(tmp_path / "weights"), 3), go("", 4), go("elsewhere", 5)] == [2, 3, 4, 5]
+    assert read_run(tmp_path)["experiment"]["init"]["weights"] == "weights", "what the run began from"
+    assert "init.weights" not in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"other settings \(there != here\): train\.learning_rate: 0\.01 != 0\.5\. Use"):
+        go("", 6, learning_rate=0.5)
+
+
+class Gone(io.StringIO):
+    """A terminal that is not there any more."""
+
+    encoding = "ascii"
+
+    def write(self, text):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_training_goes_on_where_its_messages_cannot_be_told(tmp_path, monkeypatch):
+    whole = train(experiment(), tmp_path / "whole", Regression(), dataset()).state
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    for number, stream in enumerate([ascii_only, Gone(), None]):
+        monkeypatch.setattr(sys, "stdout", stream)
+        run = tmp_path / f"été {number}"
+        assert same(train(experiment(), run, Regression(), dataset()).state, whole)
+        assert len(lines(run)) == 4
+    assert b"\\xe9t\\xe9 0" in ascii_only.buffer.getvalue()
 
 
 @pytest.mark.parametrize(("decay", "one_run"), [("constant", True), ("tail", True), ("cosine", False)])

@@ -25,6 +25,13 @@ def test_lines_after_the_checkpoint_and_a_torn_last_line_are_cut_away(tmp_path):
     assert rows == [{"step": 1, "loss": 0.1}, {"step": 2, "loss": 0.2}, {"step": 3, "loss": None}]
 
 
+def test_damaged_lines_are_cut_away_and_the_run_goes_on(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 0.1}\n{"step": 2, "lo\xff\n{"step": "2"}\n[2]\n' + b"[" * 100_000 + b"\n")
+    JsonLinesWriter(path, start=2).close()
+    assert path.read_text() == '{"step": 1, "loss": 0.1}\n'
+
+
 def test_scalars_and_images_reach_the_event_files(tmp_path):
     writer = TensorBoardWriter(tmp_path, start=0)
     writer.write_scalars(1, {"loss": 0.5, "undefined": math.nan})

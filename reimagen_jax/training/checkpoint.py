@@ -279,11 +279,18 @@ def _steps(path: Path) -> list[int]:
 
 
 def _written(path: Path) -> dict[str, Any] | None:
-    """What a checkpoint's arrays and its data position were when it was written; None of one of an earlier version."""
+    """What a checkpoint's arrays and its data position were when it was written; None of one of an earlier version.
+
+    Raises `ValueError` or `OSError` if these cannot be read, or if an array is not there at all.
+    """
     if not (path / DIGESTS).is_dir():
         _join(path / "state")
         return None
-    return json.loads((path / DIGESTS / "metadata").read_text(encoding="utf-8"))
+    written = json.loads((path / DIGESTS / "metadata").read_text(encoding="utf-8"))
+    # Reads every node of the store's tree, which have checksums: better here than in the midst of Orbax's many readers.
+    if missing := written["arrays"].keys() - _arrays(path / "state"):
+        raise ValueError(f"{len(missing)} arrays are not found, such as {min(missing)}")
+    return written
 
 
 def _require_same(tree: Any, written: dict[str, Any]) -> None:
@@ -296,15 +303,12 @@ def _require_same(tree: Any, written: dict[str, Any]) -> None:
 def _read_back(path: Path) -> None:
     """Raises `UserError` unless a checkpoint that was just written has its digests, and an array for each of them."""
     try:
-        missing = (_written(path) or {})["arrays"].keys() - _arrays(path / "state")
-    except (OSError, ValueError, KeyError) as error:
+        require(_written(path) is not None, "it has no digests")
+    except (UserError, OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"checkpoint {path} was written, but cannot be read back ({_reason(error)}): {NO_STORE}"
+            f"checkpoint {path} was written, but cannot be read back ({_reason(error)}): this file system does not "
+            "keep what is written; choose another --workdir"
         ) from error
-    require(not missing, f"checkpoint {path} was written, but {len(missing)} arrays are not found there: {NO_STORE}")
-
-
-NO_STORE = "this file system does not keep what is written; choose another --workdir"
 
 
 def _store(state: Path) -> tensorstore.KvStore:

@@ -334,7 +334,7 @@ def test_what_is_written_is_looked_for_at_once(saved):
         checkpoints.save(state, iter(dataset()))
         checkpoints._manager.wait_until_finished()
         (folder / "checkpoints" / "3" / "state" / "manifest.ocdbt").unlink()
-        with pytest.raises(UserError, match=r"checkpoints/3 was written, but .* not found there.*another --workdir"):
+        with pytest.raises(UserError, match=r"checkpoints/3 was written, but .* not found.*another --workdir"):
             checkpoints.wait()
 
 

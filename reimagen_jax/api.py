@@ -112,7 +112,7 @@ class Drawing:
         Images of stages before the last are in folders stage1, stage2, ... within. Raises `UserError` where the folder
         exists, unless it was written by this program and `overwrite` says so.
         """
-        with atomic_dir(folder, overwrite=overwrite) as partial:
+        with atomic_dir(folder, kind="images", overwrite=overwrite) as partial:
             self.write(partial)
         return Path(folder)
 
@@ -187,7 +187,7 @@ class Swept:
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Writes a folder: report.html (one file that needs nothing else), report.png, sweep.json."""
-        with atomic_dir(folder, overwrite=overwrite) as partial:
+        with atomic_dir(folder, kind="sweep", overwrite=overwrite) as partial:
             self.write(partial)
         return Path(folder)
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "sample": ("sample:Sample", "prompts -> images, with neighbours from a knowledge base or given by hand"),
     "sweep": ("sweep:Sweep", "prompts -> a report over eta: from all neighbours to all text"),
     "evaluate": ("evaluate:main", "checkpoint -> tables of faithfulness and alignment"),
+    "verify": ("verify:Verify", "whether folders of all these kinds are whole"),
     "rater": ("rater:main", "trains and checks the rater that evaluate, sweep and demo use"),
     "demo": ("demo:Demo", "all of it in three minutes, with weights that come with the package"),
 }

@@ -37,6 +37,7 @@ _SIGNS = {
     "text_embeddings.json": "text embeddings",
     "run.json": "run",
     "prompts.json": "evaluation",
+    "drawn.json": "pictures to judge",
 }
 """File -> what a folder with it holds, where neither a manifest nor the mark (of an older version) tells."""
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.(?P<kind>partial|old)")
@@ -70,6 +71,25 @@ def atomic_dir(target: str | Path, *, kind: str = "", overwrite: bool = False, w
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+@contextmanager
+def growing_dir(target: Path, *, kind: str) -> Iterator[None]:
+    """Holds a folder that is written file by file, and gone on with by the same command; makes it where it is missing.
+
+    Raises `UserError` where there is something else, where another process is writing it, and where it cannot be.
+    """
+    if target.exists() and kind_of(target) != kind and not (target.is_dir() and not any(target.iterdir())):
+        found = kind_of(target)
+        what = called(found) if found else "something that this program did not write"
+        raise UserError(f"{target} holds {what}, not {called(kind)} to go on with: choose another --out")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with locked(target):
+            mark(target, kind)
+            yield
+    except PermissionError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}; choose a folder you may write to") from error
 
 
 def require_writable(target: Path, *, kind: str = "", overwrite: bool) -> None:

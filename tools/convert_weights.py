@@ -64,7 +64,7 @@ class Convert:
             text_encoder=self.text_encoder,
         )
         about = f"DeepFloyd IF's {self.pipeline.resolve().name}, converted, with attention over neighbours from zero."
-        with atomic_dir(self.out, overwrite=self.overwrite) as folder:
+        with atomic_dir(self.out, kind="weights", overwrite=self.overwrite) as folder:
             save_weights(folder, stage.config, stage.params, np.dtype(self.dtype))
             write_text(folder / CARD, model_card(stage.config, {}, about=about, licence="deepfloyd-if-license"))
         attended = [i for i, level in enumerate(stage.config.system.unet.levels) if level.neighbour_attention]

@@ -57,7 +57,7 @@ class Demo:
         _say(f"report: {page} (in about two minutes)\n")
         world, model, rater = World(), open_drawing(self.model), Rater.open(self.rater)
         unseen, frequent = (demonstration.choose(world, split, self.num_prompts) for split in ("unseen", "frequent"))
-        with atomic_dir(self.out, overwrite=True) as folder:
+        with atomic_dir(self.out, kind="demonstration", overwrite=True) as folder:
             _say("1/4 knowledge base: images of all unseen entities, and of the frequent ones asked for")
             base = demonstration.knowledge_base(world, frequent, folder, model.config.system.resolution)
             _say(f"2/4 retrieval among {len(base):,} images by the entities' names; prompts are captions of new scenes")

@@ -84,7 +84,7 @@ class EncodeTrain:
         from reimagen_jax.commands.train import require_untouched, train_experiment
         from reimagen_jax.files import atomic_dir, require_writable, write_text
 
-        require_writable(self.out, overwrite=self.overwrite)
+        require_writable(self.out, kind="encoder", overwrite=self.overwrite)
         if self.from_run is not None:
             require_untouched(self, "records", "out", "from_run", "overwrite")
             run = self.from_run
@@ -93,7 +93,7 @@ class EncodeTrain:
             train_experiment(self.experiment(), run)
         encoder = trained_encoder(run, self.records)
         command = dataclasses.replace(self, out=Path("DIR"), workdir=None, overwrite=False)
-        with atomic_dir(self.out, overwrite=self.overwrite) as folder:
+        with atomic_dir(self.out, kind="encoder", overwrite=self.overwrite) as folder:
             line = command_line("encode-train", command).replace("--records ", "", 1)
             write_text(folder / "README.md", card(encoder, line))
             encoder.save(folder)

@@ -70,12 +70,18 @@ class Entities:
 
     def run(self) -> None:
         """Draws, rates, stores and prints row after row. Raises `UserError` on bad options or input."""
+        from reimagen_jax.files import growing_dir
+
+        self._check()
+        with growing_dir(self.out, kind="evaluation"):
+            self._evaluate()
+
+    def _evaluate(self) -> None:
         from reimagen_jax.evaluation.entities import store
         from reimagen_jax.evaluation.entities.arms import plan
         from reimagen_jax.evaluation.entities.tables import comparisons, row
         from reimagen_jax.reports.entities import pictures, plots, tables
 
-        self._check()
         models = [open_drawing(path, self.how.text_encoder) for path in (self.model, *_paths(self.stages))]
         bench = self._bench(models)
         command = self._resolved(models, bench)
@@ -223,7 +229,7 @@ class People:
         require(len(self.conditions) > 0, "--conditions is empty: give own, none, or both")
         require(self.k is None or self.k > 0, f"--k {self.k}: at least 1 is needed (no neighbours is a condition)")
         require(self.eta is None or 0 <= self.eta <= 1, f"--eta {self.eta} is not between 0 and 1")
-        require_writable(self.out, overwrite=self.overwrite)
+        require_writable(self.out, kind="pictures to judge", overwrite=self.overwrite)
         models = [open_drawing(path, self.how.text_encoder) for path in (self.model, *_paths(self.stages))]
         require(
             models[0].config.system.super_resolution is None,
@@ -241,7 +247,7 @@ class People:
         say(f"{len(prompts)} prompts about {len({p.entity for p in prompts})} entities, {number:,} pictures")
         if captions := sum(prompt.is_caption for prompt in prompts):
             print(f"{captions} prompts are captions of the neighbours themselves, so a copy is right: see --prompt")
-        with atomic_dir(self.out, overwrite=self.overwrite) as folder:
+        with atomic_dir(self.out, kind="pictures to judge", overwrite=self.overwrite) as folder:
             sheets = people.draw(pipeline, base, prompts, self.conditions, k, eta, self.how.num_images, folder)
             facts = {
                 "command": command_line("people", command).replace("reimagen", "reimagen evaluate", 1),

@@ -48,7 +48,7 @@ class Export:
             "SHA-256 of the parameters": f"`{model.digest}`",
             "Written by": f"reimagen_jax {versions()['reimagen_jax']}, jax {versions()['jax']}",
         }
-        with atomic_dir(self.out, overwrite=self.overwrite) as folder:
+        with atomic_dir(self.out, kind="weights", overwrite=self.overwrite) as folder:
             export(
                 folder,
                 model.config,

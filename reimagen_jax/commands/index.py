@@ -92,7 +92,7 @@ class Index:
     stats: bool = False
     """Describe the knowledge base: records, captions, vocabulary, duplicates, attributes."""
     verify: bool = False
-    """Check all files against their checksums, and the index against the captions."""
+    """Check all files against their checksums, and the index against the captions: `reimagen verify`."""
     overwrite: bool = False
     """Replace an existing output folder, once the new one is complete."""
 
@@ -139,14 +139,19 @@ class Index:
 
         base = KnowledgeBase.open(self.append_to)
         records = [Records.open(path) for path in (self.path, *self.more)]
-        _sum_up(base, base.append(records, out=self.out, overwrite=self.overwrite))
+        if self.out is None and base.holds(records):
+            print(f"knowledge base of {len(base)} records in {base.path} has all of these: nothing is left to do")
+            return
+        after = base.append(records, out=self.out, overwrite=self.overwrite)
+        _sum_up(after, sum(map(len, records)))
 
     def _delete(self) -> None:
         from reimagen_jax.data.sources import Where
 
         base = self._only_base()
         where = Where.parse(self.delete_where)
-        _sum_up(base, base.delete(self.delete, where=where, out=self.out, overwrite=self.overwrite))
+        after = base.delete(self.delete, where=where, out=self.out, overwrite=self.overwrite)
+        _sum_up(after, len(after) - len(base))
 
     def _merge(self) -> None:
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
@@ -158,9 +163,9 @@ class Index:
             print(f"  {repeated} records were in several: the first was taken")
 
     def _verify(self) -> None:
-        base = self._only_base()
-        base.verify()
-        print(f"{base.path} is whole: {len(base)} records, all checksums and all words as they should be")
+        from reimagen_jax.commands.verify import Verify
+
+        Verify((self.path, *self.more)).run()
 
     def _stats(self) -> None:
         from reimagen_jax.retrieval.statistics import describe, lines
@@ -211,5 +216,5 @@ def _recall(settings: dict[str, Any]) -> str:
     )
 
 
-def _sum_up(before: "KnowledgeBase", after: "KnowledgeBase") -> None:
-    print(f"knowledge base of {len(after)} records in {after.path} ({len(after) - len(before):+d})")
+def _sum_up(after: "KnowledgeBase", change: int) -> None:
+    print(f"knowledge base of {len(after)} records in {after.path} ({change:+d})")

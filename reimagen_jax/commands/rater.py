@@ -59,7 +59,7 @@ class Train:
         from reimagen_jax.systems.rater.settings import RaterSystemConfig
 
         require(self.num_images > 0, f"--num-images {self.num_images}: at least 1 is needed")
-        require_writable(self.out, overwrite=self.overwrite)
+        require_writable(self.out, kind="rater", overwrite=self.overwrite)
         if self.from_run is not None:
             require_untouched(self, "out", "from_run", "num_images", "overwrite")
             run = self.from_run
@@ -74,7 +74,7 @@ class Train:
         command = command_line("train", dataclasses.replace(self, out=Path("DIR"), workdir=None, overwrite=False))
         command = command.replace("reimagen", "reimagen rater", 1)
         renders = (model.step or 0) * model.config.data.batch_size
-        with atomic_dir(self.out, overwrite=self.overwrite) as folder:
+        with atomic_dir(self.out, kind="rater", overwrite=self.overwrite) as folder:
             rater.save(folder)
             write_text(folder / "README.md", rater_card.card(rater, command, renders))
         say(*rater_card.table(rater.metrics).split("\n"))

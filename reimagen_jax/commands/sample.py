@@ -72,7 +72,7 @@ class Sample:
 
         self.what.check()
         self._settings(GuidedSamplerConfig())  # refuses what is out of range before anything is opened
-        with atomic_dir(self.out, overwrite=self.overwrite) as folder:
+        with atomic_dir(self.out, kind="images", overwrite=self.overwrite) as folder:
             models = [self._open(path) for path in (self.model, *(stage.model for stage in self.stages.cascade))]
             low_res = self._low_res(models)
             prompts = self.what.gather(models[0].config)

@@ -52,7 +52,7 @@ class Sweep:
         from reimagen_jax.reports.report import PAGE
 
         self._check()
-        with atomic_dir(self.out, overwrite=self.overwrite) as folder:
+        with atomic_dir(self.out, kind="sweep", overwrite=self.overwrite) as folder:
             model = open_drawing(self.model, self.how.text_encoder)
             prompts = self._prompts(model.config)
             swept = sweep_by(

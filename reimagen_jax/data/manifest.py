@@ -9,9 +9,9 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, StringConstraints
+from pydantic import StringConstraints
 
 from reimagen_jax import __version__
 from reimagen_jax.checked import Natural, parse
@@ -49,7 +49,6 @@ class Entry:
 class Manifest:
     """What is in every manifest; those of a kind declare more fields. What else there is, is for people."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore", allow_inf_nan=False)
     kind: str
     version: int
     files: dict[FileName, Entry]

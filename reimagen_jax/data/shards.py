@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, StringConstraints
+from pydantic import StringConstraints
 
 from reimagen_jax import checked
 from reimagen_jax.data.image_text import ImageText
@@ -36,14 +36,12 @@ class Shard:
 class _Split:
     """What is read of a split in TFDS's `dataset_info.json`."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
     name: str
     shardLengths: tuple[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,12}$")], ...]
 
 
 @dataclass(frozen=True)
 class _Info:
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
     splits: tuple[_Split]
 
 

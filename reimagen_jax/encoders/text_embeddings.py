@@ -131,6 +131,10 @@ class TextEmbeddings:
         parse(_Manifest, manifest, str(path / NAME))
         return cls(path, manifest)
 
+    def __len__(self) -> int:
+        """Texts."""
+        return len(self._index)
+
     @property
     def fingerprint(self) -> str:
         """Of the encoder and of how texts are cut and padded: equal ones give equal embeddings."""
@@ -291,6 +295,9 @@ class _Index:
         shard_N = np.repeat(np.array(list(shards), np.int32), [len(shard) for shard in shards.values()])
         order = np.argsort(entries["key"][:, 0], kind="stable")
         self._entries, self._first, self._shard_N = entries[order], entries["key"][order, 0], shard_N[order]
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def find(self, keys_N2: np.ndarray) -> np.ndarray:
         """Where each key stands, -1 where it does not."""

@@ -10,6 +10,7 @@ import numpy as np
 from clu import parameter_overview
 
 from reimagen_jax.config import Experiment, to_json, without_local
+from reimagen_jax.data.manifest import write_manifest
 from reimagen_jax.files import write_text
 from reimagen_jax.inference.model import EXPERIMENT
 from reimagen_jax.pretrained.weights import WEIGHTS, save_params
@@ -44,6 +45,7 @@ def export(
     write_text(
         Path(folder) / CARD, model_card(config, {"Parameters": stored, **(facts or {})}, about=about, licence=licence)
     )
+    write_manifest(Path(folder), "weights", {"experiment": config.name}, leave=(CARD, EXPERIMENT))  # people edit those
 
 
 def model_card(config: Experiment, facts: Mapping[str, str], *, about: str = "", licence: str = "") -> str:

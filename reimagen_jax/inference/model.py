@@ -10,6 +10,7 @@ from clu import parameter_overview
 
 from reimagen_jax import randomness
 from reimagen_jax.config import Experiment
+from reimagen_jax.data.manifest import NAME, open_folder
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.files import read_json
 from reimagen_jax.inference.pipeline import Stage
@@ -46,6 +47,8 @@ class Model:
         """
         path, config = _found(path), experiment_of(path)
         if (path / EXPERIMENT).is_file():
+            if (path / NAME).is_file():  # as `reimagen export` writes it
+                open_folder(path, "weights")
             require(step is None, f"{path} holds weights, not the checkpoints of a run: there is no step {step}")
             expected = jax.eval_shape(kinds.system_of(config).init, randomness.key(0))
             params = load_params(path / WEIGHTS, expected, on_host=on_host)

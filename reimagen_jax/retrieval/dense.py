@@ -19,10 +19,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
-from pydantic import ConfigDict
 
 from reimagen_jax.checked import Count, Natural, parse
 from reimagen_jax.data.manifest import Folder
@@ -62,7 +61,6 @@ class _Lists:
 class _Settings:
     """What the settings of an index need; what was measured is for people."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore", allow_inf_nan=False)
     kind: Kind
     count: Count
     width: Count

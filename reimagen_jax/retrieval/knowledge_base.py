@@ -18,6 +18,7 @@ from reimagen_jax.files import atomic_dir
 from reimagen_jax.retrieval import attributes, building, hybrid, postings, stored
 from reimagen_jax.retrieval.analysis import DEFAULT, Analyser
 from reimagen_jax.retrieval.building import Content, Dense, Lexical
+from reimagen_jax.retrieval.collection import parts_of
 from reimagen_jax.retrieval.explanation import Explanation
 from reimagen_jax.retrieval.hybrid import BY_RANK, Fusion
 from reimagen_jax.retrieval.stored import KIND, REMEDY, Stored
@@ -134,6 +135,15 @@ class KnowledgeBase(Stored):
             ids_QU = np.union1d(hybrid.union(*lists), one)[None].astype(np.int32)
             score = float(self._fused([query], lists, ids_QU, fusion)[ids_QU == record][0])
         return Explanation(method, score, **told)
+
+    def holds(self, records: Iterable[Records]) -> bool:
+        """Whether all of these records are in it, as they are."""
+        folders, _ = parts_of(self.records)
+        known = {folder.fingerprint for folder in folders}
+        if not all(each.fingerprint in known for each in records):
+            return False
+        names = set(zip(self.sources(), self.keys(), strict=True))
+        return all(names.issuperset(zip(each.sources(), each.keys(), strict=True)) for each in records)
 
     def append(
         self, records: Records | Sequence[Records], *, out: str | Path | None = None, overwrite: bool = False

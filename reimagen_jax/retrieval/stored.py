@@ -16,10 +16,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import ConfigDict
 
 from reimagen_jax.checked import Count, Natural, Positive, Share, read
 from reimagen_jax.data.manifest import Folder, Manifest, Text, fingerprint, link, open_folder, write_manifest
@@ -38,14 +37,12 @@ KIND = "knowledge base"
 ROWS_FILE = "rows.npy"
 KEYS_FILE = "keys.json"
 REMEDY = "run `reimagen index` again"
-_MORE_ALLOWED = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
 class _Vectors:
     """What a manifest says of vectors."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _MORE_ALLOWED
     encoder: Text
     encoder_fingerprint: Text
     of: Literal["image", "text"]
@@ -59,7 +56,6 @@ class _Vectors:
 class _Part:
     """What a manifest says of a folder of records."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _MORE_ALLOWED
     records: Text
     fingerprint: Text
     count: Natural
@@ -69,7 +65,6 @@ class _Part:
 class _Analysed:
     """What a manifest says of the analyser."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _MORE_ALLOWED
     version: int
     stemming: str | None
     stop_words: tuple[str, ...]

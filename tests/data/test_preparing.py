@@ -18,8 +18,9 @@ from reimagen_jax.data.sources import Captions, FolderSource, Place, WebdatasetS
 from reimagen_jax.data.sources.base import Source
 from reimagen_jax.data.unfinished import place_of
 from reimagen_jax.errors import UserError
+from reimagen_jax.files import atomic_dir
 from tests.data.sources.test_webdataset import sample, write_shard
-from tests.samples import picture, write_folder
+from tests.samples import example, picture, write_folder
 
 BEGINNING = Place()
 
@@ -226,3 +227,101 @@ def test_captions_and_shards_do_not_hold_everything_in_memory(tmp_path):
     for number in range(50):
         next(found)
         assert len(read) - number < 40
+
+
+def test_settings_with_tuples_go_on_where_they_were(tmp_path):
+    """Those of EntityWorld have tuples in them, which come back from JSON as lists."""
+    source = WorldSource(World(num_entities=10, num_images=60), resolution=16)
+    settings = {"where": [], "world": vars(source.world)}
+    expected = checksums(prepare_records(source, tmp_path / "whole", settings=settings).path)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_records(interrupted(source, 10), tmp_path / "out", settings=settings)
+    said = []
+    prepare_records(source, tmp_path / "out", settings=settings, say=said.append)
+    assert said == ["going on after 8 records written before"]
+    assert checksums(tmp_path / "out") == expected
+
+
+def test_when_all_is_done_nothing_is_left_to_do(tmp_path, shards, monkeypatch):
+    before = checksums(prepare_records(shards, tmp_path / "out", settings={"a": (1, 2)}).path)
+    said, seen = [], []
+    with monkeypatch.context() as patch:
+        patch.setattr(type(shards), "read", lambda self, start: pytest.fail("read again"))
+        again = {"settings": {"a": (1, 2)}, "say": said.append, "on_problem": seen.append}
+        assert len(prepare_records(shards, tmp_path / "out", **again)) > 8
+    assert "complete: nothing is left to do" in said[0]
+    assert len(seen) == len((tmp_path / "out" / "skipped.jsonl").read_text().splitlines())
+    assert checksums(tmp_path / "out") == before
+    with pytest.raises(UserError, match="already exists"):
+        prepare_records(shards, tmp_path / "out", settings={"a": (1, 3)})
+
+
+KILLED_IN_PLACE = """
+import os, signal, sys
+from pathlib import Path
+from reimagen_jax import files
+from reimagen_jax.data import preparing, records, unfinished
+from reimagen_jax.data.sources import FolderSource
+
+def killed(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def die_removing(what):
+    remove = files.shutil.rmtree
+    files.shutil.rmtree = lambda path, **options: killed() if what(path) else remove(path, **options)
+
+records.RECORDS_PER_SHARD = 4
+{patch}
+preparing.prepare_records(FolderSource(Path(sys.argv[1])), sys.argv[2], overwrite=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("patch", "overwrite", "survivor"),
+    [
+        ("unfinished.mark_folder = killed", True, 1),
+        ("unfinished.put_in_place = killed", True, 1),
+        ("files._exchange = killed", True, 1),
+        ("die_removing(lambda path: (path / files.MARK).exists())", True, 10),  # the old one, set aside
+        ("die_removing(lambda path: path.name.endswith('.unfinished'))", True, 10),
+        ("die_removing(lambda path: path.name.endswith('.unfinished'))", False, 10),
+    ],
+)
+def test_killed_while_it_replaces(tmp_path, patch, overwrite, survivor):
+    """Just before and after the new folder takes the old one's place: the same command ends in the same result."""
+    names = [f"{i}.png" for i in range(10)]
+    lines = [{"file_name": name, "text": f"text {name}"} for name in names]
+    folder = write_folder(tmp_path / "photos", lines, {name: picture(i) for i, name in enumerate(names)})
+    source = FolderSource(folder)
+    expected = checksums(prepare_records(source, tmp_path / "whole").path)
+    write_records([example(0, "the old one")], tmp_path / "out", source="old")
+    command = [sys.executable, "-c", KILLED_IN_PLACE.format(patch=patch), str(folder), str(tmp_path / "out")]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert len(Records.open(tmp_path / "out")) == survivor
+    prepare_records(source, tmp_path / "out", overwrite=overwrite)
+    assert checksums(tmp_path / "out") == expected
+    assert not place_of(tmp_path / "out").exists()
+    with atomic_dir(tmp_path / "next"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["next", "out", "photos", "whole"]
+
+
+@pytest.mark.parametrize("change", [{"shards": [[1, 2]]}, {"place": [0, -1, 0]}, {"skipped_bytes": "0"}, {"read": 2}])
+def test_edited_progress_is_refused_by_its_field(tmp_path, shards, change):
+    with pytest.raises(KeyboardInterrupt):
+        prepare_records(interrupted(shards, 12), tmp_path / "out")
+    path = place_of(tmp_path / "out") / "progress.json"
+    progress = json.loads(path.read_text())
+    progress["state"] |= change
+    path.write_text(json.dumps(progress))
+    with pytest.raises(UserError, match=rf"progress noted there\.{next(iter(change))}"):
+        prepare_records(shards, tmp_path / "out")
+
+
+def test_damaged_progress_is_thrown_away_when_asked(tmp_path, shards):
+    with pytest.raises(KeyboardInterrupt):
+        prepare_records(interrupted(shards, 12), tmp_path / "out")
+    (place_of(tmp_path / "out") / "progress.json").write_text("{")
+    with pytest.raises(UserError, match=r"progress\.json cannot be read.*--overwrite"):
+        prepare_records(shards, tmp_path / "out")
+    prepare_records(shards, tmp_path / "out", overwrite=True)

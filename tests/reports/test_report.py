@@ -58,6 +58,14 @@ def report(num_prompts: int = 3, num_seeds: int = 2, rated: bool = True, side: i
     )
 
 
+def test_the_page_may_load_and_run_nothing():
+    policy = re.search(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', render(report()))[1]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert rules.keys() == {"default-src", "img-src", "style-src", "base-uri", "form-action"}
+    assert "http" not in policy
+
+
 class Reader(HTMLParser):
     """Collects images and text, and checks that tags nest."""
 

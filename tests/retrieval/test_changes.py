@@ -17,7 +17,7 @@ from reimagen_jax.data.sources import Where
 from reimagen_jax.errors import UserError
 from reimagen_jax.retrieval.analysis import Analyser
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
-from tests.retrieval.bases import LetterEncoder, dense, described, records_with, write_version_1
+from tests.retrieval.bases import LetterEncoder, change_manifest, dense, described, records_with, write_version_1
 from tests.samples import records_of
 
 FIRST = ["a red cat", "a blue dog", "a green bird"]
@@ -208,3 +208,101 @@ def test_killed_while_it_builds(tmp_path, module, name, change):
     assert survivor.fingerprint == old.fingerprint
     assert survivor.search(FIRST, 1)[0][:, 0].tolist() == [0, 1, 2]
     assert len(survivor.append(other)) == 6
+
+
+@pytest.mark.parametrize("method", ["lexical", "dense"])
+def test_a_reader_keeps_the_base_that_it_opened(parts, tmp_path, method):
+    """Searched first after it was replaced and removed: keys, records, words, vectors, attributes are of one base."""
+    KnowledgeBase.build(parts, tmp_path / "kb", **SETTINGS).delete(["k0"])
+    reader = KnowledgeBase.open(tmp_path / "kb", encoder=LetterEncoder())
+    KnowledgeBase.build(parts, tmp_path / "kb", overwrite=True, **SETTINGS).delete(["k5"])
+    hit = int(reader.search(["a blue dog"], 1, method=method)[0][0, 0])
+    assert (reader.keys()[hit], reader.records[hit].key, reader.records[hit].text) == ("k1", "k1", "a blue dog")
+    assert reader.search(["a"], 9, where=Where.parse(["colour=red"]))[0].max() >= 0
+    assert len(reader.append(parts_again(tmp_path), out=tmp_path / "more")) == 6
+    assert KnowledgeBase.open(tmp_path / "kb").keys() == ["k0", "k1", "k2", "k3", "k4"]
+
+
+def parts_again(tmp_path):
+    return described(tmp_path / "r3", ["a red fox"], first=9)
+
+
+def test_opening_a_base_that_is_being_replaced(parts, tmp_path):
+    """Opened again and again while another process replaces it: one or the other, never a mixture nor an error."""
+    code = (
+        "import sys; from reimagen_jax.retrieval.knowledge_base import KnowledgeBase\n"
+        "from reimagen_jax.data.records import Records\n"
+        "parts = [Records.open(p) for p in sys.argv[2:]]\n"
+        "for turn in range(15): KnowledgeBase.build(parts[turn % 2], sys.argv[1], overwrite=True)"
+    )
+    KnowledgeBase.build(parts[0], tmp_path / "kb")
+    command = [sys.executable, "-c", code, str(tmp_path / "kb"), *(str(part.path) for part in parts)]
+    seen = set()
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ) as writer:
+        while writer.poll() is None:
+            base = KnowledgeBase.open(tmp_path / "kb")
+            assert base.keys() == base.records.keys()
+            assert base.search(["a red cat"], 1)[0][0, 0] >= 0
+            seen.add(base.keys()[0])
+    assert writer.returncode == 0
+    assert seen == {"k0", "k3"}
+
+
+def test_two_that_append_at_once(parts, tmp_path):
+    """Both land, one after the other; the second adds to what the first has made."""
+    base = KnowledgeBase.build(parts[0], tmp_path / "kb")
+    code = (
+        "import sys; from reimagen_jax.retrieval.knowledge_base import KnowledgeBase\n"
+        "from reimagen_jax.data.records import Records\n"
+        "base, records = KnowledgeBase.open(sys.argv[1]), Records.open(sys.argv[2])\n"
+        "print('open', flush=True); sys.stdin.readline(); base.append(records)"
+    )
+    more = [described(tmp_path / f"more{i}", [f"a red fox {i}"] * 3, first=10 * i) for i in (1, 2, 3)]
+    commands = [[sys.executable, "-c", code, str(base.path), str(records.path)] for records in more]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen(command, cwd=ROOT, env=os.environ, **pipes) for command in commands]
+    for each in running:
+        assert each.stdout.readline() == "open\n"
+    for each in running:
+        each.stdin.write("go\n")
+        each.stdin.close()
+    assert [each.wait() for each in running] == [0, 0, 0]
+    for each in running:
+        each.stdout.close()
+    after = KnowledgeBase.open(base.path)
+    assert sorted(after.keys()) == sorted([*base.keys(), *(key for records in more for key in records.keys())])  # noqa: SIM118
+    after.verify()
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_appending_to_a_base_that_has_changed_since_it_was_opened(parts, tmp_path):
+    base = KnowledgeBase.build(parts[0], tmp_path / "kb")
+    KnowledgeBase.open(base.path).append(parts[1])
+    assert len(base.append(parts_again(tmp_path))) == 7
+    assert len(base) == 3
+    with pytest.raises(UserError, match="no record with the key 'k0'"):
+        base.delete(["k0"]).delete(["k0"])
+    assert len(KnowledgeBase.open(base.path)) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("k1", "1.2"),
+        ("count", 0),
+        ("parts", [{"records": 3}]),
+        ("analyser", {"version": 2, "stemming": 5, "stop_words": []}),
+        ("dense", {"encoder": "e", "of": "sound"}),
+    ],
+)
+def test_an_edited_manifest_names_the_field(whole, name, value):
+    change_manifest(whole.path, **{name: value})
+    with pytest.raises(UserError, match=rf"whole is damaged: .*manifest\.json\.{name}.*reimagen index"):
+        KnowledgeBase.open(whole.path)
+
+
+def test_a_changed_manifest_does_not_verify(whole):
+    change_manifest(whole.path, k1=1.3)
+    base = KnowledgeBase.open(whole.path, encoder=LetterEncoder())
+    with pytest.raises(UserError, match=r"manifest\.json was changed since it was written"):
+        base.verify()

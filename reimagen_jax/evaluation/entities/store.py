@@ -10,18 +10,52 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+from pydantic import StringConstraints
 
+from reimagen_jax.checked import Natural, NonNegative, Number, parse, read
+from reimagen_jax.errors import UserError
 from reimagen_jax.evaluation.entities.arms import Arm
 from reimagen_jax.evaluation.entities.bench import EntityBench, Outcome
-from reimagen_jax.files import read_json, write_json
+from reimagen_jax.files import write_json
 
 SHOWN = 6
 """Prompts whose images are kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bits:
+    """A boolean array."""
+
+    shape: tuple[Natural, ...]
+    bits: tuple[Annotated[str, StringConstraints(pattern=r"^[01]*$")], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    """An `Outcome` as it is stored."""
+
+    faithful_NS: _Bits
+    aligned_NS: _Bits
+    look_right_NSP: _Bits
+    scene_right_NSA: _Bits
+    told_NA: _Bits
+    copied_NS: _Bits
+    found_N: tuple[Number, ...]
+    category_N: tuple[int, ...]
+    seconds: NonNegative = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """What is in a file of ratings."""
+
+    settings: dict[str, Any]
+    outcome: dict[str, Any]
 
 
 def run_arm(bench: EntityBench, arm: Arm, folder: Path) -> Outcome:
@@ -31,7 +65,7 @@ def run_arm(bench: EntityBench, arm: Arm, folder: Path) -> Outcome:
     """
     path = stored(bench, arm, folder)
     if path.is_file():
-        return from_json(read_json(path, "ratings")["outcome"])
+        return from_json(read(path, _Stored, "ratings").outcome, str(path))
     began = time.perf_counter()
     images = bench.draw(arm)
     outcome = bench.rated(arm, images, time.perf_counter() - began)
@@ -73,15 +107,19 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
     return {f.name: encode(getattr(outcome, f.name)) for f in dataclasses.fields(outcome)}
 
 
-def from_json(stored: dict[str, Any]) -> Outcome:
-    """The inverse of `to_json`."""
+def from_json(stored: dict[str, Any], where: str = "ratings") -> Outcome:
+    """The inverse of `to_json`. Raises `UserError`, beginning with `where`, on what that does not write."""
 
     def decode(value: Any) -> Any:
         if isinstance(value, dict):
             return np.array([bit == "1" for row in value["bits"] for bit in row]).reshape(value["shape"])
         return np.array(value) if isinstance(value, list) else value
 
-    return Outcome(**{name: decode(value) for name, value in stored.items()})
+    parse(_Outcome, stored, where)
+    try:
+        return Outcome(**{name: decode(value) for name, value in stored.items()})
+    except ValueError as error:
+        raise UserError(f"{where}: {error}; delete it to draw and rate again") from error
 
 
 def checksum(settings: dict[str, Any]) -> str:

@@ -1,0 +1,131 @@
+"""`reimagen verify`: whether folders are whole, whatever they hold."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from reimagen_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check folders against all checksums that were noted when they were written, and against what they refer to.
+
+        reimagen verify runs/train runs/index runs/triples runs/text runs/model
+
+    Records, knowledge bases, triples, text embeddings, encoders, raters, exported weights, and training runs with all
+    their checkpoints. Opening a folder compares the sizes of its files and the checksums of small ones; this reads
+    everything.
+    """
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Written by `reimagen`."""
+
+    def run(self) -> None:
+        """Checks one after the other. Raises `UserError` naming what is damaged first."""
+        if not self.folders:
+            raise UserError("no folder is given: name folders written by `reimagen`")
+        for folder in self.folders:
+            print(f"{folder} is whole: {verify(folder)}", flush=True)
+
+
+def verify(folder: Path) -> str:
+    """Reads all of a folder and says what was found whole. Raises `UserError` naming what is damaged."""
+    from reimagen_jax.files import called, kind_of, recover
+
+    recover(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: name one that was written by `reimagen`")
+    kind = kind_of(folder)
+    if kind not in _KINDS:
+        what = f"{called(kind)}, of which no checksums are kept" if kind else "nothing that `reimagen` knows"
+        raise UserError(f"{folder} holds {what}")
+    return _KINDS[kind](folder)
+
+
+def _records(folder: Path) -> str:
+    from reimagen_jax.data.records import Records
+
+    records = Records.open(folder)
+    records.verify()
+    return f"{len(records)} records, all checksums as they should be"
+
+
+def _knowledge_base(folder: Path) -> str:
+    from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+
+    base = KnowledgeBase.open(folder)
+    base.verify()
+    return f"{len(base)} records, all checksums and all words as they should be"
+
+
+def _triples(folder: Path) -> str:
+    from reimagen_jax.retrieval.triples import Triples
+
+    triples = Triples.open(folder)
+    triples.verify()
+    return f"neighbours of {len(triples)} records, all checksums as they should be"
+
+
+def _embeddings(folder: Path) -> str:
+    from reimagen_jax.encoders.text_embeddings import TextEmbeddings
+
+    embeddings = TextEmbeddings.open(folder)
+    embeddings.verify()
+    return f"{len(embeddings)} embedded texts, all checksums as they should be"
+
+
+def _encoder(folder: Path) -> str:
+    from reimagen_jax.data.manifest import open_folder
+    from reimagen_jax.encoders import dual
+
+    opened = open_folder(folder, dual.KIND)
+    opened.verify()
+    opened.verify_manifest()
+    return f"an encoder of {dual.open(folder).width} values, all checksums as they should be"
+
+
+def _rater(folder: Path) -> str:
+    from reimagen_jax.evaluation.rater import Rater
+
+    return f"a rater of {Rater.open(folder).config.resolution} pixels (no checksums are kept of it)"
+
+
+def _weights(folder: Path) -> str:
+    from reimagen_jax.data.manifest import NAME, open_folder
+    from reimagen_jax.inference.model import Model
+
+    told = "no checksums are kept of them"
+    if (folder / NAME).is_file():
+        opened = open_folder(folder, "weights")
+        opened.verify()
+        opened.verify_manifest()
+        told = "all checksums as they should be"
+    return f"weights of {Model.open(folder, on_host=True).config.name}, {told}"
+
+
+def _run(folder: Path) -> str:
+    from reimagen_jax.inference.model import Model
+
+    checkpoints = folder / "checkpoints"
+    names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
+    steps = sorted(int(name) for name in names if name.isdigit())
+    for step in steps or [None]:
+        Model.open(folder, on_host=True, step=step)
+    return f"a training run with {len(steps)} checkpoints, each as it was written"
+
+
+_KINDS: dict[str, Callable[[Path], str]] = {
+    "records": _records,
+    "knowledge base": _knowledge_base,
+    "triples": _triples,
+    "text embeddings": _embeddings,
+    "encoder": _encoder,
+    "rater": _rater,
+    "weights": _weights,
+    "run": _run,
+}
+"""What a folder holds -> what reads all of it and says what it is."""

@@ -52,7 +52,7 @@ SMALL = (
     (r"reimagen rater train", "--num-steps 3 --batch-size 8 --num-images 64"),
     (r"reimagen rater check", "--num-images 64"),
     (r"reimagen encode-train", "--num-steps 3 --batch-size 8"),
-    (r"reimagen (index|triples|search|export)", ""),
+    (r"reimagen (index|triples|search|export|verify)", ""),
     (r"tools/bench.py", "--scale small --batch 1 --rounds 1 --sampler-steps 1 --no-compile --no-rival"),
     (r"tools/step_cost.py", "--batch 1 --rounds 1"),
     (r"tools/encoder_cost.py", "--size small --texts 1 --tokens 8 --rounds 1"),

@@ -139,8 +139,8 @@ class Index:
 
         base = KnowledgeBase.open(self.append_to)
         records = [Records.open(path) for path in (self.path, *self.more)]
-        if self.out is None and base.holds(records):
-            print(f"knowledge base of {len(base)} records in {base.path} has all of these: nothing is left to do")
+        if self.out is None and base.was_appended(records):
+            print(f"knowledge base of {len(base)} records in {base.path} has these as its last: nothing is left to do")
             return
         after = base.append(records, out=self.out, overwrite=self.overwrite)
         _sum_up(after, sum(map(len, records)))

@@ -136,11 +136,11 @@ class KnowledgeBase(Stored):
             score = float(self._fused([query], lists, ids_QU, fusion)[ids_QU == record][0])
         return Explanation(method, score, **told)
 
-    def holds(self, records: Iterable[Records]) -> bool:
-        """Whether all of these records are in it, as they are."""
+    def was_appended(self, records: Sequence[Records]) -> bool:
+        """Whether it is what appending these records gives, all of them being there."""
         folders, _ = parts_of(self.records)
-        known = {folder.fingerprint for folder in folders}
-        if not all(each.fingerprint in known for each in records):
+        last = [folder.fingerprint for folder in folders[-len(records) :]]
+        if len(folders) <= len(records) or last != [each.fingerprint for each in records]:
             return False
         names = set(zip(self.sources(), self.keys(), strict=True))
         return all(names.issuperset(zip(each.sources(), each.keys(), strict=True)) for each in records)

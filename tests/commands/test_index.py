@@ -119,7 +119,7 @@ def test_stats_of_format_1(tmp_path, capsys):
         (["r", "--out", "x", "--stemming", "klingon"], "no stemming for 'klingon'"),
         (["r", "--out", "x", "--vectors-of", "text"], "give an --encoder"),
         (["r", "--out", "x", "--encoder", "nowhere"], "nowhere"),
-        (["kb", "--out", "x"], "holds knowledge base, not records"),
+        (["kb", "--out", "x"], "holds a knowledge base, not records"),
     ],
 )
 def test_bad_requests_of_index(base, tmp_path, capsys, args, said):
@@ -204,7 +204,7 @@ def test_a_sheet_replaces_only_sheets(base, tmp_path, capsys):
         (["kb", "red", "--where", "shape=round"], "no record has the field shape, but colour"),
         (["kb", "red", "--method", "dense"], "no vectors"),
         (["kb", "red", "--dense-weight", "2"], "between 0 and 1"),
-        (["r", "red"], "holds records, not knowledge base"),
+        (["r", "red"], "holds records, not a knowledge base"),
         (["nowhere", "red"], "nowhere not found"),
     ],
 )

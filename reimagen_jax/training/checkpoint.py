@@ -32,7 +32,7 @@ from etils import epath
 
 from reimagen_jax.config import Experiment, differences, is_free, places, to_dict
 from reimagen_jax.errors import UserError, require
-from reimagen_jax.files import MARK, read_json, write_json
+from reimagen_jax.files import MARK, called, kind_of, read_json, write_json
 from reimagen_jax.paths import local
 from reimagen_jax.systems import kinds
 from reimagen_jax.systems.base import Params
@@ -43,8 +43,6 @@ FORMAT = 1
 """Of `run.json`."""
 DIGESTS = "digests"
 """The part of a checkpoint that tells what the others have to be."""
-OTHER_KINDS = (MARK, "manifest.json", "experiment.json", "rater.json", "config.json")
-"""By which a folder is known that holds records, an index, weights, an encoder: anything but a run."""
 LONGEST = 3840
 """Bytes of a working folder's path: the system reads 4096, and what lies in a checkpoint takes up to 200."""
 
@@ -85,9 +83,8 @@ def claim(workdir: Path) -> Iterator[None]:
 
 def _lock(workdir: Path) -> TextIO:
     try:
-        other = next((name for name in OTHER_KINDS if (workdir / name).is_file()), None)
-        if other is not None and not (workdir / "run.json").exists():
-            raise UserError(f"{workdir} holds something else than a training run ({other}): choose another --workdir")
+        kind = kind_of(workdir) or ("something else" if (workdir / MARK).is_file() else "run")
+        require(kind == "run", f"{workdir} holds {called(kind)}, not a training run: choose another --workdir")
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
     except OSError as error:

@@ -202,7 +202,7 @@ def test_records_do_not_become_a_run(experiment, triples, capsys):
     records = triples.parent / "records"
     before = sorted(records.rglob("*"))
     assert cli.main(["train", str(experiment), "--workdir", str(records), "--data.triples", str(triples)]) == 2
-    assert "something else than a training run" in capsys.readouterr().err
+    assert "holds records, not a training run: choose another --workdir" in capsys.readouterr().err
     assert sorted(records.rglob("*")) == before
 
 

@@ -219,6 +219,23 @@ def test_an_unknown_kind_and_an_unknown_part_are_refused_by_name():
         from_dict(fields | {"wings": {}})
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"system": 5}, r"experiment\.system is no table"),
+        ({"system": ["kind"]}, r"experiment\.system is no table"),
+        ({"system": {"kind": ["reimagen"]}}, r"kind \['reimagen'\] is not known"),
+        ({"train": [1]}, r"experiment\.train is no table"),
+        ({"name": None}, r"experiment\.name is missing, or no text"),
+    ],
+)
+def test_parts_of_an_experiment_that_are_no_tables_are_refused_by_name(change, says):
+    with pytest.raises(UserError, match=says):
+        from_dict(to_dict(TINY) | change)
+    with pytest.raises(UserError, match="an experiment is a table of settings"):
+        from_dict([])
+
+
 def test_an_experiment_that_does_not_name_its_system_is_a_re_imagen_as_earlier_versions_wrote_it():
     config = changed(TINY_SR, text_drop=0.3, neighbour_drop=0.0)
     assert from_dict(as_version_1(config)) == config

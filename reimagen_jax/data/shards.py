@@ -16,6 +16,7 @@ from pydantic import StringConstraints
 from reimagen_jax import checked
 from reimagen_jax.data.image_text import ImageText
 from reimagen_jax.data.opened import Opened
+from reimagen_jax.errors import UserError
 
 SPLIT = "records"
 _OPTIONS = "group_size:1"
@@ -93,11 +94,17 @@ def shard_path(folder: Path, index: int) -> Path:
 
 
 def read_shard(folder: Path, index: int) -> Iterator[ImageText]:
-    """Yields the records of a complete shard."""
-    reader = _array_record().ArrayRecordReader(str(shard_path(folder, index)))
-    for start in range(0, reader.num_records(), _READ_BATCH):
-        for raw in reader.read(start, min(start + _READ_BATCH, reader.num_records())):
-            yield from_features(parse(raw))
+    """Yields the records of a complete shard of a folder in the making. Raises `UserError` where it is damaged."""
+    path = shard_path(folder, index)
+    try:
+        reader = _array_record().ArrayRecordReader(str(path))
+        for start in range(0, reader.num_records(), _READ_BATCH):
+            for raw in reader.read(start, min(start + _READ_BATCH, reader.num_records())):
+                yield from_features(parse(raw))
+    except Exception as error:  # of Riegeli, of protocol buffers, or of what they lead to
+        raise UserError(
+            f"{path} is damaged ({error}), so the interrupted work cannot go on: remove {folder.parent}"
+        ) from error
 
 
 def data_source(folder: Opened, count: int) -> Any:

@@ -23,7 +23,7 @@ def open_published(folder: str | Path, *, dtype: Dtype, max_tokens: int, batch_s
     folder = Path(folder)
     require(folder.is_dir(), f"text encoder {folder} not found: name the folder of a T5 or a CLIP (--text-encoder DIR)")
     kind = read_settings(folder).get("model_type")
-    if kind not in OPENERS:
+    if not isinstance(kind, str) or kind not in OPENERS:
         raise UserError(f"{folder} holds a network of model_type {kind!r}: {', '.join(OPENERS)} are read")
     return OPENERS[kind](folder, dtype=dtype, max_tokens=max_tokens, batch_size=batch_size)
 

@@ -9,18 +9,21 @@ fresh true renders, and stored with its weights: the share of them that it calls
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
+from annotated_types import MinLen
 from jaxtyping import Bool, Int, UInt8
 
 from reimagen_jax import randomness
+from reimagen_jax.checked import Number, parse, read
 from reimagen_jax.data.entityworld.version import world_version
 from reimagen_jax.errors import UserError
-from reimagen_jax.files import read_json, write_json
+from reimagen_jax.files import write_json
 from reimagen_jax.pretrained.weights import WEIGHTS, fingerprint, load_params, save_params
 from reimagen_jax.systems.rater.net import SCENE_NAMES, Logits, RaterConfig, RaterNet
 
@@ -29,6 +32,33 @@ SETTINGS = "rater.json"
 FORMAT = 1
 BATCH = 128
 REMEDY = "train one with `reimagen rater train`"
+_Share = tuple[Number, Number, Number]
+"""With its interval."""
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What `rater_check.measure` has told of a rater."""
+
+    faithful: _Share
+    aligned: _Share
+    parameters: Annotated[dict[str, _Share], MinLen(1)]
+    num_images: int = 0
+    seed: int = 0
+    deceived: _Share | None = None
+    softened: "_Measured | None" = None
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """`rater.json`."""
+
+    format: int
+    world: str
+    network: RaterConfig
+    metrics: dict[str, Any]
+    digest: str = ""
+    """Of network and weights, see `Rater.digest`; raters of versions before have none."""
 
 
 class Readings(NamedTuple):
@@ -80,17 +110,18 @@ class Rater:
         path = SHIPPED if path is None else Path(path)
         if not (path / SETTINGS).is_file():
             raise UserError(f"{path} holds no rater (there is no {SETTINGS} in it): {REMEDY}")
-        stored = read_json(path / SETTINGS, "the settings of a rater")
-        if stored.get("format") != FORMAT:
-            raise UserError(
-                f"{path} has a rater of format {stored.get('format')}, this version reads {FORMAT}: {REMEDY}"
-            )
-        if stored["world"] != world_version():
-            versions = f"{stored['world']}, this one is {world_version()}"
+        stored = read(path / SETTINGS, _Stored, "the settings of a rater")
+        if stored.format != FORMAT:
+            raise UserError(f"{path} has a rater of format {stored.format}, this version reads {FORMAT}: {REMEDY}")
+        if stored.world != world_version():
+            versions = f"{stored.world}, this one is {world_version()}"
             raise UserError(f"the rater in {path} was trained on EntityWorld {versions}: {REMEDY}")
-        fields = {name: tuple(v) if isinstance(v, list) else v for name, v in stored["network"].items()}
-        config = RaterConfig(**fields)
-        return cls(config, load_params(path / WEIGHTS, shapes(config)), stored["metrics"])
+        if stored.metrics:
+            parse(_Measured, stored.metrics, f"{path / SETTINGS}.metrics")
+        rater = cls(stored.network, load_params(path / WEIGHTS, shapes(stored.network)), stored.metrics)
+        if stored.digest not in ("", rater.digest):
+            raise UserError(f"{path} is damaged: its network is not the one that was measured; fetch it again")
+        return rater
 
     def save(self, folder: str | Path) -> None:
         """Writes the weights (float16) and the settings with the metrics into an existing folder."""
@@ -100,6 +131,7 @@ class Rater:
             "format": FORMAT,
             "world": world_version(),
             "network": dataclasses.asdict(self.config),
+            "digest": Rater.rounded(self.config, self.params).digest,
             "metrics": self.metrics,
         }
         write_json(folder / SETTINGS, settings)

@@ -74,18 +74,22 @@ def from_json(text: str) -> Experiment:
 
 def from_dict(fields: Mapping[str, Any]) -> Experiment:
     """The inverse of `config.to_dict`."""
+    require(isinstance(fields, Mapping), "an experiment is a table of settings, not a list or a value")
+    for name in ("system", "train"):
+        require(isinstance(fields.get(name, {}), Mapping), f"experiment.{name} is no table of settings")
     fields = dict(fields if "system" in fields else reimagen.from_version_1(fields))
     system = dict(fields.pop("system"))
     settings = _kind(system.pop("kind", "")).settings
     parts = {"data": settings.data, "init": InitConfig, "train": TrainConfig}
     unknown = sorted(fields.keys() - parts.keys() - {"name"})
     require(not unknown, f"experiment.{min(unknown, default='')} is no setting that this version knows")
+    require(isinstance(fields.get("name"), str), "experiment.name is missing, or no text")
     rest = {name: parse(parts[name], fields[name], f"experiment.{name}") for name in parts if name in fields}
     return Experiment(fields["name"], parse(settings, system, "experiment.system"), **rest)
 
 
 def _kind(name: str) -> Kind:
-    if name not in _kinds:
+    if not isinstance(name, str) or name not in _kinds:
         raise UserError(
             f"a system of kind {name!r} is not known, only {', '.join(_kinds)}: import the code that has it"
         )

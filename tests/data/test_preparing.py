@@ -114,9 +114,11 @@ def test_a_damaged_complete_shard_is_refused(tmp_path, shards):
     with pytest.raises(KeyboardInterrupt):
         prepare_records(interrupted(shards, 12), tmp_path / "out")
     shard = next((place_of(tmp_path / "out") / "output").glob("*-00000"))
-    shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"-00000 is damaged.*remove"):
-        prepare_records(shards, tmp_path / "out")
+    whole = shard.read_bytes()
+    for content in (whole[:-1], whole[:200] + bytes(8) + whole[208:]):
+        shard.write_bytes(content)
+        with pytest.raises(UserError, match=r"-00000 is damaged.*remove"):
+            prepare_records(shards, tmp_path / "out")
 
 
 def test_other_settings_or_a_changed_source_are_refused(tmp_path, shards):

@@ -12,6 +12,7 @@ import pytest
 from reimagen_jax.encoders import clip, t5
 from reimagen_jax.encoders.frozen import bucketed
 from reimagen_jax.encoders.hf_tokenizers import open_t5_tokenizer
+from reimagen_jax.encoders.published import open_published
 from reimagen_jax.errors import UserError
 from reimagen_jax.sharding import make_mesh
 from tests.encoders.published import CLIP, T5, write_clip, write_t5
@@ -161,6 +162,13 @@ def test_what_does_not_fit_is_refused(t5_folder, tmp_path, settings, message):
     change(folder, **settings)
     with pytest.raises(UserError, match=message):
         t5.open(folder, dtype="float32")
+
+
+@pytest.mark.parametrize("kind", [["t5"], {}, 5, None])
+def test_a_model_type_that_is_no_text_is_refused(tmp_path, kind):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}), encoding="utf-8")
+    with pytest.raises(UserError, match="holds a network of model_type"):
+        open_published(tmp_path, dtype="float32", max_tokens=8)
 
 
 def test_broken_and_missing_files_are_named(t5_folder, tmp_path):

@@ -170,7 +170,8 @@ def test_accuracy_of_a_parameter_is_over_the_images_that_have_it():
 
 
 def test_a_saved_rater_is_the_same(small, tmp_path):
-    small.metrics = {"faithful": [0.9, 0.8, 1.0], "aligned": [0.8, 0.7, 0.9]}
+    shares = {"faithful": [0.9, 0.8, 1.0], "aligned": [0.8, 0.7, 0.9], "parameters": {"dog.coat": [0.9, 0.8, 1.0]}}
+    small.metrics = {**shares, "num_images": 10, "seed": 1, "softened": shares}
     small.save(tmp_path)
     again = Rater.open(tmp_path)
     assert again.config == small.config and again.metrics == small.metrics and again.digest == small.digest
@@ -192,9 +193,30 @@ def test_what_cannot_be_used_is_refused(small, tmp_path):
         (tmp_path / SETTINGS).write_text(json.dumps({**stored, field: value}))
         with pytest.raises(UserError, match=f"{value}.*reimagen rater train"):
             Rater.open(tmp_path)
+    odd = [
+        ([], r"rater\.json is"),
+        ({**stored, "format": "1"}, r"rater\.json\.format is '1'"),
+        ({**stored, "network": {**stored["network"], "groups": "8"}}, r"rater\.json\.network\.groups is '8'"),
+        ({**stored, "network": {**stored["network"], "wings": 2}}, r"rater\.json\.network\.wings is no setting"),
+        ({**stored, "metrics": {"faithful": 0.9}}, r"rater\.json\.metrics\.faithful is 0\.9"),
+        ({name: value for name, value in stored.items() if name != "world"}, r"rater\.json\.world is missing"),
+    ]
+    for content, says in odd:
+        (tmp_path / SETTINGS).write_text(json.dumps(content))
+        with pytest.raises(UserError, match=says):
+            Rater.open(tmp_path)
     (tmp_path / SETTINGS).write_text(json.dumps(stored))
     (tmp_path / WEIGHTS).write_bytes(b"broken")
     with pytest.raises(UserError, match="safetensors"):
+        Rater.open(tmp_path)
+
+
+def test_weights_that_are_not_those_measured_are_refused(small, tmp_path):
+    small.save(tmp_path)
+    weights = bytearray((tmp_path / WEIGHTS).read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / WEIGHTS).write_bytes(bytes(weights))
+    with pytest.raises(UserError, match="is damaged: its network is not the one that was measured"):
         Rater.open(tmp_path)
 
 

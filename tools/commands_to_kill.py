@@ -1,0 +1,124 @@
+"""Every command of the program on small specimens, for kill.py: what it finds, what it is called with."""
+
+import contextlib
+import hashlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import specimens
+from kill import Scenario
+
+from reimagen_jax import cli
+from reimagen_jax.commands import (  # noqa: F401 (imported before processes are forked, so that each is quick)
+    demo,
+    embed,
+    encode_train,
+    evaluate,
+    export,
+    index,
+    prepare,
+    rater,
+    sample,
+    search,
+    sweep,
+    train,
+    triples,
+)
+from reimagen_jax.data import preparing, records
+from reimagen_jax.data.entityworld import World
+from reimagen_jax.data.sources import WorldSource
+from reimagen_jax.evaluation import rater_check  # noqa: F401
+from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+
+records.RECORDS_PER_SHARD = 2  # so that little is much
+FEW = "--num-images 1 --steps 1"
+EXPERIMENT = "from specimens import EXPERIMENT as config\n"
+
+
+def write_specimens(folder: Path) -> None:
+    """The specimens, an experiment file, and a world with a base."""
+    specimens.write(folder)
+    (folder / "experiment.py").write_text(EXPERIMENT, encoding="utf-8")
+    world = WorldSource(World(num_entities=8, num_images=48), resolution=32)
+    KnowledgeBase.build(preparing.prepare_records(world, folder / "world"), folder / "world_base")
+
+
+def run(words: list[str]) -> int:
+    """A command line; its status."""
+    return cli.main(words)
+
+
+def restored(workdir: Path) -> dict[str, str]:
+    """The checkpoints of a run: step -> digest of all arrays of its state, and of its position in the data."""
+    import orbax.checkpoint as ocp
+
+    found, path = {}, workdir.absolute() / "checkpoints"
+    for step in ocp.utils.checkpoint_steps(path):
+        content = hashlib.sha256()
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
+            tree = reader.metadata(path / str(step) / "state").tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            state = reader.restore(path / str(step) / "state", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        for leaf in jax.tree.leaves(state):
+            content.update(np.asarray(leaf).tobytes())
+        for file in sorted((path / str(step) / "data").glob("*.json")):
+            content.update(file.read_bytes())
+        found[str(step)] = content.hexdigest()
+    return found
+
+
+_WORLD = "--world.num-entities 4 --world.num-images 24 --resolution 16"
+_TRAIN = "--train.checkpoint-every 1 --train.log-every 1 --train.num-steps 3"
+_BASE = ("records", "base")
+SCENARIOS = {
+    "prepare folder": Scenario("prepare --source sources/jsonl --out out", ("sources/jsonl",)),
+    "prepare world": Scenario(f"prepare --out out {_WORLD}", ()),
+    "prepare overwrite": Scenario(
+        "prepare --source sources/jsonl --out out --overwrite", ("sources/jsonl", "records:out"), ("out",)
+    ),
+    "index": Scenario("index records more --out out", ("records", "more")),
+    "index vectors": Scenario("index records --encoder encoder --out out", ("records", "encoder")),
+    "index overwrite": Scenario("index more --out base --overwrite", (*_BASE, "more"), ("base",)),
+    "index append": Scenario("index more --append-to base", (*_BASE, "more"), ("base",)),
+    "index append out": Scenario("index more --append-to base --out out", (*_BASE, "more"), ("base",)),
+    "index delete": Scenario("index base --delete k1 k2", _BASE, ("base",)),
+    "index merge": Scenario("index base another --merge --out out", (*_BASE, "more", "another"), ("base", "another")),
+    "triples": Scenario("triples records --knowledge-base base --out out", _BASE),
+    "triples overwrite": Scenario(
+        "triples records --knowledge-base base --out triples --num-neighbours 1 --overwrite",
+        (*_BASE, "triples"),
+        ("triples",),
+    ),
+    "embed": Scenario("embed records --text-encoder t5 --text-embeddings out --text-tokens 8", ("records", "t5")),
+    "embed more": Scenario(
+        "embed records more --text-encoder t5 --text-embeddings out --text-tokens 8", ("records", "more", "t5")
+    ),
+    "train": Scenario(
+        f"train experiment.py --workdir work --data.triples triples {_TRAIN}", (*_BASE, "triples", "experiment.py")
+    ),
+    "train on": Scenario(
+        f"train experiment.py --workdir run --data.triples triples {_TRAIN}",
+        (*_BASE, "triples", "experiment.py", "run"),
+    ),
+    "encode-train": Scenario(
+        "encode-train records --out out --resolution 8 --width 8 --max-bytes 8 --num-steps 2 --batch-size 2 "
+        "--held-out 0.4",
+        ("records",),
+    ),
+    "export": Scenario("export model --out out", ("model",)),
+    "export overwrite": Scenario("export run --out model --overwrite", ("run", "model"), ("model",)),
+    "sample": Scenario(f"sample --model model --knowledge-base base --prompt cat --out out {FEW}", (*_BASE, "model")),
+    "sweep": Scenario(
+        f"sweep --model model --knowledge-base base --prompt cat --out out --etas 0 1 {FEW}", (*_BASE, "model")
+    ),
+    "search": Scenario("search base cat --sheet sheet.png", _BASE),
+    "evaluate": Scenario(
+        "evaluate entities --model shipped --knowledge-base world_base --out out --num-prompts 2 --splits unseen "
+        f"--conditions none retrieval --ks --etas --k 1 {FEW}",
+        ("world", "world_base"),
+    ),
+    "rater": Scenario("rater train --out out --resolution 32 --num-steps 1 --batch-size 2 --num-images 2", ()),
+    "demo": Scenario("demo --out out --num-prompts 1", ()),
+}
+"""Name -> command."""

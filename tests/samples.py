@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from reimagen_jax.data.records import ImageText, Records, write_records
 
@@ -23,6 +23,31 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+SHAPES = ("disc", "square", "ring", "cross", "diamond", "ex")
+
+
+def icon(shape, side=256, width=46, ink="black", ground="white") -> Image.Image:
+    """A shape in the middle, drawn at four times the size."""
+    image, r, c = Image.new("RGB", (4 * side, 4 * side), ground), 2 * width, 2 * side
+    draw = ImageDraw.Draw(image)
+    if shape == "disc":
+        draw.ellipse([c - r, c - r, c + r, c + r], ink)
+    if shape == "square":
+        draw.rectangle([c - 0.87 * r, c - 0.87 * r, c + 0.87 * r, c + 0.87 * r], ink)
+    if shape == "ring":
+        draw.ellipse([c - 1.2 * r, c - 1.2 * r, c + 1.2 * r, c + 1.2 * r], ink)
+        draw.ellipse([c - 0.78 * r, c - 0.78 * r, c + 0.78 * r, c + 0.78 * r], ground)
+    if shape == "cross":
+        draw.rectangle([c - 0.3 * r, c - 1.4 * r, c + 0.3 * r, c + 1.4 * r], ink)
+        draw.rectangle([c - 1.4 * r, c - 0.3 * r, c + 1.4 * r, c + 0.3 * r], ink)
+    if shape == "diamond":
+        draw.polygon([(c, c - 1.25 * r), (c + 1.25 * r, c), (c, c + 1.25 * r), (c - 1.25 * r, c)], ink)
+    if shape == "ex":
+        draw.line([c - r, c - r, c + r, c + r], ink, width=int(0.7 * r))
+        draw.line([c - r, c + r, c + r, c - r], ink, width=int(0.7 * r))
+    return image.resize((side, side), Image.Resampling.BOX)
 
 
 def example(seed: int, text: str, key: str | None = None, **attributes) -> ImageText:

@@ -6,23 +6,29 @@ so that brighter, darker, stronger and flatter copies keep their shape u. The di
     (2) d = sqrt(mean((u_1 - u_2)^2)),   and their shapes correlate by about 1 - d^2 / 2
 They are near duplicates when d is at most a threshold, 0.08 unless told otherwise (a correlation of 0.997), while
     (3) |m_1 - m_2| <= 32 levels  and  3/4 <= c_1 / c_2 <= 4/3
-without which a white and a black square on grey would be one. Found so are copies recompressed (JPEG of quality 75),
-resized, and made brighter or flatter by a tenth; not found: copies cropped by more than 1 %, mirrored, or drawn upon.
+without which a white and a black square on grey would be one. At 8 x 8 pixels small things on a plain ground are alike,
+so such pairs are looked at once more, at S x S pixels: half of the smaller picture's side, 64 at most. With u of (1) at
+that side, no cell of the 8 x 8 may differ more than if all of the difference (2) were there:
+    (4) max over cells of sqrt(mean over the cell of (u_1 - u_2)^2) <= 8 times the threshold
+Found so are copies recompressed (JPEG of quality 75), resized, and made brighter or flatter by a tenth; not found:
+copies cropped by more than 1 %, mirrored, or drawn upon. Icons of a tenth of the picture's width are told apart.
 Everything is integers up to (1), whose rounding to steps of 1/31 makes hashes equal on every machine.
 Reference: block means as a perceptual hash, Yang, Gu, Niu (2006), here in colour and with a contrast.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numba
 import numpy as np
+from PIL import Image
 
 from reimagen_jax.data import images
 from reimagen_jax.data.parallel import ordered_map
 from reimagen_jax.data.records import ImageText, ImageTexts
 from reimagen_jax.progress import track
 
-HASH = "8 x 8 colour thumbnail, mean and contrast apart"
+HASH = "8 x 8 colour thumbnail, mean and contrast apart; confirmed at up to 64 x 64"
 """Names the hash in manifests."""
 THRESHOLD = 0.08
 """The default largest distance (2) of near duplicates."""
@@ -33,6 +39,10 @@ _LEAST_CONTRAST = 8.0
 _MEAN_RANGE = 32.0
 _CONTRAST_RANGE = 4 / 3
 _BLOCK = 65536
+_FINE_SIDE = 64
+_LEAST_FINE_CONTRAST = 4.0
+_KEPT_PICTURES = 1024
+"""48 kB each at most."""
 
 
 class Hashes(NamedTuple):
@@ -74,7 +84,7 @@ def hash_thumbnails(thumbnail_NP: np.ndarray) -> Hashes:
 
 
 def are_near(first: Hashes, second: Hashes, threshold: float = THRESHOLD) -> np.ndarray:
-    """Which pictures of two equally long sequences are near duplicates, pair by pair: bool[N]."""
+    """Of which pictures of two equally long sequences (2) and (3) hold, pair by pair: bool[N]."""
     limit = squared_limit(threshold)
     return np.array([is_near(first, i, second, i, limit) for i in range(len(first.mean_N))], bool)
 
@@ -86,7 +96,7 @@ def squared_limit(threshold: float) -> float:
 
 @numba.njit(nogil=True, cache=True)
 def is_near(first: Hashes, i: int, second: Hashes, j: int, limit: float) -> bool:
-    """Whether picture i of `first` and j of `second` are near duplicates; `limit` as of `squared_limit`."""
+    """Whether (2) and (3) hold of picture i of `first` and j of `second`; `limit` as of `squared_limit`."""
     # numba keeps compiled callers (leaks.py) until their own file changes: touch it when this changes.
     if abs(first.mean_N[i] - second.mean_N[j]) > _MEAN_RANGE:  # (3)
         return False
@@ -100,6 +110,47 @@ def is_near(first: Hashes, i: int, second: Hashes, j: int, limit: float) -> bool
         if total > limit:
             return False
     return True
+
+
+class Confirmation:
+    """Equation (4) for pairs of two sequences of records; safe to use from several threads."""
+
+    def __init__(self, first: ImageTexts, second: ImageTexts, threshold: float):
+        self._sequences = (first, second)
+        self._limit = SIDE * threshold
+        self._picture = lru_cache(_KEPT_PICTURES)(self._read)
+
+    def __call__(self, i: int, j: int, *, within: bool = False) -> bool:
+        """Whether (4) holds of picture i of the first (`within`: of the second) sequence and j of the second."""
+        return finely_near(self._picture(int(within), i), self._picture(1, j), self._limit)
+
+    def _read(self, sequence: int, index: int) -> Image.Image:
+        """The central square, at twice the side that is compared at most."""
+        data = self._sequences[sequence][index].image
+        with images.room(data):
+            return _shrunk(images.load(data), 2 * _FINE_SIDE)
+
+
+def finely_near(first: Image.Image, second: Image.Image, limit: float = SIDE * THRESHOLD) -> bool:
+    """Equation (4); `limit` is its right side."""
+    half = min(*first.size, *second.size) // 2
+    side = max(SIDE, min(_FINE_SIDE, half // SIDE * SIDE))
+    u_SSC, other_SSC = (_shape(_shrunk(image, side)) for image in (first, second))
+    square_SSC = (u_SSC - other_SSC) ** 2
+    cell_PP = square_SSC.reshape(SIDE, side // SIDE, SIDE, -1).mean(axis=(1, 3))
+    return bool(cell_PP.max() <= limit**2)
+
+
+def _shape(image: Image.Image) -> np.ndarray:
+    """u of (1), which is not clipped here."""
+    x_SSC = np.asarray(image, np.float64)
+    return (x_SSC - x_SSC.mean()) / max(x_SSC.std(), _LEAST_FINE_CONTRAST)
+
+
+def _shrunk(image: Image.Image, side: int) -> Image.Image:
+    """The central square at no more than `side`, by a filter under which all ratios of sides look alike."""
+    whole = images.square(image, None)
+    return whole.resize((side, side), Image.Resampling.BILINEAR) if whole.width > side else whole
 
 
 def _thumbnail(record: ImageText) -> np.ndarray:

@@ -3,7 +3,7 @@
 A candidate is left out, for the first of these reasons that holds, when
     it is the record itself (same source and key), or shows the record's picture (equal pixels, however encoded),
     it has the record's value of one of some fields that the user names (an entity, say, or the source file),
-    its picture is a near duplicate of the record's (perceptual hash, see `duplicates`),
+    its picture is a near duplicate of the record's (perceptual hash, confirmed at a finer scale, see `duplicates`),
     its picture is, or nearly is, that of a neighbour already taken.
 """
 
@@ -13,12 +13,16 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from reimagen_jax.data.parallel import ordered_map
 from reimagen_jax.data.records import ImageTexts, Records
-from reimagen_jax.retrieval.duplicates import NO_HASHES, Hashes, hash_records, is_near, squared_limit
+from reimagen_jax.progress import track
+from reimagen_jax.retrieval.duplicates import NO_HASHES, Confirmation, Hashes, hash_records, is_near, squared_limit
 from reimagen_jax.retrieval.fields import number_all, numbered
 
 NOT_REACHED = -1
 KEPT = 0
+_ASK = -2
+"""And below: the number of the pair that is to be looked at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +38,8 @@ class LeakTest:
     hash_M: Hashes
     limit: float
     """Of near duplicates, see `duplicates.squared_limit`; negative: they are not looked for."""
+    confirm: Confirmation
+    """Looks once more at pairs whose hashes are near."""
 
     @classmethod
     def of(
@@ -65,24 +71,47 @@ class LeakTest:
             hash_N,
             hash_M,
             squared_limit(near_duplicates) if near_duplicates else -1.0,
+            Confirmation(records, others, near_duplicates),
         )
 
     def __call__(self, record_Q: np.ndarray, ids_QC: np.ndarray, k: int) -> np.ndarray:
         """For each candidate: kept (0), left out (1 + the reason's number), or not reached (-1), as k were kept."""
-        verdict_QC = np.full(ids_QC.shape, NOT_REACHED, np.int64)
-        _judge(record_Q, ids_QC, k, self.number_FN, self.number_FM, self.hash_N, self.hash_M, self.limit, verdict_QC)
+        verdict_QC = np.empty(ids_QC.shape, np.int64)
+        open_Q, known, near = np.arange(record_Q.size), np.empty(0, np.int64), np.empty(0, bool)
+        while open_Q.size:  # as long as there are pairs of which only the hash is known
+            verdict_OC = np.full((open_Q.size, ids_QC.shape[1]), NOT_REACHED, np.int64)
+            asked_O = np.full(open_Q.size, -1, np.int64)
+            hashes = (self.hash_N, self.hash_M, self.limit, known, near)
+            _judge(record_Q[open_Q], ids_QC[open_Q], k, self.number_FN, self.number_FM, hashes, verdict_OC, asked_O)
+            verdict_QC[open_Q] = verdict_OC
+            open_Q = open_Q[asked_O >= 0]
+            asked = np.unique(asked_O[asked_O >= 0])
+            confirmed = track(ordered_map(self._confirm, asked.tolist()), asked.size, "look-alikes", "pair")
+            known, near = np.append(known, asked), np.append(near, np.fromiter(confirmed, bool, asked.size))
+            order = np.argsort(known)
+            known, near = known[order], near[order]
         return verdict_QC
+
+    def _confirm(self, pair: int) -> bool:
+        """Whether the two pictures of a pair, as `_pair` numbers it, are near duplicates indeed."""
+        i, j = divmod(pair, self.number_FM.shape[1])
+        within = i >= self.number_FN.shape[1]
+        return self.confirm(i - within * self.number_FN.shape[1], j, within=within)
 
 
 @numba.njit(nogil=True, cache=True)
-def _judge(record_Q, ids_QC, k, number_FN, number_FM, hash_N, hash_M, limit, verdict_QC):
+def _judge(record_Q, ids_QC, k, number_FN, number_FM, hashes, verdict_QC, asked_Q):
+    """Judges row by row; where a row comes to a pair that has to be looked at first, it ends, and asks for that."""
     kept_K = np.empty(k, np.int64)
     for q in range(record_Q.size):
         count = 0
         for c in range(ids_QC.shape[1]):
             if count == k or ids_QC[q, c] < 0:
                 break
-            verdict = _verdict(record_Q[q], ids_QC[q, c], kept_K[:count], number_FN, number_FM, hash_N, hash_M, limit)
+            verdict = _verdict(record_Q[q], ids_QC[q, c], kept_K[:count], number_FN, number_FM, hashes)
+            if verdict <= _ASK:
+                asked_Q[q] = _ASK - verdict
+                break
             verdict_QC[q, c] = verdict
             if verdict == KEPT:
                 kept_K[count] = ids_QC[q, c]
@@ -90,21 +119,42 @@ def _judge(record_Q, ids_QC, k, number_FN, number_FM, hash_N, hash_M, limit, ver
 
 
 @numba.njit(nogil=True, cache=True)
-def _verdict(record, candidate, kept_K, number_FN, number_FM, hash_N, hash_M, limit):
-    fields = number_FN.shape[0]
+def _verdict(record, candidate, kept_K, number_FN, number_FM, hashes):
+    hash_N, hash_M, limit, known, near = hashes
+    fields, records = number_FN.shape
     for f in range(fields):
         if number_FN[f, record] >= 0 and number_FN[f, record] == number_FM[f, candidate]:
             return 1 + f
     if limit >= 0 and is_near(hash_N, record, hash_M, candidate, limit):
-        return 1 + fields
+        verdict = _look_up(_pair(record, candidate, number_FM), 1 + fields, known, near)
+        if verdict != KEPT:
+            return verdict
     for taken in kept_K:
         if number_FM[1, candidate] == number_FM[1, taken]:
             return 2 + fields
     if limit >= 0:
         for taken in kept_K:
             if is_near(hash_M, candidate, hash_M, taken, limit):
-                return 3 + fields
+                first, second = min(candidate, taken), max(candidate, taken)
+                verdict = _look_up(_pair(records + first, second, number_FM), 3 + fields, known, near)
+                if verdict != KEPT:
+                    return verdict
     return KEPT
+
+
+@numba.njit(nogil=True, cache=True)
+def _pair(row, candidate, number_FM):
+    """The number of a pair: row is a record's, or the number of records and another candidate's."""
+    return np.int64(row) * number_FM.shape[1] + candidate
+
+
+@numba.njit(nogil=True, cache=True)
+def _look_up(pair, reason, known, near):
+    """The reason, KEPT where the two were found to be different, or `_ASK` and below where they were not looked at."""
+    place = np.searchsorted(known, pair)
+    if place == known.size or known[place] != pair:
+        return _ASK - pair
+    return reason if near[place] else KEPT
 
 
 def _same_records(records: Records, others: ImageTexts) -> np.ndarray:

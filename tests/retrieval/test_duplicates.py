@@ -7,8 +7,15 @@ from PIL import Image, ImageEnhance, ImageOps
 from reimagen_jax.data import images
 from reimagen_jax.data.entityworld import World
 from reimagen_jax.data.records import ImageText, write_records
-from reimagen_jax.retrieval.duplicates import THRESHOLD, Hashes, are_near, hash_records, hash_thumbnails
-from tests.samples import encoded
+from reimagen_jax.retrieval.duplicates import (
+    THRESHOLD,
+    Hashes,
+    are_near,
+    finely_near,
+    hash_records,
+    hash_thumbnails,
+)
+from tests.samples import SHAPES, encoded, icon
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +49,45 @@ COPIES = {
 def test_copies_are_near(pictures, name):
     near = are_near(hashed(pictures), hashed([COPIES[name](image) for image in pictures]))
     assert near.mean() >= 0.9
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_are_near_at_a_finer_scale_too(pictures, name):
+    assert all(finely_near(image, COPIES[name](image)) for image in pictures)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"width": 26},
+        {"side": 64, "width": 12},
+        {"side": 300, "width": 50},
+        {"ink": "white", "ground": "black"},
+        {"ink": "#c8c8c8"},
+        {"ink": "#dc1414", "ground": "#f0f0ff"},
+    ],
+)
+def test_small_shapes_on_a_plain_ground_are_told_apart_and_their_copies_found(how):
+    icons = [icon(shape, **how) for shape in SHAPES]
+    alike = 0
+    for i, first in enumerate(icons):
+        for second in icons[:i]:
+            alike += are_near(hashed([first]), hashed([second])).item()
+            assert not finely_near(first, second)
+    assert alike >= 5  # so the hash alone is not enough
+    side = icons[0].width
+    for image in icons:
+        copies = [image.resize((n, n), Image.Resampling.LANCZOS) for n in (side // 2, side * 3 // 4, side + 21)]
+        copies += [jpeg(image, 50), jpeg(copies[0], 80), *(COPIES[name](image) for name in ("brighter", "flatter"))]
+        for copy in copies:
+            assert finely_near(image, copy) and finely_near(copy, image)
+
+
+def test_blank_pictures_are_near_whatever_their_noise():
+    noise = np.random.default_rng(0).integers(-1, 2, (64, 64, 3))
+    blank = [Image.new("RGB", (64, 64), "white"), Image.fromarray((252 + noise).astype(np.uint8))]
+    assert are_near(hashed(blank[:1]), hashed(blank[1:])).all() and finely_near(*blank)
 
 
 def test_other_pictures_are_not(pictures):

@@ -16,7 +16,7 @@ from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import Rules, build_triples, find_neighbours
 from reimagen_jax.retrieval.triples import Exclusion, Triples
 from tests.retrieval.bases import LetterEncoder, dense
-from tests.samples import encoded, example, picture, records_of
+from tests.samples import SHAPES, encoded, example, icon, picture, records_of
 
 
 def base_of(folder, examples, source="test"):
@@ -131,6 +131,28 @@ def test_near_duplicates_are_left_out_up_to_the_threshold(tmp_path):
     assert found.ids_NK.tolist() == [[1, -1, -1]]
     assert counts(found) == {"near-duplicate picture": 1, "near duplicate of one taken": 1}
     assert find_neighbours(records, base, 3, Rules(near_duplicates=0)).ids_NK.tolist() == [[0, 1, 2]]
+
+
+def test_look_alikes_are_looked_at_again(tmp_path):
+    """Six icons: all are each other's neighbours. With copies of three: the copies are left out, nothing else."""
+    icons = [ImageText(shape, encoded(icon(shape)), "a black icon") for shape in SHAPES]
+    records = write_records(icons, tmp_path / "r", source="test")
+    base = KnowledgeBase.build(records, tmp_path / "kb")
+    found = find_neighbours(records, base, 5)
+    assert [sorted(ids) for ids in found.ids_NK.tolist()] == [sorted({*range(6)} - {i}) for i in range(6)]
+    assert counts(found).keys() == {"the record itself"}
+
+    copies = [ImageText(f"{n}", encoded(icon(SHAPES[n], side=128, width=23), "JPEG"), "a black icon") for n in range(3)]
+    base = base_of(tmp_path / "more", [*icons, *copies], source="test")
+    found = find_neighbours(records, base, 8)
+    for i, ids in enumerate(found.ids_NK.tolist()):
+        others = {n % 6 for n in ids if n >= 0}
+        assert others == {*range(6)} - {i} and ids.count(-1) == 3
+    assert counts(found) == {
+        "the record itself": 6,
+        "near-duplicate picture": 3,
+        "near duplicate of one taken": 3 * 2 + 3 * 3,
+    }
 
 
 @pytest.mark.parametrize(

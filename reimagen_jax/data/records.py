@@ -23,7 +23,17 @@ from reimagen_jax.data.catalogue import Ledger
 from reimagen_jax.data.image_text import ImageText, Problem
 from reimagen_jax.data.manifest import Folder, Manifest, Text, follow, open_folder, write_manifest
 from reimagen_jax.data.parallel import ordered_map
-from reimagen_jax.data.shards import Shard, ShardWriter, data_source, from_features, parse, read_shard, string
+from reimagen_jax.data.shards import (
+    Shard,
+    ShardWriter,
+    data_source,
+    from_features,
+    image_bytes,
+    in_batches,
+    parse,
+    read_shard,
+    string,
+)
 from reimagen_jax.errors import UserError
 from reimagen_jax.files import atomic_dir
 from reimagen_jax.progress import track
@@ -174,8 +184,8 @@ class ImageTexts(ABC):
         return self.fetch([range(len(self))[index]])[0]
 
     def __iter__(self) -> Iterator[ImageText]:
-        for start in range(0, len(self), _READ_BATCH):
-            yield from self.fetch(range(start, min(start + _READ_BATCH, len(self))))
+        for batch in in_batches(len(self), _READ_BATCH, self.fetch, lambda record: len(record.image)):
+            yield from batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,8 +241,7 @@ class Records(ImageTexts):
     def _columns(self) -> tuple[list[str], list[str], list[str]]:
         """Keys, texts and digests; read once."""
         columns = ([], [], [])
-        for start in range(0, len(self), _READ_BATCH):
-            some = self._features(range(start, min(start + _READ_BATCH, len(self))))
+        for some in in_batches(len(self), _READ_BATCH, self._features, image_bytes):
             with self.folder.opened.reading(_DAMAGE):
                 for column, name in zip(columns, ("key", "text", "digest"), strict=True):
                     column.extend(string(features, name) for features in some)

@@ -6,10 +6,10 @@ after the last complete one. The same records make the same bytes, in every proc
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import StringConstraints
 
@@ -18,10 +18,14 @@ from reimagen_jax.data.image_text import ImageText
 from reimagen_jax.data.opened import Opened
 from reimagen_jax.errors import UserError
 
+T = TypeVar("T")
+
 SPLIT = "records"
 _OPTIONS = "group_size:1"
 """One record to a chunk, for random access."""
 _READ_BATCH = 256
+_READ_BYTES = 2**26
+_FIRST_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -93,13 +97,28 @@ def shard_path(folder: Path, index: int) -> Path:
     return Path(_template(folder).sharded_filepath(shard_index=index, num_shards=None))
 
 
+def in_batches(
+    count: int, most: int, fetch: Callable[[range], Sequence[T]], weigh: Callable[[T], int]
+) -> Iterator[Sequence[T]]:
+    """Fetches items 0 to `count` - 1 in order: at most so many at once as weigh 64 MiB, if the heaviest tells the next.
+
+    Records may hold photographs of megabytes.
+    """
+    start, size = 0, min(_FIRST_BATCH, most)
+    while start < count:
+        batch = fetch(range(start, min(start + size, count)))
+        yield batch
+        start += len(batch)
+        size = max(1, min(most, 2 * size, _READ_BYTES // max(1, *map(weigh, batch))))
+
+
 def read_shard(folder: Path, index: int) -> Iterator[ImageText]:
     """Yields the records of a complete shard of a folder in the making. Raises `UserError` where it is damaged."""
     path = shard_path(folder, index)
     try:
         reader = _array_record().ArrayRecordReader(str(path))
-        for start in range(0, reader.num_records(), _READ_BATCH):
-            for raw in reader.read(start, min(start + _READ_BATCH, reader.num_records())):
+        for batch in in_batches(reader.num_records(), _READ_BATCH, lambda ids: reader.read(ids.start, ids.stop), len):
+            for raw in batch:
                 yield from_features(parse(raw))
     except Exception as error:  # of Riegeli, of protocol buffers, or of what they lead to
         raise UserError(
@@ -136,6 +155,11 @@ def parse(raw: bytes) -> Any:
 def string(features: Any, name: str) -> str:
     """A stored text."""
     return features[name].bytes_list.value[0].decode("utf-8")
+
+
+def image_bytes(features: Any) -> int:
+    """The size of a stored image."""
+    return sum(map(len, features["image"].bytes_list.value))
 
 
 def from_features(features: Any) -> ImageText:

@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 
 from reimagen_jax.data import records as records_module
 from reimagen_jax.data.records import ImageText, Problem, Records, write_records
+from reimagen_jax.data.shards import in_batches
 from reimagen_jax.errors import UserError
 from tests.samples import encoded, example, picture, records_of
 
@@ -190,3 +191,17 @@ class TestRefusals:
         shard.write_bytes(content)
         with pytest.raises(UserError, match=shard.name):
             Records.open(folder).verify()
+
+
+def test_large_records_are_read_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr("reimagen_jax.data.shards._READ_BYTES", 100)
+    asked = []
+
+    def fetch(ids):
+        asked.append(len(ids))
+        return [1 if i < 500 else 30 for i in ids]
+
+    found = [item for batch in in_batches(560, 256, fetch, lambda weight: weight) for item in batch]
+    assert found == [1] * 500 + [30] * 60
+    assert asked[:5] == [16, 32, 64, 100, 100] and asked[-2] == 3
+    assert list(in_batches(0, 256, fetch, len)) == []

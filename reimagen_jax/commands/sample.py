@@ -129,7 +129,7 @@ def _read_square(path: Path, side: int) -> "np.ndarray":
     from reimagen_jax.data import images
 
     try:
-        image = images.load(path.read_bytes())
+        image = images.load(images.read(path))
     except OSError as error:
         raise UserError(f"--low-res {path} cannot be read: {error.strerror}") from error
     except images.ImageError as error:

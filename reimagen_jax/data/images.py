@@ -9,6 +9,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -63,13 +64,19 @@ def load(data: bytes) -> Image.Image:
     Raises `ImageError`: "not an image", "broken image" (truncated, for instance) or "oversized image".
     """
     if len(data) > MAX_BYTES:
-        raise ImageError("oversized image", f"{len(data)} bytes, the limit is {MAX_BYTES}")
+        raise ImageError("oversized image", f"more than {MAX_BYTES} bytes")
     try:
         return _decoded(data)
     except ImageError as error:
         if error.reason != "oversized image" and (image := _mended(data)):
             return image
         raise
+
+
+def read(path: str | Path) -> bytes:
+    """The content of an image file, of which no more is read than `load` needs to refuse it. Raises `OSError`."""
+    with open(path, "rb") as file:
+        return file.read(MAX_BYTES + 1)
 
 
 def decode(data: bytes, resolution: int | None = None) -> np.ndarray:

@@ -59,7 +59,7 @@ def from_file(path: str | Path, text: str, resolution: int) -> Neighbour:
     if not text.strip():
         raise UserError(f"reference image {path} has an empty caption: say what it shows")
     try:
-        data = Path(path).read_bytes()
+        data = images.read(path)
         image = images.decode(data, resolution)
     except OSError as error:
         raise UserError(f"reference image {path} cannot be read: {error.strerror}") from error

@@ -75,3 +75,15 @@ def test_what_is_no_neighbour_is_refused_by_the_files_name(tmp_path, name, text,
     (tmp_path / "good.png").write_bytes(whole)
     with pytest.raises(UserError, match=rf"reference image .*{name}.*{message}"):
         from_file(tmp_path / name, text, 8)
+
+
+def test_a_file_is_seen_as_viewers_show_it_and_never_read_without_end(tmp_path, monkeypatch):
+    whole = encoded(picture(3, (20, 12)), "JPEG")
+    (tmp_path / "a.jpg").write_bytes(whole[:-2])
+    hit = from_file(tmp_path / "a.jpg", "a cat", 8)
+    for side in (8, 16):
+        np.testing.assert_array_equal(hit.at(side), decode(whole, side))
+    monkeypatch.setattr("reimagen_jax.data.images.MAX_BYTES", 100)
+    for path in (tmp_path / "a.jpg", "/dev/zero"):
+        with pytest.raises(UserError, match=r"oversized image: more than 100 bytes"):
+            from_file(path, "a cat", 8)

@@ -73,9 +73,9 @@ class Checked:
                 object.__setattr__(self, item.name, plain)
 
     @classmethod
-    def checked(cls, name: str, value: Any) -> Any:
-        """A value that the field could have; a number of numpy's as Python's own. Raises `UserError`."""
-        return checked(value, _hints(cls)[name], cls.section + cls.spelt(name))
+    def checked(cls, name: str, value: Any, place: str = "") -> Any:
+        """A value that the field could have, at `place` (by default the field); a number of numpy's as Python's own."""
+        return checked(value, _hints(cls)[name], place or cls.section + cls.spelt(name))
 
     @classmethod
     def spelt(cls, name: str) -> str:
@@ -159,13 +159,15 @@ def _adapter(kind: Any) -> TypeAdapter:
 def _said(error: ValidationError, where: str) -> str:
     """The first error, on one line."""
     first = error.errors(include_url=False)[0]
-    place = where + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    typed = where.startswith("--")  # an option, and its value behind it, as on the command line
+    parts = [] if typed else first["loc"]
+    place = where + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
     if first["type"] == "missing":
         return f"{place} is missing"
     if first["type"] == "unexpected_keyword_argument":
         return f"{place} is no setting that this version knows"
     need = _NEEDED[first["type"]].format(**first.get("ctx", {})) if first["type"] in _NEEDED else first["msg"]
-    return f"{place} is {_short(first['input'])}: {need}"
+    return f"{place}{'' if typed else ' is'} {_short(first['input'])}: {need}"
 
 
 def _short(value: Any) -> str:

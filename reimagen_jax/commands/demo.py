@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reimagen_jax.checked import Count, Options, Seed
 from reimagen_jax.commands.options import SamplingOptions, command_line, open_drawing
 from reimagen_jax.errors import require
 from reimagen_jax.terminal import say
@@ -21,7 +22,7 @@ MAX_BATCH = 20
 
 
 @dataclass(frozen=True)
-class Demo:
+class Demo(Options):
     """Show that retrieval draws what the model has never seen. Takes about two minutes on a laptop's CPU.
 
     With weights that come with the package: makes a knowledge base of EntityWorld, retrieves for entities that were
@@ -30,9 +31,9 @@ class Demo:
 
     out: Path = Path("demo")
     """Folder to write; one written by an earlier demo is replaced."""
-    num_prompts: int = 20
+    num_prompts: Count = 20
     """Prompts about unseen entities, and as many about frequent ones. With fewer it is faster and less certain."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the noise."""
     model: Path = Path("shipped")
     """Another model trained on EntityWorld: folder of a training run or of weights."""
@@ -49,7 +50,6 @@ class Demo:
         from reimagen_jax.reports.demonstration import table_as_text
         from reimagen_jax.reports.report import PAGE
 
-        require(self.num_prompts > 0, f"--num-prompts {self.num_prompts}: at least 1 is needed")
         require(
             _may_replace(self.out), f"{self.out} exists and was not written by `reimagen demo`: choose another --out"
         )

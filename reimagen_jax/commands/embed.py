@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from reimagen_jax.checked import Count, Options
 from reimagen_jax.encoders.settings import FrozenTextConfig
 from reimagen_jax.errors import require
 from reimagen_jax.terminal import say
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EmbedOptions:
+class EmbedOptions(Options):
     """How captions are embedded, and where the embeddings go."""
 
     text_embeddings: Path | None = None
@@ -26,7 +27,7 @@ class EmbedOptions:
     """Folder of the text encoder, a T5 or a CLIP as Hugging Face stores them (default: where --text-model has it)."""
     text_model: Path | None = None
     """A model (run or weights) that the embeddings are for: it tells the four settings that follow."""
-    text_tokens: int = 128
+    text_tokens: Count = 128
     """Texts are cut after this many tokens."""
     text_padding: Literal["masked", "kept"] = "masked"
     """`kept` stores all tokens of every text, padding too, for models that look at it (DeepFloyd IF)."""
@@ -34,7 +35,7 @@ class EmbedOptions:
     """Lower and strip texts first (DeepFloyd IF)."""
     text_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """That the encoder computes in; embeddings are stored as bfloat16."""
-    text_batch_size: int = 32
+    text_batch_size: Count = 32
     """Texts embedded at once."""
 
     def check(self) -> None:
@@ -44,7 +45,6 @@ class EmbedOptions:
             (self.text_embeddings is None) == (encoder is None),
             "--text-embeddings DIR goes with --text-encoder DIR (or --text-model DIR): one of them is missing",
         )
-        require(self.text_batch_size > 0, f"--text-batch-size {self.text_batch_size}: at least 1 is needed")
 
     def embed(self, sources: "Sequence[Records]") -> None:
         """Embeds the captions of `sources`, saying first how much there is to do. Raises `UserError` on bad input."""
@@ -84,7 +84,7 @@ class EmbedOptions:
 
 
 @dataclass(frozen=True)
-class Embed:
+class Embed(Options):
     """Embed the captions of records by a frozen text encoder: what trainings with `text.frozen` read.
 
         reimagen embed runs/train runs/knowledge --text-model runs/if64 --text-embeddings runs/text

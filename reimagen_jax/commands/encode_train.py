@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+from annotated_types import Ge, Gt, Lt
+
+from reimagen_jax.checked import Count, NonNegative, Number, Options, Seed, Share
 
 if TYPE_CHECKING:
     from reimagen_jax.config import Experiment
@@ -34,7 +37,7 @@ On {held_out:,} records whose pictures were kept out of training:
 
 
 @dataclass(frozen=True)
-class EncodeTrain:
+class EncodeTrain(Options):
     """Train a small dual encoder, so that records can be searched by what texts and images mean: vectors.
 
     For example:
@@ -54,24 +57,24 @@ class EncodeTrain:
     """Working folder of the training: logs and checkpoints, to go on from (default: OUT.run)."""
     from_run: Path | None = None
     """Train nothing: measure and write what this run of `reimagen train` (--workdir there) has learned so far."""
-    resolution: int = 32
+    resolution: Count = 32
     """Side in pixels at which it reads images: a power of two from 8 on."""
-    width: int = 128
+    width: Count = 128
     """Values of a vector."""
-    max_bytes: int = 128
+    max_bytes: Count = 128
     """Captions are cut after this many UTF-8 bytes (a multiple of 4)."""
     same_by: str = "caption"
     """Records that agree in this are not told apart: `caption`, or the name of an attribute (entity, for instance)."""
-    num_steps: int = 2000
-    batch_size: int = 128
+    num_steps: Count = 2000
+    batch_size: Annotated[int, Ge(2)] = 128
     """Records a step; more make it tell finer differences."""
-    learning_rate: float = 1e-3
+    learning_rate: NonNegative = 1e-3
     """At its highest; it decays to 0."""
-    word_drop: float = 0.2
+    word_drop: Annotated[Share, Lt(1)] = 0.2
     """Probability that a word of a caption is left out in training, so that some of the words find a picture, too."""
-    held_out: float = 0.1
+    held_out: Annotated[Number, Gt(0), Lt(1)] = 0.1
     """Share of the records that it is measured on and does not learn from, 1000 at most."""
-    seed: int = 0
+    seed: Seed = 0
     overwrite: bool = False
     """Replace an existing output folder, once the new one is complete."""
 
@@ -102,13 +105,16 @@ class EncodeTrain:
 
     def experiment(self) -> "Experiment":
         """The options as settings of the training. Raises `UserError` on those that do not fit together."""
+        from reimagen_jax.commands.options import as_typed
         from reimagen_jax.config import Experiment, TrainConfig
         from reimagen_jax.encoders.settings import DualConfig
         from reimagen_jax.systems.dual.settings import DualData, DualSystemConfig
 
+        with as_typed({"network.resolution": "--resolution", "text.max_bytes": "--max-bytes"}):
+            network = DualConfig(self.resolution, self.max_bytes, self.width)
         return Experiment(
             "dual",
-            DualSystemConfig(DualConfig(self.resolution, self.max_bytes, self.width)),
+            DualSystemConfig(network),
             DualData(
                 batch_size=self.batch_size,
                 seed=self.seed,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from reimagen_jax.checked import Count, Natural, Options, Share
 from reimagen_jax.commands.options import CascadeOptions, SamplingOptions, command_line, open_drawing
 from reimagen_jax.errors import require
 from reimagen_jax.systems.reimagen.settings import ETAS
@@ -26,7 +27,7 @@ ROWS = "rows"
 
 
 @dataclass(frozen=True)
-class Entities:
+class Entities(Options):
     """EntityDrawBench on EntityWorld: are entities drawn faithfully, and what the caption tells of the scene as well?
 
         reimagen evaluate entities --model runs/train --knowledge-base runs/index --out runs/evaluation
@@ -47,19 +48,19 @@ class Entities:
     """Folder written by `reimagen index`, over records of EntityWorld."""
     out: Path
     """Folder to write, or to go on with."""
-    num_prompts: int = 256
+    num_prompts: Count = 256
     """Prompts about the entities of each split."""
     splits: tuple[Split, ...] = ("unseen", "frequent", "rare")
     """Splits of the entities."""
     conditions: tuple[Source, ...] = ("retrieval", "none", "caption", "random", "wrong")
     """Sources of the neighbours, compared on every split."""
-    k: int | None = None
+    k: Count | None = None
     """Neighbours (default: as many as the model was trained with)."""
-    eta: float | None = None
+    eta: Share | None = None
     """Share of text-enhanced steps (default: as in the model's experiment)."""
-    ks: tuple[int, ...] = (0, 1, 2, 3, 4)
+    ks: tuple[Natural, ...] = (0, 1, 2, 3, 4)
     """Sweep over the number of retrieved neighbours; give nothing after --ks for no sweep."""
-    etas: tuple[float, ...] = ETAS
+    etas: tuple[Share, ...] = ETAS
     """Sweep over eta, with retrieval; give nothing after --etas for no sweep."""
     sweep_splits: tuple[Split, ...] = ("unseen",)
     """Splits on which the two sweeps are made, if they are among --splits."""
@@ -72,7 +73,7 @@ class Entities:
         """Draws, rates, stores and prints row after row. Raises `UserError` on bad options or input."""
         from reimagen_jax.files import growing_dir
 
-        self._check()
+        require(len(self.splits) > 0, "--splits is empty: give at least one of frequent, rare, unseen")
         with growing_dir(self.out, kind="evaluation"):
             self._evaluate()
 
@@ -106,14 +107,6 @@ class Entities:
         for entry in differences:
             print(f"{entry['what']}: {entry['difference']}")
         print(f"results: {self.out / RESULTS}")
-
-    def _check(self) -> None:
-        require(self.num_prompts > 0, f"--num-prompts {self.num_prompts}: at least 1 is needed")
-        require(len(self.splits) > 0, "--splits is empty: give at least one of frequent, rare, unseen")
-        require(self.k is None or self.k > 0, f"--k {self.k}: at least 1 is needed (no neighbours is a condition)")
-        require(all(k >= 0 for k in self.ks), f"--ks {self.ks}: numbers of neighbours are needed")
-        given = self.etas if self.eta is None else (self.eta, *self.etas)
-        require(all(0 <= eta <= 1 for eta in given), f"--eta, --etas {given}: every value is between 0 and 1")
 
     def _resolved(self, models: "Sequence[Model]", bench: "EntityBench") -> "Entities":
         """The same with nothing left to the models' experiments."""
@@ -181,7 +174,7 @@ class Entities:
 
 
 @dataclass(frozen=True)
-class People:
+class People(Options):
     """EntityDrawBench on real entities: pictures for people to judge, of a knowledge base of photographs.
 
         reimagen evaluate people --model runs/train --knowledge-base runs/index --out runs/pictures
@@ -203,13 +196,13 @@ class People:
     """Field of an entity's name (default: entity, name, subject, label, ..., else the caption)."""
     prompt: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD|TEMPLATE ...")] = ()
     """Fields of prompts, or templates such as 'a {entity} in the snow' (default: prompt, else the caption)."""
-    num_prompts: int | None = None
+    num_prompts: Count | None = None
     """Prompts of each category, at most (default: all)."""
     conditions: tuple[Literal["own", "none"], ...] = ("own", "none")
     """Neighbours: the entity's own records; none."""
-    k: int | None = None
+    k: Count | None = None
     """Neighbours (default: as many as the model was trained with)."""
-    eta: float | None = None
+    eta: Share | None = None
     """Share of text-enhanced steps (default: as in the model's experiment)."""
     overwrite: bool = False
     """Replace an existing output folder, once the new one is complete."""
@@ -225,10 +218,7 @@ class People:
         from reimagen_jax.inference.provenance import sampler_facts, versions
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
-        require(self.num_prompts is None or self.num_prompts > 0, f"--num-prompts {self.num_prompts}: 1 or more")
         require(len(self.conditions) > 0, "--conditions is empty: give own, none, or both")
-        require(self.k is None or self.k > 0, f"--k {self.k}: at least 1 is needed (no neighbours is a condition)")
-        require(self.eta is None or 0 <= self.eta <= 1, f"--eta {self.eta} is not between 0 and 1")
         require_writable(self.out, kind="pictures to judge", overwrite=self.overwrite)
         models = [open_drawing(path, self.how.text_encoder) for path in (self.model, *_paths(self.stages))]
         require(
@@ -266,7 +256,7 @@ class People:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judged(Options):
     """What people have said of the pictures that `reimagen evaluate people` drew: tables with 95 % intervals."""
 
     pictures: Annotated[Path, tyro.conf.Positional]

@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 import tyro
 
+from reimagen_jax.checked import Options
 from reimagen_jax.terminal import say
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(Options):
     """Write a model as safetensors, its settings as JSON, and a model card to complete.
 
         reimagen export runs/train --out my-model --dtype float16

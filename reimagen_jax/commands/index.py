@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from reimagen_jax.checked import Options, Positive, Seed, Share
 from reimagen_jax.errors import UserError
 from reimagen_jax.terminal import say
 
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class BuildOptions:
+class BuildOptions(Options):
     """How a new knowledge base finds its records; what is added to it later is treated in the same way."""
 
-    k1: float = 1.2
+    k1: Positive = 1.2
     """BM25: how soon a word that a caption repeats stops counting (above 0; usual values are 1.2 to 1.5)."""
-    b: float = 0.75
+    b: Share = 0.75
     """BM25: how much longer captions are held back, 0 (not at all) to 1."""
     stemming: str | None = None
     """Reduce words to their stems, by the rules of a language, such as english (Snowball)."""
@@ -33,7 +34,7 @@ class BuildOptions:
     """With --encoder: what of a record is compared with a query, its image or its caption."""
     dense_kind: Literal["exact", "approx", "faiss"] = "exact"
     """With --encoder: all vectors compared, approximately on TPUs, or faiss's lists for what memory does not hold."""
-    seed: int = 0
+    seed: Seed = 0
     """With --encoder: of the sample on which recall is measured, and of faiss's clusters."""
 
     def analyser(self) -> "Analyser":
@@ -55,7 +56,7 @@ class BuildOptions:
 
 
 @dataclass(frozen=True)
-class Index:
+class Index(Options):
     """Index records by their captions, so that neighbours can be found for a text: a knowledge base.
 
     For example:
@@ -118,8 +119,6 @@ class Index:
         from reimagen_jax.data.records import Records
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
-        if self.how.k1 <= 0 or not 0 <= self.how.b <= 1:
-            raise UserError(f"--k1 {self.how.k1} has to be above 0, --b {self.how.b} between 0 and 1")
         base = KnowledgeBase.build(
             [Records.open(path) for path in (self.path, *self.more)],
             self._needed_out(),
@@ -149,7 +148,7 @@ class Index:
         from reimagen_jax.data.sources import Where
 
         base = self._only_base()
-        where = Where.parse(self.delete_where)
+        where = Where.parse(self.delete_where, "--delete-where")
         after = base.delete(self.delete, where=where, out=self.out, overwrite=self.overwrite)
         _sum_up(after, len(after) - len(base))
 

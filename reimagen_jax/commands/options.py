@@ -2,15 +2,18 @@
 
 import dataclasses
 import hashlib
+import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
+from reimagen_jax.checked import Count, Natural, NonNegative, Options, Seed, Share, checked
 from reimagen_jax.config import Experiment
 from reimagen_jax.diffusion.settings import Solver, Thresholding
 from reimagen_jax.errors import UserError, require
@@ -34,8 +37,20 @@ def open_drawing(path: Path, text_encoder: Path | None = None, *, on_host: bool 
     return model
 
 
+@contextmanager
+def as_typed(options: Mapping[str, str]) -> Iterator[None]:
+    """What is wrong with settings is said of the options that they were given by: {"sampler.num_steps": "--steps"}."""
+    try:
+        yield
+    except UserError as error:
+        said = str(error)
+        for name, option in options.items():
+            said = re.sub(rf"\b{re.escape(name)}(?: is)?\b", option, said)
+        raise UserError(said) from error
+
+
 @dataclass(frozen=True)
-class PromptOptions:
+class PromptOptions(Options):
     """What to draw: prompts from one place; neighbours given by hand, from a knowledge base, or both."""
 
     prompt: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT ...")] = ()
@@ -44,7 +59,7 @@ class PromptOptions:
     """File of prompts, one a line; or .jsonl with {"text": ...} on each line."""
     records: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Records (`reimagen prepare`) whose captions are the prompts. No record finds itself, or its own picture."""
-    limit: int = 8
+    limit: Count = 8
     """With --records: at most this many, spread evenly over all."""
     knowledge_base: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Where neighbours are looked for: a folder written by `reimagen index`. Any will do, whatever the model was
@@ -61,7 +76,7 @@ class PromptOptions:
         tuple[tuple[Path, str], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="IMAGE CAPTION")
     ] = ()
     """A neighbour given by hand, for every prompt: an image file and what it shows. Repeat it for more."""
-    k: int | None = None
+    k: Natural | None = None
     """Neighbours of each prompt: the first k of the references, the pinned and, best first, those found (default: all
     references and pinned, and with a knowledge base as many as the model's experiment says, or was trained with)."""
 
@@ -72,8 +87,11 @@ class PromptOptions:
             what = "nothing to draw" if not given else f"--{' and --'.join(given)} are both given"
             raise UserError(f"{what}: give one of --prompt TEXT, --prompts FILE, --records DIR")
         require(all(map(str.strip, self._texts)), "--prompt is empty: say what to draw")
-        require(self.limit > 0, f"--limit {self.limit} is not a number of prompts")
-        require(self.k is None or self.k >= 0, f"--k {self.k} is not a number of neighbours")
+        require(
+            not self.k or bool(self.knowledge_base or self.reference),
+            f"--k {self.k} asks for neighbours, but there are none: give --knowledge-base DIR, or --reference IMAGE "
+            "CAPTION",
+        )
         asked = {"--query-by": self.query_by, "--pin": self.pin, "--ban": self.ban, "--method": self._searches_vectors}
         for option in (name for name, value in asked.items() if value):
             require(bool(self.knowledge_base), f"{option} asks a --knowledge-base: none is given")
@@ -153,38 +171,40 @@ def _flat(groups: Sequence[Sequence[str]]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class SamplingOptions:
+class SamplingOptions(Options):
     """How to draw it; what is not given is as in the model's experiment."""
 
-    num_images: int = 1
+    num_images: Count = 1
     """Images of each prompt (and each eta), from different noise."""
-    steps: int | None = None
+    steps: Count | None = None
     """Steps of the sampler."""
     solver: Solver | None = None
     """Of the sampler."""
-    text_weight: float | None = None
-    """Guidance weight of steps that strengthen the text; 1 is none."""
-    neighbour_weight: float | None = None
+    text_weight: NonNegative | None = None
+    """Guidance weight of steps that strengthen the text; 1 is none, below 0 would draw away from it."""
+    neighbour_weight: NonNegative | None = None
     """Guidance weight of steps that strengthen the neighbours; 1 is none."""
     thresholding: Thresholding | None = None
     """How predicted images are kept within the range of images."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the noise. The noise of image number i depends on the seed and i alone."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Images drawn at once; changes speed and memory, not the images."""
     text_encoder: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder of the published text encoder (T5, CLIP) that the models were trained with, for models that have such a
     one (default: where it was then)."""
 
     def settings(self, config: GuidedSamplerConfig) -> GuidedSamplerConfig:
-        """The experiment's settings with what was given. Raises `UserError` on values out of range."""
+        """The experiment's settings with what was given."""
         return dataclasses.replace(config, **self._given())
 
+    def typed(self) -> dict[str, str]:
+        """Names of the sampler's settings that were given, and the options that they were given by."""
+        names = {name: option for option, name in self._settings().items()}
+        return {f"sampler.{name}": f"--{names[name].replace('_', '-')}" for name in self._given()}
+
     def _given(self) -> dict[str, Any]:
-        """The settings of the sampler that were given. Raises `UserError` on other values out of range."""
-        require(self.num_images > 0, f"--num-images {self.num_images}: at least 1 is needed")
-        require(self.batch_size > 0, f"--batch-size {self.batch_size}: at least 1 is needed")
-        require(0 <= self.seed < 2**32, f"--seed {self.seed} is not between 0 and 2^32 - 1")
+        """The settings of the sampler that were given."""
         given = {name: getattr(self, option) for option, name in self._settings().items()}
         return {name: value for name, value in given.items() if value is not None}
 
@@ -198,7 +218,8 @@ class SamplingOptions:
         """The model, to draw with these options, with room for the neighbours that the prompts have."""
         from reimagen_jax.api import pipeline_of
 
-        return pipeline_of(model, prompts, self.seed, self.batch_size, **self._given())
+        with as_typed(self.typed()):
+            return pipeline_of(model, prompts, self.seed, self.batch_size, **self._given())
 
     def _settings(self) -> dict[str, str]:
         """Options that are settings of the sampler, and these."""
@@ -233,26 +254,34 @@ class StageOption:
 
     def applied(self, settings: GuidedSamplerConfig) -> GuidedSamplerConfig:
         """The model's settings with what was given. Raises `UserError` on values that make no sense."""
-        given = {
-            STAGE_SETTINGS[name]: self._read(name, value) for name, value in self.settings if name in STAGE_SETTINGS
+        given = {name: value for name, value in self.settings if name in STAGE_SETTINGS}
+        return dataclasses.replace(
+            settings,
+            **{
+                STAGE_SETTINGS[name]: settings.checked(STAGE_SETTINGS[name], self._read(name, value), self._place(name))
+                for name, value in given.items()
+            },
+        )
+
+    def typed(self) -> dict[str, str]:
+        """As `SamplingOptions.typed`."""
+        return {
+            f"sampler.{STAGE_SETTINGS[name]}": self._place(name) for name, _ in self.settings if name in STAGE_SETTINGS
         }
-        try:
-            return dataclasses.replace(settings, **given)
-        except UserError as error:
-            raise UserError(f"--cascade {self}: {error}") from error
 
     def batch_size(self, default: int) -> int:
         """Images drawn at once."""
         size = dict(self.settings).get("batch_size")
-        size = default if size is None else self._read("batch_size", size)
-        require(size > 0, f"--cascade {self}: batch-size {size}: at least 1 is needed")
-        return size
+        return default if size is None else checked(self._read("batch_size", size), Count, self._place("batch_size"))
 
     def resolved(self, settings: GuidedSamplerConfig, batch_size: int) -> "StageOption":
         """The same with nothing left to the experiment."""
         values = {option: getattr(settings, name) for option, name in STAGE_SETTINGS.items()}
         values |= {"batch_size": batch_size}
         return StageOption(self.model, tuple((name, str(v)) for name, v in values.items() if v is not None))
+
+    def _place(self, name: str) -> str:
+        return f"--cascade {self}: {name.replace('_', '-')}"
 
     def _read(self, name: str, value: str) -> Any:
         if name in STAGE_CHOICES:
@@ -287,14 +316,14 @@ _STAGE_WORD = tyro.constructors.PrimitiveConstructorSpec(
 
 
 @dataclass(frozen=True)
-class CascadeOptions:
+class CascadeOptions(Options):
     """Super-resolution: further models that enlarge what --model draws."""
 
     cascade: tuple[Annotated[StageOption, _STAGE_WORD], ...] = ()
     """Super-resolution models, each enlarging the images of the one before it; the first those of --model. What is not
     as in a model's experiment stands behind it: runs/sr256,steps=30,aug-level=0.2 (also solver, eta, text-weight,
     neighbour-weight, thresholding, batch-size, and k: neighbours, of those found, that it sees)."""
-    aug_level: float | None = None
+    aug_level: Share | None = None
     """Where --model is a super-resolution model: noise that it puts on its input, 0 to 1 (0.1 to 0.3 work well). More
     hides what the stage before got wrong, and lets more be drawn anew."""
 
@@ -326,8 +355,13 @@ class CascadeOptions:
 
         sizes = [how.batch_size, *(option.batch_size(how.batch_size) for option in self.cascade)]
         settings = self.settings([model.config for model in models], first, found)
-        each = zip(models, settings, sizes, strict=True)
-        return Pipeline([model.stage(setting, size) for model, setting, size in each], how.seed)
+        first_typed = how.typed() | ({"sampler.aug_level": "--aug-level"} if self.aug_level is not None else {})
+        typed = [first_typed, *(option.typed() for option in self.cascade)]
+        stages = []
+        for model, setting, size, options in zip(models, settings, sizes, typed, strict=True):
+            with as_typed(options):
+                stages.append(model.stage(setting, size))
+        return Pipeline(stages, how.seed)
 
     def resolved(self, pipeline: "Pipeline") -> "CascadeOptions":
         """The same with nothing left to the experiments."""

@@ -7,16 +7,19 @@ from typing import Annotated
 
 import tyro
 
+from reimagen_jax.checked import Count, Options
 from reimagen_jax.commands.embed import EmbedOptions
 from reimagen_jax.data.entityworld import World
 from reimagen_jax.errors import UserError
 from reimagen_jax.terminal import say
 
 SHOWN_PROBLEMS = 20
+LEAST_SIDE = 16
+"""Of EntityWorld, in pixels: that at which its rater reads a scene."""
 
 
 @dataclass(frozen=True)
-class Prepare:
+class Prepare(Options):
     """Turn images with captions into records, the form that every other command reads.
 
     From EntityWorld, the embedded data set (nothing to download):
@@ -44,7 +47,7 @@ class Prepare:
     caption: str | None = None
     """Field that holds the captions, or a template with fields in it, such as 'a photo of a {label}'. By default the
     first there is of text, caption, captions."""
-    max_captions: int | None = None
+    max_captions: Count | None = None
     """Captions to keep of each picture, the first ones; each makes a record. By default all."""
     image: str | None = None
     """Field of the pictures (Parquet, TFDS) or their file extension (webdataset), where it is not found by itself."""
@@ -54,7 +57,7 @@ class Prepare:
     """Folder of TFDS's data sets, instead of TFDS's own; or the one that paths in Parquet files lead into."""
     follow_links: bool = False
     """Follow symbolic links that lead out of the source's folder: they may lead to any file of yours."""
-    resolution: int | None = None
+    resolution: Count | None = None
     """Side in pixels. EntityWorld is drawn at it (64 by default); larger images of others are cropped and shrunk."""
     where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Keep only items with FIELD=VALUE, such as role=train. Repeat it for further values, or for further fields."""
@@ -71,8 +74,11 @@ class Prepare:
         from reimagen_jax.data.preparing import prepare_records
         from reimagen_jax.data.sources import Captions, Reading, Where, open_source
 
-        if self.resolution is not None and self.resolution < 1:
-            raise UserError(f"--resolution {self.resolution} is not a number of pixels")
+        if self.source == "entityworld" and self.resolution is not None and self.resolution < LEAST_SIDE:
+            raise UserError(
+                f"--resolution {self.resolution}: EntityWorld is drawn at {LEAST_SIDE} pixels or more, since in fewer "
+                "nobody can tell what an image shows"
+            )
         self.embed.check()
         captions = Captions(self.caption, self.max_captions)
         where = Where.parse(self.where)

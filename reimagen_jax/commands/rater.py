@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reimagen_jax.checked import Count, NonNegative, Options, Seed
 from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ DESCRIPTION = "The rater reads off an image of EntityWorld what it shows; `evalu
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(Options):
     """Train a rater on fresh renders, measure it, and write it with a card that says how well it reads.
 
         reimagen rater train --out runs/rater
@@ -30,15 +31,15 @@ class Train:
     """Working folder of the training: logs and checkpoints, to go on from (default: OUT.run)."""
     from_run: Path | None = None
     """Train nothing: measure and write what this run of `reimagen train` (--workdir there) has learned so far."""
-    resolution: int = 32
+    resolution: Count = 32
     """Side in pixels of the images that it is to read."""
-    num_steps: int = 4000
-    batch_size: int = 64
+    num_steps: Count = 4000
+    batch_size: Count = 64
     """Renders a step."""
-    learning_rate: float = 2e-3
+    learning_rate: NonNegative = 2e-3
     """At its highest; it decays to 0."""
-    seed: int = 0
-    num_images: int = 8192
+    seed: Seed = 0
+    num_images: Count = 8192
     """Fresh renders on which the result is measured."""
     overwrite: bool = False
     """Replace an existing output folder, once the new one is complete."""
@@ -58,7 +59,6 @@ class Train:
         from reimagen_jax.reports import rater_card
         from reimagen_jax.systems.rater.settings import RaterSystemConfig
 
-        require(self.num_images > 0, f"--num-images {self.num_images}: at least 1 is needed")
         require_writable(self.out, kind="rater", overwrite=self.overwrite)
         if self.from_run is not None:
             require_untouched(self, "out", "from_run", "num_images", "overwrite")
@@ -83,12 +83,15 @@ class Train:
 
     def experiment(self) -> "Experiment":
         """The options as settings of the training. Raises `UserError` on those that do not fit together."""
+        from reimagen_jax.commands.options import as_typed
         from reimagen_jax.config import Experiment, TrainConfig
         from reimagen_jax.systems.rater.settings import RaterConfig, RaterSystemConfig, RenderData
 
+        with as_typed({"network.resolution": "--resolution"}):
+            network = RaterConfig(self.resolution)
         return Experiment(
             "rater",
-            RaterSystemConfig(RaterConfig(self.resolution)),
+            RaterSystemConfig(network),
             RenderData(batch_size=self.batch_size),
             train=TrainConfig(
                 num_steps=self.num_steps,
@@ -104,7 +107,7 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Check:
+class Check(Options):
     """Measure a rater on fresh renders, and say whether it is fit for use.
 
     reimagen rater check
@@ -112,19 +115,17 @@ class Check:
 
     rater: Path | None = None
     """Folder written by `reimagen rater train` (default: the rater that comes with the package)."""
-    num_images: int = 8192
+    num_images: Count = 8192
     """Fresh renders."""
-    seed: int = 2
+    seed: Seed = 2
     """Of the renders; the stored measurement used 1."""
 
     def run(self) -> None:
         """Measures and prints the table. Raises `UserError` on bad options and when there is no rater."""
-        from reimagen_jax.errors import require
         from reimagen_jax.evaluation.rater import Rater
         from reimagen_jax.evaluation.rater_check import measure
         from reimagen_jax.reports import rater_card
 
-        require(self.num_images > 0, f"--num-images {self.num_images}: at least 1 is needed")
         metrics = measure(Rater.open(self.rater), self.num_images, self.seed)
         say(*rater_card.table(metrics).split("\n"))
         say(*rater_card.verdict(metrics).split("\n"))

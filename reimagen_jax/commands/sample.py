@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from reimagen_jax.checked import Options, Share
 from reimagen_jax.commands.options import (
     EnlargingOptions,
     PromptOptions,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(Options):
     """Draw images for prompts.
 
     With neighbours from a knowledge base:
@@ -56,7 +57,7 @@ class Sample:
     """Folder to write: an image file each, grid.png, sample.json (all that is needed to draw them again); with
     --cascade, the images of the stages before the last are in folders stage1, stage2, ... within."""
     what: Annotated[PromptOptions, tyro.conf.arg(name="")] = field(default_factory=PromptOptions)
-    eta: float | None = None
+    eta: Share | None = None
     """From 0 (every step strengthens the neighbours) to 1 (every step the text); default as in the experiment."""
     how: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(
         default_factory=lambda: SamplingOptions(num_images=4)
@@ -71,7 +72,6 @@ class Sample:
         from reimagen_jax.files import atomic_dir
 
         self.what.check()
-        self._settings(GuidedSamplerConfig())  # refuses what is out of range before anything is opened
         with atomic_dir(self.out, kind="images", overwrite=self.overwrite) as folder:
             models = [self._open(path) for path in (self.model, *(stage.model for stage in self.stages.cascade))]
             low_res = self._low_res(models)

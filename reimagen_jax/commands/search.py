@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from reimagen_jax.checked import Count, Options, Share
 from reimagen_jax.errors import UserError
 from reimagen_jax.terminal import json_line, say
 
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FusionOptions:
+class FusionOptions(Options):
     """How --method hybrid makes one list of two."""
 
     fusion: Literal["reciprocal", "weighted"] = "reciprocal"
     """By ranks, or by scores."""
-    dense_weight: float = 0.5
+    dense_weight: Share = 0.5
     """Of the vectors, 0 to 1; the words have the rest."""
-    depth: int = 100
+    depth: Count = 100
     """Candidates that words and vectors propose, each."""
 
     def settings(self) -> "Fusion":
@@ -39,7 +40,7 @@ class FusionOptions:
 
 
 @dataclass(frozen=True)
-class Search:
+class Search(Options):
     """Ask a knowledge base: prints the records found for each query, best first, and draws them on a contact sheet.
 
     For example:
@@ -58,7 +59,7 @@ class Search:
     """Folder written by `reimagen index`."""
     queries: Annotated[tuple[str, ...], tyro.conf.Positional]
     """What to look for; each text is a query of its own."""
-    k: int = 6
+    k: Count = 6
     """Records to find for each query."""
     method: Literal["lexical", "dense", "hybrid"] = "lexical"
     """By words, by vectors, or by both."""

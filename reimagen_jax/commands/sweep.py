@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from reimagen_jax.checked import Options, Share
 from reimagen_jax.commands.options import (
     PromptOptions,
     SamplingOptions,
@@ -15,7 +16,7 @@ from reimagen_jax.commands.options import (
     warn_without_neighbours,
 )
 from reimagen_jax.errors import UserError, require
-from reimagen_jax.systems.reimagen.settings import ETAS, GuidedSamplerConfig
+from reimagen_jax.systems.reimagen.settings import ETAS
 
 if TYPE_CHECKING:
     from reimagen_jax.config import Experiment
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(Options):
     """Draw prompts at a range of eta, from all neighbours (0) to all text (1), and once without neighbours:
         reimagen sweep --model runs/train --records runs/test --knowledge-base runs/index --out runs/sweep
 
@@ -37,7 +38,7 @@ class Sweep:
     out: Path
     """Folder to write."""
     what: Annotated[PromptOptions, tyro.conf.arg(name="")] = field(default_factory=PromptOptions)
-    etas: tuple[float, ...] = ETAS
+    etas: tuple[Share, ...] = ETAS
     """One column each, between 0 and 1."""
     how: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(default_factory=SamplingOptions)
     rater: Path | None = None
@@ -76,9 +77,7 @@ class Sweep:
     def _check(self) -> None:
         """Raises `UserError` on options that make no sense; opens nothing."""
         self.what.check()
-        self.how.settings(GuidedSamplerConfig())
         require(len(self.etas) > 0, "--etas is empty: give at least one value between 0 and 1")
-        require(all(0 <= eta <= 1 for eta in self.etas), f"--etas {self.etas}: every value is between 0 and 1")
         require(self.what.k != 0, "--k 0 leaves a sweep nothing to weigh against the text: at least 1 is needed")
         require(
             bool(self.what.knowledge_base or self.what.reference),

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from reimagen_jax.errors import require
+from reimagen_jax.checked import Count, Options, Seed, Share
 from reimagen_jax.terminal import say
 
 
 @dataclass(frozen=True)
-class BuildTriples:
+class BuildTriples(Options):
     """Find the neighbours of every training record: the data that `reimagen train` reads.
 
     For example:
@@ -28,7 +28,7 @@ class BuildTriples:
     """Where neighbours are looked for: a folder written by `reimagen index`."""
     out: Path
     """Folder to write; it must not exist yet."""
-    num_neighbours: int = 2
+    num_neighbours: Count = 2
     """Neighbours of each record."""
     query_by: tuple[str, ...] = ("caption",)
     """What of a record its neighbours are asked by: `caption`, and the names of attributes (`--query-by entity`). A
@@ -39,7 +39,7 @@ class BuildTriples:
     exclude_same: tuple[str, ...] = ()
     """Leave out candidates that have the record's value of one of these fields: `caption`, and attributes, such as one
     that names the file that pictures were cut from."""
-    near_duplicates: float = 0.08
+    near_duplicates: Share = 0.08
     """Pictures at most so far apart count as the same: the difference of their 8 x 8 thumbnails in units of their
     contrast. 0: only those with equal pixels."""
     neighbours: Literal["retrieved", "random", "wrong", "oracle"] = "retrieved"
@@ -49,29 +49,30 @@ class BuildTriples:
     """With wrong and oracle neighbours: the attribute that names what a picture shows."""
     category_field: str = "category"
     """With wrong neighbours: the attribute in which the wrong entity is like the right one; '' for any entity."""
-    seed: int = 0
+    seed: Seed = 0
     """Of neighbours that are drawn."""
     overwrite: bool = False
     """Replace an existing output folder, once the new one is complete."""
 
     def run(self) -> None:
         """Builds the triples and sums up. Raises `UserError` on bad options or input."""
+        from reimagen_jax.commands.options import as_typed
         from reimagen_jax.data.records import Records
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
         from reimagen_jax.retrieval.neighbours import Rules, build_triples
         from reimagen_jax.retrieval.triples import EXCLUDED_FILE
 
-        require(self.num_neighbours >= 1, f"--num-neighbours {self.num_neighbours} has to be at least 1")
-        rules = Rules(
-            kind=self.neighbours,
-            query_by=self.query_by,
-            method=self.method,
-            exclude_same=self.exclude_same,
-            near_duplicates=self.near_duplicates,
-            entity_field=self.entity_field,
-            category_field=self.category_field,
-            seed=self.seed,
-        )
+        with as_typed({name: f"--{name.replace('_', '-')}" for name in ("query_by", "method", "exclude_same")}):
+            rules = Rules(
+                kind=self.neighbours,
+                query_by=self.query_by,
+                method=self.method,
+                exclude_same=self.exclude_same,
+                near_duplicates=self.near_duplicates,
+                entity_field=self.entity_field,
+                category_field=self.category_field,
+                seed=self.seed,
+            )
         records, base = Records.open(self.records), KnowledgeBase.open(self.knowledge_base)
         triples = build_triples(records, base, self.num_neighbours, self.out, rules, overwrite=self.overwrite)
         kind = "" if self.neighbours == "retrieved" else f"{self.neighbours} "

@@ -108,9 +108,6 @@ class SamplerConfig(Checked):
 
     solver: Solver = "ddim"
     num_steps: Count = 25
-    spacing: Spacing = "even"
-    """Of the steps of a chain that are visited: from its noisy end on, or (leading) the multiples of floor(T / n),
-    which begin short of it: as diffusers' schedulers have it unless told otherwise, to compare with them."""
     thresholding: Thresholding = "static"
     """How a predicted sample is kept within [-1, 1] (Imagen section 2.3). A network that predicts noise needs it: near
     t = 1, an error of the noise is 1 / alpha times as large in the sample (1800 times in the cosine schedule)."""
@@ -122,6 +119,9 @@ class SamplerConfig(Checked):
     """Variance of the ancestral step, in log space between the small (0) and the large (1) bound."""
     ddim_noise: Share = 0.0
     """Stochasticity of DDIM: 0 deterministic, 1 as much noise as the ancestral step."""
+    spacing: Spacing = "even"
+    """Of the steps of a chain that are visited: from its noisy end on, or (leading) the multiples of floor(T / n),
+    which begin short of it: as diffusers' schedulers have it unless told otherwise, to compare with them."""
 
     def check_process(self, process: DiffusionConfig) -> None:
         """Raises `UserError` where samples in [-1, 1] of this process cannot be drawn like this."""

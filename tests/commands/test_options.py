@@ -81,11 +81,11 @@ def test_a_folder_may_have_commas_and_settings_in_its_name(tmp_path):
         ("m,batch-size=many", "--cascade m,batch-size=many: batch-size 'many' is not a number"),
         ("m,solver=euler", "--cascade m,solver=euler: solver is one of ddpm, ddim, not 'euler'"),
         ("m,thresholding=hard", "thresholding is one of dynamic, static, none, not 'hard'"),
-        ("m,steps=0", "--cascade m,steps=0: sampler.num_steps is 0: at least 1 is needed"),
-        ("m,k=-1", "--cascade m,k=-1: sampler.k is -1"),
-        ("m,eta=1.5", "--cascade m,eta=1.5: sampler.eta 1.5 is not between 0 and 1"),
-        ("m,aug-level=-1", "--cascade m,aug-level=-1: sampler.aug_level -1.0"),
-        ("m,text-weight=nan", "--cascade m,text-weight=nan: sampler.text_weight nan is not a finite number"),
+        ("m,steps=0", "--cascade m,steps=0: steps 0: at least 1 is needed"),
+        ("m,k=-1", "--cascade m,k=-1: k -1: at least 0"),
+        ("m,eta=1.5", "--cascade m,eta=1.5: eta 1.5: at most 1.0 is needed"),
+        ("m,aug-level=-1", "--cascade m,aug-level=-1: aug-level -1.0: at least 0"),
+        ("m,text-weight=nan", "--cascade m,text-weight=nan: text-weight nan: a finite number is needed"),
         ("m,batch-size=0", "--cascade m,batch-size=0: batch-size 0: at least 1 is needed"),
     ],
 )
@@ -135,7 +135,7 @@ def test_the_noise_on_a_first_stages_input_is_refused_for_a_base_model():
     assert first == dataclasses.replace(OWN, aug_level=0.3, k=0)
     narrow = dataclasses.replace(TINY_SR.system.super_resolution, aug_levels=(0.0, 0.5))
     wild = CascadeOptions((StageOption.parse("sr,aug-level=0.9"),))
-    with pytest.raises(UserError, match=r"aug_level 0\.9 is outside of what the stage is trained for"):
+    with pytest.raises(UserError, match=r"aug-level 0\.9 is outside of what the stage is trained for"):
         wild.pipeline(models(TINY, changed(TINY_SR, super_resolution=narrow)), SamplingOptions(), OWN, 0)
 
 

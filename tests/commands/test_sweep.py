@@ -51,7 +51,7 @@ def test_prompts_of_ones_own_are_not_rated_and_the_report_says_why(model, world,
     ("args", "message"),
     [
         (["--prompt", "a dog"], "a sweep needs neighbours"),
-        (["--prompt", "a dog", "--knowledge-base", "{world}/index", "--etas", "2"], "between 0 and 1"),
+        (["--prompt", "a dog", "--knowledge-base", "{world}/index", "--etas", "0.5", "2"], "--etas 2.0: at most 1"),
         (["--prompt", "a dog", "--knowledge-base", "{world}/index", "--etas"], "--etas is empty"),
         (["--prompt", "a dog", "--knowledge-base", "{world}/index", "--k", "0"], "--k 0"),
         (["--prompt", "xyzzy", "--knowledge-base", "{world}/index"], "no neighbours were found for any prompt"),

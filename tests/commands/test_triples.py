@@ -54,7 +54,7 @@ def test_neighbours_for_ablations(world, tmp_path, capsys, kind):
         (["--num-neighbours", "0"], "--num-neighbours 0"),
         (["--query-by", "flavour"], "has no attribute 'flavour'"),
         (["--exclude-same", "flavour"], "has the attribute 'flavour'"),
-        (["--near-duplicates", "2"], "near_duplicates 2.0"),
+        (["--near-duplicates", "2"], "--near-duplicates 2.0"),
         (["--neighbours", "wrong", "--entity-field", "flavour"], "has the attribute 'flavour'"),
         (["--neighbours", "random", "--query-by", "entity"], "drawn without a search"),
         (["--method", "dense"], "no vectors"),

@@ -10,11 +10,14 @@ import dataclasses
 import io
 import itertools
 from collections.abc import Iterator
+from typing import Annotated, ClassVar
 
 import jax
 import numpy as np
+from annotated_types import Ge, Le
 from PIL import Image
 
+from reimagen_jax.checked import Checked, Natural, NonNegative, Seed, Share
 from reimagen_jax.data.entityworld.looks import CATEGORIES, MAX_ENTITIES, looks_of
 from reimagen_jax.data.entityworld.names import entity_name
 from reimagen_jax.data.entityworld.render import render_batch
@@ -27,46 +30,51 @@ _BATCH = 128
 
 
 @dataclasses.dataclass(frozen=True)
-class World:
+class World(Checked):
     """A world of entities: how many, how often seen, and the images of each.
 
     Raises UserError when the settings contradict each other.
     """
 
-    seed: int = 0
+    section: ClassVar[str] = "world."
+
+    seed: Seed = 0
     """Seed of looks, names, scenes and captions."""
-    num_entities: int = 8192
+    num_entities: Annotated[int, Ge(1), Le(MAX_ENTITIES)] = 8192
     """Number of entities."""
-    num_images: int = 100_000
+    num_images: Natural = 100_000
     """Number of training images, of frequent and rare entities together."""
-    frequent_share: float = 0.6
+    frequent_share: Share = 0.6
     """Share of entities that are frequent."""
-    rare_share: float = 0.2
+    rare_share: Share = 0.2
     """Share of entities that are rare; the others are unseen."""
-    zipf_exponent: float = 0.75
+    zipf_exponent: Annotated[NonNegative, Le(10)] = 0.75
     """Exponent a of Zipf's law over the frequent entities."""
-    min_images: int = 8
+    min_images: Natural = 8
     """Fewest training images of a frequent entity."""
-    rare_images: tuple[int, int] = (2, 5)
+    rare_images: tuple[Natural, Natural] = (2, 5)
     """Fewest and most training images of a rare entity."""
-    rare_references: int = 4
+    rare_references: Natural = 4
     """Reference images of each rare entity."""
-    unseen_references: int = 6
+    unseen_references: Natural = 6
     """Reference images of each unseen entity."""
 
     def __post_init__(self):
-        if not 0 < self.num_entities <= MAX_ENTITIES:
-            raise UserError(f"num_entities must lie in 1 .. {MAX_ENTITIES}, got {self.num_entities}")
-        if self.frequent_share < 0 or self.rare_share < 0 or self.frequent_share + self.rare_share > 1:
+        super().__post_init__()
+        if self.frequent_share + self.rare_share > 1:
             raise UserError(
-                f"frequent_share {self.frequent_share} and rare_share {self.rare_share} must be shares of 1"
+                f"world.frequent_share {self.frequent_share} and world.rare_share {self.rare_share} are more than 1 "
+                "together"
             )
+        low, high = self.rare_images
+        if low > high:
+            raise UserError(f"world.rare_images {low} {high}: the fewest are more than the most")
         num_frequent, num_rare, _ = self.split_sizes
         rare_total = int(self._rare_counts(num_rare).sum())
         least = num_frequent * self.min_images + rare_total
         if num_frequent and least > self.num_images:
             raise UserError(
-                f"num_images {self.num_images} is too few: {num_frequent} frequent entities with at least "
+                f"world.num_images {self.num_images} is too few: {num_frequent} frequent entities with at least "
                 f"{self.min_images} images each and {num_rare} rare ones need {least}"
             )
 

@@ -19,13 +19,13 @@ class Where:
     allowed: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, conditions: Iterable[str]) -> "Where":
-        """Reads conditions of the form FIELD=VALUE. Raises `UserError` on any other."""
+    def parse(cls, conditions: Iterable[str], option: str = "--where") -> "Where":
+        """Reads conditions of the form FIELD=VALUE. Raises `UserError`, naming the option, on any other."""
         allowed: dict[str, set[str]] = {}
         for condition in conditions:
             name, equals, value = condition.partition("=")
             if not (name and equals):
-                raise UserError(f"--where {condition!r} is not FIELD=VALUE, such as role=train")
+                raise UserError(f"{option} {condition!r} is not FIELD=VALUE, such as role=train")
             allowed.setdefault(name, set()).add(value)
         return cls({name: frozenset(values) for name, values in allowed.items()})
 

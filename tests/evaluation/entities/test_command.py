@@ -92,10 +92,10 @@ def test_the_command_takes_a_cascade_and_notes_every_stage(base, tmp_path):
     [
         (("--cascade", "{model},size=1"), "no setting of a stage"),
         (("--cascade", "{model}"), "base model: it enlarges nothing"),
-        (("--eta", "1.5"), "between 0 and 1"),
-        (("--etas", "-0.1"), "between 0 and 1"),
+        (("--eta", "1.5"), "--eta 1.5: at most 1"),
+        (("--etas", "-0.1"), "--etas .*: at least 0"),
         (("--k", "0"), "at least 1"),
-        (("--ks", "-1"), "numbers of neighbours"),
+        (("--ks", "-1"), "--ks -1: at least 0"),
         (("--num-prompts", "0"), "at least 1"),
         (("--rater", "nowhere"), "holds no rater"),
         (("--knowledge-base", "nowhere"), "not found"),

@@ -72,6 +72,7 @@ class Prepare(Options):
     def run(self) -> None:
         """Writes the records, reports problems as they come and sums up."""
         from reimagen_jax.data.preparing import prepare_records
+        from reimagen_jax.data.sizes import smaller
         from reimagen_jax.data.sources import Captions, Reading, Where, open_source
 
         if self.source == "entityworld" and self.resolution is not None and self.resolution < LEAST_SIDE:
@@ -99,6 +100,8 @@ class Prepare(Options):
             more = reports.number - SHOWN_PROBLEMS
             print(f"... and {more} more, all named in {self.out}/skipped.jsonl", file=sys.stderr)
         print(f"{len(records)} records in {self.out}, {reports.number} items left out")
+        if self.resolution is not None and (found := smaller(records, self.resolution)):
+            say(f"  {found}, and stay as they are: nothing enlarges them")
         for reason, count in records.manifest["skipped"].items():
             say(f"  {count} x {reason}")
         for fault, count in records.manifest.get("mended", {}).items():

@@ -99,6 +99,10 @@ class Search(Options):
         if self.sheet is not None:
             self._draw(base, [(query, records, scores) for query, records, _, scores in found])
 
+    @property
+    def _filters(self) -> str:
+        return " with ".join(name for name, given in (("--where", self.where), ("--ban", self.ban)) if given)
+
     def _check(self) -> None:
         if not self.queries:
             raise UserError('nothing to look for: give a text, such as "a red bird"')
@@ -138,7 +142,7 @@ class Search(Options):
                 lines = base.explain(query, int(n), method=self.method, fusion=fusion).lines()
                 say(*(f"         {line}" for line in lines))
         if not records:
-            say(f"  nothing found: {_why_nothing(base, query, self.method)}")
+            say(f"  nothing found: {_why_nothing(base, query, self.method, self._filters)}")
 
     def _draw(self, base: "KnowledgeBase", found: "list[tuple[str, list[ImageText], np.ndarray]]") -> None:
         from reimagen_jax.data.images import decode
@@ -154,17 +158,18 @@ class Search(Options):
         print(f"contact sheet in {self.sheet}", file=sys.stderr)
 
 
-def _why_nothing(base: "KnowledgeBase", query: str, method: str) -> str:
-    """For people: what a query lacks that found nothing."""
+def _why_nothing(base: "KnowledgeBase", query: str, method: str, filters: str) -> str:
+    """For people: what a query lacks that found nothing; `filters` are the options that leave out records."""
+    left = f" that {filters} leaves" if filters else ""
     if method == "dense":
-        return "no record is left by the conditions"
+        return f"there is no record{left}"
     words = list(dict.fromkeys(base.lexical.analyser(query)))
     if not words:
         return (
             "the query has no word (stop words do not count)" if base.lexical.analyser.stop_words else "it has no word"
         )
     if any(word in base.vocabulary for word in words):
-        return f"no caption that the conditions leave has any of the words {', '.join(words)}"
+        return f"no caption{left} has any of the words {', '.join(words)}"
     near = {word: difflib.get_close_matches(word, base.vocabulary, n=2) for word in words}
     hints = "; ".join(f"{word}: {' or '.join(others)}?" for word, others in near.items() if others)
     return f"no caption has any of the words {', '.join(words)}{f' ({hints})' if hints else ''}"

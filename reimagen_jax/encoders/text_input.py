@@ -19,6 +19,8 @@ from reimagen_jax.encoders.tokenizers import ByteTokenizer
 
 REMEMBERED_BYTES = 2**31
 """Of embeddings; the texts of one call are kept in any case."""
+WHOLE = 2**20
+"""Tokens that no text has."""
 
 
 @runtime_checkable
@@ -31,6 +33,10 @@ class TextInput(Protocol):
 
     def __call__(self, texts: Sequence[str]) -> Texts:
         """Leaves [N, ...], for N > 0 texts."""
+        ...
+
+    def cut(self, text: str) -> str:
+        """How much of a text that was prepared is beyond what is read ("3 of its 99 bytes"); empty where it is all."""
         ...
 
 
@@ -46,6 +52,10 @@ class ByteTexts:
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         return self._tokenizer.encode(texts)
 
+    def cut(self, text: str) -> str:
+        kept = np.count_nonzero(self._tokenizer.encode([text]))
+        return _of(len(text.encode()), int(kept), "bytes")
+
 
 class FrozenTexts:
     """Texts embedded by a published encoder."""
@@ -55,6 +65,7 @@ class FrozenTexts:
         self._most = remembered_bytes
         self._bytes = 0
         self._known: OrderedDict[str, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._lengths: dict[str, int] = {}
 
     def prepare(self, texts: Sequence[str]) -> None:
         """Embeds the texts that are not known yet; the encoder is in memory only meanwhile.
@@ -75,6 +86,8 @@ class FrozenTexts:
             embedding_NLD, mask_NL = encode(encoder, new, self._settings)
         finally:
             encoder.release()
+        whole_NL = encoder.tokenizer.encode(new, WHOLE)[1]
+        self._lengths |= dict(zip(new, whole_NL.sum(axis=1).tolist(), strict=True))
         for text, embedding_LD, mask_L in zip(new, embedding_NLD, mask_NL, strict=True):
             self._known[text] = embedding_LD, mask_L
             self._bytes += embedding_LD.nbytes
@@ -86,6 +99,14 @@ class FrozenTexts:
         self.prepare(texts)
         embeddings, masks = zip(*(self._known[text] for text in texts), strict=True)
         return Embedded(np.stack(embeddings), np.stack(masks))
+
+    def cut(self, text: str) -> str:
+        length = self._lengths[normalised([text], self._settings)[0]]
+        return _of(length, min(length, self._settings.max_tokens), "tokens")
+
+
+def _of(length: int, kept: int, what: str) -> str:
+    return f"{length - kept} of its {length} {what}" if kept < length else ""
 
 
 def text_input(config: TextConfig) -> TextInput:

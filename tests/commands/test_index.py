@@ -216,9 +216,21 @@ def test_bad_requests_of_search(base, tmp_path, capsys, args, said):
 
 @pytest.mark.parametrize(
     ("query", "said"),
-    [("brid", "brid: bird?"), ("...", "it has no word"), ("green", "no caption that the conditions leave")],
+    [
+        ("brid", "brid: bird?"),
+        ("...", "it has no word"),
+        ("green", "no caption that --where leaves has any of the words green"),
+    ],
 )
 def test_says_why_nothing_is_found(base, capsys, query, said):
     capsys.readouterr()
     assert run("search", "kb", query, "--where", "colour=red", "--sheet", "None") == 0
     assert said in capsys.readouterr().out
+
+
+def test_no_filter_is_named_where_none_is_set(base, capsys, monkeypatch):
+    """As where a base knows a word of which no record is left."""
+    monkeypatch.setattr("reimagen_jax.retrieval.knowledge_base.KnowledgeBase.vocabulary", {"purple"})
+    assert run("search", "kb", "purple", "--sheet", "None") == 0
+    said = capsys.readouterr().out
+    assert "no caption has any of the words purple" in said and "leave" not in said

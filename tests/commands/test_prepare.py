@@ -134,3 +134,20 @@ def test_help_shows_percent_signs_as_they_are_typed(capsys):
     said = capsys.readouterr().out
     assert "[:10%]" in said
     assert "%%" not in said
+
+
+def test_pictures_smaller_than_asked_stay_and_are_counted(tmp_path, capsys):
+    lines = [{"file_name": f"{side}.png", "text": f"a picture of {side}"} for side in (40, 80)]
+    pictures = {f"{side}.png": picture(0, (side, side)) for side in (40, 80)}
+    folder = write_folder(tmp_path / "photos", lines, pictures)
+    assert prepare(tmp_path / "r", "--source", folder, "--resolution", 64) == 0
+    said = capsys.readouterr().out
+    assert f"1 of 2 pictures in {tmp_path / 'r'} are smaller than 64 pixels, of 40 pixels, and stay as they are" in said
+    assert prepare(tmp_path / "small", "--source", folder, "--resolution", 32) == 0
+    assert "are smaller than" not in capsys.readouterr().out
+
+
+def test_entityworld_too_small_to_be_read_is_refused(tmp_path, capsys):
+    assert prepare(tmp_path / "r", "--resolution", 8) == 2
+    assert "--resolution 8: EntityWorld is drawn at 16 pixels or more" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()

@@ -93,3 +93,24 @@ def test_a_stage_draws_with_a_frozen_encoder_and_the_text_matters(opened):
     assert not np.array_equal(drawn[0], drawn[1])
     np.testing.assert_array_equal(stage.draw(requests[1:])[0], drawn[1])
     assert len(opened) == 1
+
+
+def test_what_is_beyond_the_end_of_what_is_read_is_counted(opened):
+    inputs = text_input(TINY.system.text)  # 32 bytes
+    assert inputs.cut("x" * 32) == "" and inputs.cut("x" * 35) == "3 of its 35 bytes"
+    assert inputs.cut("x" * 31 + "é") == "2 of its 33 bytes", "half a letter is not read"
+    frozen = FrozenTexts(FROZEN)  # 6 tokens, the end among them
+    frozen.prepare(["a b c d e", "a b c d e f g"])
+    assert frozen.cut("a b c d e") == "" and frozen.cut("a b c d e f g") == "2 of its 8 tokens"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [(TINY.system.text, "7 of its 39 bytes"), (replace(TINY.system.text, frozen=FROZEN), "tokens")]
+)
+def test_a_prompt_longer_than_the_model_reads_is_named_and_drawn(opened, capsys, text, said):
+    config = changed(TINY, text=text)
+    stage = Stage(config, None, batch_size=2)
+    long = "a b c d e f g h " + 23 * "x"
+    stage.feed.prepare([Request(long), Request("short", index=1), Request(long, index=2)])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and said in lines[0] and repr(long) in lines[0]

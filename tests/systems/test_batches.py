@@ -202,3 +202,12 @@ class TestKeptNeighbours:
     def test_all_are_kept_when_none_may_go(self):
         found = np.random.default_rng(2).random((1000, 4)) < 0.5
         np.testing.assert_array_equal(self.draw(found, 4), found)
+
+
+def test_pictures_smaller_than_the_model_draws_are_told_of(triples, capsys):
+    batches(triples, 1)
+    assert capsys.readouterr().err == "", "they are large enough"
+    side = min(images.load(triples.records[0].image).size)
+    batches(triples, 1, replace(changed(TINY, resolution=4 * side), data=config().data))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"13 of 13 pictures in {triples.records.path} are smaller than {4 * side}" in said

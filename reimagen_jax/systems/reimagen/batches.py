@@ -15,6 +15,7 @@ from reimagen_jax.config import Experiment
 from reimagen_jax.data import images
 from reimagen_jax.data.loader import CACHE_BYTES, make_steps
 from reimagen_jax.data.records import Records
+from reimagen_jax.data.sizes import smaller
 from reimagen_jax.encoders.text_embeddings import TextEmbeddings, reader
 from reimagen_jax.encoders.texts import Texts
 from reimagen_jax.encoders.tokenizers import ByteTokenizer
@@ -22,6 +23,7 @@ from reimagen_jax.errors import require
 from reimagen_jax.retrieval.triples import Triples
 from reimagen_jax.systems.reimagen.condition import Batch
 from reimagen_jax.systems.reimagen.settings import ReImagenConfig
+from reimagen_jax.terminal import say
 
 
 def make_dataset(
@@ -49,6 +51,8 @@ def make_dataset(
     )
     if model.super_resolution is not None:
         _require_detail(triples.records, model.resolution)
+    elif jax.process_index() == 0 and (found := smaller(triples.records, model.resolution)):
+        say(f"{found}: they are enlarged, and what is learned of them is as blurred", error=True)
 
     def draw(ids_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         found_BK = triples.neighbours[ids_B, : data.num_neighbours] >= 0

@@ -21,6 +21,7 @@ from reimagen_jax.systems.reimagen.batches import make_dataset
 from reimagen_jax.systems.reimagen.condition import Batch, Inputs
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
 from reimagen_jax.systems.reimagen.system import to_bytes, to_model
+from reimagen_jax.terminal import say
 
 GUIDANCE = ("eta", "text_weight", "neighbour_weight")
 """What a request may set of its own; in the order of `Inputs`."""
@@ -143,8 +144,14 @@ class ReImagenFeed:
         require(size == (low, low), f"{name} enlarges images of {low} x {low} pixels, not {size[0]} x {size[1]}")
 
     def prepare(self, requests: Sequence[Request]) -> None:
-        """Embeds all texts, where that is done by a frozen encoder; raises `UserError` when it is missing."""
+        """Embeds all texts, where that is done by a frozen encoder; raises `UserError` when it is missing.
+
+        Says which prompts are longer than what the model reads.
+        """
         self.texts.prepare([text for each in requests for text in (each.prompt, *(n.text for n in each.neighbours))])
+        for prompt in dict.fromkeys(each.prompt for each in requests):
+            if cut := self.texts.cut(prompt):
+                say(f"{self.config.name} does not read the end of a prompt, {cut}: {prompt!r}", error=True)
 
     def collate(self, requests: Sequence[Request], settings: GuidedSamplerConfig) -> Inputs:
         """The inputs of `requests`."""

@@ -1,0 +1,23 @@
+"""How large the pictures of records are, by a look at some of them: pixels that are not there cannot be learned."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from reimagen_jax.data.records import Records
+
+LOOKED_AT = 256
+"""Records at most, spread evenly over all."""
+
+
+def smaller(records: Records, side: int) -> str:
+    """How many pictures have a side below so many pixels, in words ("3 of 10 pictures ..."); empty where none has."""
+    ids = np.unique(np.linspace(0, len(records) - 1, min(LOOKED_AT, len(records))).round().astype(int))
+    sides = [min(Image.open(io.BytesIO(record.image)).size) for record in records.fetch(ids)]
+    small = [each for each in sides if each < side]
+    if not small:
+        return ""
+    looked_at = "" if len(ids) == len(records) else " looked at"
+    of = f"of {min(small)} pixels" if min(small) == max(small) else f"of {min(small)} to {max(small)} pixels"
+    return f"{len(small)} of {len(ids)} pictures{looked_at} in {records.path} are smaller than {side} pixels, {of}"

@@ -85,11 +85,15 @@ def growing_dir(target: Path, *, kind: str) -> Iterator[None]:
         raise UserError(f"{target} holds {what}, not {called(kind)} to go on with: choose another --out")
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with locked(target):
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}; choose a folder you may write to") from error
+    with locked(target):
+        try:
             mark(target, kind)
             yield
-    except PermissionError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}; choose a folder you may write to") from error
+        finally:
+            if [path.name for path in target.iterdir()] == [MARK]:  # nothing came of it
+                shutil.rmtree(target)
 
 
 def require_writable(target: Path, *, kind: str = "", overwrite: bool) -> None:

@@ -66,7 +66,7 @@ def test_what_is_asked_wrongly_is_refused(folder):
     with pytest.raises(UserError, match="1 queries for 2 prompts"):
         rj.ask(base, ["a dog", "a cat"], queries=["dog"])
     prompts = rj.ask(base, ["a dog"], k=1)
-    with pytest.raises(UserError, match=r"eta 1\.5 is not between"):
+    with pytest.raises(UserError, match=r"eta is 1\.5: at most 1"):
         rj.draw(model, prompts, eta=1.5)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+from reimagen_jax.commands.embed import EmbedOptions
 from reimagen_jax.commands.options import (
     STAGE_SETTINGS,
     CascadeOptions,
@@ -15,8 +16,10 @@ from reimagen_jax.commands.options import (
     StageOption,
     command_line,
 )
+from reimagen_jax.config import InitConfig
+from reimagen_jax.diffusion.settings import DiffusionConfig
 from reimagen_jax.errors import UserError
-from reimagen_jax.inference.model import Model
+from reimagen_jax.inference.model import Model, experiment_of, settled
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
 from tests.tiny import TINY, TINY_CROPS, TINY_SR, changed
 
@@ -175,3 +178,24 @@ def test_neighbours_are_as_many_as_asked_as_the_experiment_says_or_as_in_trainin
     asked = dataclasses.replace(what, knowledge_base=base)
     assert [each.resolved(TINY).k for each in (what, asked, dataclasses.replace(asked, k=7))] == [0, 2, 7]
     assert [each.resolved(own).k for each in (what, asked, dataclasses.replace(asked, k=7))] == [0, 1, 7]
+
+
+def test_the_shipped_model_is_known_wherever_a_model_is_named(tmp_path):
+    with pytest.raises(UserError, match="--text-model shipped has no frozen text encoder"):
+        EmbedOptions(tmp_path, text_model=Path("shipped"))._settings()
+    config = dataclasses.replace(TINY, init=InitConfig(weights="shipped", adopt=True))
+    assert settled(config).system.unet.levels == experiment_of("shipped").system.unet.levels
+
+
+def test_what_does_not_fit_is_said_of_the_options_as_they_were_typed(tmp_path):
+    noise = changed(TINY, diffusion=DiffusionConfig(schedule="cosine_chain", prediction="eps"))
+    model = Model(tmp_path, noise, None, None)
+    refused = (
+        (SamplingOptions(thresholding="none"), "--thresholding 'none', but the network predicts noise"),
+        (SamplingOptions(steps=1001), "--steps 1001, but the model's chain has 1000 steps"),
+    )
+    for how, said in refused:
+        with pytest.raises(UserError, match=f"^{said}"):
+            how.pipeline(model, [])
+        with pytest.raises(UserError, match=f"^{said}"):
+            CascadeOptions().pipeline([model], how, how.settings(noise.system.sampler), 0)

@@ -10,6 +10,7 @@ from reimagen_jax.evaluation.entities.bench import EntityBench
 from reimagen_jax.evaluation.entities.prompts import SOURCES
 from reimagen_jax.inference.model import Model
 from reimagen_jax.inference.pipeline import Pipeline, Stage
+from reimagen_jax.systems.reimagen.feed import guidance_of
 from tests.evaluation.entities.conftest import MODEL, SPLITS
 from tests.tiny import TINY, TINY_SR, random_params
 
@@ -43,6 +44,12 @@ def test_prompts_and_noise_are_the_same_in_every_arm(bench):
     assert {len(r.neighbours) for r in first} == {3} and {len(r.neighbours) for r in second} == {1}
     assert [r.neighbours[0].key for r in first] == [r.neighbours[0].key for r in second]
     assert {r.guidance["eta"] for r in second} == {0.1}
+
+
+def test_an_arm_without_neighbours_is_the_baseline_whatever_its_eta(bench):
+    for eta in (0.0, 0.5):
+        requests = bench.requests(Arm("rare", "none", 0, eta))
+        assert {guidance_of(request, bench.pipeline.settings)["eta"] for request in requests} == {1.0}
 
 
 def test_outcomes_are_stored_and_found_again_until_a_setting_changes(bench, tmp_path):

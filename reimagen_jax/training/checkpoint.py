@@ -83,8 +83,9 @@ def claim(workdir: Path) -> Iterator[None]:
 
 def _lock(workdir: Path) -> TextIO:
     try:
-        kind = kind_of(workdir) or ("something else" if (workdir / MARK).is_file() else "run")
-        require(kind == "run", f"{workdir} holds {called(kind)}, not a training run: choose another --workdir")
+        if not (workdir / "run.json").exists():
+            kind = kind_of(workdir) or ("results" if (workdir / MARK).is_file() else "")
+            require(not kind, f"{workdir} holds {called(kind)}, not a training run: choose another --workdir")
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
     except OSError as error:

@@ -232,6 +232,7 @@ def _work(connection: Connection, module: str, specimens: Path, scratch: Path, l
 
 def read(module: Any, specimens: Path, given: Input, scratch: Path) -> tuple[str, str]:
     """Reads an input in this process: the outcome, and what the reader said of it."""
+    from reimagen_jax import cli
     from reimagen_jax.errors import UserError
 
     shutil.rmtree(scratch, ignore_errors=True)
@@ -243,6 +244,10 @@ def read(module: Any, specimens: Path, given: Input, scratch: Path) -> tuple[str
             return OK, module.TARGETS[given.target].read(scratch)
     except UserError as error:
         return REFUSED, str(error)[:500]
+    except OSError as error:
+        if error.errno in cli.MENDABLE:  # of which the command line tells in one line, too
+            return REFUSED, str(error)[:500]
+        return _summary(error), traceback.format_exc()[-6000:]
     except Exception as error:
         return _summary(error), traceback.format_exc()[-6000:]
 

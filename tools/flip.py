@@ -8,7 +8,7 @@ and the folder is read as a command reads it (readers.py). Then it was
 
   refused     by a `UserError`;
   harmless    what was read is equal to what is read of the file as it was: the bit is in a remark, or in space;
-  by verify   other content was read, but the folder's `--verify` refuses it;
+  by verify   other content was read, but `reimagen verify` refuses the folder;
   SILENT      other content was read, and nothing says so: a fault;
   BROKEN      something else was raised, the process died or did not answer: a fault.
 

@@ -80,8 +80,8 @@ def command(*args: Any) -> str:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             status = cli.main([str(arg) for arg in args])
-        except SystemExit as end:
-            status = end.code
+        except SystemExit as end:  # the parser's, which repeats what was typed
+            raise UserError(f"status {end.code}") from None
     said, complained = out.getvalue(), err.getvalue()
     if found := CONTROL.search(said + complained):
         around = (said + complained)[max(0, found.start() - 60) : found.end() + 20]
@@ -148,16 +148,14 @@ def base(folder: Path, name: str = "base", method: str = "lexical") -> str:
         command("search", path, query, "--k", 3, "--method", method, "--explain", "--sheet", folder / "sheet.png")
         for query in ("a red cat", "dogs", "istanbul zzz")
     ]
-    found.append(command("search", path, "a", "--k", 4, "--where", "category=animal", "--pin", "k0", "--json"))
+    found.append(
+        command("search", path, "a", "--k", 4, "--where", "category=animal", "--pin", "k0", "--json", "--sheet", "None")
+    )
     found.append(command("index", path, "--stats"))
     opened = KnowledgeBase.open(path)
     content = opened.content
     arrays = [*dataclasses.astuple(content.captions), *dataclasses.astuple(content.attributes), content.rows]
     return digest(found, opened.keys(), *arrays, *content.vectors)
-
-
-def verified_base(folder: Path) -> str:
-    return digest(command("index", folder / "base", "--verify"))
 
 
 def triples(folder: Path) -> str:
@@ -340,6 +338,10 @@ def _tokenizer(name: str, *files: str) -> Target:
     return Target(lambda root: tokenizer(root, name), (name,), changed, ours=False)
 
 
+def _verified(target: Target, name: str) -> Target:
+    return Target(lambda root: digest(command("verify", root / name)), target.folders, target.changed)
+
+
 def _prompts(name: str) -> Target:
     return Target(lambda root: prompts(root, name), ("prompts",), (f"prompts/{name}",), ours=False)
 
@@ -365,7 +367,6 @@ TARGETS: dict[str, Target] = {
     "base, changed": _base("changed", "lexical"),
     "base, dense": _base("dense", "hybrid"),
     "base, ivf": _base("ivf", "dense"),
-    "base, verified": Target(verified_base, ("records", "base"), ("base/*", "records/*")),
     "triples": Target(triples, ("records", "base", "triples"), ("triples/*",)),
     "embeddings": Target(embeddings, ("records", "embeddings"), ("embeddings/*",)),
     "encoder": Target(encoder, ("encoder",), ("encoder/*",)),
@@ -389,5 +390,21 @@ TARGETS: dict[str, Target] = {
     "prompts.jsonl": _prompts("prompts.jsonl"),
     "options": Target(options, ("options",), ("options/*",), ours=False),
 }
-VERIFIED = {"base": "base, verified", "records": "base, verified"}
-"""Readers -> those that check everything in the same folders (`--verify`)."""
+_FOLDERS = {
+    "records": "records",
+    "base": "base",
+    "base, changed": "changed",
+    "base, dense": "dense",
+    "base, ivf": "ivf",
+    "triples": "triples",
+    "embeddings": "embeddings",
+    "encoder": "encoder",
+    "weights": "model",
+    "rater": "rater",
+    "run": "run",
+    "checkpoint": "run",
+}
+VERIFIED = {name: f"verify {folder}" for name, folder in _FOLDERS.items()}
+"""Readers -> those that check everything in the same folders (`reimagen verify`)."""
+for _name, _folder in _FOLDERS.items():
+    TARGETS[f"verify {_folder}"] = _verified(TARGETS[_name], _folder)

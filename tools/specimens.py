@@ -32,7 +32,7 @@ from reimagen_jax.data.sources.tfrecord import masked_crc
 from reimagen_jax.encoders import clip, dual, t5, text_embeddings
 from reimagen_jax.encoders.settings import DualConfig, FrozenTextConfig, TextConfig
 from reimagen_jax.evaluation.rater import Rater, shapes
-from reimagen_jax.inference.export import save_weights
+from reimagen_jax.inference.export import export
 from reimagen_jax.nets.settings import Level, UNetConfig
 from reimagen_jax.retrieval.building import Dense
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
@@ -307,7 +307,7 @@ def write_weights(root: Path) -> None:
     """A run with a checkpoint, weights handed on, a rater, stored ratings."""
     config = experiment(root)
     state = numbers(abstract_state(config))
-    save_weights(root / "model", EXPERIMENT, state.params)
+    export(root / "model", EXPERIMENT, state.params)
     feed = kinds.feed_of(config)
     run = root / "run"
     run.mkdir()
@@ -353,8 +353,11 @@ def write_judged(folder: Path) -> None:
     from reimagen_jax.evaluation.entities.people import DRAWN, RATINGS
 
     folder.mkdir()
-    about = [{"picture": f"{i}.png", "source": ("own", "none")[i // 2], "prompt": i % 2, "image": 0} for i in range(4)]
-    prompts = [{"text": "a cat", "category": "animal", "entity": "cat", "keys": ["k0"]} for _ in range(2)]
+    sheet = {"image": 0, "category": "animal", "neighbours": ["k0"]}
+    about = [{**sheet, "picture": f"{i}.png", "source": ("own", "none")[i // 2], "prompt": i % 2} for i in range(4)]
+    prompts = [
+        {"text": "a cat", "category": "animal", "entity": "cat", "keys": ["k0"], "is_caption": False} for _ in range(2)
+    ]
     drawn = {"images_per_prompt": 1, "sources": ["own", "none"], "prompts": prompts, "pictures": about}
     _write_text(folder / DRAWN, json.dumps(drawn))
     rows = "".join(f"{i}.png,a cat,cat,,1,{i % 2},0\n" for i in range(4))

@@ -7,6 +7,7 @@ too, stay readable when the folder has been replaced and removed; of others it i
 
 import hashlib
 import os
+import tokenize
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -101,8 +102,20 @@ class Opened:
 
 
 def load_array(path: os.PathLike[str], *, mapped: bool = False) -> np.ndarray:
-    """Reads an .npy file, or maps it into memory. Raises `ValueError` or what else NumPy does on a damaged one."""
-    return np.load(os.fspath(path), mmap_mode="r" if mapped else None, allow_pickle=False)
+    """Reads an .npy file, or maps it into memory. Raises `ValueError` on one that is damaged."""
+    try:
+        # Mapped first: then a header that tells of more than there is asks for no memory.
+        array = np.load(os.fspath(path), mmap_mode="r", allow_pickle=False)
+    except (
+        SyntaxError,
+        tokenize.TokenError,
+        EOFError,
+        OverflowError,
+        TypeError,
+        LookupError,
+    ) as error:  # of its header
+        raise ValueError(f"no array: {error}") from error
+    return array if mapped else np.array(array)
 
 
 def _close(folder: int, files: dict[str, int]) -> None:

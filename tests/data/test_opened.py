@@ -113,3 +113,24 @@ def sign(folder):
     }
     del manifest["checksum"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_damaged_array_raises_nothing_but_a_value_error(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(12, dtype=np.int32).reshape(6, 2))
+    whole, outcomes = path.read_bytes(), set()
+    shapes = [b"(9%s, 2), " % (b"9" * n) for n in (5, 12, 18, 30)] + [b"(-6, 2), ", b"(6, 2, ), ", b"('6', 2), "]
+    headers = [whole.replace(b"(6, 2), ", shape.ljust(40)[: len(shape)]) for shape in shapes]
+    cut = [whole[:length] for length in (0, 5, 9, 40, 127, 130)]
+    bytes_changed = [
+        whole[:i] + bytes([value]) + whole[i + 1 :] for i in range(128) for value in (0, 10, 35, 40, 57, 255)
+    ]
+    for content in (*headers, *cut, *bytes_changed):
+        path.write_bytes(content)
+        for mapped in (False, True):
+            try:
+                load_array(path, mapped=mapped)
+                outcomes.add("read")
+            except ValueError:
+                outcomes.add("refused")
+    assert outcomes == {"read", "refused"}

@@ -19,11 +19,13 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import MinLen
 from PIL import Image
 
+from reimagen_jax.checked import Count, Natural, parse
 from reimagen_jax.data.image_text import ImageText
 from reimagen_jax.data.sources.fields import Captions, texts_in
 from reimagen_jax.data.sources.where import lookup
@@ -193,18 +195,18 @@ def judged(folder: Path) -> list[dict[str, Any]]:
 
     Raises `UserError` where the table is not that of these pictures, or not filled in with 0 and 1 throughout.
     """
-    drawn = read_json(folder / DRAWN, "what was drawn for people to judge")
-    verdicts = _verdicts(folder / RATINGS, [sheet["picture"] for sheet in drawn["pictures"]])
-    S, prompts = drawn["images_per_prompt"], len(drawn["prompts"])
+    drawn = _read_drawn(folder / DRAWN)
+    verdicts = _verdicts(folder / RATINGS, [sheet.picture for sheet in drawn.pictures])
+    S, prompts = drawn.images_per_prompt, len(drawn.prompts)
     rows = []
-    categories = list(dict.fromkeys(prompt["category"] for prompt in drawn["prompts"]))
-    of = np.array([prompt["category"] for prompt in drawn["prompts"]])
-    for source in drawn["sources"]:
+    categories = list(dict.fromkeys(prompt.category for prompt in drawn.prompts))
+    of = np.array([prompt.category for prompt in drawn.prompts])
+    for source in drawn.sources:
         value = {name: np.zeros((prompts, S), bool) for name in JUDGED}
-        for sheet in drawn["pictures"]:
-            if sheet["source"] == source:
+        for sheet in drawn.pictures:
+            if sheet.source == source:
                 for name in JUDGED:
-                    value[name][sheet["prompt"], sheet["image"]] = verdicts[sheet["picture"]][name]
+                    value[name][sheet.prompt, sheet.image] = verdicts[sheet.picture][name]
         for category in [*categories, *([EVERYTHING] if len(categories) > 1 else [])]:
             here = {name: v[(of == category) | (category == EVERYTHING)] for name, v in value.items()}
             both = here["faithful"] & here["aligned"]  # (3)
@@ -212,6 +214,42 @@ def judged(folder: Path) -> list[dict[str, Any]]:
             counts = {"prompts": len(both), "images_per_prompt": S}
             rows.append({"category": category, "source": source, **counts, **shares})
     return rows
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """What is known of a picture, see `draw`."""
+
+    picture: str
+    source: str
+    prompt: Natural
+    image: Natural
+    category: str
+    neighbours: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What is needed of `drawn.json`."""
+
+    images_per_prompt: Count
+    sources: Annotated[tuple[str, ...], MinLen(1)]
+    prompts: Annotated[tuple[RealPrompt, ...], MinLen(1)]
+    pictures: tuple[_Sheet, ...]
+
+
+def _read_drawn(path: Path) -> _Drawn:
+    """Raises `UserError` where it is not as `evaluate people` writes it: each picture once."""
+    told = read_json(path, "what was drawn for people to judge")
+    if isinstance(told, dict):  # the rest is for people
+        told = {name: value for name, value in told.items() if name in _Drawn.__dataclass_fields__}
+    drawn = parse(_Drawn, told, str(path))
+    prompts, images = range(len(drawn.prompts)), range(drawn.images_per_prompt)
+    found = {(sheet.source, sheet.prompt, sheet.image) for sheet in drawn.pictures}
+    whole = len(drawn.pictures) == len(found) == len(drawn.sources) * len(prompts) * len(images)
+    inside = all(s in drawn.sources and p in prompts and i in images for s, p, i in found)
+    require(whole and inside, f"{path} does not tell of every picture once: it was changed since they were drawn")
+    return drawn
 
 
 def _verdicts(path: Path, pictures: Sequence[str]) -> dict[str, dict[str, bool]]:

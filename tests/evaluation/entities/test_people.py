@@ -161,6 +161,31 @@ def test_a_table_of_other_pictures_is_refused(real, model, tmp_path):
             evaluate.main(["judged", str(out)])
 
 
+def test_what_was_drawn_is_checked_field_by_field(real, model, tmp_path):
+    out = tmp_path / "out"
+    drawn(real, model, out, "--num-images", "1", "--conditions", "own")
+    fill(out, lambda sheet: (1, 1, 1))
+    told = json.loads((out / "drawn.json").read_text())
+    first, *others = told["pictures"]
+    for change, message in (
+        ({"images_per_prompt": 0}, r"drawn\.json\.images_per_prompt is 0"),
+        ({"images_per_prompt": 10**12}, "does not tell of every picture once"),
+        ({"prompts": []}, r"drawn\.json\.prompts is"),
+        ({"sources": "own"}, r"drawn\.json\.sources is 'own'"),
+        ({"pictures": [{**first, "prompt": -1}, *others]}, r"drawn\.json\.pictures\[0\]\.prompt is -1"),
+        ({"pictures": [{**first, "prompt": 99}, *others]}, "does not tell of every picture once"),
+        ({"pictures": [others[0], *others]}, "does not tell of every picture once"),
+        ({"pictures": others}, "does not tell of every picture once"),
+    ):
+        (out / "drawn.json").write_text(json.dumps(told | change))
+        with pytest.raises(UserError, match=message):
+            evaluate.main(["judged", str(out)])
+    for content in ([], 5, {}):
+        (out / "drawn.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=r"drawn\.json"):
+            evaluate.main(["judged", str(out)])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -91,7 +91,7 @@ def test_images_it_cannot_read(encoder, images):
         ({"resolution": 24}, "power of two"),
         ({"resolution": 4}, "power of two from 8"),
         ({"max_bytes": 15}, "max_bytes 15"),
-        ({"channels": 6}, "not a multiple of groups"),
+        ({"channels": 6}, "6 channels are not a multiple of network.groups"),
         ({"width": 0}, "at least 1"),
     ],
 )

@@ -101,7 +101,7 @@ def test_the_body_is_straightened_by_what_was_read(small):
 
 
 def test_settings_that_do_not_fit_are_refused():
-    with pytest.raises(UserError, match="resolution 8"):
+    with pytest.raises(UserError, match=r"network\.resolution is 8: at least 16"):
         RaterConfig(resolution=8)
     with pytest.raises(UserError, match="12 is not a multiple"):
         RaterConfig(look_widths=(12, 8, 8))

@@ -27,6 +27,8 @@ Count = Annotated[int, Ge(1)]
 """1, 2, 3, ..."""
 Natural = Annotated[int, Ge(0)]
 """0, 1, 2, ..."""
+Steps = Annotated[int, Ge(1), Lt(2**31)]
+"""Of a training; they are counted in 32 bits."""
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 """Of random numbers; JAX keeps 32 bits of it."""
 _LARGEST = 3.4e38

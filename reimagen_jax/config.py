@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import tyro
 from annotated_types import Lt
 
-from reimagen_jax.checked import Checked, Count, Natural, NonNegative, Positive, Seed, Share
+from reimagen_jax.checked import Checked, Count, Natural, NonNegative, Positive, Seed, Share, Steps
 from reimagen_jax.errors import UserError, require
 
 FREE = {"free": True}
@@ -128,7 +128,7 @@ class TrainConfig(Checked):
 
     section: ClassVar[str] = "train."
 
-    num_steps: Count = field(default=10_000, metadata=FREE)
+    num_steps: Steps = field(default=10_000, metadata=FREE)
     """Free on resuming: training longer is the commonest wish. The rate of the steps to come follows the new length;
     where the steps so far would have had another rate under it (cosine decay always, tail decay once the tail has
     begun), the result is not that of a run of the new length: the loop says so, and `run.json` keeps the change."""

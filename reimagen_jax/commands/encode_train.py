@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from annotated_types import Ge, Gt, Lt
 
-from reimagen_jax.checked import Count, NonNegative, Number, Options, Seed, Share
+from reimagen_jax.checked import Count, NonNegative, Number, Options, Seed, Share, Steps
 
 if TYPE_CHECKING:
     from reimagen_jax.config import Experiment
@@ -65,7 +65,7 @@ class EncodeTrain(Options):
     """Captions are cut after this many UTF-8 bytes (a multiple of 4)."""
     same_by: str = "caption"
     """Records that agree in this are not told apart: `caption`, or the name of an attribute (entity, for instance)."""
-    num_steps: Count = 2000
+    num_steps: Steps = 2000
     batch_size: Annotated[int, Ge(2)] = 128
     """Records a step; more make it tell finer differences."""
     learning_rate: NonNegative = 1e-3

@@ -15,7 +15,7 @@ import tyro
 
 from reimagen_jax.checked import Count, Natural, NonNegative, Options, Seed, Share, checked
 from reimagen_jax.config import Experiment
-from reimagen_jax.diffusion.settings import Solver, Thresholding
+from reimagen_jax.diffusion.settings import SamplerSteps, Solver, Thresholding
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.paths import local
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
@@ -176,7 +176,7 @@ class SamplingOptions(Options):
 
     num_images: Count = 1
     """Images of each prompt (and each eta), from different noise."""
-    steps: Count | None = None
+    steps: SamplerSteps | None = None
     """Steps of the sampler."""
     solver: Solver | None = None
     """Of the sampler."""

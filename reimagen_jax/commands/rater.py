@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reimagen_jax.checked import Count, NonNegative, Options, Seed
+from reimagen_jax.checked import Count, NonNegative, Options, Seed, Steps
 from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Train(Options):
     """Train nothing: measure and write what this run of `reimagen train` (--workdir there) has learned so far."""
     resolution: Count = 32
     """Side in pixels of the images that it is to read."""
-    num_steps: Count = 4000
+    num_steps: Steps = 4000
     batch_size: Count = 64
     """Renders a step."""
     learning_rate: NonNegative = 2e-3

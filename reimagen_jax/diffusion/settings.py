@@ -15,6 +15,8 @@ Spacing = Literal["even", "leading"]
 Thresholding = Literal["dynamic", "static", "none"]
 Shrinking = Literal["area", "linear", "cubic", "lanczos3"]
 Enlarging = Literal["linear", "cubic", "linear_corners"]
+SamplerSteps = Annotated[Count, Le(100_000)]
+"""Of a sampler; their times are listed beforehand."""
 LogSNR = Annotated[Number, Ge(-30), Le(30)]
 """Of signal to noise, its natural logarithm: float32 tells 1 - 1e-13 from 1 no more."""
 
@@ -107,7 +109,7 @@ class SamplerConfig(Checked):
     section: ClassVar[str] = "sampler."
 
     solver: Solver = "ddim"
-    num_steps: Count = 25
+    num_steps: SamplerSteps = 25
     thresholding: Thresholding = "static"
     """How a predicted sample is kept within [-1, 1] (Imagen section 2.3). A network that predicts noise needs it: near
     t = 1, an error of the noise is 1 / alpha times as large in the sample (1800 times in the cosine schedule)."""

@@ -2,12 +2,14 @@
 
 import contextlib
 import hashlib
+import threading
 from pathlib import Path
 
 import jax
 import numpy as np
 import specimens
 from kill import Scenario
+from tqdm import tqdm
 
 from reimagen_jax import cli
 from reimagen_jax.commands import (  # noqa: F401 (imported before processes are forked, so that each is quick)
@@ -31,6 +33,7 @@ from reimagen_jax.data.sources import WorldSource
 from reimagen_jax.evaluation import rater_check  # noqa: F401
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
+tqdm.set_lock(threading.RLock())  # one of processes would be left behind by those that are killed
 records.RECORDS_PER_SHARD = 2  # so that little is much
 FEW = "--num-images 1 --steps 1"
 EXPERIMENT = "from specimens import EXPERIMENT as config\n"

@@ -17,6 +17,7 @@ event logs) are compared by their names alone.
 """
 
 import hashlib
+import importlib
 import multiprocessing as mp
 import os
 import random
@@ -25,7 +26,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,19 +152,39 @@ class Killer:
 
     def content(self, folder: Path) -> dict[str, str]:
         """All that is in a folder: paths -> digests; checkpoints by what is restored from them."""
-        context = self._context.Pipe()
-        process = self._context.Process(target=_content, args=(context[1], self._module, folder))
-        process.start()
-        context[1].close()
-        found = context[0].recv()
-        process.join()
+        found: dict[str, str] = {}
+        for path in sorted(folder.rglob("*")):
+            name, parts = str(path.relative_to(folder)), path.relative_to(folder).parts
+            log = next((i for i, part in enumerate(parts) if part in LOGS), None)
+            if log is not None:
+                found["/".join(parts[: log + 1])] = "a log"
+            elif path.name == "checkpoints":
+                found |= {f"{name}/{step}": content for step, content in self._restored(path.parent).items()}
+            elif "checkpoints" not in parts:
+                found[name] = "a folder" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
+            elif path.parent.name == "checkpoints" and not path.name.isdigit():
+                found[name] = "left over"
         return found
+
+    def _restored(self, workdir: Path) -> dict[str, str]:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_restore, args=(theirs, self._module, workdir))
+        process.start()
+        theirs.close()
+        try:
+            return ours.recv()
+        except EOFError:
+            return {"latest": "not to be restored"}
+        finally:
+            process.join()
+
+
+def _restore(connection: Any, module: str, workdir: Path) -> None:
+    connection.send(importlib.import_module(module).restored(workdir))
 
 
 def _run(module: str, line: str, folder: Path, log: Path, counts: Path, point: Point | None) -> None:
     """In a process of its own: counts the points that a command comes to, and dies at one."""
-    import importlib
-
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -198,28 +219,6 @@ def _concerns(event: str, args: tuple, inside: str) -> bool:
     name, folder = os.fsdecode(args[0]), args[2 if event == "os.rename" else 1]
     place = os.readlink(f"/proc/self/fd/{folder}") if folder >= 0 else os.getcwd()
     return os.path.join(place, name).startswith(inside)
-
-
-def _content(connection: Any, module: str, folder: Path) -> None:
-    import importlib
-
-    restored: Callable[[Path], dict[str, str]] = importlib.import_module(module).restored
-    found: dict[str, str] = {}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        parts = path.relative_to(folder).parts
-        if any(part in LOGS for part in parts):
-            found["/".join(parts[: 1 + next(i for i, part in enumerate(parts) if part in LOGS)])] = "a log"
-        elif "checkpoints" in parts:
-            if path.name == "checkpoints":
-                found |= {f"{name}/{step}": content for step, content in restored(path.parent).items()}
-            elif path.parent.name == "checkpoints" and not path.name.isdigit():
-                found[name] = "left over"
-        elif path.is_dir():
-            found[name] = "a folder"
-        else:
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    connection.send(found)
 
 
 @dataclass
@@ -314,8 +313,6 @@ def table(tallies: dict[str, Tally], calm: dict[str, Undisturbed]) -> Iterator[s
 
 def main(args: Kill) -> int:
     """Runs, prints the table and the faults; status 0 when there is none."""
-    import importlib
-
     prepare_environment()
     module = importlib.import_module(args.module)
     scenarios = {n: s for n, s in module.SCENARIOS.items() if not args.commands or n.startswith(args.commands)}

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 import specimens
 from apart import CHANGED, Target
 from flax.traverse_util import flatten_dict
+from tqdm import tqdm
 
 from reimagen_jax import cli
 from reimagen_jax.commands import train as train_command
@@ -43,6 +45,7 @@ from reimagen_jax.systems import kinds
 from reimagen_jax.training.checkpoint import Checkpoints, read_run
 from reimagen_jax.training.telemetry import JsonLinesWriter
 
+tqdm.set_lock(threading.RLock())  # one of processes would be left behind by those that are killed
 write_specimens = specimens.write
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

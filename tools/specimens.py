@@ -32,6 +32,7 @@ from reimagen_jax.data.sources.tfrecord import masked_crc
 from reimagen_jax.encoders import clip, dual, t5, text_embeddings
 from reimagen_jax.encoders.settings import DualConfig, FrozenTextConfig, TextConfig
 from reimagen_jax.evaluation.rater import Rater, shapes
+from reimagen_jax.files import atomic_dir
 from reimagen_jax.inference.export import export
 from reimagen_jax.nets.settings import Level, UNetConfig
 from reimagen_jax.retrieval.building import Dense
@@ -307,7 +308,8 @@ def write_weights(root: Path) -> None:
     """A run with a checkpoint, weights handed on, a rater, stored ratings."""
     config = experiment(root)
     state = numbers(abstract_state(config))
-    export(root / "model", EXPERIMENT, state.params)
+    with atomic_dir(root / "model", kind="weights") as folder:
+        export(folder, EXPERIMENT, state.params)
     feed = kinds.feed_of(config)
     run = root / "run"
     run.mkdir()

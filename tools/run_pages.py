@@ -36,6 +36,9 @@ WORLD = "--world.num-entities 64 --world.num-images 600"
 TRAIN = "--train.num-steps 2 --data.batch-size 8 --train.log-every 1"
 
 SMALL = (
+    (r"tools/fuzz.py", "--minutes 0.1"),
+    (r"tools/flip.py", "--flips 1"),
+    (r"tools/kill.py", "--kills 1"),
     (r"reimagen demo", "--num-prompts 2"),
     (r"reimagen prepare .*--source", ""),
     (r"reimagen prepare .*--world", ""),

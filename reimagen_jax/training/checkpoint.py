@@ -120,9 +120,10 @@ def begun(workdir: Path) -> Experiment | None:
 def settle(workdir: Path, config: Experiment, data_fingerprint: str, step: int | None) -> Experiment | None:
     """Writes `run.json`, or checks it when the run resumes at `step`; returns the settings that it had then.
 
-    Where the initial weights lie is kept as it was: a run that goes on does not read them. Nothing is written when no
-    step is left to take. Raises `UserError` naming the fields that differ and may not (all but those marked
-    `config.FREE`), if the data are not the same, or if more steps are done than are wanted.
+    Where the initial weights lie is kept as it was: a run that goes on does not read them. When no step is left to
+    take, how it is trained is kept too, and how it is drawn from (its sampler) is as it is asked for now. Raises
+    `UserError` naming the fields that differ and may not (all but those marked `config.FREE`), if the data are not the
+    same, or if more steps are done than are wanted.
     """
     history: list[dict[str, Any]] = []
     before = None
@@ -149,8 +150,11 @@ def settle(workdir: Path, config: Experiment, data_fingerprint: str, step: int |
                 f"{workdir} holds a run of {step} steps already, more than train.num_steps {config.train.num_steps}: "
                 f"give more than {step} to go on with it, or another --workdir for a shorter run"
             )
-        if config.train.num_steps == step:
-            return before
+        if config.train.num_steps == step:  # no step follows other settings of training: those of the steps stay
+            config = dataclasses.replace(config, train=before.train)
+            changed = differences(before, config)
+            if not changed:
+                return before
         if changed:
             history.append({"step": step, "changed": list(changed.values())})
     record = {"format": FORMAT, "data": data_fingerprint, "history": history, "experiment": to_dict(config)}

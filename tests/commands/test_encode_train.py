@@ -54,7 +54,7 @@ def test_it_learns_in_a_run_that_goes_on_and_of_which_an_encoder_can_be_made(tra
     assert {path.name for path in (trained / "encoder.run").iterdir()} >= {"run.json", "metrics.jsonl", "checkpoints"}
     again = ["encode-train", records, "--out", str(tmp_path / "again")]
     assert main([*again, "--workdir", str(trained / "encoder.run"), *OPTIONS]) == 0
-    assert "going on from the checkpoint of step 2 of 2" in capsys.readouterr().out
+    assert "holds a run of 2 steps, and so many are wanted" in capsys.readouterr().out
     assert open_encoder(tmp_path / "again").fingerprint == encoder.fingerprint
     assert main([*again, "--from-run", str(trained / "encoder.run"), "--overwrite"]) == 0
     made = open_encoder(tmp_path / "again")

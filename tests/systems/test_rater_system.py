@@ -221,7 +221,7 @@ def test_the_command_trains_measures_and_writes_a_rater_with_its_card(tmp_path, 
     capsys.readouterr()
     rater_command.main([*again, *same])
     assert Rater.open(tmp_path / "again").digest == rater.digest
-    assert "going on from the checkpoint of step 40 of 40" in capsys.readouterr().out
+    assert "holds a run of 40 steps, and so many are wanted" in capsys.readouterr().out
     with pytest.raises(UserError, match="--num-steps is about a training"):
         rater_command.main([*again, "--overwrite", "--from-run", str(tmp_path / "rater.run"), "--num-steps", "50"])
 

@@ -54,12 +54,11 @@ def atomic_dir(target: str | Path, *, kind: str = "", overwrite: bool = False, w
     written here before, if another process is writing it, or if it cannot be written.
     """
     target = Path(target)
+    tidy(target)
     require_writable(target, kind=kind, overwrite=overwrite)
-    with locked(target, wait=wait) as alone:
+    with locked(target, wait=wait):
         require_writable(target, kind=kind, overwrite=overwrite)  # again, now that nobody else writes there
         place = real(target)
-        if alone:
-            _sweep(place.parent, place.name)
         try:
             partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
         except OSError as error:
@@ -69,7 +68,7 @@ def atomic_dir(target: str | Path, *, kind: str = "", overwrite: bool = False, w
             yield partial
             put_in_place(partial, target)
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
+            _remove(partial)
             raise
 
 
@@ -143,7 +142,7 @@ def _kind_in_manifest(text: str) -> str:
 
 def mark(folder: Path, kind: str) -> None:
     """Writes down that the folder is this program's, and what it holds."""
-    write_text(folder / MARK, _MARK_TEXT + (f"It holds {kind}.\n" if kind else ""))
+    (folder / MARK).write_text(_MARK_TEXT + (f"It holds {kind}.\n" if kind else ""), encoding="utf-8")
 
 
 def put_in_place(complete: Path, target: Path) -> None:
@@ -164,7 +163,7 @@ def put_in_place(complete: Path, target: Path) -> None:
             complete = aside
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}; the new folder is given up") from error
-    shutil.rmtree(complete, ignore_errors=True)  # what cannot be removed now is swept by the next who writes there
+    _remove(complete)  # what cannot be removed now is swept by the next who writes there
 
 
 def recover(target: Path) -> None:
@@ -237,20 +236,33 @@ def real(target: Path) -> Path:
     return Path(os.path.realpath(target))
 
 
-def _sweep(parent: Path, mine: str) -> None:
-    """Removes what dead processes have left in a folder: their locks are free. `mine` is locked by the caller."""
-    for path in parent.iterdir():
-        found = _PARTIAL.fullmatch(path.name)
-        if found is None or not ((path / MARK).is_file() or (path.is_dir() and not any(path.iterdir()))):
-            continue
-        target = parent / found["name"]
-        if found["kind"] == "old" and not target.exists():
-            continue  # see `recover`
-        if target.name == mine:
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with suppress(OSError, UserError), locked(target):
+def tidy(target: Path) -> None:
+    """Removes what dead processes have left beside `target`, and of the folders there: their locks are free."""
+    place = real(target)
+    recover(target)
+    if not place.parent.is_dir():
+        return
+    left = [(path, found) for path in place.parent.iterdir() if (found := _PARTIAL.fullmatch(path.name))]
+    if place.with_name(f".{place.name}.lock").exists():
+        with suppress(OSError, UserError), locked(target):
+            pass
+    for path, found in left:
+        of = path.with_name(found["name"])
+        with suppress(OSError, UserError), locked(of) as held:
+            # One that was set aside is put back where it is missing: see `recover`.
+            if held and _replaceable(path) and (found["kind"] == "partial" or of.exists()):
+                _remove(path)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder, if it can be, its mark last: what is left if that is interrupted is still known as ours."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
+            elif path.name != MARK:
+                path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _set_aside(place: Path) -> list[Path]:

@@ -134,11 +134,13 @@ class Index(Options):
 
     def _append(self) -> None:
         from reimagen_jax.data.records import Records
+        from reimagen_jax.files import tidy
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
         base = KnowledgeBase.open(self.append_to)
         records = [Records.open(path) for path in (self.path, *self.more)]
         if self.out is None and base.was_appended(records):
+            tidy(base.path)
             print(f"knowledge base of {len(base)} records in {base.path} has these as its last: nothing is left to do")
             return
         after = base.append(records, out=self.out, overwrite=self.overwrite)

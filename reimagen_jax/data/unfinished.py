@@ -20,7 +20,7 @@ from typing import Any
 
 from reimagen_jax.checked import read
 from reimagen_jax.errors import UserError
-from reimagen_jax.files import locked, put_in_place, real, require_writable, write_json
+from reimagen_jax.files import locked, put_in_place, real, require_writable, tidy, write_json
 from reimagen_jax.files import mark as mark_folder
 
 PROGRESS = "progress.json"
@@ -68,6 +68,7 @@ def resumable_dir(
     process is writing it, and where something else was left unfinished and `overwrite` is false.
     """
     target = Path(target)
+    tidy(target)
     require_writable(target, kind=kind, overwrite=overwrite)
     place = place_of(target)
     with locked(target):
@@ -89,14 +90,13 @@ def resumable_dir(
 def completed(target: str | Path, identity: dict[str, Any]) -> bool:
     """Whether a process with this identity has put its output in place, and died before all was tidy; tidies up."""
     target, place = Path(target), place_of(target)
-    if not (target.is_dir() and (place / PROGRESS).is_file()):
+    tidy(target)
+    if not (target.is_dir() and place.is_dir()):
         return False
     with locked(target):
-        if not (place / PROGRESS).is_file():
-            return False
-        noted = _noted(place, overwrite=True)
+        noted = _noted(place, overwrite=True) if (place / PROGRESS).is_file() else None
         done = noted is not None and noted.identity == as_json(identity) and _in_place(noted, target)
-        if done:
+        if done or not (place / PROGRESS).is_file():
             shutil.rmtree(place, ignore_errors=True)
         return done
 

@@ -190,8 +190,8 @@ def test_what_was_drawn_is_checked_field_by_field(real, model, tmp_path):
     ("options", "message"),
     [
         (("--k", "0"), "at least 1"),
-        (("--eta", "2"), "between 0 and 1"),
-        (("--num-prompts", "0"), "1 or more"),
+        (("--eta", "2"), r"--eta 2\.0: at most 1"),
+        (("--num-prompts", "0"), "at least 1"),
         (("--entity", "nowhere"), "no text in its field nowhere"),
     ],
 )

@@ -4,6 +4,7 @@ Images come from strangers: whatever cannot be decoded within the limits is an `
 amiss with their metadata never costs the pixels.
 """
 
+import ctypes
 import hashlib
 import io
 import warnings
@@ -34,6 +35,8 @@ STORED_FORMATS = ("PNG", *LOSSY_FORMATS, "WEBP")
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """How a file begins that stands for one that git-LFS did not fetch."""
 
+_LARGE = 2**25
+"""Bytes to decode an image after which memory is given back to the system."""
 _PNG_DEPTH = 24
 """Where a PNG says how many bits a channel has."""
 
@@ -42,9 +45,8 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _memory = Budget(MEMORY)
 
-# In Pillow's blocks of 16 MiB a large picture would stay with the thread that decoded it, as memory that glibc keeps;
-# blocks of more than 32 MiB go back to the system.
-Image.core.set_block_size(2**26)
+# glibc keeps what a thread has freed for that thread alone (up to the whole of a large picture), unless it is told.
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda keep: None)
 
 
 class ImageError(UserError):
@@ -96,7 +98,11 @@ def room(data: bytes) -> Iterator[None]:
     except ImageError:  # for `load` to say
         needed = 0
     with _memory.hold(needed + len(data)):
-        yield
+        try:
+            yield
+        finally:
+            if needed > _LARGE:
+                _trim(0)
 
 
 def square(image: Image.Image, resolution: int | None) -> Image.Image:

@@ -6,6 +6,7 @@ decoder has refused. Structure: PNG 3rd edition section 5 (chunks; lower case na
 (ITU T.81) annex B (segments; APPn and COM may), WebP container specification (RIFF chunks).
 """
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -18,9 +19,11 @@ DAMAGED_METADATA = "damaged metadata"
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _END_MARK = b"\xff\xd9"
 _RESTARTS = [bytes((0xFF, 0xD0 + n)) for n in range(8)]
-_FILLERS = (b"", *((byte * 64).join([b"", *_RESTARTS, b""]) for byte in (b"\x55", b"\xaa")))
-"""Bits and their opposites, behind every restart marker: whatever pixels are read from them differ."""
 _START_OF_SCAN, _COMMENT = 0xDA, 0xFE
+_FRAMES = (0xC0, 0xC1, 0xC2)
+"""Baseline, extended, progressive."""
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+"""Of a segment: not a byte of a scan, not a restart."""
 _JPEG_METADATA = ((0xE0, b"JFIF\0", 12), (0xE1, b"Exif\0\0", 6), (0xE2, b"ICC_PROFILE\0", 14), (0xEE, b"Adobe", 12))
 """Marker, beginning and least length of the segments that are kept: orientation, and what tells the colours."""
 _WEBP_FLAGS = {b"ICCP": 0x20, b"ALPH": 0x10, b"EXIF": 0x08, b"XMP ": 0x04, b"ANIM": 0x02}
@@ -37,10 +40,9 @@ def mended(data: bytes) -> Iterator[tuple[str, tuple[bytes, ...]]]:
     elif data.startswith(_JPEG):
         lean = _jpeg(data)
         yield DAMAGED_METADATA, (lean,)
-        whole = data.rstrip(b"\xff")
-        yield NO_END_MARK, tuple(whole + filler + _END_MARK for filler in _FILLERS)
-        lean = lean.rstrip(b"\xff")
-        yield DAMAGED_METADATA, tuple(lean + filler + _END_MARK for filler in _FILLERS)
+        for what, whole in ((NO_END_MARK, data.rstrip(b"\xff")), (DAMAGED_METADATA, lean.rstrip(b"\xff"))):
+            if _all_scans(whole):
+                yield what, tuple(whole + filler + _END_MARK for filler in _fillers(whole))
     elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         yield DAMAGED_METADATA, (_webp(data),)
 
@@ -92,6 +94,34 @@ def _jpeg(data: bytes) -> bytes:
             kept.append(data[place : place + 2 + length])
         place += 2 + length
     return b"".join([*kept, data[place:]])
+
+
+def _all_scans(data: bytes) -> bool:
+    """Whether a JPEG ends within a scan, and has begun to tell the last bit of every coefficient by then."""
+    missing, last, place = {None}, None, 2
+    while found := _MARKER.search(data, place):
+        last, start = data[found.start() + 1], found.end()
+        length = int.from_bytes(data[start : start + 2])
+        content = data[start + 2 : start + length]
+        if len(content) != length - 2 or (last in (_START_OF_SCAN, *_FRAMES) and length < 8):
+            return False
+        if last in _FRAMES:
+            missing = {(component, k) for component in content[6::3] for k in range(64)}
+        elif last == _START_OF_SCAN:
+            first, end, bits = content[-3:]
+            if bits & 15 == 0:
+                missing -= {(component, k) for component in content[1:-3:2] for k in range(first, end + 1)}
+        place = start + length
+    return last == _START_OF_SCAN and not missing
+
+
+def _fillers(data: bytes) -> Iterator[bytes]:
+    """Nothing, and bits and their opposites, also behind the next restart markers: pixels read from them differ."""
+    _, last = max((data.rfind(mark), n) for n, mark in enumerate(_RESTARTS))
+    coming = _RESTARTS[last + 1 :] + _RESTARTS[: last + 1]
+    yield b""
+    for byte in (b"\x55", b"\xaa"):
+        yield (64 * byte).join([b"", *coming, b""])
 
 
 def _webp(data: bytes) -> bytes:

@@ -164,6 +164,20 @@ def test_a_jpeg_without_its_end_mark_is_shown_and_one_cut_within_is_not(options,
             images.load(data[: int(len(data) * share)])
 
 
+@pytest.mark.parametrize("options", JPEGS)
+def test_wherever_a_jpeg_is_cut_it_is_broken_or_whole(options):
+    """Between the scans of a progressive one too, and within what lies between them."""
+    data = encoded(Image.linear_gradient("L").resize((40, 40)).convert("RGB"), "JPEG", **options)
+    expected = np.asarray(images.load(data))
+    end = data.index(b"\xff\xda") + 2
+    for cut in range(end, len(data) - 2):
+        try:
+            shown = images.load(data[:cut])
+        except images.ImageError:
+            continue
+        np.testing.assert_array_equal(np.asarray(shown), expected)
+
+
 def test_mended_pictures_are_counted_and_stored_whole(tmp_path, capsys):
     whole = encoded(picture(5), "JPEG")
     pictures = {"a.jpg": whole[:-2], "b.jpg": whole, "c.png": encoded(picture(6)), "d.jpg": whole[:-60]}

@@ -14,6 +14,7 @@ from reimagen_jax.commands.options import (
     PromptOptions,
     SamplingOptions,
     StageOption,
+    as_typed,
     command_line,
 )
 from reimagen_jax.config import InitConfig
@@ -199,3 +200,11 @@ def test_what_does_not_fit_is_said_of_the_options_as_they_were_typed(tmp_path):
             how.pipeline(model, [])
         with pytest.raises(UserError, match=f"^{said}"):
             CascadeOptions().pipeline([model], how, how.settings(noise.system.sampler), 0)
+
+
+def test_a_backslash_in_what_was_typed_stays():
+    with (
+        pytest.raises(UserError, match=r"^--cascade runs\\data: steps 7, no$"),
+        as_typed({"a.b": r"--cascade runs\data: steps"}),
+    ):
+        raise UserError("a.b is 7, no")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated
 
 import tyro
@@ -46,45 +47,22 @@ def verify(folder: Path) -> str:
     return _KINDS[kind](folder)
 
 
-def _records(folder: Path) -> str:
-    from reimagen_jax.data.records import Records
+def _opened(place: str, told: str) -> Callable[[Path], str]:
+    """Opens what has a `verify` of its own, and says how much there is."""
 
-    records = Records.open(folder)
-    records.verify()
-    return f"{len(records)} records, all checksums as they should be"
+    def check(folder: Path) -> str:
+        found = resolve_name(f"reimagen_jax.{place}").open(folder)
+        found.verify()
+        return f"{told.format(len(found))} as they should be"
 
-
-def _knowledge_base(folder: Path) -> str:
-    from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
-
-    base = KnowledgeBase.open(folder)
-    base.verify()
-    return f"{len(base)} records, all checksums and all words as they should be"
-
-
-def _triples(folder: Path) -> str:
-    from reimagen_jax.retrieval.triples import Triples
-
-    triples = Triples.open(folder)
-    triples.verify()
-    return f"neighbours of {len(triples)} records, all checksums as they should be"
-
-
-def _embeddings(folder: Path) -> str:
-    from reimagen_jax.encoders.text_embeddings import TextEmbeddings
-
-    embeddings = TextEmbeddings.open(folder)
-    embeddings.verify()
-    return f"{len(embeddings)} embedded texts, all checksums as they should be"
+    return check
 
 
 def _encoder(folder: Path) -> str:
     from reimagen_jax.data.manifest import open_folder
     from reimagen_jax.encoders import dual
 
-    opened = open_folder(folder, dual.KIND)
-    opened.verify()
-    opened.verify_manifest()
+    open_folder(folder, dual.KIND).verify()
     return f"an encoder of {dual.open(folder).width} values, all checksums as they should be"
 
 
@@ -100,9 +78,7 @@ def _weights(folder: Path) -> str:
 
     told = "no checksums are kept of them"
     if (folder / NAME).is_file():
-        opened = open_folder(folder, "weights")
-        opened.verify()
-        opened.verify_manifest()
+        open_folder(folder, "weights").verify()
         told = "all checksums as they should be"
     return f"weights of {Model.open(folder, on_host=True).config.name}, {told}"
 
@@ -119,10 +95,10 @@ def _run(folder: Path) -> str:
 
 
 _KINDS: dict[str, Callable[[Path], str]] = {
-    "records": _records,
-    "knowledge base": _knowledge_base,
-    "triples": _triples,
-    "text embeddings": _embeddings,
+    "records": _opened("data.records:Records", "{} records, all checksums"),
+    "knowledge base": _opened("retrieval.knowledge_base:KnowledgeBase", "{} records, all checksums and all words"),
+    "triples": _opened("retrieval.triples:Triples", "neighbours of {} records, all checksums"),
+    "text embeddings": _opened("encoders.text_embeddings:TextEmbeddings", "{} embedded texts, all checksums"),
     "encoder": _encoder,
     "rater": _rater,
     "weights": _weights,

@@ -94,14 +94,19 @@ class Folder:
         return f"write it with `reimagen {COMMANDS[self.manifest['kind']]}` again"
 
     def verify(self, *names: str) -> None:
-        """Reads files (default: all) and compares their SHA-256. Raises `UserError` naming the first that differs."""
+        """Reads files and compares their SHA-256; by default all, then the manifest's own.
+
+        Raises `UserError` naming the first that differs.
+        """
         for name in names or self.manifest["files"]:
             if self.opened.sha256(name) != self.manifest["files"][name]["sha256"]:
                 path = self.path / name
                 raise UserError(f"{path} does not have the checksum that its manifest notes: it is damaged")
+        if not names:
+            self.verify_manifest()
 
     def verify_manifest(self) -> None:
-        """The same of the manifest itself, which older versions did not sign."""
+        """Compares the checksum of the manifest itself, which older versions did not sign. Raises `UserError`."""
         signed = {name: value for name, value in self.manifest.items() if name != "checksum"}
         if self.manifest.get("checksum", _checksum(signed)) != _checksum(signed):
             raise UserError(f"{self.path / NAME} was changed since it was written: {self.remedy}")

@@ -235,7 +235,6 @@ class Records(ImageTexts):
 
     def verify(self) -> None:
         self.folder.verify()
-        self.folder.verify_manifest()
 
     @cached_property
     def _columns(self) -> tuple[list[str], list[str], list[str]]:

@@ -206,7 +206,7 @@ class KnowledgeBase(Stored):
 
         Raises `UserError` naming what is damaged.
         """
-        self.folder.verify()
+        self.folder.verify(*self.manifest["files"])
         self.records.verify()
         lists = postings.invert(map(self.lexical.analyser, self.records.texts()))
         if not self.words.has(lists):
@@ -215,7 +215,7 @@ class KnowledgeBase(Stored):
             raise UserError(f"{self.path} does not name its records right: {REMEDY}")
         if self.dense:
             _ = self.vectors  # as many as there are records, or opening them tells
-        self.folder.verify_manifest()
+        self.folder.verify_manifest()  # last: what is wrong with the index says more
 
     def ids_of(self, keys: Iterable[str]) -> np.ndarray:
         """The ids of the records with these keys, in the keys' order: int64. Raises `UserError` for an unknown key."""

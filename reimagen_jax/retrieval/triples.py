@@ -116,7 +116,6 @@ class Triples:
         Raises `UserError` naming what is damaged.
         """
         self.folder.verify()
-        self.folder.verify_manifest()
         self.records.verify()
         self.knowledge_base.verify()
         _ = self.neighbours, self.scores, list(self.excluded()) if EXCLUDED_FILE in self.manifest["files"] else ()

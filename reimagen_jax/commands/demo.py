@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from reimagen_jax.checked import Count, Options, Seed
 from reimagen_jax.commands.options import SamplingOptions, command_line, open_drawing
-from reimagen_jax.errors import require
 from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
 RESULTS = "demo.json"
+KIND = "demonstration"
 MAX_BATCH = 20
 
 
@@ -46,18 +46,16 @@ class Demo(Options):
         from reimagen_jax.data.entityworld import World
         from reimagen_jax.evaluation import demonstration
         from reimagen_jax.evaluation.rater import Rater
-        from reimagen_jax.files import atomic_dir
+        from reimagen_jax.files import atomic_dir, require_writable
         from reimagen_jax.reports.demonstration import table_as_text
         from reimagen_jax.reports.report import PAGE
 
-        require(
-            _may_replace(self.out), f"{self.out} exists and was not written by `reimagen demo`: choose another --out"
-        )
+        require_writable(self.out, kind=KIND, overwrite=True)
         start, page = time.monotonic(), self.out.resolve() / PAGE
         _say(f"report: {page} (in about two minutes)\n")
         world, model, rater = World(), open_drawing(self.model), Rater.open(self.rater)
         unseen, frequent = (demonstration.choose(world, split, self.num_prompts) for split in ("unseen", "frequent"))
-        with atomic_dir(self.out, kind="demonstration", overwrite=True) as folder:
+        with atomic_dir(self.out, kind=KIND, overwrite=True) as folder:
             _say("1/4 knowledge base: images of all unseen entities, and of the frequent ones asked for")
             base = demonstration.knowledge_base(world, frequent, folder, model.config.system.resolution)
             _say(f"2/4 retrieval among {len(base):,} images by the entities' names; prompts are captions of new scenes")
@@ -108,11 +106,6 @@ class Demo(Options):
             ratings=ratings,
             rows=table(ratings, rate(frequent, rater), rater),
         )
-
-
-def _may_replace(out: Path) -> bool:
-    """Whether nothing of the user's is lost: there is nothing, an empty folder, or an earlier demo."""
-    return not out.exists() or (out.is_dir() and ((out / RESULTS).is_file() or not any(out.iterdir())))
 
 
 def _say(text: str) -> None:

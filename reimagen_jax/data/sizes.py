@@ -14,7 +14,8 @@ LOOKED_AT = 256
 def smaller(records: Records, side: int) -> str:
     """How many pictures have a side below so many pixels, in words ("3 of 10 pictures ..."); empty where none has."""
     ids = np.unique(np.linspace(0, len(records) - 1, min(LOOKED_AT, len(records))).round().astype(int))
-    sides = [min(Image.open(io.BytesIO(record.image)).size) for record in records.fetch(ids)]
+    # One by one: photographs are large, and nothing but their headers is kept.
+    sides = [min(Image.open(io.BytesIO(records[i].image)).size) for i in ids.tolist()]
     small = [each for each in sides if each < side]
     if not small:
         return ""

@@ -258,10 +258,10 @@ def _verdicts(path: Path, pictures: Sequence[str]) -> dict[str, dict[str, bool]]
             table = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read: {error}; it is the table that the pictures came with") from error
-    found: dict[str, dict[str, bool]] = {}
+    known, found = set(pictures), dict[str, dict[str, bool]]()
     for line, row in enumerate(table, 2):
         name = row.get("picture") or ""
-        require(name in pictures, f"{path}, line {line}: {name!r} is none of the pictures that were drawn")
+        require(name in known, f"{path}, line {line}: {name!r} is none of the pictures that were drawn")
         require(name not in found, f"{path}, line {line}: {name} is judged twice")
         found[name] = {}
         for measure, column in JUDGED.items():

@@ -4,6 +4,7 @@ import importlib.metadata
 import io
 import os
 import sys
+import warnings
 
 
 def configure() -> None:
@@ -23,6 +24,8 @@ def configure() -> None:
     if os.path.isabs(cache):  # "~" stays where no home can be told, as of a user who is not in the password file
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "reimagen_jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    # What a picture's metadata lacks concerns nobody; what its pixels lack is said and counted.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not where a test or a notebook has put something of its own
             stream.reconfigure(errors="backslashreplace")

@@ -20,6 +20,9 @@ from reimagen_jax.config import Experiment, SystemConfig
 from reimagen_jax.data.entityworld import World
 from reimagen_jax.errors import UserError
 from reimagen_jax.nets.settings import Level, UNetConfig
+from reimagen_jax.retrieval.building import Dense, Lexical
+from reimagen_jax.retrieval.hybrid import Fusion
+from reimagen_jax.retrieval.neighbours import Rules
 from reimagen_jax.systems import kinds
 
 BUILT_IN = ("reimagen", "dual", "rater")
@@ -112,8 +115,10 @@ WALKED = walk(
     Experiment,
     *SYSTEMS,
     *(settings.data for settings in SYSTEMS),
+    *(Rules, Dense, Fusion),
     *(command for module in command_modules() for command in declared(module)),
 )
+WALKED[Lexical] = None  # and not its analyser, whose only number is its version
 
 
 def hints_of(kind: type) -> dict[str, Any]:

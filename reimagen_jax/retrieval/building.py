@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from reimagen_jax.checked import Checked, Positive, Seed, Share
 from reimagen_jax.data import images
 from reimagen_jax.data.manifest import follow
 from reimagen_jax.data.parallel import ordered_map
 from reimagen_jax.data.records import ImageTexts, Records
 from reimagen_jax.encoders.vectors import VectorEncoder
-from reimagen_jax.errors import UserError
 from reimagen_jax.progress import track
 from reimagen_jax.retrieval import attributes, postings
 from reimagen_jax.retrieval.analysis import DEFAULT, Analyser
@@ -31,21 +31,19 @@ _ENCODE_RESOLUTION = 64
 
 
 @dataclass(frozen=True)
-class Lexical:
+class Lexical(Checked):
     """Settings of the search by words. Raises `UserError` on values out of range."""
 
-    k1: float = 1.2
-    b: float = 0.75
-    analyser: Analyser = DEFAULT
+    section: ClassVar[str] = "BM25: "
 
-    def __post_init__(self) -> None:
-        if not (self.k1 > 0 and 0 <= self.b <= 1):
-            raise UserError(f"BM25 with k1 {self.k1} and b {self.b}: k1 has to be above 0, b between 0 and 1")
+    k1: Positive = 1.2
+    b: Share = 0.75
+    analyser: Analyser = DEFAULT
 
 
 @dataclass(frozen=True)
-class Dense:
-    """Settings of the search by vectors."""
+class Dense(Checked):
+    """Settings of the search by vectors. Raises `UserError` on values out of range."""
 
     encoder: Path
     """The folder of the encoder that makes the vectors, of records and of queries."""
@@ -53,7 +51,7 @@ class Dense:
     """What of a record is encoded: its image or its caption."""
     kind: Literal["exact", "approx", "faiss"] = "exact"
     """See `dense`."""
-    seed: int = 0
+    seed: Seed = 0
 
     @classmethod
     def read(cls, fields: dict[str, Any], base: Path) -> "Dense":

@@ -9,35 +9,29 @@ References: Cormack, Clarke and Büttcher (2009); Bruch, Gai and Ingber (2023).
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from reimagen_jax.errors import UserError
+from reimagen_jax.checked import Checked, Count, Positive, Share
 
 Kind = Literal["reciprocal", "weighted"]
 
 
 @dataclass(frozen=True)
-class Fusion:
+class Fusion(Checked):
     """How two lists become one. Raises `UserError` on values out of range."""
+
+    section: ClassVar[str] = "fusion."
 
     kind: Kind = "reciprocal"
     """By ranks (1), or by scores (2)."""
-    dense_weight: float = 0.5
+    dense_weight: Share = 0.5
     """Of the vectors, 0 to 1; the words have the rest."""
-    depth: int = 100
+    depth: Count = 100
     """Candidates from each list, at least k."""
-    constant: float = 60.0
+    constant: Positive = 60.0
     """c of (1): the larger, the less the first ranks stand out."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("reciprocal", "weighted"):
-            raise UserError(f"there is no fusion {self.kind!r}: choose reciprocal or weighted")
-        if not 0 <= self.dense_weight <= 1:
-            raise UserError(f"the weight of the vectors is {self.dense_weight}: it has to be between 0 and 1")
-        if self.depth < 1 or self.constant <= 0:
-            raise UserError(f"a fusion of depth {self.depth} and constant {self.constant}: both have to be above 0")
 
 
 BY_RANK = Fusion()

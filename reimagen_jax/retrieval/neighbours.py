@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from reimagen_jax.checked import Checked, Seed, Share
 from reimagen_jax.data.manifest import link, write_manifest
 from reimagen_jax.data.records import ImageTexts, Records
 from reimagen_jax.errors import require
@@ -35,7 +36,7 @@ _CANDIDATES_AT_ONCE = 2**23
 
 
 @dataclass(frozen=True)
-class Rules:
+class Rules(Checked):
     """What becomes a neighbour. Raises `UserError` on rules that contradict each other or are out of range."""
 
     kind: Kind = "retrieved"
@@ -46,19 +47,18 @@ class Rules:
     """Of retrieved ones: how the knowledge base searches."""
     exclude_same: tuple[str, ...] = ()
     """Fields, `caption` or attributes: a candidate with the record's value of one of them is left out."""
-    near_duplicates: float = THRESHOLD
+    near_duplicates: Share = THRESHOLD
     """Largest distance of near duplicates, see `duplicates`; 0: only equal pixels are duplicates."""
     entity_field: str = "entity"
     """Of wrong and oracle ones: the attribute that names what a picture shows."""
     category_field: str = "category"
     """Of wrong ones: the attribute in which the other entity is the same; empty: of any category."""
-    seed: int = 0
+    seed: Seed = 0
     """Of what is drawn."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(bool(self.query_by), f"query_by is empty: name {CAPTION!r} or attributes")
-        require(0 <= self.near_duplicates <= 1, f"near_duplicates {self.near_duplicates} is not between 0 and 1")
-        require(0 <= self.seed < 2**32, f"seed {self.seed} is not between 0 and 2^32 - 1")
         searching = self.query_by != (CAPTION,) or self.method != "lexical"
         require(
             self.kind == "retrieved" or not searching,

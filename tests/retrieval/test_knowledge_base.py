@@ -363,7 +363,7 @@ def test_captions_without_words(tmp_path):
 
 @pytest.mark.parametrize("settings", [{"k1": 0}, {"k1": -1}, {"b": 1.5}, {"b": float("nan")}])
 def test_settings_out_of_range(tmp_path, settings):
-    with pytest.raises(UserError, match="BM25 with k1"):
+    with pytest.raises(UserError, match=r"BM25: (k1|b) is .* is needed"):
         KnowledgeBase.build(records_of(tmp_path / "r", TEXTS), tmp_path / "kb", **settings)
 
 

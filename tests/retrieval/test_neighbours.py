@@ -191,8 +191,8 @@ def test_a_field_that_nothing_has_is_refused(tmp_path):
     ("settings", "message"),
     [
         ({"query_by": ()}, "query_by is empty"),
-        ({"near_duplicates": -0.1}, "near_duplicates -0.1"),
-        ({"seed": -1}, "seed -1"),
+        ({"near_duplicates": -0.1}, "near_duplicates is -0.1: at least 0.0 is needed"),
+        ({"seed": -1}, "seed is -1: at least 0 is needed"),
         ({"kind": "random", "query_by": ("entity",)}, "random ones are drawn without a search"),
         ({"kind": "oracle", "exclude_same": ("entity",)}, "oracle neighbours have the record's entity"),
     ],

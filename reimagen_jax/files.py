@@ -242,7 +242,7 @@ def tidy(target: Path) -> None:
     recover(target)
     if not place.parent.is_dir():
         return
-    left = [(path, found) for path in place.parent.iterdir() if (found := _PARTIAL.fullmatch(path.name))]
+    left = [(path, found) for path in _listed(place.parent) if (found := _PARTIAL.fullmatch(path.name))]
     if place.with_name(f".{place.name}.lock").exists():
         with suppress(OSError, UserError), locked(target):
             pass
@@ -265,11 +265,19 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def _listed(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing is seen in one that may be written and not read."""
+    try:
+        return list(folder.iterdir())
+    except PermissionError:
+        return []
+
+
 def _set_aside(place: Path) -> list[Path]:
     """The folders that `put_in_place` has set aside for the one in `place`."""
     if not place.parent.is_dir():
         return []
-    found = ((path, _PARTIAL.fullmatch(path.name)) for path in place.parent.iterdir())
+    found = ((path, _PARTIAL.fullmatch(path.name)) for path in _listed(place.parent))
     return [path for path, is_one in found if is_one and is_one["kind"] == "old" and is_one["name"] == place.name]
 
 

@@ -120,6 +120,8 @@ def read_shard(folder: Path, index: int) -> Iterator[ImageText]:
         for batch in in_batches(reader.num_records(), _READ_BATCH, lambda ids: reader.read(ids.start, ids.stop), len):
             for raw in batch:
                 yield from_features(parse(raw))
+    except MemoryError:
+        raise
     except Exception as error:  # of Riegeli, of protocol buffers, or of what they lead to
         raise UserError(
             f"{path} is damaged ({error}), so the interrupted work cannot go on: remove {folder.parent}"

@@ -14,11 +14,17 @@ from reimagen_jax.encoders.settings import DualConfig
 from reimagen_jax.encoders.text_embeddings import embed_records
 from reimagen_jax.inference.export import export
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+from reimagen_jax.systems.reimagen.system import ReImagen
 from tests.fake_encoder import FROZEN, FakeEncoder
 from tests.samples import records_of
-from tests.tiny import TINY, random_params
+from tests.tiny import TINY
 
 TEXTS = ["a red cat", "a blue dog", "a red bird", "a green fish"]
+
+
+def zeros(init):
+    """Parameters without the time that drawing them takes."""
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(init, jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +40,9 @@ def folders(tmp_path_factory):
     embed_records([records], FakeEncoder(), FROZEN, root / "text")
     config = DualConfig(resolution=8, width=4, text_width=32, text_depth=1, channels=8)
     (root / "encoder").mkdir()
-    dual.DualEncoder(config, dual.init(config, jax.random.key(0)), {}).save(root / "encoder")
+    dual.DualEncoder(config, zeros(lambda key: dual.init(config, key)), {}).save(root / "encoder")
     (root / "weights").mkdir()
-    export(root / "weights", TINY, random_params(TINY))
+    export(root / "weights", TINY, zeros(ReImagen(TINY).init))
     return root
 
 

@@ -230,22 +230,27 @@ def parts_again(tmp_path):
 def test_opening_a_base_that_is_being_replaced(parts, tmp_path):
     """Opened again and again while another process replaces it: one or the other, never a mixture nor an error."""
     code = (
-        "import sys; from reimagen_jax.retrieval.knowledge_base import KnowledgeBase\n"
+        "import os, sys; from reimagen_jax.retrieval.knowledge_base import KnowledgeBase\n"
         "from reimagen_jax.data.records import Records\n"
         "parts = [Records.open(p) for p in sys.argv[2:]]\n"
-        "for turn in range(15): KnowledgeBase.build(parts[turn % 2], sys.argv[1], overwrite=True)"
+        "for turn in range(1000):\n"
+        "    if os.path.exists(sys.argv[1] + '.stop'): break\n"
+        "    KnowledgeBase.build(parts[turn % 2], sys.argv[1], overwrite=True)"
     )
     KnowledgeBase.build(parts[0], tmp_path / "kb")
     command = [sys.executable, "-c", code, str(tmp_path / "kb"), *(str(part.path) for part in parts)]
-    seen = set()
+    seen = []
     with subprocess.Popen(command, cwd=ROOT, env=os.environ) as writer:
-        while writer.poll() is None:
-            base = KnowledgeBase.open(tmp_path / "kb")
-            assert base.keys() == base.records.keys()
-            assert base.search(["a red cat"], 1)[0][0, 0] >= 0
-            seen.add(base.keys()[0])
+        try:
+            while writer.poll() is None and (len(seen) < 40 or len(set(seen)) < 2):
+                base = KnowledgeBase.open(tmp_path / "kb")
+                assert base.keys() == base.records.keys()
+                assert base.search(["a red cat"], 1)[0][0, 0] >= 0
+                seen.append(base.keys()[0])
+        finally:
+            (tmp_path / "kb.stop").touch()
     assert writer.returncode == 0
-    assert seen == {"k0", "k3"}
+    assert set(seen) == {"k0", "k3"}
 
 
 def test_two_that_append_at_once(parts, tmp_path):
@@ -257,7 +262,7 @@ def test_two_that_append_at_once(parts, tmp_path):
         "base, records = KnowledgeBase.open(sys.argv[1]), Records.open(sys.argv[2])\n"
         "print('open', flush=True); sys.stdin.readline(); base.append(records)"
     )
-    more = [described(tmp_path / f"more{i}", [f"a red fox {i}"] * 3, first=10 * i) for i in (1, 2, 3)]
+    more = [described(tmp_path / f"more{i}", [f"a red fox {i}"] * 3, first=10 * i) for i in (1, 2)]
     commands = [[sys.executable, "-c", code, str(base.path), str(records.path)] for records in more]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     running = [subprocess.Popen(command, cwd=ROOT, env=os.environ, **pipes) for command in commands]
@@ -266,7 +271,7 @@ def test_two_that_append_at_once(parts, tmp_path):
     for each in running:
         each.stdin.write("go\n")
         each.stdin.close()
-    assert [each.wait() for each in running] == [0, 0, 0]
+    assert [each.wait() for each in running] == [0, 0]
     for each in running:
         each.stdout.close()
     after = KnowledgeBase.open(base.path)

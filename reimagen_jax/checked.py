@@ -106,7 +106,22 @@ def checked(value: Any, kind: Any, name: str) -> Any:
         _adapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
         raise UserError(_said(error, name)) from None
+    if (computed := _in_float32(value)) != value:  # 0.99999999 is less than 1, and what is computed with it is 1
+        try:
+            _adapter(kind).validate_python(computed, strict=True)
+        except ValidationError as error:
+            raise UserError(f"{_said(error, name)}, and {value!r} becomes that in float32") from None
     return value
+
+
+def _in_float32(value: Any) -> Any:
+    """A number, or the numbers of a tuple, as they are computed with: what is below float32's smallest becomes 0."""
+    if isinstance(value, tuple):
+        return tuple(map(_in_float32, value))
+    if not isinstance(value, float):
+        return value
+    with np.errstate(over="ignore"):
+        return float(np.float32(value)) if abs(value) >= np.finfo(np.float32).tiny else 0.0
 
 
 def parse(kind: Any, value: Any, where: str) -> Any:

@@ -16,7 +16,7 @@ from pydantic.types import AllowInfNan
 import reimagen_jax
 from reimagen_jax.checked import Checked
 from reimagen_jax.cli import COMMANDS
-from reimagen_jax.config import Experiment, SystemConfig
+from reimagen_jax.config import Experiment, SystemConfig, TrainConfig
 from reimagen_jax.data.entityworld import World
 from reimagen_jax.errors import UserError
 from reimagen_jax.nets.settings import Level, UNetConfig
@@ -171,6 +171,17 @@ def test_every_number_has_a_range_and_is_refused_outside_of_it(kind, name, numbe
 def test_instances_are_checked_as_they_are_made(kind, name, number):
     with pytest.raises(UserError, match=rf"{kind.spelt(name)}\b.* is needed"):
         made(kind, name, number.filled(next(number.outside())))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "computed"),
+    [("beta2", 0.99999999, "1.0"), ("clip_norm", 5e-324, "0.0"), ("clip_norm", 1e-39, "0.0")],
+)
+def test_a_number_is_within_its_range_as_float32_too(name, value, computed):
+    """A second moment that forgets nothing, or a norm of 0, would leave every parameter where it is."""
+    with pytest.raises(UserError, match=rf"^train\.{name} is {computed}: .* {value} becomes that in float32$"):
+        TrainConfig(**{name: value})
+    assert getattr(TrainConfig(**{name: 0.9999999}), name) == 0.9999999, "what float32 tells from 1 is taken as it is"
 
 
 def test_no_settings_and_no_options_escape_the_walk():

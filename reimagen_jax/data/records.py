@@ -123,7 +123,8 @@ class Draft:
         self.writer.close_shard()
         if not self.writer.shards:
             counted = "".join(f"; {count} x {reason}" for reason, count in Counter(skipped).most_common())
-            raise UserError(f"nothing to write: {source} has nothing usable that fits the filter{counted}")
+            fits = " that fits " + " ".join(settings["where"]) if settings.get("where") else ""
+            raise UserError(f"nothing to write: {source} has nothing usable{fits}{counted}")
         self.writer.finish()
         fields = {
             "count": self.count,

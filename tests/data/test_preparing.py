@@ -143,8 +143,10 @@ def test_stopping_at_the_first_problem_keeps_what_is_done(tmp_path, shards):
 
 def test_nothing_to_write(tmp_path):
     folder = write_folder(tmp_path / "f", [{"file_name": "gone.png", "text": "x"}], {})
-    with pytest.raises(UserError, match=r"nothing to write.*1 x missing file"):
-        prepare_records(FolderSource(folder), tmp_path / "out")
+    with pytest.raises(UserError, match=r"nothing to write.*has nothing usable; 1 x missing file"):
+        prepare_records(FolderSource(folder), tmp_path / "out", settings={"where": []})
+    with pytest.raises(UserError, match=r"nothing to write.*has nothing usable that fits role=train; 1 x missing file"):
+        prepare_records(FolderSource(folder), tmp_path / "out", settings={"where": ["role=train"]})
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 

@@ -43,8 +43,10 @@ def write_specimens(folder: Path) -> None:
     """The specimens, an experiment file, and a world with a base."""
     specimens.write(folder)
     (folder / "experiment.py").write_text(EXPERIMENT, encoding="utf-8")
-    world = WorldSource(World(num_entities=8, num_images=48), resolution=32)
-    KnowledgeBase.build(preparing.prepare_records(world, folder / "world"), folder / "world_base")
+    world = World(num_entities=8, num_images=48)
+    settings = {"where": [], "resolution": 32, "world": vars(world)}
+    drawn = preparing.prepare_records(WorldSource(world, resolution=32), folder / "world", settings=settings)
+    KnowledgeBase.build(drawn, folder / "world_base")
 
 
 def run(words: list[str]) -> int:

@@ -377,7 +377,7 @@ TARGETS: dict[str, Target] = {
     "run": Target(run, ("run",), ("run/run.json", "run/checkpoints/*")),
     "checkpoint": Target(checkpoint, ("records", "base", "triples", "run"), ("run/run.json", "run/checkpoints/*")),
     "rater": Target(rater, ("rater",), ("rater/*",)),
-    "metrics": Target(metrics, ("run",), ("run/metrics.jsonl",)),
+    "metrics": Target(metrics, ("run",), ("run/metrics.jsonl",), ours=False),
     "judged": Target(judged, ("judged",), ("judged/*",), ours=False),
     "ratings": Target(ratings, ("ratings",), ("ratings/*",)),
     "t5": Target(encoder_t5, ("t5",), ("t5/*",), ours=False),

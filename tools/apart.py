@@ -42,7 +42,7 @@ class Target:
     changed: tuple[str, ...]
     """Patterns of paths."""
     ours: bool = True
-    """Written by this program, so that it can tell a flipped bit; other people's files, and logs, have no checksums of ours."""
+    """Written by this program with checksums, so that it can tell a flipped bit; logs and others' files have none."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from pydantic import StringConstraints
 
-from reimagen_jax.checked import Natural, NonNegative, Number, parse, read
+from reimagen_jax.checked import Checked, Natural, NonNegative, Number, parse, read
 from reimagen_jax.errors import UserError
 from reimagen_jax.evaluation.entities.arms import Arm
 from reimagen_jax.evaluation.entities.bench import EntityBench, Outcome
@@ -36,7 +36,7 @@ class _Bits:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Outcome:
+class _Outcome(Checked):
     """An `Outcome` as it is stored."""
 
     faithful_NS: _Bits

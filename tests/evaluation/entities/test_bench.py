@@ -3,7 +3,9 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
+from reimagen_jax.errors import UserError
 from reimagen_jax.evaluation.entities import store
 from reimagen_jax.evaluation.entities.arms import TRUTH, Arm, plan
 from reimagen_jax.evaluation.entities.bench import EntityBench
@@ -107,3 +109,12 @@ def test_a_cascades_last_images_are_rated_and_every_stage_counts_for_the_checksu
     assert one.outcome(arm).faithful_NS.shape == (3, 1)
     assert one.settings(arm) != other.settings(arm)
     assert all(request.start is None for request in one.requests(arm))
+
+
+def test_a_stored_outcome_with_a_name_that_is_not_its_own_is_refused_by_file_and_name(bench, tmp_path):
+    arm = Arm("unseen", "retrieval", 2, 0.5)
+    store.run_arm(bench, arm, tmp_path)
+    path = store.stored(bench, arm, tmp_path)
+    path.write_text(path.read_text().replace('"seconds"', '"suconds"'))
+    with pytest.raises(UserError, match=r"\.json.*suconds is no setting that this version knows"):
+        store.run_arm(bench, arm, tmp_path)

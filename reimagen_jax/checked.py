@@ -23,9 +23,9 @@ from pydantic import ConfigDict, FiniteFloat, PydanticUserError, TypeAdapter, Va
 from reimagen_jax.errors import UserError
 from reimagen_jax.files import read_json
 
-Count = Annotated[int, Ge(1)]
-"""1, 2, 3, ..."""
-Natural = Annotated[int, Ge(0)]
+Count = Annotated[int, Ge(1), Lt(2**63)]
+"""1, 2, 3, ...: as many as there can be of anything."""
+Natural = Annotated[int, Ge(0), Lt(2**63)]
 """0, 1, 2, ..."""
 Steps = Annotated[int, Ge(1), Lt(2**31)]
 """Of a training; they are counted in 32 bits."""

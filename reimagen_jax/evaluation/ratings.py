@@ -65,7 +65,7 @@ def truth(attributes: Mapping[str, Any]) -> Truth | None:
         scene = {p.name: p.values.index(attributes["scene"][p.name]) for p in SCENE_PARAMETERS}
         tells = [p.name in attributes["tells"] for p in SCENE_PARAMETERS]
         parameters = LOOK_PARAMETERS[CATEGORIES[look[0]]]
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
         return None
     inside = all(0 <= value < len(p.values) for value, p in zip(look[1:], parameters, strict=False))
     if len(look) != 1 + len(parameters) or not inside:

@@ -18,7 +18,7 @@ import numpy as np
 from clu import metrics
 
 from reimagen_jax import progress
-from reimagen_jax.errors import UserError
+from reimagen_jax.errors import UserError, require
 from reimagen_jax.files import write_text
 
 GIB = 1024.0**3
@@ -67,6 +67,7 @@ class JsonLinesWriter:
     """`{"step": ..., "loss": ..., ...}` a line; lines later than `start`, and a torn last line, are cut away first."""
 
     def __init__(self, path: Path, start: int):
+        require(not path.is_dir(), f"{path} is a folder, where the log of the run is to be: move it away")
         if path.exists():
             write_text(path, "".join(_lines_until(path.read_text(encoding="utf-8", errors="replace"), start)))
         self._file = path.open("a", encoding="utf-8")

@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import StringConstraints
 
 from reimagen_jax.checked import Checked, Natural, NonNegative, Number, parse, read
-from reimagen_jax.errors import UserError
+from reimagen_jax.errors import UserError, require
 from reimagen_jax.evaluation.entities.arms import Arm
 from reimagen_jax.evaluation.entities.bench import EntityBench, Outcome
 from reimagen_jax.files import write_json
@@ -117,9 +117,12 @@ def from_json(stored: dict[str, Any], where: str = "ratings") -> Outcome:
 
     parse(_Outcome, stored, where)
     try:
-        return Outcome(**{name: decode(value) for name, value in stored.items()})
+        decoded = {name: decode(value) for name, value in stored.items()}
     except ValueError as error:
         raise UserError(f"{where}: {error}; delete it to draw and rate again") from error
+    prompts = {len(value) for value in decoded.values() if isinstance(value, np.ndarray)}
+    require(len(prompts) == 1, f"{where} tells of {sorted(prompts)} prompts: delete it to draw and rate again")
+    return Outcome(**decoded)
 
 
 def checksum(settings: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """EntityDrawBench: the same prompts and noise in every arm, outcomes stored once, one compiled program."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -115,6 +116,12 @@ def test_a_stored_outcome_with_a_name_that_is_not_its_own_is_refused_by_file_and
     arm = Arm("unseen", "retrieval", 2, 0.5)
     store.run_arm(bench, arm, tmp_path)
     path = store.stored(bench, arm, tmp_path)
-    path.write_text(path.read_text().replace('"seconds"', '"suconds"'))
+    whole = path.read_text()
+    path.write_text(whole.replace('"seconds"', '"suconds"'))
     with pytest.raises(UserError, match=r"\.json.*suconds is no setting that this version knows"):
+        store.run_arm(bench, arm, tmp_path)
+    fewer = json.loads(whole)
+    del fewer["outcome"]["category_N"][0]
+    path.write_text(json.dumps(fewer))
+    with pytest.raises(UserError, match=r"\.json tells of \[\d+, \d+\] prompts: delete it"):
         store.run_arm(bench, arm, tmp_path)

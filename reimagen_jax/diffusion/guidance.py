@@ -1,16 +1,36 @@
 """Classifier-free guidance: a prediction strengthened against one with a part of the condition dropped.
 
-  single        w eps(x_t, c) - (w - 1) eps(x_t, c without a part)                                               (1)
-  interleaved   (1) with w_1 and the first part dropped, or with w_2 and the second, by a plan over the steps    (2)
+eps(a, b) is the prediction at x_t under a condition of two parts, 0 in the place of one that is dropped. In Re-Imagen
+(Chen et al. 2023, section 3.3) the first part is the text, the second the neighbours, and the share of (4) and (5) eta.
 
-The plan of (2) is drawn beforehand: step i is of the first kind where R_i ~ U[0, 1] lies below its share. In Re-Imagen
-(section 3.3) the first part is the text, the second the neighbours, and the share eta. Both are two evaluations, [full,
-dropped], made as one doubled batch, whatever the plan says. The combination is affine with weights that sum to one, and
-so is the map between eps, x_0 and v at a given x_t: guiding any of the three is guiding eps. What a network says of the
-variance (variance.py) is not guided: it is taken as it is said with the full condition.
+  single         w eps(a, b) - (w - 1) eps(what is left)                                                         (1)
+  interleaved    (1) with w_1 and eps(0, b), or with w_2 and eps(a, 0), by a plan over the steps                 (2)
+  joint          (1) with eps(0, 0)
+  compositional  eps(0, 0) + w_2 (eps(0, b) - eps(0, 0)) + w_1 (eps(a, b) - eps(0, b))                           (3)
+
+  plan at random   step i of T is of the first kind where R_i ~ U[0, 1] lies below its share                     (4)
+  plan stratified  where floor((i + 1) n / T + 1/2) > floor(i n / T + 1/2), with n = round(share T)              (5)
+
+  over time   w(t) = 1 + (w - 1) f(t),  f = 1, or linear 2 (1 - t), or cosine 1 + cos(pi t): of mean 1           (6)
+  interval    w(t) where low <= t <= high, and 1 elsewhere                                                       (7)
+  rescaled    (phi std(eps(a, b)) / std(eps_w) + 1 - phi) eps_w,  eps_w guided, std of a sample's own numbers    (8)
+
+(1) and (2) are two evaluations, [full, dropped], made as one doubled batch, whatever plan and weight say; (3) is three.
+(3) is InstructPix2Pix's (Brooks et al. 2023, equation 3, the neighbours in the image's place), not the sum of
+w_j (eps(c_j) - eps(0)) of Composable Diffusion (Liu et al. 2022): that never asks for both parts at once, and is not
+the plain prediction where all weights are 1. Steps of (5) are n exactly, spread as evenly as whole numbers can be, the
+same for every sample; those of (4) are n on average, and nested: a growing share turns steps into the first kind one by
+one.
+
+All combinations are affine with weights that sum to one, and so is the map between eps, x_0 and v at a given x_t:
+guiding any of the three is guiding eps. (8) is not: it is of the quantity that the network predicts, as published. What
+a network says of the variance (variance.py) is not guided: it is taken as it is said with the full condition.
+
+Sources: (6) Wang et al. 2024, analysis of weight schedulers; (7) Kynkaanniemi et al. 2024, equation 5, in t for sigma;
+(8) Lin et al. 2024, equations 15 and 16.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +38,13 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from reimagen_jax.diffusion.base import Condition, Denoiser, Guide
 from reimagen_jax.diffusion.process import expand
+from reimagen_jax.diffusion.settings import WeightSchedule
 
-Weight = Float[Array, " b"] | Float[Array, ""] | float
+Numbers = Float[Array, " b"] | Float[Array, ""] | float
+Weight = Numbers | Callable[[Float[Array, " b"]], Numbers]
+"""A weight, or what it is at t."""
+EDGE = 1e-6
+"""Times are of float32: one that was meant to lie on the edge of an interval lies within."""
 
 
 def unguided(
@@ -29,11 +54,11 @@ def unguided(
     return denoise(x, t_B, condition)
 
 
-def single(drop: Callable[[Condition], Condition], weight: Weight) -> Guide:
-    """(1): `drop` gives the condition without its part."""
+def single(drop: Callable[[Condition], Condition], weight: Weight, rescale: Numbers | None = None) -> Guide:
+    """(1): `drop` gives the condition without its part, or without both (joint). `rescale` is phi of (8)."""
 
     def guide(denoise: Denoiser, x: Array, t_B: Array, condition: Condition, i: Array) -> Array:
-        return strengthened(denoise, x, t_B, condition, drop(condition), weight)
+        return strengthened(denoise, x, t_B, condition, drop(condition), at(weight, t_B), rescale)
 
     return guide
 
@@ -43,6 +68,7 @@ def interleaved(
     plan_BT: Bool[Array, "b t"],
     first_weight: Weight,
     second_weight: Weight,
+    rescale: Numbers | None = None,
 ) -> Guide:
     """(2): `drop(condition, first_B)` drops the first part where `first_B` is true and the second elsewhere.
 
@@ -51,15 +77,79 @@ def interleaved(
 
     def guide(denoise: Denoiser, x: Array, t_B: Array, condition: Condition, i: Array) -> Array:
         first_B = plan_BT[:, i]
-        weight_B = jnp.where(first_B, first_weight, second_weight)
-        return strengthened(denoise, x, t_B, condition, drop(condition, first_B), weight_B)
+        weight_B = jnp.where(first_B, at(first_weight, t_B), at(second_weight, t_B))
+        return strengthened(denoise, x, t_B, condition, drop(condition, first_B), weight_B, rescale)
+
+    return guide
+
+
+def compositional(
+    drop_first: Callable[[Condition], Condition],
+    drop_both: Callable[[Condition], Condition],
+    first_weight: Weight,
+    second_weight: Weight,
+    rescale: Numbers | None = None,
+) -> Guide:
+    """(3): three evaluations a step."""
+
+    def guide(denoise: Denoiser, x: Array, t_B: Array, condition: Condition, i: Array) -> Array:
+        conditions = condition, drop_first(condition), drop_both(condition)
+        full, second, none = _evaluated(denoise, x, t_B, conditions)
+        C, w_1, w_2 = x.shape[-1], _expanded(at(first_weight, t_B), x), _expanded(at(second_weight, t_B), x)
+        # (3), its terms gathered: where a weight is 1, a prediction that cancels does so exactly.
+        prediction = w_1 * full[..., :C] + (w_2 - w_1) * second[..., :C] - (w_2 - 1.0) * none[..., :C]
+        return _finished(prediction, full, rescale)
 
     return guide
 
 
 def interleave(share: Float[Array, ""] | float, num_steps: int, key: Key[Array, ""]) -> Bool[Array, " t"]:
-    """The plan of (2) for one sample: true where a step is of the first kind. `share` may be traced."""
+    """(4) for one sample: true where a step is of the first kind. `share` may be traced."""
     return jax.random.uniform(key, (num_steps,)) < share
+
+
+def stratify(share: Float[Array, ""] | float, num_steps: int) -> Bool[Array, " t"]:
+    """(5): true where a step is of the first kind. `share` may be traced; halves are rounded to even, as in Python."""
+    twice = 2.0 * num_steps * jnp.asarray(share, jnp.float32)
+    # 0.3 of 95 is a half, which 0.3 in float32 is a bit beside.
+    twice = jnp.where(jnp.abs(twice - jnp.round(twice)) <= 1e-6 * twice, jnp.round(twice), twice)
+    n = jnp.round(0.5 * twice).astype(jnp.int32)
+
+    def step(rest: Array, _: None) -> tuple[Array, Array]:
+        """Bresenham's line: what is beyond whole numbers is carried on, since i n is beyond 32 bits."""
+        return (rest + n) % num_steps, rest + n >= num_steps
+
+    return jax.lax.scan(step, jnp.int32(num_steps // 2), None, length=num_steps)[1]
+
+
+def at(weight: Weight, t_B: Float[Array, " b"]) -> Numbers:
+    """A weight at t."""
+    return weight(t_B) if callable(weight) else weight
+
+
+def over_time(weight: Weight, schedule: WeightSchedule) -> Weight:
+    """(6)"""
+    if schedule == "constant":
+        return weight
+
+    def scheduled(t_B: Array) -> Array:
+        f_B = 2.0 * (1.0 - t_B) if schedule == "linear" else 1.0 + jnp.cos(jnp.pi * t_B)
+        return 1.0 + (at(weight, t_B) - 1.0) * f_B
+
+    return scheduled
+
+
+def within(weight: Weight, low: Numbers, high: Numbers) -> Weight:
+    """(7). The evaluations stay as many: where samples of a batch have intervals of their own, some need them."""
+    return lambda t_B: jnp.where((t_B >= low - EDGE) & (t_B <= high + EDGE), at(weight, t_B), 1.0)
+
+
+def rescaled(guided: Float[Array, "b *s"], full: Float[Array, "b *s"], share: Numbers) -> Float[Array, "b *s"]:
+    """(8), with phi = `share`: a high weight widens a prediction's distribution, which whitens and burns images."""
+    axes = tuple(range(1, guided.ndim))
+    std_B, std_full_B = jnp.std(guided, axis=axes), jnp.std(full, axis=axes)
+    ratio_B = std_full_B / jnp.where(std_B > 0.0, std_B, 1.0)
+    return guided * expand(share * ratio_B + (1.0 - share), guided)
 
 
 def strengthened(
@@ -68,23 +158,40 @@ def strengthened(
     t_B: Float[Array, " b"],
     condition: Condition,
     less: Condition,
-    weight: Weight,
+    weight: Numbers,
+    rescale: Numbers | None = None,
 ) -> Float[Array, "b *d"]:
     """(1), given the condition and what is left of it.
 
     The prediction is the first C channels of the output, C those of `x`; channels beyond are handed on from the full
     condition.
     """
-    doubled = jax.tree.map(_beside, condition, less)
-    output = denoise(_beside(x, x), _beside(t_B, t_B), doubled)
-    output_B2D = output.reshape(len(x), 2, *output.shape[1:])
-    full, dropped = output_B2D[:, 0], output_B2D[:, 1]
-    weight = expand(jnp.broadcast_to(jnp.asarray(weight), t_B.shape), x)
-    C = x.shape[-1]
+    full, dropped = _evaluated(denoise, x, t_B, (condition, less))
+    C, weight = x.shape[-1], _expanded(weight, x)
     prediction = weight * full[..., :C] - (weight - 1.0) * dropped[..., :C]
+    return _finished(prediction, full, rescale)
+
+
+def _evaluated(denoise: Denoiser, x: Array, t_B: Array, conditions: Sequence[Condition]) -> list[Array]:
+    """The outputs [B, ...] under each of the conditions, by one call."""
+    E = len(conditions)
+    output = denoise(_beside(*[x] * E), _beside(*[t_B] * E), jax.tree.map(_beside, *conditions))
+    output_BED = output.reshape(len(x), E, *output.shape[1:])
+    return [output_BED[:, e] for e in range(E)]
+
+
+def _finished(prediction: Array, full: Array, rescale: Numbers | None) -> Array:
+    """The guided prediction, rescaled if at all, with the channels that are not guided behind it."""
+    C = prediction.shape[-1]
+    if rescale is not None:
+        prediction = rescaled(prediction, full[..., :C], rescale)
     return jnp.concatenate([prediction, full[..., C:]], axis=-1) if full.shape[-1] > C else prediction
 
 
-def _beside(a_B: Array, b_B: Array) -> Array:
-    """[B, ...] and [B, ...] to [2 B, ...], a sample's rows one after the other: both stay on its device."""
-    return jnp.stack([a_B, b_B], axis=1).reshape(2 * len(a_B), *a_B.shape[1:])
+def _expanded(weight: Numbers, x: Array) -> Array:
+    return expand(jnp.broadcast_to(jnp.asarray(weight), (len(x),)), x)
+
+
+def _beside(*arrays: Array) -> Array:
+    """E times [B, ...] to [E B, ...], a sample's rows one after the other: all stay on its device."""
+    return jnp.stack(arrays, axis=1).reshape(len(arrays) * len(arrays[0]), *arrays[0].shape[1:])

@@ -128,6 +128,7 @@ class Drawing:
             for place, drawn in zip(places, self.stages, strict=True):
                 PIL.Image.fromarray(drawn[i]).save(place / name)
             told = {"file": name, "record": self.prompts[p].key, "prompt": request.prompt, "index": request.index}
+            told |= {"negative": request.negative} if request.negative else {}
             told |= guidance_of(request, self.pipeline.settings)  # of the first stage
             entries.append(told | {"neighbours": neighbours_as_json(request.neighbours)})
         self.grid().save(folder / "grid.png")

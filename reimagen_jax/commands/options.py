@@ -15,10 +15,10 @@ import tyro
 
 from reimagen_jax.checked import Count, Natural, NonNegative, Options, Seed, Share, checked
 from reimagen_jax.config import Experiment
-from reimagen_jax.diffusion.settings import SamplerSteps, Solver, Thresholding
+from reimagen_jax.diffusion.settings import SamplerSteps, Solver, Thresholding, WeightSchedule
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.paths import local
-from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
+from reimagen_jax.systems.reimagen.settings import Guidance, GuidedSamplerConfig, ReImagenConfig
 from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ class PromptOptions(Options):
     prompt: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT ...")] = ()
     """One or more prompts."""
     prompts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """File of prompts, one a line; or .jsonl with {"text": ...} on each line."""
+    """File of prompts, one a line; or .jsonl with {"text": ..., "negative": ...} on each line."""
+    negative: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    """What guidance leads away from, for every prompt that has none of its own, in place of no text at all."""
     records: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Records (`reimagen prepare`) whose captions are the prompts. No record finds itself, or its own picture."""
     limit: Count = 8
@@ -105,6 +107,8 @@ class PromptOptions(Options):
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
         prompts, k = self._prompts(config.system.resolution), self.resolved(config).k
+        if self.negative:
+            prompts = [dataclasses.replace(each, negative=each.negative or self.negative.strip()) for each in prompts]
         given = tuple(from_file(path, text, config.system.resolution) for path, text in self.reference)
         if not self.knowledge_base:
             return [dataclasses.replace(prompt, neighbours=given[:k]) for prompt in prompts]
@@ -184,6 +188,16 @@ class SamplingOptions(Options):
     """Guidance weight of steps that strengthen the text; 1 is none, below 0 would draw away from it."""
     neighbour_weight: NonNegative | None = None
     """Guidance weight of steps that strengthen the neighbours; 1 is none."""
+    guidance: Guidance | None = None
+    """How text and neighbours are strengthened: each at some of the steps, drawn at random (interleaved) or evenly
+    spread (stratified); both at once by --text-weight (joint); or each by its own weight (compositional: three
+    evaluations a step, not two)."""
+    guidance_schedule: WeightSchedule | None = None
+    """Whether both weights are constant, or rise from none to twice their strength."""
+    guidance_interval: tuple[Share, Share] | None = None
+    """Times, 0 (the image) to 1 (noise), between which anything is strengthened."""
+    guidance_rescale: Share | None = None
+    """From 0 to 1: how far the spread of a guided prediction is brought back to that of the plain one."""
     thresholding: Thresholding | None = None
     """How predicted images are kept within the range of images."""
     seed: Seed = 0
@@ -196,7 +210,8 @@ class SamplingOptions(Options):
 
     def settings(self, config: GuidedSamplerConfig) -> GuidedSamplerConfig:
         """The experiment's settings with what was given."""
-        return dataclasses.replace(config, **self._given())
+        with as_typed(self.typed()):
+            return dataclasses.replace(config, **self._given())
 
     def typed(self) -> dict[str, str]:
         """Names of the sampler's settings that were given, and the options that they were given by."""
@@ -255,13 +270,12 @@ class StageOption:
     def applied(self, settings: GuidedSamplerConfig) -> GuidedSamplerConfig:
         """The model's settings with what was given. Raises `UserError` on values that make no sense."""
         given = {name: value for name, value in self.settings if name in STAGE_SETTINGS}
-        return dataclasses.replace(
-            settings,
-            **{
-                STAGE_SETTINGS[name]: settings.checked(STAGE_SETTINGS[name], self._read(name, value), self._place(name))
-                for name, value in given.items()
-            },
-        )
+        read = {
+            STAGE_SETTINGS[name]: settings.checked(STAGE_SETTINGS[name], self._read(name, value), self._place(name))
+            for name, value in given.items()
+        }
+        with as_typed(self.typed()):
+            return dataclasses.replace(settings, **read)
 
     def typed(self) -> dict[str, str]:
         """As `SamplingOptions.typed`."""
@@ -278,7 +292,7 @@ class StageOption:
         """The same with nothing left to the experiment."""
         values = {option: getattr(settings, name) for option, name in STAGE_SETTINGS.items()}
         values |= {"batch_size": batch_size}
-        return StageOption(self.model, tuple((name, str(v)) for name, v in values.items() if v is not None))
+        return StageOption(self.model, tuple((name, _word(v)) for name, v in values.items() if v is not None))
 
     def _place(self, name: str) -> str:
         return f"--cascade {self}: {name.replace('_', '-')}"
@@ -286,12 +300,24 @@ class StageOption:
     def _read(self, name: str, value: str) -> Any:
         if name in STAGE_CHOICES:
             choices = STAGE_CHOICES[name]
-            require(value in choices, f"--cascade {self}: {name} is one of {', '.join(choices)}, not {value!r}")
+            require(value in choices, f"{self._place(name)} is one of {', '.join(choices)}, not {value!r}")
             return value
+        if name == "guidance_interval":
+            low, colon, high = value.partition(":")
+            require(bool(colon), f"{self._place(name)} {value!r} is no interval, such as 0.2:0.8")
+            return self._number(name, low), self._number(name, high)
+        return self._number(name, value)
+
+    def _number(self, name: str, value: str) -> float:
         try:
             return (int if name in ("steps", "k", "batch_size") else float)(value)
         except ValueError:
-            raise UserError(f"--cascade {self}: {name.replace('_', '-')} {value!r} is not a number") from None
+            raise UserError(f"{self._place(name)} {value!r} is not a number") from None
+
+
+def _word(value: Any) -> str:
+    """A value of a stage's setting, as it is typed."""
+    return ":".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 STAGE_SETTINGS = {
@@ -300,12 +326,21 @@ STAGE_SETTINGS = {
     "eta": "eta",
     "text_weight": "text_weight",
     "neighbour_weight": "neighbour_weight",
+    "guidance": "guidance",
+    "guidance_schedule": "guidance_schedule",
+    "guidance_interval": "guidance_interval",
+    "guidance_rescale": "guidance_rescale",
     "thresholding": "thresholding",
     "aug_level": "aug_level",
     "k": "k",
 }
 """Options of a stage's sampler -> the settings that they set."""
-STAGE_CHOICES = {"solver": get_args(Solver), "thresholding": get_args(Thresholding)}
+STAGE_CHOICES = {
+    "solver": get_args(Solver),
+    "guidance": get_args(Guidance),
+    "guidance_schedule": get_args(WeightSchedule),
+    "thresholding": get_args(Thresholding),
+}
 _STAGE_WORD = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
     metavar="MODEL[,SETTING=VALUE]",
@@ -322,7 +357,8 @@ class CascadeOptions(Options):
     cascade: tuple[Annotated[StageOption, _STAGE_WORD], ...] = ()
     """Super-resolution models, each enlarging the images of the one before it; the first those of --model. What is not
     as in a model's experiment stands behind it: runs/sr256,steps=30,aug-level=0.2 (also solver, eta, text-weight,
-    neighbour-weight, thresholding, batch-size, and k: neighbours, of those found, that it sees)."""
+    neighbour-weight, guidance, guidance-schedule, guidance-interval=0.2:0.8, guidance-rescale, thresholding,
+    batch-size, and k: neighbours, of those found, that it sees)."""
     aug_level: Share | None = None
     """Where --model is a super-resolution model: noise that it puts on its input, 0 to 1 (0.1 to 0.3 work well). More
     hides what the stage before got wrong, and lets more be drawn anew."""

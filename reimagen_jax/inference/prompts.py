@@ -40,18 +40,21 @@ class Prompt:
     """Of the record: equal sources and keys mean the same record."""
     query: str = ""
     """What the knowledge base is asked for; the text where empty."""
+    negative: str = ""
+    """What guidance leads away from, in place of no text at all."""
 
-    def request(self, index: int, **guidance: float) -> Request:
+    def request(self, index: int, **guidance: Any) -> Request:
         """Asks for image number `index`; numbers of guidance that are not given are as in the model's settings."""
-        return Request(self.text, self.neighbours, index, guidance)
+        return Request(self.text, self.neighbours, index, guidance, negative=self.negative)
 
     def baseline(self, index: int) -> Request:
         """The same image without neighbours: Imagen, in the same weights."""
-        return Request(self.text, (), index)
+        return Request(self.text, (), index, negative=self.negative)
 
 
 def from_file(path: str | Path) -> list[Prompt]:
-    """Reads prompts: one text a line, or (`.jsonl`) one JSON object a line with `text`; other fields are attributes.
+    """Reads prompts: one text a line, or (`.jsonl`) one JSON object a line with `text`, and `negative` if there is one;
+    other fields are attributes.
 
     Raises `UserError` when the file cannot be read, holds no prompt, or has a bad line (its number is named).
     """
@@ -158,4 +161,7 @@ def _from_json(line: str, where: str) -> Prompt:
     texts = [fields.pop(name) for name in TEXT_FIELDS if name in fields] if isinstance(fields, dict) else []
     if not texts or not isinstance(texts[0], str) or not texts[0].strip():
         raise UserError(f'{where} has no text: a line such as {{"text": "a cat on a mat"}} is expected')
-    return Prompt(texts[0].strip(), attributes=fields)
+    negative = fields.pop("negative", "")
+    if not isinstance(negative, str):
+        raise UserError(f"{where}: negative is {negative!r}, a text is expected")
+    return Prompt(texts[0].strip(), attributes=fields, negative=negative.strip())

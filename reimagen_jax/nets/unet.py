@@ -56,8 +56,10 @@ class Condition:
     aug_level_B: Float[Array, " b"] | None = None
     """Super-resolution: the time in [0, 1] up to which the low-resolution image was noised; 0 is clean."""
     empty_text_BLD: Float[Array, "b l d"] | None = None
-    """What a dropped text is, where that is the empty text, embedded like any other (DeepFloyd IF); None where a
-    dropped text is one without tokens."""
+    """What a dropped text is, where that is the empty text, embedded like any other (DeepFloyd IF), or a negative
+    prompt; None where a dropped text is one without tokens."""
+    empty_mask_BL: Bool[Array, "b l"] | None = None
+    """Of that text's tokens; None where they are those of the text."""
 
 
 def residual_block(config: UNetConfig, width: int, how: str, name: str) -> nn.Module:

@@ -123,10 +123,12 @@ class Request:
     """Best first."""
     index: int = 0
     """Of the image: with the seed it determines all its randomness."""
-    guidance: Mapping[str, float] = field(default_factory=dict)
+    guidance: Mapping[str, Any] = field(default_factory=dict)
     """Numbers of this request's own (`eta`, `text_weight`, ...), traced; what is not given is as in the settings."""
     start: np.ndarray | None = field(default=None, repr=False)
     """What the stage before has drawn, or is given in its place: uint8 [r, r, 3] for a super-resolution stage."""
+    negative: str = ""
+    """What guidance leads away from: the text where the prompt is dropped; empty where that is none."""
 
 
 class Preview(NamedTuple):

@@ -24,7 +24,10 @@ from reimagen_jax.inference.model import Model, experiment_of, settled
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
 from tests.tiny import TINY, TINY_CROPS, TINY_SR, changed
 
-EVERY = "runs/sr,steps=7,solver=ddpm,eta=0.25,text-weight=3.5,neighbour-weight=1.5,thresholding=none,aug-level=0.2,k=1"
+EVERY = (
+    "runs/sr,steps=7,solver=ddpm,eta=0.25,text-weight=3.5,neighbour-weight=1.5,guidance=joint,guidance-schedule=cosine,"
+    "guidance-interval=0.2:0.8,guidance-rescale=0.7,thresholding=none,aug-level=0.2,k=1"
+)
 OWN = TINY.system.sampler
 
 
@@ -50,7 +53,18 @@ def test_a_word_is_read_and_printed_as_it_was(word):
 def test_every_setting_of_a_stage_can_be_given_and_the_others_stay():
     assert {name for name, _ in StageOption.parse(EVERY).settings} == STAGE_SETTINGS.keys()
     assert StageOption.parse(EVERY).applied(OWN) == GuidedSamplerConfig(
-        "ddpm", 7, "none", eta=0.25, text_weight=3.5, neighbour_weight=1.5, aug_level=0.2, k=1
+        "ddpm",
+        7,
+        "none",
+        eta=0.25,
+        text_weight=3.5,
+        neighbour_weight=1.5,
+        guidance="joint",
+        guidance_schedule="cosine",
+        guidance_interval=(0.2, 0.8),
+        guidance_rescale=0.7,
+        aug_level=0.2,
+        k=1,
     )
     assert StageOption.parse("runs/sr,steps=7").applied(OWN) == dataclasses.replace(OWN, num_steps=7)
     assert StageOption.parse("runs/sr").applied(OWN) == OWN
@@ -85,6 +99,13 @@ def test_a_folder_may_have_commas_and_settings_in_its_name(tmp_path):
         ("m,batch-size=many", "--cascade m,batch-size=many: batch-size 'many' is not a number"),
         ("m,solver=euler", "--cascade m,solver=euler: solver is one of ddpm, ddim, not 'euler'"),
         ("m,thresholding=hard", "thresholding is one of dynamic, static, none, not 'hard'"),
+        ("m,guidance=both", "guidance is one of interleaved, stratified, joint, compositional, not 'both'"),
+        ("m,guidance-schedule=up", "m,guidance-schedule=up: guidance-schedule is one of constant, linear, cosine"),
+        ("m,guidance-interval=0.2", "guidance-interval '0.2' is no interval, such as 0.2:0.8"),
+        ("m,guidance-interval=0.2:b", "guidance-interval 'b' is not a number"),
+        ("m,guidance-interval=0.8:0.2", "m,guidance-interval=0.8:0.2: guidance-interval 0.8 .. 0.2 is not a range"),
+        ("m,guidance-interval=0:1.5", "--cascade m,guidance-interval=0:1.5: guidance-interval"),
+        ("m,guidance-rescale=2", "guidance-rescale 2.0: at most 1.0 is needed"),
         ("m,steps=0", "--cascade m,steps=0: steps 0: at least 1 is needed"),
         ("m,k=-1", "--cascade m,k=-1: k -1: at least 0"),
         ("m,eta=1.5", "--cascade m,eta=1.5: eta 1.5: at most 1.0 is needed"),
@@ -171,6 +192,18 @@ def test_options_of_sampling_are_set_and_resolved():
     settings = how.settings(OWN)
     assert settings == dataclasses.replace(OWN, num_steps=9, text_weight=1.25, thresholding="dynamic")
     assert how.resolved(settings).settings(dataclasses.replace(OWN, solver="ddpm", num_steps=1)) == settings
+
+
+def test_guidance_is_said_by_options():
+    words = "--guidance stratified --guidance-schedule linear --guidance-interval 0.2 0.8 --guidance-rescale 0.7"
+    how = tyro.cli(SamplingOptions, args=words.split())
+    settings = how.settings(OWN)
+    assert (settings.guidance, settings.guidance_schedule) == ("stratified", "linear")
+    assert (settings.guidance_interval, settings.guidance_rescale) == ((0.2, 0.8), 0.7)
+    again = shlex.split(command_line("x", how.resolved(settings)))[2:]
+    assert tyro.cli(SamplingOptions, args=again).settings(GuidedSamplerConfig()) == settings
+    with pytest.raises(UserError, match=r"^--guidance-interval 0\.8 \.\. 0\.2 is not a range"):
+        SamplingOptions(guidance_interval=(0.8, 0.2)).settings(OWN)
 
 
 def test_neighbours_are_as_many_as_asked_as_the_experiment_says_or_as_in_training():

@@ -1,13 +1,17 @@
-"""What Re-Imagen is trained on and asked for, as arrays; and how text and neighbours are dropped from a condition."""
+"""What Re-Imagen is trained on and asked for, as arrays; how text and neighbours are dropped, and guided by that."""
 
 from typing import no_type_check
 
 import flax.struct
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Key, UInt8
 
+from reimagen_jax.diffusion import guidance
+from reimagen_jax.diffusion.base import Guide
 from reimagen_jax.encoders.texts import AnyArray, Texts
 from reimagen_jax.nets.unet import Condition
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
 
 
 @no_type_check  # see `Embedded`
@@ -41,6 +45,11 @@ class Inputs:
     neighbour_weight_B: Float[AnyArray, " b"]
     low_res_BHWC: UInt8[AnyArray, "b low low 3"] | None = None
     """The images that a super-resolution stage enlarges, of whatever size; None for a base stage."""
+    guidance_rescale_B: Float[AnyArray, " b"] | None = None
+    """None, as is the interval, where the settings have none."""
+    guidance_interval_B2: Float[AnyArray, "b 2"] | None = None
+    negative_BL: Texts | None = None
+    """Negative prompts, what a dropped text is; without tokens for those that have none. None where nobody has one."""
 
 
 def drop(condition: Condition, text_B: Bool[Array, " b"], neighbours_B: Bool[Array, " b"]) -> Condition:
@@ -49,9 +58,43 @@ def drop(condition: Condition, text_B: Bool[Array, " b"], neighbours_B: Bool[Arr
     if condition.empty_text_BLD is None:
         return condition.replace(text_mask_BL=condition.text_mask_BL & ~text_B[:, None], nbr_mask_BK=nbr_mask)
     text_BLD = jnp.where(text_B[:, None, None], condition.empty_text_BLD, condition.text_BLD)
-    return condition.replace(text_BLD=text_BLD, nbr_mask_BK=nbr_mask)
+    mask_BL = condition.text_mask_BL
+    if condition.empty_mask_BL is not None:
+        mask_BL = jnp.where(text_B[:, None], condition.empty_mask_BL, mask_BL)
+    return condition.replace(text_BLD=text_BLD, text_mask_BL=mask_BL, nbr_mask_BK=nbr_mask)
 
 
 def drop_one(condition: Condition, text_B: Bool[Array, " b"]) -> Condition:
     """The condition without text where the flag is true, without neighbours elsewhere: interleaved guidance's two."""
     return drop(condition, text_B, ~text_B)
+
+
+def drop_text(condition: Condition) -> Condition:
+    """The condition of the neighbours alone."""
+    text_B = jnp.ones(len(condition.text_BLD), bool)
+    return drop(condition, text_B, ~text_B)
+
+
+def drop_both(condition: Condition) -> Condition:
+    """The condition without text and without neighbours."""
+    both_B = jnp.ones(len(condition.text_BLD), bool)
+    return drop(condition, both_B, both_B)
+
+
+def guide_of(settings: GuidedSamplerConfig, inputs: Inputs, keys_B: Key[Array, " b"]) -> Guide:
+    """The guide that the settings name, with the numbers of the inputs; `keys_B` are those of plans at random."""
+    weights, rescale = [inputs.text_weight_B, inputs.neighbour_weight_B], inputs.guidance_rescale_B
+    weights = [guidance.over_time(weight, settings.guidance_schedule) for weight in weights]
+    if inputs.guidance_interval_B2 is not None:
+        low_B, high_B = inputs.guidance_interval_B2[:, 0], inputs.guidance_interval_B2[:, 1]
+        weights = [guidance.within(weight, low_B, high_B) for weight in weights]
+    if settings.guidance == "joint":
+        return guidance.single(drop_both, weights[0], rescale)
+    if settings.guidance == "compositional":
+        return guidance.compositional(drop_text, drop_both, *weights, rescale)
+    T = settings.num_steps
+    if settings.guidance == "stratified":
+        plan_BT = jax.vmap(lambda eta: guidance.stratify(eta, T))(inputs.eta_B)
+    else:
+        plan_BT = jax.vmap(lambda eta, key: guidance.interleave(eta, T, key))(inputs.eta_B, keys_B)
+    return guidance.interleaved(drop_one, plan_BT, *weights, rescale)

@@ -1,9 +1,10 @@
 """What the host does for Re-Imagen: triples as batches to train on, requests as inputs to draw from."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import grain
 import jax.numpy as jnp
@@ -23,18 +24,31 @@ from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagen
 from reimagen_jax.systems.reimagen.system import to_bytes, to_model
 from reimagen_jax.terminal import say
 
-GUIDANCE = ("eta", "text_weight", "neighbour_weight")
-"""What a request may set of its own; in the order of `Inputs`."""
+GUIDANCE = {
+    "eta": "eta_B",
+    "text_weight": "text_weight_B",
+    "neighbour_weight": "neighbour_weight_B",
+    "guidance_rescale": "guidance_rescale_B",
+    "guidance_interval": "guidance_interval_B2",
+}
+"""What a request may set of its own, if the settings have it; and where it is in `Inputs`."""
 
 
-def guidance_of(request: Request, settings: GuidedSamplerConfig) -> dict[str, float]:
+def guidance_of(request: Request, settings: GuidedSamplerConfig) -> dict[str, Any]:
     """The numbers that a request is drawn with: its own, else those of the settings.
 
     Without neighbours every step is text-enhanced, as in Imagen: eta is 1, whatever is asked, since the other kind of
     guidance would be none at all.
     """
-    numbers = {name: float(request.guidance.get(name, getattr(settings, name))) for name in GUIDANCE}
+    known = {name: getattr(settings, name) for name in GUIDANCE}
+    numbers = {name: request.guidance.get(name, own) for name, own in known.items() if own is not None}
+    numbers = {name: np.asarray(number, np.float64).tolist() for name, number in numbers.items()}
     return numbers if request.neighbours else numbers | {"eta": 1.0}
+
+
+def stacked(guidances: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """The numbers of several requests, as `Inputs` has them."""
+    return {GUIDANCE[name]: np.asarray([each[name] for each in guidances], np.float32) for name in guidances[0]}
 
 
 @dataclass(frozen=True)
@@ -108,16 +122,10 @@ class ReImagenFeed:
 
         def inputs(with_neighbours: bool) -> Inputs:
             shown_BK = mask_BK & with_neighbours
-            return Inputs(
-                batch.tokens_BL,
-                batch.nbr_image_BKHWC,
-                batch.nbr_tokens_BKL,
-                shown_BK,
-                np.where(shown_BK.any(axis=1), settings.eta, 1.0).astype(np.float32),
-                np.full(B, settings.text_weight, np.float32),
-                np.full(B, settings.neighbour_weight, np.float32),
-                low_res,
-            )
+            numbers = stacked([guidance_of(Request(), settings)] * B)
+            numbers["eta_B"] = np.where(shown_BK.any(axis=1), settings.eta, 1.0).astype(np.float32)
+            neighbours = batch.nbr_image_BKHWC, batch.nbr_tokens_BKL, shown_BK
+            return Inputs(batch.tokens_BL, *neighbours, low_res_BHWC=low_res, **numbers)
 
         drawn = {"without neighbours": inputs(False)} | ({"with neighbours": inputs(True)} if K else {})
         return Preview(to_captions(batch.tokens_BL, model.text), shown, drawn)
@@ -129,7 +137,13 @@ class ReImagenFeed:
         require(found <= most, f"{found} neighbours for a prompt, but this generator takes at most {most}")
         for name, number in request.guidance.items():
             require(name in GUIDANCE, f"{name!r} is no number of guidance: there are {', '.join(GUIDANCE)}")
+            require(
+                getattr(settings, name) is not None,
+                f"a request has a {name} of its own, but sampler.{name} is not set: what is not set is not computed",
+            )
             settings.checked(name, number)
+        if "guidance_interval" in request.guidance:  # whose two numbers have an order
+            dataclasses.replace(settings, guidance_interval=request.guidance["guidance_interval"])
         stage, name, image = self.model.super_resolution, self.config.name, request.start
         if stage is None:
             require(image is None, f"{name} is a base model: it takes no low-resolution image")
@@ -148,8 +162,10 @@ class ReImagenFeed:
 
         Says which prompts are longer than what the model reads.
         """
-        self.texts.prepare([text for each in requests for text in (each.prompt, *(n.text for n in each.neighbours))])
-        for prompt in dict.fromkeys(each.prompt for each in requests):
+        negatives = [each.negative for each in requests if each.negative]
+        told = [text for each in requests for text in (each.prompt, *(n.text for n in each.neighbours))]
+        self.texts.prepare(told + negatives)
+        for prompt in dict.fromkeys([each.prompt for each in requests] + negatives):
             if cut := self.texts.cut(prompt):
                 say(f"{self.config.name} does not read the end of a prompt, {cut}: {prompt!r}", error=True)
 
@@ -163,15 +179,17 @@ class ReImagenFeed:
                 image[i, j], mask[i, j] = neighbour.at(R), True
         prompts = self.texts([request.prompt for request in requests])
         captions = [neighbour.text for request in requests for neighbour in request.neighbours]
-        guidances = [guidance_of(request, settings) for request in requests]
+        negatives = [request.negative for request in requests if request.negative]
+        against = np.asarray([bool(request.negative) for request in requests])
         low_res = None if self.model.super_resolution is None else np.stack([each.start for each in requests])
         return Inputs(
             prompts,
             image,
             scattered(self.texts(captions) if captions else prompts, mask),
             mask,
-            *(np.asarray([each[name] for each in guidances], np.float32) for name in GUIDANCE),
-            low_res,
+            low_res_BHWC=low_res,
+            negative_BL=scattered(self.texts(negatives), against) if negatives else None,
+            **stacked([guidance_of(request, settings) for request in requests]),
         )
 
     def limited(self, request: Request, settings: GuidedSamplerConfig) -> Request:

@@ -3,17 +3,18 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from reimagen_jax.checked import Count, Natural, NonNegative, Share
 from reimagen_jax.config import FREE, LOCAL, DataConfig, Experiment, SystemConfig
-from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig, SuperResolutionConfig
+from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig, SuperResolutionConfig, WeightSchedule
 from reimagen_jax.encoders.settings import TextConfig
 from reimagen_jax.errors import require
 from reimagen_jax.nets.settings import UNetConfig
 
 ETAS = tuple(i / 10 for i in range(11))
 """What a sweep over eta draws by default."""
+Guidance = Literal["interleaved", "stratified", "joint", "compositional"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,20 @@ class GuidedSamplerConfig(SamplerConfig):
 
     eta: Share = 0.5
     """Share of steps with text-enhanced guidance: 1 is all text, 0 all neighbours. Without neighbours it is 1."""
+    guidance: Guidance = "interleaved"
+    """How text and neighbours are strengthened (diffusion/guidance.py). interleaved: at each step one of them, drawn at
+    random (the paper); stratified: the same with exactly round(eta num_steps) steps of text, evenly spread; joint: both
+    at once against neither, by text_weight alone; compositional: each by its own weight, three evaluations a step.
+    The last two have no eta."""
+    guidance_schedule: WeightSchedule = "constant"
+    """Of both weights' excess over 1, as t falls: linear and cosine rise from 0 to twice the weight's, of the same
+    mean."""
+    guidance_interval: tuple[Share, Share] | None = None
+    """Least and largest t that is guided (0 the image, 1 noise): outside, both weights are 1. None: everywhere, and no
+    request has one of its own."""
+    guidance_rescale: Share | None = None
+    """phi: how far a guided prediction is brought back to the plain one's standard deviation (Lin et al. 2024: 0.7).
+    None: not at all, and no request has one of its own."""
     text_weight: NonNegative = 2.0
     """w_p; 1 is the plain conditional prediction. Below 0 it would draw away from what is asked: refused."""
     neighbour_weight: NonNegative = 2.0
@@ -30,6 +45,11 @@ class GuidedSamplerConfig(SamplerConfig):
     """Of the noise on the low-resolution image of a super-resolution stage; 0.1 to 0.3 work well (Imagen)."""
     k: Natural | None = None
     """Neighbours that an image is drawn with, at most; None: as many as in training. Fewer are a mask."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.guidance_interval or (0.0, 1.0)
+        require(low <= high, f"sampler.guidance_interval {low} .. {high} is not a range")
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt8
 
 from reimagen_jax.config import Experiment
-from reimagen_jax.diffusion import degrade, guidance, objective, sampler, schedule, solvers
+from reimagen_jax.diffusion import degrade, objective, sampler, schedule, solvers
 from reimagen_jax.diffusion.base import Denoiser
 from reimagen_jax.encoders.bytes import ByteEncoder
 from reimagen_jax.encoders.texts import Embedded, Texts, abstract_texts
 from reimagen_jax.errors import UserError
 from reimagen_jax.nets.unet import Condition, UNet
 from reimagen_jax.systems import finite
-from reimagen_jax.systems.reimagen.condition import Batch, Inputs, drop, drop_one
+from reimagen_jax.systems.reimagen.condition import Batch, Inputs, drop, guide_of
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
 
 Params = dict[str, Any]
@@ -129,6 +129,15 @@ class ReImagen:
         )
         return Condition(text_BLD, text_mask_BL, memory, told.nbr_mask_BK, empty_text_BLD=empty_BLD)
 
+    def against(self, condition: Condition, params: Params, negative_BL: Texts) -> Condition:
+        """The condition with negative prompts for what a dropped text is, where these have tokens."""
+        text_BLD, mask_BL = self._embed(params, negative_BL)
+        if condition.empty_text_BLD is not None:
+            there_B = mask_BL.any(axis=1)
+            text_BLD = jnp.where(there_B[:, None, None], text_BLD, condition.empty_text_BLD)
+            mask_BL = jnp.where(there_B[:, None], mask_BL, condition.text_mask_BL)
+        return condition.replace(empty_text_BLD=text_BLD, empty_mask_BL=mask_BL)
+
     def _clean_low_res(self, nbr_BKHWC: Float[Array, "b k h w c"]) -> tuple[Array, ...]:
         """What a super-resolution stage knows of its neighbours besides: their low-resolution versions, enlarged."""
         stage = self.model.super_resolution
@@ -198,13 +207,14 @@ class ReImagen:
             takes = "no" if model.super_resolution is None else "a"
             raise UserError(f"{self.config.name} takes {takes} low-resolution image")
         condition, side = self.condition(params, inputs), model.resolution
+        if inputs.negative_BL is not None:
+            condition = self.against(condition, params, inputs.negative_BL)
         if low_res_BHWC is not None:
             side = low_res_BHWC.shape[1] * model.factor
             own_B = jax.vmap(lambda key: jax.random.fold_in(key, model.resolution))(keys_B)
             keys_B, aug_B = jnp.moveaxis(jax.vmap(jax.random.split)(own_B), 1, 0)
             condition = self.enlarged(condition, low_res_BHWC, settings.aug_level, aug_B)
         start_B, plan_B, step_B = sampler.split_keys(keys_B)
-        plan_BT = jax.vmap(lambda eta, key: guidance.interleave(eta, settings.num_steps, key))(inputs.eta_B, plan_B)
         drawn = sampler.sample(
             self.denoiser(params),
             condition,
@@ -213,7 +223,7 @@ class ReImagen:
             schedule.times(settings.num_steps, model.diffusion, settings.spacing),
             model.diffusion,
             solvers.solver_of(settings, model.diffusion),
-            guidance.interleaved(drop_one, plan_BT, inputs.text_weight_B, inputs.neighbour_weight_B),
+            guide_of(settings, inputs, plan_B),
             sampler.projection(settings),
         )
         return to_bytes(drawn)
@@ -230,7 +240,10 @@ class ReImagen:
             low = model.super_resolution.low_resolution
             low_res = jax.ShapeDtypeStruct((B, low, low, 3), jnp.uint8)
         neighbours = self._neighbours_spec(B, K, model.resolution)
-        return Inputs(abstract_texts(model.text, B), *neighbours, number, number, number, low_res)
+        pair = jax.ShapeDtypeStruct((B, 2), jnp.float32)
+        rescale = None if settings.guidance_rescale is None else number
+        interval = None if settings.guidance_interval is None else pair
+        return Inputs(abstract_texts(model.text, B), *neighbours, number, number, number, low_res, rescale, interval)
 
     def _neighbours_spec(self, B: int, K: int, R: int) -> tuple[Any, ...]:
         return (

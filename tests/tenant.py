@@ -110,7 +110,7 @@ class Ring:
             Condition(inputs.class_B, jnp.ones_like(inputs.class_B, dtype=bool)),
             sampler.initial_noise(start_B, (2,)),
             step_B,
-            schedule.times(settings.num_steps, process),
+            schedule.times(settings.num_steps, process, settings.spacing, settings.times),
             process,
             solvers.solver_of(settings, process),
             guidance.single(lambda c: c._replace(told_B=jnp.zeros_like(c.told_B)), inputs.weight_B),

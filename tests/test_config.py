@@ -55,6 +55,9 @@ def eps(schedule="cosine", **sampler) -> Experiment:
         (lambda: eps(thresholding="none"), ["sampler.thresholding", "diffusion.prediction 'eps'", "static"]),
         (lambda: eps().system.check_settings(GuidedSamplerConfig(thresholding="none")), ["sampler.thresholding"]),
         (lambda: eps(spacing="leading"), ["sampler.spacing", "'cosine' is no chain"]),
+        (lambda: eps(spacing="smart27"), ["sampler.spacing", "'cosine' is no chain"]),
+        (lambda: eps("cosine_chain", spacing="smart27"), ["'smart27' has 27 steps", "sampler.num_steps is 25"]),
+        (lambda: eps(times=(0.5, 0.0), num_steps=2), ["sampler.times ends at 0.0", "image"]),
         (lambda: eps("cosine_chain", num_steps=1001), ["sampler.num_steps is 1001", "chain has 1000"]),
         (lambda: GuidedSamplerConfig(num_steps=0), ["num_steps", "0"]),
         (lambda: GuidedSamplerConfig(eta=1.5), ["eta", "1.5"]),
@@ -174,7 +177,11 @@ def names_of(config: Experiment) -> set[str]:
 
     def walk(value, prefix):
         items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, tuple) else None
-        return {prefix} if items is None else {n for key, each in items for n in walk(each, f"{prefix}.{key}")}
+        return (
+            {prefix}
+            if items is None or not value
+            else {n for key, each in items for n in walk(each, f"{prefix}.{key}")}
+        )
 
     fields = to_dict(config)
     return {name[1:] for name in walk(fields.pop("system"), "") | walk(fields, "")}

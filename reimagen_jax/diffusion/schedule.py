@@ -4,27 +4,36 @@
   cosine:  lambda(t) = -2 log tan(pi t / 2), its ends bent to stay within [lambda_min, lambda_max]               (2)
   linear:  lambda(t) = -log(exp(10^-4 + 10 t^2) - 1), and lambda_max for t < 0                                   (3)
   chain:   alpha^2(t) = f(t + 1/T) / f(0),  f(u) = cos^2(pi/2 (u + b) / (1 + b)),  b = 0.008                     (4)
+  karras:  n times between the noisy end and t = 0 at which (sigma / alpha)^(1/7) falls by equal parts           (5)
+  logsnr:  n at which log(sigma / alpha) does                                                                    (6)
 
 (4) passes through the chain of T steps with beta_n = min(1 - f((n + 1)/T) / f(n/T), 0.999) that step n = t T of it has
 behind it; the image itself lies at t = -1/T. Networks that were trained on the chain (DeepFloyd IF) go on with it. (3)
 is fitted to a chain too: its t = 0 is the first step, with noise of 0.01 (1.3 levels of grey); the image lies beyond.
+In (5) and (6), t = 0 is the last of them where the image lies beyond it, and the image itself where it does not; on a
+chain, they lie between its steps: there, too, (4) has the noise of the time that the network is told.
 
-Sources: Kingma et al. 2021 (1, 3); Nichol and Dhariwal 2021 (2, 4); the shift is that of Hoogeboom et al. 2023.
+Sources: Kingma et al. 2021 (1, 3); Nichol and Dhariwal 2021 (2, 4); the shift is that of Hoogeboom et al. 2023; Karras
+et al. 2022 (5); Lu et al. 2022 (6).
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from reimagen_jax.diffusion.settings import DiffusionConfig, Spacing
+from reimagen_jax.diffusion.settings import DiffusionConfig
+from reimagen_jax.diffusion.spacing import Spacing, chain_steps
 from reimagen_jax.errors import require
 
 OFFSET = 0.008
 """b of (4)."""
 LARGEST_BETA = 0.999
+RHO = 7.0
+"""Of (5)."""
 
 
 def logsnr(t: Float[Array, "*b"], config: DiffusionConfig) -> Float[Array, "*b"]:
@@ -52,28 +61,85 @@ def chain_logsnr(t: Float[Array, "*b"], steps: int) -> Float[Array, "*b"]:
     scale = 0.5 * math.pi / (1.0 + OFFSET)
     signal = jnp.sin((1.0 - u) * scale) ** 2
     noise = jnp.sin(u * scale) * jnp.sin((u + 2.0 * OFFSET) * scale)
-    last = math.sin(scale / steps) ** 2 / math.cos(OFFSET * scale) ** 2 * (1.0 - LARGEST_BETA)
+    last = _chain_last(steps)
     return jnp.maximum(jnp.log(signal) - jnp.log(noise), math.log(last) - math.log1p(-last))
+
+
+def _chain_last(steps: int) -> float:
+    """alpha^2 of the chain's last step."""
+    scale = 0.5 * math.pi / (1.0 + OFFSET)
+    return math.sin(scale / steps) ** 2 / math.cos(OFFSET * scale) ** 2 * (1.0 - LARGEST_BETA)
 
 
 def clean_time(config: DiffusionConfig) -> float:
     """The time of the image itself, where the last step of a sampler ends."""
-    return 0.0 if config.schedule == "cosine" else -1.0 / config.variance_steps
+    return config.clean_time
 
 
-def times(num_steps: int, config: DiffusionConfig, spacing: Spacing = "even") -> Float[Array, " t"]:
+def times(
+    num_steps: int, config: DiffusionConfig, spacing: Spacing = "even", listed: Sequence[float] = ()
+) -> Float[Array, " t"]:
     """The times that a sampler of so many steps visits, `num_steps` + 1 of them, from noise to the image.
 
     Equally spaced from 1 to 0, the last at `clean_time`; on a chain, from its last step to the image, at whole steps:
-    whatever their number, the first is where there is nothing but noise (Lin et al. 2023, "trailing"). Raises
-    `UserError` when the chain has fewer steps, and for another spacing where there is no chain.
+    whatever their number, the first is where there is nothing but noise (Lin et al. 2023, "trailing"). Other spacings
+    are (5), (6) and those of `spacing.py`; `listed` are the times themselves, without the image's. Raises `UserError`
+    when the chain has no such steps, and for a chain's spacing where there is none.
     """
-    if config.schedule != "cosine_chain":
-        require(spacing == "even", f"sampler.spacing {spacing!r} is about a chain: the schedule is {config.schedule}")
-        return jnp.linspace(1.0, 0.0, num_steps + 1).at[-1].set(clean_time(config))
-    T = config.variance_steps
-    require(num_steps <= T, f"sampler.num_steps is {num_steps}, but the model's chain has {T} steps")
-    visited = np.round(np.linspace(T - 1, -1, num_steps + 1))
-    if spacing == "leading":
-        visited = np.append(np.arange(num_steps)[::-1] * (T // num_steps), -1)
-    return jnp.asarray(visited / T, jnp.float32)
+    if listed:
+        require(len(listed) == num_steps, f"sampler.times lists {len(listed)}, but sampler.num_steps is {num_steps}")
+        return jnp.asarray([*listed, config.clean_time], jnp.float32)
+    if config.schedule == "cosine_chain":
+        T = config.variance_steps
+        visited = np.append(chain_steps(num_steps, T, spacing) / T, -1 / T)  # refuses more steps than there are
+        if spacing not in ("karras", "logsnr"):
+            return jnp.asarray(visited, jnp.float32)
+    if spacing in ("karras", "logsnr"):
+        return jnp.asarray(_by_noise(num_steps, config, spacing), jnp.float32)
+    require(spacing == "even", f"sampler.spacing {spacing!r} is about a chain: the schedule is {config.schedule}")
+    return jnp.linspace(1.0, 0.0, num_steps + 1).at[-1].set(config.clean_time)
+
+
+def _by_noise(num_steps: int, config: DiffusionConfig, spacing: Spacing) -> np.ndarray:
+    """(5) or (6). A shift of the schedule moves all of sigma / alpha by one factor, so the times stay."""
+    first, last = _ratio(np.asarray([config.first_time, 0.0]), config).tolist()
+    inner = num_steps if config.clean_time == 0.0 else num_steps - 1  # parts between the noisy end and t = 0
+    part = np.arange(num_steps) / max(inner, 1)
+    if spacing == "karras":
+        r = ((1.0 - part) * first ** (1 / RHO) + part * last ** (1 / RHO)) ** RHO  # (5)
+    else:
+        r = np.exp((1.0 - part) * math.log(first) + part * math.log(last))  # (6)
+    t = _time(r, config)
+    t[0] = config.first_time
+    return np.append(t, config.clean_time)
+
+
+def _bend(config: DiffusionConfig) -> tuple[float, float]:
+    """The ends of the angle arctan(sigma / alpha) in (2)."""
+    low, high = (math.atan(math.exp(-0.5 * x)) for x in (config.logsnr_max, config.logsnr_min))
+    return low, high
+
+
+def _ratio(t: np.ndarray, config: DiffusionConfig) -> np.ndarray:
+    """sigma / alpha at t >= 0, unshifted and uncut, in double precision."""
+    if config.schedule == "cosine":
+        low, high = _bend(config)
+        return np.tan(low + t * (high - low))
+    if config.schedule == "linear":
+        return np.sqrt(np.expm1(1e-4 + 10.0 * t**2))
+    scale = 0.5 * math.pi / (1.0 + OFFSET)
+    signal = np.cos((t + 1.0 / config.variance_steps + OFFSET) * scale) ** 2 / math.cos(OFFSET * scale) ** 2
+    return np.sqrt(1.0 / np.maximum(signal, _chain_last(config.variance_steps)) - 1.0)
+
+
+def _time(r: np.ndarray, config: DiffusionConfig) -> np.ndarray:
+    """The inverse of `_ratio`."""
+    if config.schedule == "cosine":
+        low, high = _bend(config)
+        return (np.arctan(r) - low) / (high - low)
+    if config.schedule == "linear":
+        return np.sqrt(np.maximum(np.log1p(r**2) - 1e-4, 0.0) / 10.0)
+    scale = 0.5 * math.pi / (1.0 + OFFSET)
+    cosine = math.cos(OFFSET * scale) / np.sqrt(1.0 + r**2)
+    t = np.arccos(cosine) / scale - OFFSET - 1.0 / config.variance_steps
+    return np.clip(t, 0.0, config.first_time)

@@ -1,17 +1,19 @@
 """Settings of the diffusion process, of its samplers, and of the low-resolution input of a super-resolution stage."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from reimagen_jax.checked import Checked, Count, Natural, NonNegative, Number, Positive, Share
+from reimagen_jax.diffusion.spacing import ANY_PROCESS, Spacing, chain_steps
 from reimagen_jax.errors import require
 
 Prediction = Literal["eps", "x0", "v"]
 Weighting = Literal["plain", "min_snr"]
-Solver = Literal["ddpm", "ddim"]
-Spacing = Literal["even", "leading"]
+Solver = Literal["ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "heun"]
 Thresholding = Literal["dynamic", "static", "none"]
 WeightSchedule = Literal["constant", "linear", "cosine"]
 Shrinking = Literal["area", "linear", "cubic", "lanczos3"]
@@ -58,6 +60,16 @@ class DiffusionConfig(Checked):
             self.logsnr_min < self.logsnr_max,
             f"diffusion.logsnr_min {self.logsnr_min} is not below diffusion.logsnr_max {self.logsnr_max}",
         )
+
+    @property
+    def first_time(self) -> float:
+        """The noisiest one."""
+        return 1.0 - 1.0 / self.variance_steps if self.schedule == "cosine_chain" else 1.0
+
+    @property
+    def clean_time(self) -> float:
+        """The time of the image itself, where the last step of a sampler ends."""
+        return 0.0 if self.schedule == "cosine" else -1.0 / self.variance_steps
 
     def output_channels(self, image_channels: int) -> int:
         """Channels that a network's output needs for images of so many."""
@@ -123,8 +135,28 @@ class SamplerConfig(Checked):
     ddim_noise: Share = 0.0
     """Stochasticity of DDIM: 0 deterministic, 1 as much noise as the ancestral step."""
     spacing: Spacing = "even"
-    """Of the steps of a chain that are visited: from its noisy end on, or (leading) the multiples of floor(T / n),
-    which begin short of it: as diffusers' schedulers have it unless told otherwise, to compare with them."""
+    """Of the times that are visited. karras: sigma / alpha to the power of 1/7 in equal parts (Karras et al. 2022);
+    logsnr: its logarithm in equal parts. The others but even are about chains, `spacing.py`: of diffusers, DeepFloyd
+    IF. leading and ddim begin short of the noisy end, to compare with who does so."""
+    times: tuple[Share, ...] = ()
+    """The times themselves, `num_steps` of them, falling from noise; on a chain of T steps, step n is at n / T. The
+    image follows by itself. Empty: by `spacing`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.times:
+            return
+        require(self.spacing == "even", f"sampler.times are listed: leave sampler.spacing {self.spacing!r} out")
+        for before, after in pairwise(self.times):
+            require(
+                np.float32(after) < np.float32(before),
+                f"sampler.times has {after} after {before}: times fall from noise to the image",
+            )
+        require(
+            len(self.times) == self.num_steps,
+            f"sampler.times lists {len(self.times)}, but sampler.num_steps is {self.num_steps}: set it to "
+            f"{len(self.times)}",
+        )
 
     def check_process(self, process: DiffusionConfig) -> None:
         """Raises `UserError` where samples in [-1, 1] of this process cannot be drawn like this."""
@@ -133,11 +165,20 @@ class SamplerConfig(Checked):
             "sampler.thresholding is 'none', but the network predicts noise (diffusion.prediction 'eps'): at the noisy "
             "end its smallest error would be all of the sample, draw with 'static' or 'dynamic'",
         )
+        chain = process.schedule == "cosine_chain"
+        if self.times:
+            first, last = process.first_time, self.times[-1]
+            require(
+                np.float32(self.times[0]) <= np.float32(first),
+                f"sampler.times begins at {self.times[0]}, but the model's noisiest time is {first}",
+            )
+            require(
+                np.float32(last) > np.float32(process.clean_time),
+                f"sampler.times ends at {last}, where the image is: leave it out, the image follows by itself",
+            )
+        elif chain:
+            chain_steps(self.num_steps, process.variance_steps, self.spacing)
         require(
-            self.spacing == "even" or process.schedule == "cosine_chain",
+            chain or self.spacing in ANY_PROCESS,
             f"sampler.spacing is {self.spacing!r}, but diffusion.schedule {process.schedule!r} is no chain",
-        )
-        require(
-            process.schedule != "cosine_chain" or self.num_steps <= process.variance_steps,
-            f"sampler.num_steps is {self.num_steps}, but the model's chain has {process.variance_steps} steps",
         )

@@ -9,18 +9,41 @@
   DDIM   x_s = alpha_s x_0 + sqrt(sigma_s^2 - sd^2) eps + sd * noise                                             (3)
          sd = noise share * sqrt(sigma_ts^2 sigma_s^2 / sigma_t^2);  share 0 is deterministic                    (4)
 
-Sources: Ho et al. 2020, Nichol and Dhariwal 2021 (1, 2); Song et al. 2021 (3, 4).
+The others go from one half log SNR to the next, lambda = log(alpha / sigma), h = lambda_s - lambda_t:
+
+  first order      A(D) = (sigma_s / sigma_t) x_t + alpha_s (1 - e^-h) D,  D = x_0: DDIM without noise             (5)
+  DPM-Solver++ 2M  x_s = A(D),  D = x_0 + q/2 (x_0 - x_0'),  q = h / h'; ' is of the step before                  (6)
+  its SDE          x_s = e^-h (sigma_s / sigma_t) x_t + alpha_s (1 - e^-2h) D + sigma_s sqrt(1 - e^-2h) * noise    (7)
+  UniPC            (6), from an x_t that the prediction at it has corrected first: with '' of two steps before,
+         x_t = A'(x_0') + alpha_t h' (a (x_0 - x_0') + b (x_0' - x_0'')),  q = h' / h''                            (8)
+         b = (phi_2 - 2 phi_3) q^2 / (1 + q),  a = phi_2 - b / q,  phi_k at -h';  without '', b = 0, a = phi_1 / 2
+         phi_1 = (e^z - 1) / z,  phi_k+1 = (phi_k - 1/k!) / z                                                      (9)
+  Heun             x_s = A(x_0) + alpha_s (e^h - 1) / 2 (x_0+ - x_0),  x_0+ as predicted at A(x_0)                (10)
+
+(10) is Heun's rule of EDM for d(x / alpha) = eps d(sigma / alpha), in terms of x_0, where no large numbers cancel. It
+extrapolates over e^h: give it steps of alike h (spacing "karras"). Of first order are a step to the image itself, those
+whose memory is too short, and those of (6) to (8) that are `LONGEST` times as long as the one before: two predictions
+close together say nothing of what is far (IF's lists hold pairs of neighbours; a schedule may be cut off in a step).
+
+Sources: Ho et al. 2020, Nichol and Dhariwal 2021 (1, 2); Song et al. 2021 (3, 4); Lu et al. 2022, DPM-Solver++ (5-7);
+Zhao et al. 2023, UniPC-2 with B_2 (8, 9); Karras et al. 2022, algorithm 1 without churn (10). UniPC stands where a
+third-order multistep could: (8) brings (6) to that order for no further evaluation, without extrapolating twice.
 """
 
+import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from reimagen_jax.diffusion import schedule
 from reimagen_jax.diffusion.base import Carry, Predict, Solver
 from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig
 from reimagen_jax.errors import require
+
+LONGEST = 10.0
+"""Times the step before, that a step looks back on it. Diffusers' spacings stay below 6."""
 
 
 class Scales(NamedTuple):
@@ -56,6 +79,9 @@ def solver_of(config: SamplerConfig, process: DiffusionConfig) -> Solver:
     """
     if config.solver == "ddim":
         return ddim(process, config.ddim_noise)
+    plain = {"dpmpp_2m": dpmpp_2m, "dpmpp_2m_sde": dpmpp_2m_sde, "unipc": unipc, "heun": heun}
+    if config.solver in plain:
+        return plain[config.solver](process)
     require(
         not process.learned_variance or config.ddpm_gamma == 0,
         f"sampler.ddpm_gamma is {config.ddpm_gamma}, but the model has learned its variance: leave it at 0",
@@ -91,6 +117,134 @@ def ddim(process: DiffusionConfig, noise_share: float = 0.0) -> Solver:
         return scales.alpha_s * x0 + kept * eps + jnp.sqrt(variance) * noise, carry  # (3)
 
     return Solver(_remember_nothing, step, stochastic=noise_share > 0.0)
+
+
+class Stride(NamedTuple):
+    """From t to s in terms of lambda; scalars."""
+
+    h: Float[Array, ""]
+    alpha: Float[Array, ""]
+    """At s."""
+    sigma: Float[Array, ""]
+    """At s."""
+    shrink: Float[Array, ""]
+    """sigma_s / sigma_t"""
+    last: Bool[Array, ""]
+    """Whether s is the image itself."""
+
+    @classmethod
+    def between(cls, t: Float[Array, ""], s: Float[Array, ""], process: DiffusionConfig) -> "Stride":
+        """That of a process."""
+        scales = Scales.at(t, s, process)
+        h = 0.5 * (schedule.logsnr(s, process) - schedule.logsnr(t, process))
+        last = s <= schedule.clean_time(process)
+        return cls(h, scales.alpha_s, scales.sigma_s, scales.sigma_s / scales.sigma_t, last)
+
+    def along(self, x: Array, D: Array) -> Array:
+        """(5): exact where the prediction stays D."""
+        return self.shrink * x - self.alpha * jnp.expm1(-self.h) * D
+
+    def over(self, before: Float[Array, ""]) -> Float[Array, ""]:
+        """q of (6), 0 where the step is of first order."""
+        foreseen = ~self.last & (before > 0.0) & (self.h < LONGEST * before)
+        return jnp.where(foreseen, self.h / jnp.where(foreseen, before, 1.0), 0.0)
+
+
+class Memory(NamedTuple):
+    """Of the step before: what was predicted, and its h, 0 before the first step."""
+
+    x0: Float[Array, "b *s"]
+    h: Float[Array, ""]
+
+
+def _nothing_before(x: Array) -> Memory:
+    return Memory(jnp.zeros_like(x), jnp.zeros((), x.dtype))
+
+
+def dpmpp_2m(process: DiffusionConfig) -> Solver:
+    """DPM-Solver++ (2M), (6)."""
+
+    def step(predict: Predict, x: Array, before: Carry, t: Array, s: Array, noise: Array) -> tuple[Array, Carry]:
+        stride, x0 = Stride.between(t, s, process), predict(x, t).x0
+        D = x0 + 0.5 * stride.over(before.h) * (x0 - before.x0)
+        return stride.along(x, D), Memory(x0, stride.h)  # (6)
+
+    return Solver(_nothing_before, step, stochastic=False)
+
+
+def dpmpp_2m_sde(process: DiffusionConfig) -> Solver:
+    """SDE-DPM-Solver++ (2M), (7); the image is reached without noise."""
+
+    def step(predict: Predict, x: Array, before: Carry, t: Array, s: Array, noise: Array) -> tuple[Array, Carry]:
+        stride, x0 = Stride.between(t, s, process), predict(x, t).x0
+        D = x0 + 0.5 * stride.over(before.h) * (x0 - before.x0)
+        renewed = -jnp.expm1(-2.0 * stride.h)
+        sd = jnp.where(stride.last, 0.0, stride.sigma * jnp.sqrt(renewed))
+        x = jnp.exp(-stride.h) * stride.shrink * x + stride.alpha * renewed * D + sd * noise  # (7)
+        return x, Memory(x0, stride.h)
+
+    return Solver(_nothing_before, step, stochastic=True)
+
+
+class Corrected(NamedTuple):
+    """UniPC's memory of the step before: where it began, what was predicted there and earlier, how it went."""
+
+    x: Float[Array, "b *s"]
+    x0: Float[Array, "b *s"]
+    earlier: Float[Array, "b *s"]
+    stride: Stride
+    q: Float[Array, ""]
+
+
+def unipc(process: DiffusionConfig) -> Solver:
+    """UniPC-2 with B_2: (6) and its corrector (8), one evaluation a step."""
+
+    def init(x: Array) -> Corrected:
+        zero = jnp.zeros((), x.dtype)
+        return Corrected(x, jnp.zeros_like(x), jnp.zeros_like(x), Stride(zero, zero, zero, zero, zero > 0), zero)
+
+    def corrected(x: Array, x0: Array, before: Corrected) -> Array:
+        h, q, (phi_1, phi_2, phi_3) = before.stride.h, before.q, phi(-before.stride.h)
+        b = (phi_2 - 2.0 * phi_3) * q**2 / (1.0 + q)
+        a = jnp.where(q > 0.0, phi_2 - (phi_2 - 2.0 * phi_3) * q / (1.0 + q), 0.5 * phi_1)  # (8)
+        change = a * (x0 - before.x0) + b * (before.x0 - before.earlier)
+        better = before.stride.along(before.x, before.x0) + before.stride.alpha * h * change
+        return jnp.where(h > 0.0, better, x)
+
+    def step(predict: Predict, x: Array, before: Carry, t: Array, s: Array, noise: Array) -> tuple[Array, Carry]:
+        stride, x0 = Stride.between(t, s, process), predict(x, t).x0
+        x, q = corrected(x, x0, before), stride.over(before.stride.h)
+        D = x0 + 0.5 * q * (x0 - before.x0)
+        return stride.along(x, D), Corrected(x, x0, before.x0, stride, q)  # (6)
+
+    return Solver(init, step, stochastic=False)
+
+
+def heun(process: DiffusionConfig) -> Solver:
+    """Heun's method of EDM, (10): two evaluations a step, one in the last."""
+
+    def step(predict: Predict, x: Array, carry: Carry, t: Array, s: Array, noise: Array) -> tuple[Array, Carry]:
+        stride, x0 = Stride.between(t, s, process), predict(x, t).x0
+        euler = stride.along(x, x0)
+
+        def better() -> Array:
+            return euler + 0.5 * stride.alpha * jnp.expm1(stride.h) * (predict(euler, s).x0 - x0)  # (10)
+
+        return jax.lax.cond(stride.last, lambda: euler, better), carry
+
+    return Solver(_remember_nothing, step, stochastic=False)
+
+
+def phi(z: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """phi_1 to phi_3 of (9), near 0 by their series: sums of z^i / (i + k)!."""
+    near = jnp.abs(z) < 0.5
+    far = jnp.where(near, 1.0, z)
+    small = jnp.where(near, z, 0.0)
+    series = [sum(small**i / math.factorial(i + k) for i in range(8)) for k in (1, 2, 3)]
+    phi_1 = jnp.expm1(far) / far
+    phi_2 = (phi_1 - 1.0) / far
+    closed = (phi_1, phi_2, (phi_2 - 0.5) / far)
+    return tuple(jnp.where(near, *each) for each in zip(series, closed, strict=True))
 
 
 def _remember_nothing(x: Array) -> None:

@@ -97,7 +97,10 @@ def test_a_folder_may_have_commas_and_settings_in_its_name(tmp_path):
         ("m,text-weight=two", "--cascade m,text-weight=two: text-weight 'two' is not a number"),
         ("m,k=all", "k 'all' is not a number"),
         ("m,batch-size=many", "--cascade m,batch-size=many: batch-size 'many' is not a number"),
-        ("m,solver=euler", "--cascade m,solver=euler: solver is one of ddpm, ddim, not 'euler'"),
+        (
+            "m,solver=euler",
+            "--cascade m,solver=euler: solver is one of ddpm, ddim, dpmpp_2m, dpmpp_2m_sde, unipc, heun, not 'euler'",
+        ),
         ("m,thresholding=hard", "thresholding is one of dynamic, static, none, not 'hard'"),
         ("m,guidance=both", "guidance is one of interleaved, stratified, joint, compositional, not 'both'"),
         ("m,guidance-schedule=up", "m,guidance-schedule=up: guidance-schedule is one of constant, linear, cosine"),

@@ -239,7 +239,10 @@ def test_an_image_of_ones_own_is_enlarged(stages, tmp_path, capsys):
         (["MODEL", "--cascade", "SR32,batch-size=0"], "SR32,batch-size=0: batch-size 0"),
         (["MODEL", "--cascade", "SR32,step=4"], "SR32,step=4: 'step' is no setting of a stage"),
         (["MODEL", "--cascade", "SR32,steps=four"], "SR32,steps=four: steps 'four' is not a number"),
-        (["MODEL", "--cascade", "SR32,solver=euler"], "SR32,solver=euler: solver is one of ddpm, ddim, not 'euler'"),
+        (
+            ["MODEL", "--cascade", "SR32,solver=euler"],
+            "SR32,solver=euler: solver is one of ddpm, ddim, dpmpp_2m, dpmpp_2m_sde, unipc, heun, not 'euler'",
+        ),
         (["MODEL", "--cascade", "NONE"], "not found"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from reimagen_jax.diffusion import degrade, sampler, schedule, variance
 from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig, SuperResolutionConfig
+from reimagen_jax.diffusion.spacing import SECTIONS
 from reimagen_jax.errors import UserError
 from tests.diffusion.test_diffusion import gaussian_denoiser, plain, sample
 
@@ -58,6 +59,72 @@ def test_every_number_of_steps_begins_at_the_noisy_end_and_ends_at_the_image(pro
         assert np.diff(visited).max() < -0.99 and np.ptp(np.diff(visited)) < 1.01
     assert float(schedule.alpha_sigma(schedule.times(1, process)[0], process)[0]) < 0.02
     np.testing.assert_array_equal(schedule.times(T, process), schedule.times(T, process, "leading"))
+
+
+@pytest.mark.parametrize("spacing", ["even", "trailing", "linspace", "karras", "logsnr"])
+@pytest.mark.parametrize("schedule_name", ["cosine", "linear", "cosine_chain"])
+def test_a_spacing_falls_from_the_noisy_end_to_the_image_for_every_number_of_steps(schedule_name, spacing):
+    process = DiffusionConfig(schedule=schedule_name, logsnr_shift=-2.0)
+    if spacing in ("trailing", "linspace") and schedule_name != "cosine_chain":
+        with pytest.raises(UserError, match=f"sampler.spacing '{spacing}' is about a chain"):
+            schedule.times(3, process, spacing)
+        return
+    for n in (*range(1, 9), 50, 999, 1000):
+        visited = np.asarray(schedule.times(n, process, spacing))
+        assert visited[0] == np.float32(process.first_time) and visited[-1] == np.float32(process.clean_time)
+        assert len(visited) == n + 1 and np.all(np.diff(visited) < 0.0)
+
+
+@pytest.mark.parametrize("schedule_name", ["cosine", "linear", "cosine_chain"])
+def test_karras_and_logsnr_part_the_noise_equally(schedule_name):
+    process = CHAIN if schedule_name == "cosine_chain" else DiffusionConfig(schedule=schedule_name)
+    ends = slice(0, None) if schedule_name == "cosine" else slice(0, -1)  # where the image lies beyond the last
+    for spacing, power in (("karras", -0.5 / 7.0), ("logsnr", None)):
+        half = 0.5 * np.asarray(schedule.logsnr(schedule.times(9, process, spacing), process), np.float64)[ends]
+        falls = np.diff(half if power is None else np.exp(2.0 * power * half))
+        np.testing.assert_allclose(falls, falls.mean(), rtol=0.02)
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_respacings_are_of_the_whole_chain_and_refuse_others(name):
+    n = sum(SECTIONS[name])
+    visited = np.rint(np.asarray(schedule.times(n, CHAIN, name)) * T)
+    assert visited[0] == T - 1 and visited[-2] == 0 and visited[-1] == -1 and np.all(np.diff(visited) < 0)
+    with pytest.raises(UserError, match=f"'{name}' has {n} steps, but sampler.num_steps is 7: set it to {n}"):
+        SamplerConfig(spacing=name, num_steps=7).check_process(CHAIN)
+    short = DiffusionConfig(schedule="cosine_chain", variance_steps=n)
+    with pytest.raises(UserError, match=f"longer chains than the model's, of {n} steps"):
+        SamplerConfig(spacing=name, num_steps=n).check_process(short)
+
+
+def test_ddim_strides_are_whole_numbers():
+    np.testing.assert_array_equal(np.rint(schedule.times(50, CHAIN, "ddim") * T), [*range(980, -1, -20), -1])
+    assert float(schedule.times(27, CHAIN, "ddim")[0]) == pytest.approx(26 * 38 / T)
+    with pytest.raises(UserError, match=r"chain of 1000 steps: set sampler\.num_steps to 50"):
+        SamplerConfig(spacing="ddim", num_steps=51).check_process(CHAIN)
+
+
+def test_times_are_listed_as_they_are_and_the_image_follows():
+    listed = (0.999, 0.5, 0.0)
+    settings = SamplerConfig(times=listed, num_steps=3)
+    settings.check_process(CHAIN)
+    visited = schedule.times(3, CHAIN, settings.spacing, settings.times)
+    np.testing.assert_array_equal(visited, np.asarray([*listed, -1 / T], np.float32))
+    for said, times, others in (
+        ("0.7 after 0.7: times fall", (0.7, 0.7), {}),
+        ("0.9 after 0.2: times fall", (0.5, 0.2, 0.9), {}),
+        ("lists 2, but sampler.num_steps is 25: set it to 2", (0.5, 0.2), {"num_steps": 25}),
+        ("leave sampler.spacing 'karras' out", (0.5, 0.2), {"spacing": "karras"}),
+        (r"sampler.times.*at most 1", (1.5, 0.2), {}),
+        (r"sampler.times.*at least 0", (0.5, -0.2), {}),
+    ):
+        with pytest.raises(UserError, match=said):
+            SamplerConfig(**{"times": times, "num_steps": len(times)} | others)
+    with pytest.raises(UserError, match=r"begins at 1\.0, but the model's noisiest time is 0\.999"):
+        SamplerConfig(times=(1.0, 0.5), num_steps=2).check_process(CHAIN)
+    with pytest.raises(UserError, match=r"ends at 0\.0, where the image is"):
+        SamplerConfig(times=(1.0, 0.0), num_steps=2).check_process(DiffusionConfig())
+    SamplerConfig(times=(1.0, 0.0), num_steps=2).check_process(DiffusionConfig(schedule="linear"))
 
 
 def test_more_steps_of_the_chain_draw_no_worse():

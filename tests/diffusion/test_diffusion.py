@@ -1,6 +1,7 @@
 """Schedules, predictions, solvers and the sampler, against what theory says of them."""
 
 from itertools import pairwise
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 
 from reimagen_jax.diffusion import guidance, process, sampler, schedule, solvers
 from reimagen_jax.diffusion.base import Prediction
-from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig
+from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig, Solver
 from reimagen_jax.nets.unet import Condition
 from reimagen_jax.systems.reimagen.condition import drop, drop_one
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
@@ -70,7 +71,7 @@ def test_schedules_fall_from_signal_to_noise_and_preserve_variance(name):
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear", "cosine_chain"])
-@pytest.mark.parametrize("solver", ["ddpm", "ddim"])
+@pytest.mark.parametrize("solver", get_args(Solver))
 @pytest.mark.parametrize("steps", [1, 8, 32])
 def test_what_is_drawn_is_the_image_without_noise(name, solver, steps, key):
     """The linear schedule has noise of 0.01 at t = 0, 1.3 levels of grey: its last step goes on to the image."""
@@ -207,7 +208,7 @@ def test_the_ends_of_eta_are_the_two_single_guidance_samplers(eta):
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
-@pytest.mark.parametrize("solver", ["ddpm", "ddim"])
+@pytest.mark.parametrize("solver", get_args(Solver))
 def test_an_image_does_not_depend_on_its_batch(solver):
     config, settings = DiffusionConfig(), GuidedSamplerConfig(num_steps=5, solver=solver)
     denoise = gaussian_denoiser(0.1, 0.5, config)

@@ -3,6 +3,8 @@
 Whatever the process, the solver, its share of noise, and how many steps it takes.
 """
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,9 @@ from reimagen_jax.diffusion import process as forward
 from reimagen_jax.diffusion import sampler, schedule, solvers, variance
 from reimagen_jax.diffusion.base import Prediction
 from reimagen_jax.diffusion.objective import diffusion_loss
-from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig
+from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig, Solver
+from reimagen_jax.diffusion.solvers import LONGEST
+from reimagen_jax.diffusion.spacing import ANY_PROCESS, SECTIONS, Spacing
 from reimagen_jax.systems.reimagen.presets import IF_PROCESS
 from tests.diffusion.test_diffusion import gaussian_denoiser, plain, sample
 
@@ -37,7 +41,7 @@ LEARNED = (-0.7, 0.0, 0.5, 1.0, 1.7, 3.0)
 
 def steps_of(process):
     """(t, s) of every step of every number of steps."""
-    spacings = ("even", "leading") if process.schedule == "cosine_chain" else ("even",)
+    spacings = ("even", "leading", "trailing") if process.schedule == "cosine_chain" else ("even",)
     most = process.variance_steps if process.schedule == "cosine_chain" else 1000
     times = [np.asarray(schedule.times(n, process, each)) for n in STEPS if n <= most for each in spacings]
     return np.unique(np.concatenate([np.stack([each[:-1], each[1:]], axis=1) for each in times]), axis=0)
@@ -64,6 +68,48 @@ def test_every_step_of_every_solver_is_finite(process):
         assert np.isfinite(drawn).all(), f"{name} at {np.stack([t, s], axis=1)[~np.isfinite(drawn).all(axis=0)][:5]}"
     # With all noise, DDIM is the ancestral step with the small variance. Near the image both divide small numbers.
     np.testing.assert_allclose(by_ddim[-1], by_ddpm[0], atol=2e-3)
+
+
+def windows_of(process):
+    """Four times in a row, wherever a sampler begins, goes on and ends; a step may be of no length at all."""
+    chain = process.schedule == "cosine_chain"
+    named = [(sum(SECTIONS[name]), name) for name in SECTIONS if chain and process.variance_steps == 1000]
+    most, spacings = (process.variance_steps, get_args(Spacing)) if chain else (1000, ANY_PROCESS)
+    plain = [
+        (n, name)
+        for n in (1, 2, 3, 5, 10, 25, 40, 250, 1000)
+        for name in spacings
+        if n <= most and (name != "ddim" or most % n == 0)
+    ]
+    windows = []
+    for n, name in [*named, *((n, name) for n, name in plain if name not in SECTIONS)]:
+        times = np.pad(np.asarray(schedule.times(n, process, name)), (3, 0), mode="edge")
+        windows.append(np.lib.stride_tricks.sliding_window_view(times, 4))
+    return np.unique(np.concatenate(windows), axis=0)
+
+
+@pytest.mark.parametrize("name", [name for name in get_args(Solver) if name not in ("ddpm", "ddim")])
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+def test_every_step_of_a_solver_of_several_is_finite_whatever_is_predicted(process, name):
+    solver = solvers.solver_of(SamplerConfig(solver=name), process)
+
+    def predict(x, t):
+        alpha, sigma = schedule.alpha_sigma(t, process)
+        x0 = jnp.sign(jnp.sin(1e4 * t))  # as rough as it can be
+        return Prediction(x0, forward.to_eps(x0[None], x[None], alpha[None], sigma[None])[0])
+
+    def walk(times):
+        x = jnp.float32(-1.2)
+        carry = solver.init(x)
+        for i in range(3):
+            x, carry = solver.step(predict, x, carry, times[i], times[i + 1], jnp.float32(0.7))
+        return x
+
+    windows = windows_of(process)
+    drawn = np.asarray(jax.jit(jax.vmap(walk))(windows))
+    assert np.isfinite(drawn).all(), f"{name} at {windows[~np.isfinite(drawn)][:5]}"
+    if name != "heun":  # which extrapolates over e^h
+        assert np.abs(drawn).max() < 3.0 + LONGEST
 
 
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)

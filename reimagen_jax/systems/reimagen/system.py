@@ -220,7 +220,7 @@ class ReImagen:
             condition,
             sampler.initial_noise(start_B, (side, side, 3)),
             step_B,
-            schedule.times(settings.num_steps, model.diffusion, settings.spacing),
+            schedule.times(settings.num_steps, model.diffusion, settings.spacing, settings.times),
             model.diffusion,
             solvers.solver_of(settings, model.diffusion),
             guide_of(settings, inputs, plan_B),

@@ -11,6 +11,7 @@ Every sample has its own key, from which its initial noise, its guidance plan an
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,20 @@ from reimagen_jax.diffusion import process as forward
 from reimagen_jax.diffusion import schedule, variance
 from reimagen_jax.diffusion.base import Carry, Condition, Denoiser, Guide, Prediction, Project, Solver
 from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig
+
+
+class Sampling(NamedTuple):
+    """All that `sample` takes: `sample(*sampling)`. To edit or to search, `sampling._replace(x_T=...)`."""
+
+    denoise: Denoiser
+    condition: Condition
+    x_T: Float[Array, "b *s"]
+    keys_B: Key[Array, " b"]
+    times_T: Float[Array, " t"]
+    process: DiffusionConfig
+    solver: Solver
+    guide: Guide
+    project: Project
 
 
 def image_keys(seed: int, indices: Sequence[int]) -> Key[Array, " b"]:

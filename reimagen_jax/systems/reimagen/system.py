@@ -196,7 +196,13 @@ class ReImagen:
     def sample(
         self, params: Params, inputs: Inputs, keys_B: Key[Array, " b"], settings: GuidedSamplerConfig
     ) -> UInt8[Array, "b h w 3"]:
-        """Images for captions and neighbours: the neighbours are encoded once, then the sampler runs.
+        """Images for captions and neighbours (see `sampling`)."""
+        return to_bytes(sampler.sample(*self.sampling(params, inputs, keys_B, settings)))
+
+    def sampling(
+        self, params: Params, inputs: Inputs, keys_B: Key[Array, " b"], settings: GuidedSamplerConfig
+    ) -> sampler.Sampling:
+        """What is sampled for captions and neighbours, these encoded once: images in [-1, 1].
 
         A super-resolution stage enlarges the images `inputs.low_res_BHWC` of the stage before by its factor, with noise
         of `settings.aug_level` on them. The stages of a cascade take the same keys: each derives its own. Raises
@@ -215,7 +221,7 @@ class ReImagen:
             keys_B, aug_B = jnp.moveaxis(jax.vmap(jax.random.split)(own_B), 1, 0)
             condition = self.enlarged(condition, low_res_BHWC, settings.aug_level, aug_B)
         start_B, plan_B, step_B = sampler.split_keys(keys_B)
-        drawn = sampler.sample(
+        return sampler.Sampling(
             self.denoiser(params),
             condition,
             sampler.initial_noise(start_B, (side, side, 3)),
@@ -226,7 +232,6 @@ class ReImagen:
             guide_of(settings, inputs, plan_B),
             sampler.projection(settings),
         )
-        return to_bytes(drawn)
 
     def batch_spec(self, B: int) -> Batch:
         model, K, side = self.model, self.config.data.num_neighbours, self.model.train_resolution

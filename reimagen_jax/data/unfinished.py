@@ -131,10 +131,18 @@ def _resume(place: Path, identity: dict[str, Any], target: Path, overwrite: bool
                 f"{place} holds an unfinished {target.name}, but {_difference(noted.identity, identity)}: give the "
                 "same options to go on with it, or --overwrite to throw it away"
             )
-    progress.unlink(missing_ok=True)
-    shutil.rmtree(output, ignore_errors=True)
+    _remove(progress)
+    _remove(output)
     output.mkdir()
     return None
+
+
+def _remove(path: Path) -> None:
+    """Removes what has this name, whatever it is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _noted(place: Path, overwrite: bool) -> _Progress | None:

@@ -26,7 +26,7 @@ import numpy as np
 from reimagen_jax.checked import Count, Natural, parse
 from reimagen_jax.data.manifest import Folder
 from reimagen_jax.data.opened import load_array
-from reimagen_jax.errors import UserError
+from reimagen_jax.errors import UserError, require
 from reimagen_jax.files import read_json, write_json
 from reimagen_jax.progress import track
 
@@ -230,6 +230,10 @@ class DenseIndex:
         if allowed is not None and np.count_nonzero(allowed) <= FEW:
             return plain.search(query_QD, number, allowed)
         id_QC = np.array(self.finder.search(query_QD, number, allowed))
+        require(
+            id_QC.max(initial=-1) < len(self),
+            f"{self.folder} finds row {id_QC.max(initial=-1)}, but has {len(self)}: it is damaged, {REMEDY}",
+        )
         short_Q = (id_QC >= 0).sum(axis=1) < wanted  # the cells that were read hold too few that are allowed
         if short_Q.any():
             id_QC[short_Q] = plain.search(query_QD[short_Q], number, allowed)

@@ -37,6 +37,7 @@ from reimagen_jax.paths import local
 from reimagen_jax.systems import kinds
 from reimagen_jax.systems.base import Params
 from reimagen_jax.training import digest, distributed
+from reimagen_jax.training.failing_reads import told_once
 from reimagen_jax.training.state import TrainState
 
 FORMAT = 1
@@ -347,7 +348,8 @@ def _data_position(folder: Path) -> Any:
 def _named(path: Path) -> Iterator[None]:
     """Turns what a reader raises over a damaged or foreign checkpoint into one line that names it."""
     try:
-        yield
+        with told_once():
+            yield
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise  # no fault of the checkpoint's
     except Exception as error:  # whatever comes of bytes that are not as they were written

@@ -98,3 +98,11 @@ def test_only_one_process_writes(tmp_path):
         other.kill()
     with resumable_dir(tmp_path / "out", {}) as unfinished:
         assert unfinished.state == {}
+
+
+def test_what_stands_in_the_place_of_the_notes_goes(tmp_path):
+    target = tmp_path / "out"
+    (place_of(target) / "progress.json").mkdir(parents=True)
+    with resumable_dir(target, {}) as unfinished:
+        assert unfinished.state is None
+    assert target.is_dir() and not place_of(target).exists()

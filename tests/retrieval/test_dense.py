@@ -279,3 +279,12 @@ def test_the_base_is_spread_over_all_devices(folders):
     index = dense.load(folders["approx"])
     assert isinstance(index.finder, tiled.Resident)
     assert len(index.finder._row_NTD.sharding.device_set) == len(jax.devices()) == 8
+
+
+def test_cells_that_name_rows_which_are_not_there_are_refused(tmp_path, monkeypatch):
+    dense.build(ROWS, tmp_path, kind="faiss")
+    index = dense.load(tmp_path)
+    ids = np.full((1, 8), len(ROWS) + 3000, np.int32)  # as a bit that has changed in faiss's file gives them
+    monkeypatch.setattr(index.finder, "search", lambda *_: ids)
+    with pytest.raises(UserError, match=r"finds row .*, but has .*damaged, build it again"):
+        index.search(ROWS[:1], 2)

@@ -3,12 +3,15 @@
 import errno
 import functools
 import json
+import logging
 import os
 import shutil
+import sys
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -23,6 +26,7 @@ from reimagen_jax.inference.model import experiment_of
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig, TriplesConfig
 from reimagen_jax.training import parallel
 from reimagen_jax.training.checkpoint import Checkpoints, claim, load_ema, read_run, settle
+from reimagen_jax.training.failing_reads import told_once
 from reimagen_jax.training.state import init_state
 from reimagen_jax.training.step import make_optimizer, train_step
 from tests.tiny import as_version_1, changed
@@ -405,3 +409,26 @@ def test_a_folder_of_another_kind_does_not_become_a_run(tmp_path):
         with pytest.raises(UserError, match=r"of \S+ holds .*, not a training run: choose another"), claim(folder):
             pass
         assert [path.name for path in folder.iterdir()] == [name]
+
+
+def test_of_many_reads_that_fail_one_is_told(monkeypatch, caplog):
+    """As tensorstore's threads tell of a loop that Orbax has closed, and asyncio of tasks that nobody waits for."""
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(str(unraisable.exc_value)))
+
+    def late(said, task):
+        sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(said)))
+        logging.getLogger("asyncio").error(f"Task exception was never retrieved\nfuture: {task}")
+
+    with pytest.raises(ValueError, match="the first"), told_once():
+        late("Event loop is closed", "<Task coro=<orbax.read()>>")
+        raise ValueError("the first")
+    late("Event loop is closed", "<Task coro=<orbax.read()>>")
+    assert told == [] and caplog.records == []
+    late("another", "<Task coro=<mine()>>")
+    assert told == ["another"] and len(caplog.records) == 1
+    logging.getLogger("asyncio").filters.clear()
+    before = sys.unraisablehook
+    with told_once():
+        late("Event loop is closed", "<Task coro=<orbax.read()>>")
+    assert sys.unraisablehook is before and not logging.getLogger("asyncio").filters

@@ -232,7 +232,7 @@ class DenseIndex:
         id_QC = np.array(self.finder.search(query_QD, number, allowed))
         require(
             id_QC.max(initial=-1) < len(self),
-            f"{self.folder} finds row {id_QC.max(initial=-1)}, but has {len(self)}: it is damaged, {REMEDY}",
+            f"{self.folder / LISTS} finds row {id_QC.max(initial=-1)}, but has {len(self)}: it is damaged, {REMEDY}",
         )
         short_Q = (id_QC >= 0).sum(axis=1) < wanted  # the cells that were read hold too few that are allowed
         if short_Q.any():

@@ -11,6 +11,7 @@ finds the old one or the new one. Where a file system cannot do that, the old on
 import ctypes
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -321,3 +322,18 @@ def read_json(path: str | os.PathLike[str], what: str) -> Any:
         raise UserError(f"{path}, {what}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # no JSON; of no text; too deep, or with too long a number
         raise UserError(f"{path} cannot be read as {what}: {error}") from error
+
+
+def signed(value: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with a checksum of all else that it says."""
+    return value | {"checksum": _checksum(value)}
+
+
+def unchanged(value: dict[str, Any]) -> bool:
+    """Whether it is as it was signed; versions of before have not signed what they wrote."""
+    return value.get("checksum") in (None, _checksum(value))
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    said = {name: each for name, each in value.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

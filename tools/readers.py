@@ -158,6 +158,7 @@ def base(folder: Path, name: str = "base", method: str = "lexical") -> str:
     opened = KnowledgeBase.open(path)
     content = opened.content
     arrays = [*dataclasses.astuple(content.captions), *dataclasses.astuple(content.attributes), content.rows]
+    found = [said.replace(str(folder), "") for said in found]  # each process reads at a place of its own
     return digest(found, opened.keys(), *arrays, *content.vectors)
 
 
@@ -342,7 +343,10 @@ def _tokenizer(name: str, *files: str) -> Target:
 
 
 def _verified(target: Target, name: str) -> Target:
-    return Target(lambda root: digest(command("verify", root / name)), target.folders, target.changed)
+    def read(root: Path) -> str:
+        return digest(command("verify", root / name).replace(str(root), ""))
+
+    return Target(read, target.folders, target.changed)
 
 
 def _prompts(name: str) -> Target:

@@ -17,7 +17,7 @@ from reimagen_jax import __version__
 from reimagen_jax.checked import Natural, parse
 from reimagen_jax.data.opened import Opened
 from reimagen_jax.errors import UserError
-from reimagen_jax.files import MARK, called, read_json, recover, write_json
+from reimagen_jax.files import MARK, called, read_json, recover, signed, unchanged, write_json
 
 NAME = "manifest.json"
 VERSIONS = {"records": 1, "knowledge base": 2, "triples": 1, "encoder": 1, "weights": 1}
@@ -73,7 +73,7 @@ def write_manifest(folder: Path, kind: str, fields: dict[str, Any], *, leave: tu
         **fields,
         "files": files,
     }
-    write_json(folder / NAME, manifest | {"checksum": _checksum(manifest)})
+    write_json(folder / NAME, signed(manifest))
     return manifest
 
 
@@ -107,8 +107,7 @@ class Folder:
 
     def verify_manifest(self) -> None:
         """Compares the checksum of the manifest itself, which older versions did not sign. Raises `UserError`."""
-        signed = {name: value for name, value in self.manifest.items() if name != "checksum"}
-        if self.manifest.get("checksum", _checksum(signed)) != _checksum(signed):
+        if not unchanged(self.manifest):
             raise UserError(f"{self.path / NAME} was changed since it was written: {self.remedy}")
 
 
@@ -169,10 +168,6 @@ def _checked(opened: Opened, kind: str, forms: tuple[type, ...], hold: bool) -> 
 
 def _remedy(kind: str) -> str:
     return f"write it with `reimagen {COMMANDS[kind]}`"
-
-
-def _checksum(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint(manifest: dict[str, Any], *origins: str) -> str:

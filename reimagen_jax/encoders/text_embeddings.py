@@ -174,6 +174,9 @@ class TextEmbeddings:
             if place < 0:
                 raise UserError(f"{self.path} does not have {text[:80]!r}: run `reimagen embed` for its records first")
             shard, start, n = self._index.at(place)
+            if n > settings.max_tokens:
+                entries = _shard_files(self.path, shard)[1]
+                raise UserError(f"{entries} is damaged (a text of {n} tokens): delete it and {_REMEDY}")
             embedding_NLD[row, :n] = self._shard(shard)[start : start + n].view(ml_dtypes.bfloat16)
             mask_NL[row, :n] = True
         return embedding_NLD, mask_NL

@@ -20,10 +20,10 @@ from annotated_types import MinLen
 from jaxtyping import Bool, Int, UInt8
 
 from reimagen_jax import randomness
-from reimagen_jax.checked import Number, parse, read
+from reimagen_jax.checked import Number, parse
 from reimagen_jax.data.entityworld.version import world_version
-from reimagen_jax.errors import UserError
-from reimagen_jax.files import write_json
+from reimagen_jax.errors import UserError, require
+from reimagen_jax.files import read_json, signed, unchanged, write_json
 from reimagen_jax.pretrained.weights import WEIGHTS, fingerprint, load_params, save_params
 from reimagen_jax.systems.rater.net import SCENE_NAMES, Logits, RaterConfig, RaterNet
 
@@ -59,6 +59,8 @@ class _Stored:
     metrics: dict[str, Any]
     digest: str = ""
     """Of network and weights, see `Rater.digest`; raters of versions before have none."""
+    checksum: str = ""
+    """Of all else; raters of versions before have none."""
 
 
 class Readings(NamedTuple):
@@ -110,7 +112,8 @@ class Rater:
         path = SHIPPED if path is None else Path(path)
         if not (path / SETTINGS).is_file():
             raise UserError(f"{path} holds no rater (there is no {SETTINGS} in it): {REMEDY}")
-        stored = read(path / SETTINGS, _Stored, "the settings of a rater")
+        told = read_json(path / SETTINGS, "the settings of a rater")
+        stored = parse(_Stored, told, str(path / SETTINGS))
         if stored.format != FORMAT:
             raise UserError(f"{path} has a rater of format {stored.format}, this version reads {FORMAT}: {REMEDY}")
         if stored.world != world_version():
@@ -118,6 +121,7 @@ class Rater:
             raise UserError(f"the rater in {path} was trained on EntityWorld {versions}: {REMEDY}")
         if stored.metrics:
             parse(_Measured, stored.metrics, f"{path / SETTINGS}.metrics")
+        require(unchanged(told), f"{path / SETTINGS} is not as it was written: fetch it again, or {REMEDY}")
         rater = cls(stored.network, load_params(path / WEIGHTS, shapes(stored.network)), stored.metrics)
         if stored.digest not in ("", rater.digest):
             raise UserError(f"{path} is damaged: its network is not the one that was measured; fetch it again")
@@ -134,7 +138,7 @@ class Rater:
             "digest": Rater.rounded(self.config, self.params).digest,
             "metrics": self.metrics,
         }
-        write_json(folder / SETTINGS, settings)
+        write_json(folder / SETTINGS, signed(settings))
 
     @property
     def ceilings(self) -> tuple[float, float]:

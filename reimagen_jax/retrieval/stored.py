@@ -40,6 +40,15 @@ REMEDY = "run `reimagen index` again"
 
 
 @dataclass(frozen=True)
+class _Recall:
+    """How many of the true neighbours are found, as it was measured."""
+
+    k: Natural
+    share: Share
+    queries: Natural
+
+
+@dataclass(frozen=True)
 class _Vectors:
     """What a manifest says of vectors."""
 
@@ -49,7 +58,7 @@ class _Vectors:
     kind: Literal["exact", "approx", "faiss"]
     seed: Natural
     width: Count
-    recall: dict[str, Any]
+    recall: _Recall
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,19 @@ def test_a_truncated_shard_is_refused_by_name(tmp_path):
         TextEmbeddings.open(tmp_path).fetch(TEXTS, FROZEN)
 
 
+def test_a_text_of_more_tokens_than_are_read_is_refused_by_name(tmp_path):
+    store = embed_records([said(TEXTS)], FakeEncoder(), FROZEN, tmp_path)
+    store._shard(0)  # which is as it should be; then a bit of the list changes
+    file = tmp_path / "000000.texts.npy"
+    entries = np.load(file)
+    entries["tokens"] += 64
+    np.save(file, entries)
+    again = TextEmbeddings.open(tmp_path)
+    vars(again)["_shards"] = store._shards
+    with pytest.raises(UserError, match=r"000000\.texts\.npy is damaged \(a text of \d+ tokens\)"):
+        again.fetch(TEXTS, FROZEN)
+
+
 def test_keys_that_share_their_first_half_are_told_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(text_embeddings, "keys_of", lambda texts: keys_of(texts) * np.array([0, 1], np.uint64))
     store = embed_records([said(TEXTS)], FakeEncoder(), FROZEN, tmp_path)

@@ -237,3 +237,16 @@ def test_shortfalls_name_what_is_wrong():
     metrics = {"parameters": {"dog.coat": [0.98, 0.97, 0.99], "place": [1.0, 0.99, 1.0]}, "faithful": [0.85, 0.8, 0.9]}
     accuracy, ceiling = rater_check.shortfalls(metrics)
     assert "dog.coat" in accuracy and "1 parameters" in accuracy and "0.8500" in ceiling
+
+
+def test_what_was_measured_is_not_what_somebody_has_made_of_it(small, tmp_path):
+    shares = {"faithful": [0.9, 0.8, 1.0], "aligned": [0.8, 0.7, 0.9], "parameters": {"dog.coat": [0.9, 0.8, 1.0]}}
+    small.metrics = shares
+    small.save(tmp_path)
+    text = (tmp_path / SETTINGS).read_text()
+    (tmp_path / SETTINGS).write_text(text.replace("0.9", "0.99"))
+    with pytest.raises(UserError, match=r"rater\.json is not as it was written"):
+        Rater.open(tmp_path)
+    unsigned = {name: value for name, value in json.loads(text).items() if name != "checksum"}
+    (tmp_path / SETTINGS).write_text(json.dumps(unsigned))  # as versions before have written it
+    assert Rater.open(tmp_path).metrics == shares

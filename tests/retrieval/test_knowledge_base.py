@@ -287,6 +287,14 @@ def test_another_version_of_the_analyser(base):
         KnowledgeBase.open(base.path)
 
 
+def test_what_was_measured_is_there_as_a_whole(full, tmp_path):
+    shutil.copytree(full.path.parent, tmp_path, dirs_exist_ok=True)
+    told = {name: value for name, value in full.manifest["dense"]["recall"].items() if name != "queries"}
+    change_manifest(tmp_path / "kb", dense=full.manifest["dense"] | {"recall": told})
+    with pytest.raises(UserError, match=r"manifest\.json\.dense\.recall\.queries is missing"):
+        KnowledgeBase.open(tmp_path / "kb")
+
+
 @pytest.mark.parametrize("name", ["captions.starts.npy", "captions.terms.json", "keys.json"])
 def test_a_file_missing_or_cut(base, name):
     content = (base.path / name).read_bytes()

@@ -47,10 +47,10 @@ def table(metrics: Mapping[str, Any]) -> str:
         "",
         "share of renders in which a parameter is read right:",
         _row("", [("category", parameters["category"])]),
-        _row("scene", [(p.name, parameters[p.name]) for p in SCENE_PARAMETERS]),
+        _row("scene", [(p.name, parameters.get(p.name)) for p in SCENE_PARAMETERS]),
     ]
     for category in CATEGORIES:
-        shares = [(p.name, parameters[f"{category}.{p.name}"]) for p in LOOK_PARAMETERS[category]]
+        shares = [(p.name, parameters.get(f"{category}.{p.name}")) for p in LOOK_PARAMETERS[category]]
         half = NUM_PARAMETERS // 2
         lines += [_row(category, shares[:half]), _row("", shares[half:])]
     return "\n".join(line.rstrip() for line in lines)
@@ -80,6 +80,7 @@ def _share(interval: Interval | list[float]) -> str:
     return f"{mean:.4f} [{low:.4f}, {high:.4f}]"
 
 
-def _row(head: str, shares: list[tuple[str, Interval | list[float]]]) -> str:
-    cells = "".join(f"{name} {share[0]:.4f}".ljust(25) for name, share in shares)
+def _row(head: str, shares: list[tuple[str, Interval | list[float] | None]]) -> str:
+    """Shares by name; none of what no image has shown."""
+    cells = "".join(f"{name} {'-' if share is None else f'{share[0]:.4f}'}".ljust(25) for name, share in shares)
     return f"  {head:<10}{cells}"

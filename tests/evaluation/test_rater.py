@@ -233,6 +233,13 @@ def test_the_shipped_rater_is_fit_for_use():
     assert f"{rater.metrics['faithful'][0]:.4f}" in rater_card.table(rater.metrics)
 
 
+def test_what_no_image_has_shown_has_no_share():
+    metrics = Rater.open().metrics
+    parameters = {name: share for name, share in metrics["parameters"].items() if not name.startswith("dog")}
+    told = rater_card.table({**metrics, "parameters": parameters}).splitlines()
+    assert any(line.split()[:1] == ["dog"] and "coat -" in line for line in told)
+
+
 def test_shortfalls_name_what_is_wrong():
     metrics = {"parameters": {"dog.coat": [0.98, 0.97, 0.99], "place": [1.0, 0.99, 1.0]}, "faithful": [0.85, 0.8, 0.9]}
     accuracy, ceiling = rater_check.shortfalls(metrics)

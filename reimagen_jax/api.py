@@ -149,7 +149,8 @@ def draw(
     """Draws every prompt `num_images` times, image i from noise that depends on (seed, i) alone.
 
     `settings` are those of the model's sampler that are to differ from its experiment's: `eta` (0: all neighbours, 1:
-    all text), `text_weight`, `neighbour_weight`, `num_steps`, `solver`, ... Raises `UserError` on values out of range.
+    all text), `text_weight`, `neighbour_weight`, `num_steps`, `solver`, `spacing`, `times`, ... Raises `UserError` on
+    values out of range.
     """
     return draw_by(pipeline_of(model, prompts, seed, batch_size, **settings), [model], prompts, num_images)
 
@@ -157,7 +158,7 @@ def draw(
 def pipeline_of(model: Model, prompts: Sequence[Prompt], seed: int, batch_size: int, **settings: Any) -> Pipeline:
     """The model as a pipeline of one stage, with room for the neighbours that the prompts have."""
     most = max((len(prompt.neighbours) for prompt in prompts), default=0)
-    return Pipeline([model.stage(replace(model.config.system.sampler, **{"k": most, **settings}), batch_size)], seed)
+    return Pipeline([model.stage(model.config.system.sampler.changed(**{"k": most, **settings}), batch_size)], seed)
 
 
 def draw_by(

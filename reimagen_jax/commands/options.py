@@ -16,6 +16,7 @@ import tyro
 from reimagen_jax.checked import Count, Natural, NonNegative, Options, Seed, Share, checked
 from reimagen_jax.config import Experiment
 from reimagen_jax.diffusion.settings import SamplerSteps, Solver, Thresholding, WeightSchedule
+from reimagen_jax.diffusion.spacing import Spacing
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.paths import local
 from reimagen_jax.systems.reimagen.settings import Guidance, GuidedSamplerConfig, ReImagenConfig
@@ -181,9 +182,18 @@ class SamplingOptions(Options):
     num_images: Count = 1
     """Images of each prompt (and each eta), from different noise."""
     steps: SamplerSteps | None = None
-    """Steps of the sampler."""
+    """Steps of the sampler (default also: as many as --times lists, or as a --spacing such as fast27 has)."""
     solver: Solver | None = None
     """Of the sampler."""
+    spacing: Spacing | None = None
+    """Which times it visits: even; by noise, karras and logsnr; the others are of models of a chain, such as DeepFloyd
+    IF's."""
+    times: Annotated[tuple[Share, ...] | None, tyro.conf.arg(metavar="T ...")] = None
+    """The times themselves, falling from 1 (noise); the image follows by itself. Step n of a chain of T is n / T."""
+    ddim_noise: Share | None = None
+    """Of solver ddim: noise of each step, from 0 (none) to 1 (as much as ddpm)."""
+    ddpm_gamma: Share | None = None
+    """Of solver ddpm: its variance, from the small (0) to the large bound (1)."""
     text_weight: NonNegative | None = None
     """Guidance weight of steps that strengthen the text; 1 is none, below 0 would draw away from it."""
     neighbour_weight: NonNegative | None = None
@@ -211,7 +221,7 @@ class SamplingOptions(Options):
     def settings(self, config: GuidedSamplerConfig) -> GuidedSamplerConfig:
         """The experiment's settings with what was given."""
         with as_typed(self.typed()):
-            return dataclasses.replace(config, **self._given())
+            return config.changed(**self._given())
 
     def typed(self) -> dict[str, str]:
         """Names of the sampler's settings that were given, and the options that they were given by."""
@@ -275,7 +285,7 @@ class StageOption:
             for name, value in given.items()
         }
         with as_typed(self.typed()):
-            return dataclasses.replace(settings, **read)
+            return settings.changed(**read)
 
     def typed(self) -> dict[str, str]:
         """As `SamplingOptions.typed`."""
@@ -292,7 +302,7 @@ class StageOption:
         """The same with nothing left to the experiment."""
         values = {option: getattr(settings, name) for option, name in STAGE_SETTINGS.items()}
         values |= {"batch_size": batch_size}
-        return StageOption(self.model, tuple((name, _word(v)) for name, v in values.items() if v is not None))
+        return StageOption(self.model, tuple((name, _word(v)) for name, v in values.items() if v not in (None, ())))
 
     def _place(self, name: str) -> str:
         return f"--cascade {self}: {name.replace('_', '-')}"
@@ -306,6 +316,8 @@ class StageOption:
             low, colon, high = value.partition(":")
             require(bool(colon), f"{self._place(name)} {value!r} is no interval, such as 0.2:0.8")
             return self._number(name, low), self._number(name, high)
+        if name == "times":
+            return tuple(self._number(name, time) for time in value.split(":"))
         return self._number(name, value)
 
     def _number(self, name: str, value: str) -> float:
@@ -330,6 +342,10 @@ STAGE_SETTINGS = {
     "guidance_schedule": "guidance_schedule",
     "guidance_interval": "guidance_interval",
     "guidance_rescale": "guidance_rescale",
+    "spacing": "spacing",
+    "times": "times",
+    "ddim_noise": "ddim_noise",
+    "ddpm_gamma": "ddpm_gamma",
     "thresholding": "thresholding",
     "aug_level": "aug_level",
     "k": "k",
@@ -337,6 +353,7 @@ STAGE_SETTINGS = {
 """Options of a stage's sampler -> the settings that they set."""
 STAGE_CHOICES = {
     "solver": get_args(Solver),
+    "spacing": get_args(Spacing),
     "guidance": get_args(Guidance),
     "guidance_schedule": get_args(WeightSchedule),
     "thresholding": get_args(Thresholding),
@@ -356,9 +373,10 @@ class CascadeOptions(Options):
 
     cascade: tuple[Annotated[StageOption, _STAGE_WORD], ...] = ()
     """Super-resolution models, each enlarging the images of the one before it; the first those of --model. What is not
-    as in a model's experiment stands behind it: runs/sr256,steps=30,aug-level=0.2 (also solver, eta, text-weight,
-    neighbour-weight, guidance, guidance-schedule, guidance-interval=0.2:0.8, guidance-rescale, thresholding,
-    batch-size, and k: neighbours, of those found, that it sees)."""
+    as in a model's experiment stands behind it: runs/sr256,steps=30,aug-level=0.2 (also solver, spacing,
+    times=1:0.8:0.4, ddim-noise, ddpm-gamma, eta, text-weight, neighbour-weight, guidance, guidance-schedule,
+    guidance-interval=0.2:0.8, guidance-rescale, thresholding, batch-size, and k: neighbours, of those found, that it
+    sees)."""
     aug_level: Share | None = None
     """Where --model is a super-resolution model: noise that it puts on its input, 0 to 1 (0.1 to 0.3 work well). More
     hides what the stage before got wrong, and lets more be drawn anew."""

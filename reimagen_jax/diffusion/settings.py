@@ -1,14 +1,14 @@
 """Settings of the diffusion process, of its samplers, and of the low-resolution input of a super-resolution stage."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from reimagen_jax.checked import Checked, Count, Natural, NonNegative, Number, Positive, Share
-from reimagen_jax.diffusion.spacing import ANY_PROCESS, Spacing, chain_steps
+from reimagen_jax.diffusion.spacing import ANY_PROCESS, SECTIONS, Spacing, chain_steps
 from reimagen_jax.errors import require
 
 Prediction = Literal["eps", "x0", "v"]
@@ -157,6 +157,27 @@ class SamplerConfig(Checked):
             f"sampler.times lists {len(self.times)}, but sampler.num_steps is {self.num_steps}: set it to "
             f"{len(self.times)}",
         )
+
+    def changed(self, **given: Any) -> "SamplerConfig":
+        """The same with what is given; what is said of the times decides all of them.
+
+        Listed times set their own number, a respacing of a chain its own; and where a number or a spacing is given,
+        times that were listed before are no more.
+        """
+        if given.get("times"):
+            given = {"spacing": "even", "num_steps": len(given["times"]), **given}
+        elif given.keys() & {"spacing", "num_steps"}:
+            respaced = SECTIONS.get(given.get("spacing"))
+            given = {"times": ()} | ({"num_steps": sum(respaced)} if respaced else {}) | given
+        return replace(self, **given)
+
+    def told(self) -> dict[str, str]:
+        """What is unlike the plain sampler's, in words."""
+        facts = {"spacing": self.spacing if self.spacing != "even" else ""}
+        facts["times"] = ", ".join(f"{t:g}" for t in self.times)
+        facts["DDIM's noise"] = f"{self.ddim_noise:g}" if self.ddim_noise and self.solver == "ddim" else ""
+        facts["DDPM's gamma"] = f"{self.ddpm_gamma:g}" if self.ddpm_gamma and self.solver == "ddpm" else ""
+        return {name: said for name, said in facts.items() if said}
 
     def check_process(self, process: DiffusionConfig) -> None:
         """Raises `UserError` where samples in [-1, 1] of this process cannot be drawn like this."""

@@ -53,17 +53,6 @@ def neighbours_as_json(neighbours: Sequence[Neighbour]) -> list[dict[str, Any]]:
     ]
 
 
-def _guidance_facts(settings: GuidedSamplerConfig) -> dict[str, str]:
-    """How its guidance differs from the paper's, in words."""
-    facts = {"guidance": settings.guidance, "weights over time": settings.guidance_schedule}
-    facts = {name: said for name, said in facts.items() if said not in ("interleaved", "constant")}
-    if settings.guidance_interval is not None:
-        facts["guided between"] = "t {:g} and {:g}".format(*settings.guidance_interval)
-    if settings.guidance_rescale is not None:
-        facts["guidance rescaled by"] = f"{settings.guidance_rescale:g}"
-    return facts
-
-
 def sampler_facts(settings: GuidedSamplerConfig, seed: int, num_images: int) -> dict[str, str]:
     """How it was drawn, in words."""
     return {
@@ -71,7 +60,7 @@ def sampler_facts(settings: GuidedSamplerConfig, seed: int, num_images: int) -> 
         "steps": str(settings.num_steps),
         "text weight": f"{settings.text_weight:g}",
         "neighbour weight": f"{settings.neighbour_weight:g}",
-        **_guidance_facts(settings),
+        **settings.told(),
         "thresholding": settings.thresholding,
         "seed": str(seed),
         "images per prompt and column": str(num_images),

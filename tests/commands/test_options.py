@@ -21,12 +21,14 @@ from reimagen_jax.config import InitConfig
 from reimagen_jax.diffusion.settings import DiffusionConfig
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.model import Model, experiment_of, settled
+from reimagen_jax.inference.provenance import sampler_facts
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
+from reimagen_jax.systems.reimagen.system import ReImagen
 from tests.tiny import TINY, TINY_CROPS, TINY_SR, changed
 
 EVERY = (
-    "runs/sr,steps=7,solver=ddpm,eta=0.25,text-weight=3.5,neighbour-weight=1.5,guidance=joint,guidance-schedule=cosine,"
-    "guidance-interval=0.2:0.8,guidance-rescale=0.7,thresholding=none,aug-level=0.2,k=1"
+    "runs/sr,steps=3,solver=ddpm,spacing=even,times=0.9:0.5:0.2,ddim-noise=0.3,ddpm-gamma=0.4,eta=0.25,text-weight=3.5,neighbour-weight=1.5,guidance=joint,"
+    "guidance-schedule=cosine,guidance-interval=0.2:0.8,guidance-rescale=0.7,thresholding=none,aug-level=0.2,k=1"
 )
 OWN = TINY.system.sampler
 
@@ -54,8 +56,12 @@ def test_every_setting_of_a_stage_can_be_given_and_the_others_stay():
     assert {name for name, _ in StageOption.parse(EVERY).settings} == STAGE_SETTINGS.keys()
     assert StageOption.parse(EVERY).applied(OWN) == GuidedSamplerConfig(
         "ddpm",
-        7,
+        3,
         "none",
+        spacing="even",
+        times=(0.9, 0.5, 0.2),
+        ddim_noise=0.3,
+        ddpm_gamma=0.4,
         eta=0.25,
         text_weight=3.5,
         neighbour_weight=1.5,
@@ -104,6 +110,16 @@ def test_a_folder_may_have_commas_and_settings_in_its_name(tmp_path):
         ("m,thresholding=hard", "thresholding is one of dynamic, static, none, not 'hard'"),
         ("m,guidance=both", "guidance is one of interleaved, stratified, joint, compositional, not 'both'"),
         ("m,guidance-schedule=up", "m,guidance-schedule=up: guidance-schedule is one of constant, linear, cosine"),
+        (
+            "m,spacing=odd",
+            "m,spacing=odd: spacing is one of even, trailing, linspace, leading, ddim, karras, logsnr, fast27",
+        ),
+        ("m,times=", "--cascade m,times=: times '' is not a number"),
+        ("m,times=1:x", "--cascade m,times=1:x: times 'x' is not a number"),
+        ("m,times=1:1.5", "--cascade m,times=1:1.5: times 1.5: at most 1.0 is needed"),
+        ("m,times=0.5:0.9", "--cascade m,times=0.5:0.9: times has 0.9 after 0.5: times fall from noise"),
+        ("m,times=1:0.5,steps=3", "times lists 2, but --cascade m,times=1:0.5,steps=3: steps 3: set it to 2"),
+        ("m,times=1:0.5,spacing=karras", "times are listed: leave --cascade m,times=1:0.5,spacing=karras: spacing"),
         ("m,guidance-interval=0.2", "guidance-interval '0.2' is no interval, such as 0.2:0.8"),
         ("m,guidance-interval=0.2:b", "guidance-interval 'b' is not a number"),
         ("m,guidance-interval=0.8:0.2", "m,guidance-interval=0.8:0.2: guidance-interval 0.8 .. 0.2 is not a range"),
@@ -195,6 +211,83 @@ def test_options_of_sampling_are_set_and_resolved():
     settings = how.settings(OWN)
     assert settings == dataclasses.replace(OWN, num_steps=9, text_weight=1.25, thresholding="dynamic")
     assert how.resolved(settings).settings(dataclasses.replace(OWN, solver="ddpm", num_steps=1)) == settings
+
+
+LISTED = dataclasses.replace(OWN, num_steps=2, times=(0.75, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("words", "own", "expected"),
+    [
+        ("--times 1 0.5 0.25", OWN, {"num_steps": 3, "times": (1.0, 0.5, 0.25)}),
+        ("--times 1 0.5 0.25", LISTED, {"num_steps": 3, "times": (1.0, 0.5, 0.25)}),
+        ("--times 1", dataclasses.replace(OWN, spacing="karras"), {"num_steps": 1, "times": (1.0,), "spacing": "even"}),
+        ("--spacing karras", LISTED, {"num_steps": 2, "times": (), "spacing": "karras"}),
+        ("--spacing fast27", LISTED, {"num_steps": 27, "times": (), "spacing": "fast27"}),
+        ("--spacing smart50 --steps 50", OWN, {"num_steps": 50, "spacing": "smart50"}),
+        ("--steps 9", LISTED, {"num_steps": 9, "times": ()}),
+        ("--solver ddim --ddim-noise 0.5", LISTED, {"solver": "ddim", "ddim_noise": 0.5}),
+        ("--solver ddpm --ddpm-gamma 0.25", OWN, {"solver": "ddpm", "ddpm_gamma": 0.25}),
+    ],
+)
+def test_what_is_said_of_the_times_decides_all_of_them(words, own, expected):
+    how = tyro.cli(SamplingOptions, args=words.split())
+    settings = how.settings(own)
+    assert settings == dataclasses.replace(own, **expected)
+    word = ",".join(
+        ["m", *(word.replace(" ", "=", 1).replace(" ", ":") for word in words.removeprefix("--").split(" --"))]
+    )
+    assert StageOption.parse(word).applied(own) == settings
+    for other in (OWN, LISTED):  # what is printed draws the same, whatever the experiments say by then
+        again = shlex.split(command_line("x", how.resolved(settings)))[2:]
+        assert tyro.cli(SamplingOptions, args=again).settings(other) == how.resolved(settings).settings(other)
+        assert tyro.cli(SamplingOptions, args=again).settings(other).told() == settings.told()
+        stage = StageOption.parse(str(StageOption(Path("m")).resolved(settings, 1)))
+        assert stage.applied(other).told() == settings.told()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--times 1 0.5 --steps 3", "--times lists 2, but --steps 3: set it to 2"),
+        ("--times 1 0.5 --spacing karras", "--times are listed: leave --spacing 'karras' out"),
+        ("--times 0.5 0.5", "--times has 0.5 after 0.5: times fall from noise to the image"),
+        ("--times 1 0", "--times ends at 0.0, where the image is: leave it out, the image follows by itself"),
+        ("--spacing fast27", "--spacing 'fast27', but diffusion.schedule 'cosine' is no chain"),
+    ],
+)
+def test_times_that_make_no_sense_are_refused_as_they_were_typed(words, said, tmp_path):
+    how = tyro.cli(SamplingOptions, args=words.split())
+    with pytest.raises(UserError) as error:
+        how.pipeline(Model(tmp_path, TINY, None, None), [])
+    assert str(error.value) == said
+
+
+def test_a_respacing_of_another_number_of_steps_is_refused_as_it_was_typed(tmp_path):
+    chain = changed(TINY, diffusion=DiffusionConfig(schedule="cosine_chain"))
+    with pytest.raises(UserError, match=r"^--spacing 'fast27' has 27 steps, but --steps 9: set it to 27$"):
+        SamplingOptions(spacing="fast27", steps=9).pipeline(Model(tmp_path, chain, None, None), [])
+
+
+def test_what_is_unlike_the_plain_sampler_is_told_in_words():
+    assert OWN.told() == {}
+    settings = OWN.changed(times=(1.0, 0.5), solver="ddim", ddim_noise=0.5, guidance="joint", guidance_rescale=0.7)
+    assert (
+        sampler_facts(settings, 0, 1).items()
+        >= settings.told().items()
+        == {
+            "times": "1, 0.5",
+            "DDIM's noise": "0.5",
+            "guidance": "joint",
+            "guidance rescaled by": "0.7",
+        }.items()
+    )
+    about = ReImagen(changed(TINY, sampler=settings)).about()["Sampler"]
+    assert "times 1, 0.5" in about and "guidance joint" in about
+    assert OWN.changed(spacing="karras", ddpm_gamma=0.5, solver="ddpm").told() == {
+        "spacing": "karras",
+        "DDPM's gamma": "0.5",
+    }
 
 
 def test_guidance_is_said_by_options():

@@ -51,6 +51,16 @@ class GuidedSamplerConfig(SamplerConfig):
         low, high = self.guidance_interval or (0.0, 1.0)
         require(low <= high, f"sampler.guidance_interval {low} .. {high} is not a range")
 
+    def told(self) -> dict[str, str]:
+        """Also how its guidance is unlike the paper's."""
+        facts = {"guidance": self.guidance, "weights over time": self.guidance_schedule}
+        facts = {name: said for name, said in facts.items() if said not in ("interleaved", "constant")}
+        if self.guidance_interval is not None:
+            facts["guided between"] = "t {:g} and {:g}".format(*self.guidance_interval)
+        if self.guidance_rescale is not None:
+            facts["guidance rescaled by"] = f"{self.guidance_rescale:g}"
+        return super().told() | facts
+
 
 @dataclass(frozen=True)
 class TriplesConfig(DataConfig):

@@ -271,5 +271,6 @@ class ReImagen:
             "Process": f"{model.diffusion.schedule} schedule, predicts {model.diffusion.prediction}"
             + (", learned variance" if model.diffusion.learned_variance else ""),
             "Sampler": f"{model.sampler.solver}, {model.sampler.num_steps} steps, text weight "
-            f"{model.sampler.text_weight:g}, neighbour weight {model.sampler.neighbour_weight:g}",
+            f"{model.sampler.text_weight:g}, neighbour weight {model.sampler.neighbour_weight:g}"
+            + "".join(f", {name} {said}" for name, said in model.sampler.told().items()),
         }

@@ -19,7 +19,7 @@ from reimagen_jax.diffusion.settings import SamplerSteps, Solver, Thresholding, 
 from reimagen_jax.diffusion.spacing import Spacing
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.paths import local
-from reimagen_jax.systems.reimagen.settings import Guidance, GuidedSamplerConfig, ReImagenConfig
+from reimagen_jax.systems.reimagen.settings import AugNoise, Guidance, GuidedSamplerConfig, HandedOn, ReImagenConfig
 from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
@@ -348,15 +348,21 @@ STAGE_SETTINGS = {
     "ddpm_gamma": "ddpm_gamma",
     "thresholding": "thresholding",
     "aug_level": "aug_level",
+    "aug_noise": "aug_noise",
+    "handed_on": "handed_on",
     "k": "k",
 }
 """Options of a stage's sampler -> the settings that they set."""
+LOW_RES = ("aug_level", "aug_noise")
+"""Those of a super-resolution stage alone."""
 STAGE_CHOICES = {
     "solver": get_args(Solver),
     "spacing": get_args(Spacing),
     "guidance": get_args(Guidance),
     "guidance_schedule": get_args(WeightSchedule),
     "thresholding": get_args(Thresholding),
+    "aug_noise": get_args(AugNoise),
+    "handed_on": get_args(HandedOn),
 }
 _STAGE_WORD = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
@@ -375,11 +381,16 @@ class CascadeOptions(Options):
     """Super-resolution models, each enlarging the images of the one before it; the first those of --model. What is not
     as in a model's experiment stands behind it: runs/sr256,steps=30,aug-level=0.2 (also solver, spacing,
     times=1:0.8:0.4, ddim-noise, ddpm-gamma, eta, text-weight, neighbour-weight, guidance, guidance-schedule,
-    guidance-interval=0.2:0.8, guidance-rescale, thresholding, batch-size, and k: neighbours, of those found, that it
-    sees)."""
+    guidance-interval=0.2:0.8, guidance-rescale, thresholding, aug-noise, handed-on, batch-size, and k: neighbours, of
+    those found, that it sees)."""
     aug_level: Share | None = None
     """Where --model is a super-resolution model: noise that it puts on its input, 0 to 1 (0.1 to 0.3 work well). More
     hides what the stage before got wrong, and lets more be drawn anew."""
+    aug_noise: AugNoise | None = None
+    """Where --model is a super-resolution model: whether that noise is drawn once an image, or (every_call) anew each
+    time that the network is asked, as DeepFloyd IF does."""
+    handed_on: HandedOn | None = None
+    """What the models of --cascade enlarge: images as they would be written (bytes), or never rounded (floats)."""
 
     def settings(
         self, configs: Sequence[Experiment], first: GuidedSamplerConfig, found: int
@@ -388,15 +399,21 @@ class CascadeOptions(Options):
 
         A stage that was trained without neighbours sees none. Raises `UserError` on values out of range.
         """
-        if self.aug_level is not None:
+        own = {name: value for name in LOW_RES if (value := getattr(self, name)) is not None}
+        for name, value in own.items():
             require(
                 configs[0].system.super_resolution is not None,
-                f"--aug-level {self.aug_level}: --model is a base model; write it behind a model of --cascade",
+                f"--{name.replace('_', '-')} {value}: --model is a base model; write it behind a model of --cascade",
             )
-            first = dataclasses.replace(first, aug_level=self.aug_level)
-        stages = [dataclasses.replace(first, k=found)]
+        handed_on = {} if self.handed_on is None else {"handed_on": self.handed_on}
+        require(
+            not handed_on or bool(self.cascade),
+            f"--handed-on {self.handed_on} is about the models of --cascade: none is given",
+        )
+        stages = [dataclasses.replace(first, k=found, **own, **handed_on)]
         for option, config in zip(self.cascade, configs[1:], strict=True):
-            settings = option.applied(config.system.sampler)
+            last = option is self.cascade[-1]
+            settings = option.applied(dataclasses.replace(config.system.sampler, **({} if last else handed_on)))
             most = found if config.data.num_neighbours else 0
             stages.append(dataclasses.replace(settings, k=most if settings.k is None else min(settings.k, found)))
         return stages
@@ -420,11 +437,12 @@ class CascadeOptions(Options):
     def resolved(self, pipeline: "Pipeline") -> "CascadeOptions":
         """The same with nothing left to the experiments."""
         stages = zip(self.cascade, pipeline.stages[1:], strict=True)
-        first, level = pipeline.stages[0], None
+        first, own = pipeline.stages[0], {}
         if first.config.system.super_resolution is not None:
-            level = first.settings.aug_level
+            own = {name: getattr(first.settings, name) for name in LOW_RES}
+        own |= {"handed_on": first.settings.handed_on} if self.cascade else {}
         cascade = tuple(option.resolved(stage.settings, stage.batch_size) for option, stage in stages)
-        return dataclasses.replace(self, cascade=cascade, aug_level=level)
+        return dataclasses.replace(self, cascade=cascade, **own)
 
 
 @dataclass(frozen=True)

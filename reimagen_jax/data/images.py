@@ -128,6 +128,13 @@ def digest(image: Image.Image) -> str:
     return content.hexdigest()
 
 
+def rounded(images: np.ndarray) -> np.ndarray:
+    """Images as bytes: those in floats from -1 to 1 rounded, others as they are."""
+    if images.dtype == np.uint8:
+        return images
+    return np.round((np.clip(images, -1.0, 1.0) + np.float32(1.0)) * np.float32(127.5)).astype(np.uint8)
+
+
 def encode(image: Image.Image, lossy: bool) -> bytes:
     """Encodes as JPEG (quality 95, full chroma resolution) where `lossy`, else as PNG."""
     buffer = io.BytesIO()

@@ -12,10 +12,13 @@ runs on the device. Sources: Ho et al. 2022 (Cascaded Diffusion Models: blur, (3
 appendix C (blur, then mixed resampling as in BSRGAN).
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from reimagen_jax.diffusion.base import Condition, Denoiser, Guide
 from reimagen_jax.diffusion.schedule import chain_logsnr
 from reimagen_jax.diffusion.settings import Enlarging, Shrinking, SuperResolutionConfig
 
@@ -82,6 +85,33 @@ def alpha_sigma(
     if config.aug_schedule == "cosine":
         return jnp.cos(0.5 * jnp.pi * level), jnp.sin(0.5 * jnp.pi * level)
     return jnp.exp(-5.0 * level**2), jnp.sqrt(-jnp.expm1(-10.0 * level**2))
+
+
+def anew(
+    guide: Guide, noised: Callable[[Condition, Float[Array, "b h w c"]], Condition], keys_B: Key[Array, " b"]
+) -> Guide:
+    """The guide with the noise of (3) drawn at every call of the network, not once an image: DeepFloyd IF's own rule.
+
+    `noised` gives the condition of a call, from noise for each of its rows: an image's rows have noise of their own,
+    from its key, the step's number, the call's time and the row (full, dropped).
+    """
+
+    def guided(denoise: Denoiser, x: Array, t_B: Array, condition: Condition, i: Array) -> Array:
+        def call(x: Array, t_N: Array, condition: Condition) -> Array:
+            rows = len(x) // len(keys_B)
+            time_N = jax.lax.bitcast_convert_type(t_N, jnp.uint32)  # a solver may ask twice in a step
+
+            def noise(key: Array, row: Array, time: Array) -> Array:
+                for number in (i, row, time):
+                    key = jax.random.fold_in(key, number)
+                return jax.random.normal(key, x.shape[1:])
+
+            row_N = jnp.tile(jnp.arange(rows), len(keys_B))
+            return denoise(x, t_N, noised(condition, jax.vmap(noise)(jnp.repeat(keys_B, rows), row_N, time_N)))
+
+        return guide(call, x, t_B, condition, i)
+
+    return guided
 
 
 def draw_levels(batch: int, config: SuperResolutionConfig, key: Key[Array, ""]) -> Float[Array, " b"]:

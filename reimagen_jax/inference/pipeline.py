@@ -18,6 +18,7 @@ import numpy as np
 from reimagen_jax import randomness
 from reimagen_jax.checked import Count, Seed, checked
 from reimagen_jax.config import Experiment
+from reimagen_jax.data import images
 from reimagen_jax.diffusion.sampler import image_keys
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.progress import track
@@ -53,7 +54,7 @@ class Stage:
         return jax.jit(finite.watched(program))
 
     def draw(self, requests: Sequence[Request], seed: int = 0, what: str = "sampling") -> np.ndarray:
-        """One sample for each request: uint8 [N, R, R, 3], or float32 [N, D].
+        """One sample for each request: uint8 [N, R, R, 3], float32 in [-1, 1] (`handed_on`), or float32 [N, D].
 
         Raises `UserError` for requests that the system cannot serve, when a frozen text encoder is missing, and for
         samples that are not finite, naming the first.
@@ -115,7 +116,7 @@ class Pipeline:
         return self.draw(requests, what)[-1]
 
     def draw(self, requests: Sequence[Request], what: str = "sampling") -> list[np.ndarray]:
-        """What every stage draws, in order. The requests' own numbers are for the first stage."""
+        """What every stage draws, in order, images as bytes. The requests' own numbers are for the first stage."""
         drawn: list[np.ndarray] = []
         for number, stage in enumerate(self.stages, 1):
             if drawn:
@@ -124,7 +125,7 @@ class Pipeline:
             title = f"{what}, stage {number}: {stage.config.name}" if len(self.stages) > 1 else what
             asked = [stage.feed.limited(request, stage.settings) for request in requests]
             drawn.append(stage.draw(asked, self.seed, title))
-        return drawn
+        return [images.rounded(each) if each.ndim == 4 else each for each in drawn]
 
 
 def check_chain(configs: Sequence[Experiment]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from reimagen_jax.data import images
 from reimagen_jax.diffusion.sampler import image_keys
 from reimagen_jax.reports.grids import labelled_grid
 from reimagen_jax.systems import finite
@@ -43,7 +44,9 @@ def preview_hook(
         for name, inputs in preview.drawn.items():
             note, drawn = jax.tree.map(distributed.whole, draw(ema_params, inputs))
             broken_B = finite.broken(note, len(drawn))
-            rows[name] = [None if broken else image for broken, image in zip(broken_B, drawn, strict=True)]
+            rows[name] = [
+                None if broken else image for broken, image in zip(broken_B, images.rounded(drawn), strict=True)
+            ]
             if broken_B.any():
                 telemetry.say(
                     f"step {step}, preview {name}: {broken_B.sum()} of {len(drawn)} images are not finite and are left "

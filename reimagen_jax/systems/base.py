@@ -56,8 +56,9 @@ class System(Protocol):
 
     def sample(
         self, params: Params, inputs: Inputs, keys_B: Key[Array, " b"], settings: Settings
-    ) -> UInt8[Array, "b h w 3"] | Float[Array, "b d"]:
-        """Images, or vectors; sample b depends on its own inputs and its own key alone."""
+    ) -> UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"] | Float[Array, "b d"]:
+        """Images (bytes, or floats in [-1, 1] where the settings hand these on), or vectors; sample b depends on its
+        own inputs and its own key alone."""
         ...
 
     def batch_spec(self, B: int) -> Batch:
@@ -126,7 +127,8 @@ class Request:
     guidance: Mapping[str, Any] = field(default_factory=dict)
     """Numbers of this request's own (`eta`, `text_weight`, ...), traced; what is not given is as in the settings."""
     start: np.ndarray | None = field(default=None, repr=False)
-    """What the stage before has drawn, or is given in its place: uint8 [r, r, 3] for a super-resolution stage."""
+    """What the stage before has drawn, or is given in its place: [r, r, 3] for a super-resolution stage, uint8 or
+    floats in [-1, 1]."""
     negative: str = ""
     """What guidance leads away from: the text where the prompt is dropped; empty where that is none."""
 

@@ -28,7 +28,8 @@ from tests.tiny import TINY, TINY_CROPS, TINY_SR, changed
 
 EVERY = (
     "runs/sr,steps=3,solver=ddpm,spacing=even,times=0.9:0.5:0.2,ddim-noise=0.3,ddpm-gamma=0.4,eta=0.25,text-weight=3.5,neighbour-weight=1.5,guidance=joint,"
-    "guidance-schedule=cosine,guidance-interval=0.2:0.8,guidance-rescale=0.7,thresholding=none,aug-level=0.2,k=1"
+    "guidance-schedule=cosine,guidance-interval=0.2:0.8,guidance-rescale=0.7,thresholding=none,aug-level=0.2,k=1,aug-noise=every_call,"
+    "handed-on=floats"
 )
 OWN = TINY.system.sampler
 
@@ -70,6 +71,8 @@ def test_every_setting_of_a_stage_can_be_given_and_the_others_stay():
         guidance_interval=(0.2, 0.8),
         guidance_rescale=0.7,
         aug_level=0.2,
+        aug_noise="every_call",
+        handed_on="floats",
         k=1,
     )
     assert StageOption.parse("runs/sr,steps=7").applied(OWN) == dataclasses.replace(OWN, num_steps=7)
@@ -203,7 +206,25 @@ def test_a_pipeline_is_as_asked_and_what_is_printed_of_it_makes_the_same():
     assert resolved.resolved(again) == resolved
 
     alone = CascadeOptions(aug_level=0.25).pipeline(models(TINY_SR), how, OWN, 0)
-    assert CascadeOptions().resolved(alone) == CascadeOptions(aug_level=0.25)
+    assert CascadeOptions().resolved(alone) == CascadeOptions(aug_level=0.25, aug_noise="once")
+
+
+def test_floats_are_handed_on_by_all_stages_but_the_last_where_nothing_else_is_said():
+    options = typed("--cascade", "sr", "crops,aug-noise=every_call", "--handed-on", "floats")
+    opened, how = models(TINY, TINY_SR, TINY_CROPS), SamplingOptions()
+    pipeline = options.pipeline(opened, how, OWN, 0)
+    assert [stage.settings.handed_on for stage in pipeline.stages] == ["floats", "floats", "bytes"]
+    assert [stage.settings.aug_noise for stage in pipeline.stages] == ["once", "once", "every_call"]
+    again = typed(*shlex.split(command_line("x", options.resolved(pipeline)))[2:]).pipeline(opened, how, OWN, 0)
+    assert [stage.settings for stage in again.stages] == [stage.settings for stage in pipeline.stages]
+    own = typed("--cascade", "sr,handed-on=bytes", "crops", "--handed-on", "floats").settings(
+        [TINY, TINY_SR, TINY_CROPS], OWN, 0
+    )
+    assert [each.handed_on for each in own] == ["floats", "bytes", "bytes"]
+    with pytest.raises(UserError, match=r"^--handed-on floats is about the models of --cascade: none is given"):
+        CascadeOptions(handed_on="floats").settings([TINY], OWN, 0)
+    with pytest.raises(UserError, match=r"^--aug-noise every_call: --model is a base model"):
+        CascadeOptions(aug_noise="every_call").settings([TINY], OWN, 0)
 
 
 def test_options_of_sampling_are_set_and_resolved():

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reimagen_jax.diffusion import degrade
-from reimagen_jax.diffusion.settings import SuperResolutionConfig
+from reimagen_jax.diffusion import degrade, guidance, sampler, schedule, solvers
+from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig, SuperResolutionConfig
 from reimagen_jax.systems.reimagen.batches import crop
 
 PLAIN = SuperResolutionConfig(low_resolution=8, blur=0.0, shrinking=("area",))
@@ -99,3 +99,56 @@ def test_aligned_corners_keep_corners_and_straight_lines():
     fine = jnp.linspace(-1.0, 1.0, 20)
     np.testing.assert_allclose(large[0, :, :, 0], fine[:, None] + 2.0 * fine[None, :], atol=1e-5)
     np.testing.assert_allclose(degrade.corner_matrix(5, 20).sum(axis=1), 1.0, rtol=1e-6)
+
+
+def test_noise_at_every_call_is_the_rule_of_deepfloyds_own_code():
+    """Its second stage noises the enlarged image inside of the network: at every step, each half of the doubled batch.
+
+    Written again here, in double precision, with a network of one line; the random numbers are ours.
+    """
+    level, weight, T, visited = 0.25, 3.0, 1000, (999, 700, 350, 90)
+    config = SuperResolutionConfig(aug_schedule="cosine_chain")
+    process = DiffusionConfig(schedule="cosine_chain", prediction="eps", logsnr_min=-25.0, logsnr_max=25.0)
+    settings = SamplerConfig(solver="ddpm", num_steps=4, times=tuple(step / T for step in visited))
+    up, keys_B, aug_B = (
+        jax.random.uniform(jax.random.key(0), (2, 4, 4, 3), minval=-1.0),
+        sampler.image_keys(1, range(2)),
+        sampler.image_keys(2, range(2)),
+    )
+    drawn = []
+
+    def network(x, low, word):
+        return 0.7 * x + 0.2 * low + 0.1 * word
+
+    def noised(condition, eps):
+        drawn.append(eps)
+        return condition | {"low": degrade.augment(condition["low"], jnp.full(len(eps), level), eps, config)}
+
+    x_T = sampler.initial_noise(keys_B, (4, 4, 3))
+    with jax.disable_jit():
+        ours = sampler.sample(
+            lambda x, t_B, condition: network(x, condition["low"], condition["word"]),
+            {"low": up, "word": jnp.ones((2, 1, 1, 1))},
+            x_T,
+            keys_B,
+            schedule.times(4, process, settings.spacing, settings.times),
+            process,
+            solvers.solver_of(settings, process),
+            degrade.anew(guidance.single(lambda c: c | {"word": jnp.zeros_like(c["word"])}, weight), noised, aug_B),
+            sampler.projection(settings),
+        )
+    assert len(drawn) == 4 and drawn[0].shape == (4, 4, 4, 3)
+
+    bar = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * np.pi / 2) ** 2
+    kept = np.cumprod(1.0 - np.minimum(1.0 - bar[1:] / bar[:-1], 0.999))  # alpha bar
+    x, up = np.asarray(x_T, np.float64), np.asarray(up, np.float64)
+    aug = kept[int(level * T)]
+    for i, (now, then) in enumerate(zip(kept[list(visited)], [*kept[list(visited[1:])], 1.0], strict=True)):
+        low = np.sqrt(aug) * np.repeat(up, 2, axis=0) + np.sqrt(1.0 - aug) * np.asarray(drawn[i], np.float64)
+        full, less = (network(x, low[half::2], 1.0 - half) for half in (0, 1))
+        x_0 = np.clip((x - np.sqrt(1.0 - now) * (less + weight * (full - less))) / np.sqrt(now), -1.0, 1.0)
+        beta = 1.0 - now / then
+        mean = np.sqrt(then) * beta / (1.0 - now) * x_0 + np.sqrt(1.0 - beta) * (1.0 - then) / (1.0 - now) * x
+        noise = jax.vmap(lambda key, i=i: jax.random.normal(jax.random.fold_in(key, i), (4, 4, 3)))(keys_B)
+        x = mean + np.sqrt(beta * (1.0 - then) / (1.0 - now)) * np.asarray(noise, np.float64)
+    np.testing.assert_allclose(ours, x, atol=1e-5)

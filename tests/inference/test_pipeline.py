@@ -16,6 +16,7 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.inference.pipeline import Pipeline, Stage
 from reimagen_jax.systems import kinds
 from reimagen_jax.systems.base import Neighbour, Request
+from reimagen_jax.systems.reimagen.system import to_bytes, to_model
 from tests.samples import encoded, picture
 from tests.tiny import TINY, TINY_CROPS, TINY_SR, changed, random_params
 
@@ -74,6 +75,42 @@ def test_a_cascade_is_its_stages_by_hand(pipeline):
     assert drawn[-1].shape == (4, 64, 64, 3)
     np.testing.assert_array_equal(pipeline(requests), third)
     assert (pipeline.config, pipeline.settings) == (TINY_CROPS, TINY.system.sampler)
+
+
+def test_a_stage_hands_on_floats_where_its_settings_say_so(pipeline):
+    base, middle, _ = pipeline.stages
+    unrounded = Stage(TINY, base.params, dataclasses.replace(base.settings, handed_on="floats"), batch_size=3)
+    requests = [request(0), request(1)]
+    floats = unrounded.draw(requests)
+    assert floats.dtype == np.float32 and np.abs(floats).max() <= 1.0
+    assert unrounded.draw([]).shape == (0, 16, 16, 3)
+    first, second = Pipeline([unrounded, middle]).draw(requests)
+    np.testing.assert_array_equal(first, base.draw(requests))  # what is written is rounded
+    asked = [dataclasses.replace(each, guidance={}) for each in requests]
+    by_hand = [dataclasses.replace(each, start=image) for each, image in zip(asked, floats, strict=True)]
+    np.testing.assert_array_equal(second, middle.draw(by_hand))
+    assert second.dtype == np.uint8 and np.any(second != Pipeline([base, middle])(requests))
+    assert Pipeline([unrounded])(requests).dtype == np.uint8
+
+
+def test_bytes_are_those_floats_that_they_mean(pipeline):
+    base, middle, _ = pipeline.stages
+    image = base.draw([request(0)])[0]
+    one, same = (
+        dataclasses.replace(request(0), start=start) for start in (image, np.asarray(to_model(jnp.asarray(image))))
+    )
+    np.testing.assert_array_equal(middle.draw([one]), middle.draw([same]))
+    for wrong in (image.astype(np.float32), np.full((16, 16, 3), np.nan, np.float32)):
+        with pytest.raises(UserError, match="tiny_sr enlarges bytes, or floats from -1 to 1"):
+            middle.draw([dataclasses.replace(one, start=wrong)])
+
+
+def test_floats_are_rounded_as_on_the_device():
+    ties = (np.arange(-20, 300) + 0.5) / 127.5 - 1.0
+    x = np.concatenate([ties, np.random.default_rng(0).uniform(-1.2, 1.2, 9_760)]).astype(np.float32)
+    x = x.reshape(-1, 4, 4, 3)
+    np.testing.assert_array_equal(images.rounded(x), jax.jit(to_bytes)(jnp.asarray(x)))
+    assert images.rounded(images.rounded(x)).dtype == np.uint8
 
 
 def test_an_image_depends_on_its_request_and_seed_only(pipeline):

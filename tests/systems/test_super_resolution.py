@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from reimagen_jax.diffusion import degrade
+from reimagen_jax.diffusion import sampler as diffusion
 from reimagen_jax.diffusion.sampler import image_keys
 from reimagen_jax.errors import UserError
 from reimagen_jax.nets.unet import Condition
@@ -76,6 +77,38 @@ def test_drawings_input_is_the_image_given_at_level_0_and_has_noise_of_its_own_a
     np.testing.assert_array_equal(noisy.aug_level_B, np.float32(0.3))
     one = system.enlarged(empty_condition(1), low[2:3], 0.3, keys[2:3])
     np.testing.assert_array_equal(one.low_res_BHWC[0], noisy.low_res_BHWC[2])
+
+
+def noises(params, aug_noise, indices, guidance):
+    """The noise on the low-resolution input at every call of the network: [calls, B, rows, H, W, 3]."""
+    system, low = ReImagen(TINY_SR), jnp.zeros((len(indices), 16, 16, 3), jnp.uint8)
+    settings = dataclasses.replace(system.settings, aug_noise=aug_noise, aug_level=0.3, guidance=guidance)
+    settings = settings.changed(solver="heun", num_steps=2)
+    inputs, seen = inputs_for(TINY_SR, low, size=len(indices)), []
+    sampling = system.sampling(params, inputs, image_keys(0, indices), settings)
+
+    def denoise(x, t_B, condition):
+        seen.append((condition.low_res_BHWC, condition.aug_level_B))
+        return x
+
+    with jax.disable_jit():
+        diffusion.sample(*sampling._replace(denoise=denoise))
+    assert all(np.all(level_N == np.float32(0.3)) for _, level_N in seen)
+    alpha, sigma = degrade.alpha_sigma(jnp.float32(0.3), TINY_SR.system.super_resolution)
+    eps = (np.stack([low for low, _ in seen]) + float(alpha)) / float(sigma)  # of black images
+    return eps.reshape(len(seen), len(indices), -1, 32, 32, 3)
+
+
+@pytest.mark.parametrize(("guidance", "rows"), [("interleaved", 2), ("compositional", 3)])
+def test_noise_on_the_low_resolution_may_be_drawn_at_every_call(params, guidance, rows):
+    once, anew = (noises(params, which, [0, 1], guidance) for which in ("once", "every_call"))
+    assert once.shape == anew.shape == (3, 2, rows, 32, 32, 3)  # Heun's method asks three times in two steps
+    np.testing.assert_array_equal(once, np.broadcast_to(once[:1, :, :1], once.shape))
+    each = anew.reshape(3 * 2 * rows, -1)
+    np.testing.assert_allclose(np.cov(each), np.eye(len(each)), atol=0.1)
+    assert abs(each.mean()) < 0.02
+    alone = noises(params, "every_call", [1], guidance)
+    np.testing.assert_array_equal(alone[:, 0], anew[:, 1])
 
 
 def test_neighbours_come_with_their_own_clean_low_resolution_versions():

@@ -43,7 +43,7 @@ class Inputs:
     eta_B: Float[AnyArray, " b"]
     text_weight_B: Float[AnyArray, " b"]
     neighbour_weight_B: Float[AnyArray, " b"]
-    low_res_BHWC: UInt8[AnyArray, "b low low 3"] | None = None
+    low_res_BHWC: UInt8[AnyArray, "b low low 3"] | Float[AnyArray, "b low low 3"] | None = None
     """The images that a super-resolution stage enlarges, of whatever size; None for a base stage."""
     guidance_rescale_B: Float[AnyArray, " b"] | None = None
     """None, as is the interval, where the settings have none."""

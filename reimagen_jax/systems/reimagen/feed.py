@@ -156,6 +156,8 @@ class ReImagenFeed:
         )
         size = image.shape[:2]
         require(size == (low, low), f"{name} enlarges images of {low} x {low} pixels, not {size[0]} x {size[1]}")
+        within = image.dtype == np.uint8 or bool(np.abs(image).max(initial=0.0) <= 1.0)  # false for NaN
+        require(within, f"{name} enlarges bytes, or floats from -1 to 1: these are others")
 
     def prepare(self, requests: Sequence[Request]) -> None:
         """Embeds all texts, where that is done by a frozen encoder; raises `UserError` when it is missing.

@@ -15,6 +15,8 @@ from reimagen_jax.nets.settings import UNetConfig
 ETAS = tuple(i / 10 for i in range(11))
 """What a sweep over eta draws by default."""
 Guidance = Literal["interleaved", "stratified", "joint", "compositional"]
+AugNoise = Literal["once", "every_call"]
+HandedOn = Literal["bytes", "floats"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,12 @@ class GuidedSamplerConfig(SamplerConfig):
     """w_n; 1 is the plain conditional prediction."""
     aug_level: Share = 0.1
     """Of the noise on the low-resolution image of a super-resolution stage; 0.1 to 0.3 work well (Imagen)."""
+    aug_noise: AugNoise = "once"
+    """When that noise is drawn: once an image (Imagen), or anew at every call of the network, for each half of a guided
+    prediction its own (DeepFloyd IF's own code; diffusers draws once)."""
+    handed_on: HandedOn = "bytes"
+    """What the next stage of a cascade enlarges: the image as it would be written, or floats in [-1, 1] that were never
+    rounded (DeepFloyd IF). What is written is rounded."""
     k: Natural | None = None
     """Neighbours that an image is drawn with, at most; None: as many as in training. Fewer are a mask."""
 
@@ -59,6 +67,8 @@ class GuidedSamplerConfig(SamplerConfig):
             facts["guided between"] = "t {:g} and {:g}".format(*self.guidance_interval)
         if self.guidance_rescale is not None:
             facts["guidance rescaled by"] = f"{self.guidance_rescale:g}"
+        facts |= {"noise on the low resolution": "anew at every call"} if self.aug_noise == "every_call" else {}
+        facts |= {"handed on": "floats"} if self.handed_on == "floats" else {}
         return super().told() | facts
 
 

@@ -34,6 +34,11 @@ def to_model(image: UInt8[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
     return image.astype(jnp.float32) / 127.5 - 1.0
 
 
+def to_floats(image: Float[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
+    """Clipped to [-1, 1], as in `to_bytes`, and not rounded."""
+    return jnp.clip(image, -1.0, 1.0)
+
+
 def to_bytes(image: Float[Array, "*b h w c"]) -> UInt8[Array, "*b h w c"]:
     """[-1, 1] to bytes. What is not finite has none: it is marked."""
     finite.mark(image)
@@ -159,17 +164,28 @@ class ReImagen:
         return condition.replace(low_res_BHWC=degrade.augment(up_BHWC, level_B, eps, stage), aug_level_B=level_B)
 
     def enlarged(
-        self, condition: Condition, low_BHWC: UInt8[Array, "b h w 3"], level: Array | float, keys_B: Key[Array, " b"]
+        self,
+        condition: Condition,
+        low_BHWC: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"],
+        level: Array | float,
+        keys_B: Key[Array, " b"] | None,
     ) -> Condition:
-        """The condition with drawing's low-resolution input: images of the stage before, enlarged, noised at `level`.
+        """The condition with drawing's low-resolution input: images of the stage before (bytes, or floats in [-1, 1]),
+        enlarged, noised at `level`.
 
-        Each image has a key of its own for its noise.
+        Each image has a key of its own for its noise; without keys, the noise is left out.
         """
         stage, (B, side) = self.model.super_resolution, low_BHWC.shape[:2]
-        up_BHWC = degrade.enlarge(to_model(low_BHWC), side * self.model.factor, stage.enlarging)
+        low_BHWC = low_BHWC if jnp.issubdtype(low_BHWC.dtype, jnp.floating) else to_model(low_BHWC)
+        up_BHWC = degrade.enlarge(low_BHWC, side * self.model.factor, stage.enlarging)
         level_B = jnp.broadcast_to(jnp.asarray(level, jnp.float32), (B,))
-        eps = jax.vmap(lambda key: jax.random.normal(key, up_BHWC.shape[1:]))(keys_B)
-        return condition.replace(low_res_BHWC=degrade.augment(up_BHWC, level_B, eps, stage), aug_level_B=level_B)
+        condition = condition.replace(low_res_BHWC=up_BHWC, aug_level_B=level_B)
+        return condition if keys_B is None else self.noised(condition, sampler.initial_noise(keys_B, up_BHWC.shape[1:]))
+
+    def noised(self, condition: Condition, eps_BHWC: Float[Array, "b h w c"]) -> Condition:
+        """The condition with noise on its low-resolution input, of the level that it tells."""
+        up_BHWC, level_B, stage = condition.low_res_BHWC, condition.aug_level_B, self.model.super_resolution
+        return condition.replace(low_res_BHWC=degrade.augment(up_BHWC, level_B, eps_BHWC, stage))
 
     def denoiser(self, params: Params) -> Denoiser:
         """`(x, t, condition) -> prediction`, what guidance, solvers and losses accept."""
@@ -195,9 +211,10 @@ class ReImagen:
 
     def sample(
         self, params: Params, inputs: Inputs, keys_B: Key[Array, " b"], settings: GuidedSamplerConfig
-    ) -> UInt8[Array, "b h w 3"]:
-        """Images for captions and neighbours (see `sampling`)."""
-        return to_bytes(sampler.sample(*self.sampling(params, inputs, keys_B, settings)))
+    ) -> UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]:
+        """Images for captions and neighbours (see `sampling`), bytes or floats as `settings.handed_on` says."""
+        images = sampler.sample(*self.sampling(params, inputs, keys_B, settings))
+        return to_floats(images) if settings.handed_on == "floats" else to_bytes(images)
 
     def sampling(
         self, params: Params, inputs: Inputs, keys_B: Key[Array, " b"], settings: GuidedSamplerConfig
@@ -219,8 +236,12 @@ class ReImagen:
             side = low_res_BHWC.shape[1] * model.factor
             own_B = jax.vmap(lambda key: jax.random.fold_in(key, model.resolution))(keys_B)
             keys_B, aug_B = jnp.moveaxis(jax.vmap(jax.random.split)(own_B), 1, 0)
-            condition = self.enlarged(condition, low_res_BHWC, settings.aug_level, aug_B)
+            once_B = aug_B if settings.aug_noise == "once" else None
+            condition = self.enlarged(condition, low_res_BHWC, settings.aug_level, once_B)
         start_B, plan_B, step_B = sampler.split_keys(keys_B)
+        guide = guide_of(settings, inputs, plan_B)
+        if low_res_BHWC is not None and settings.aug_noise == "every_call":
+            guide = degrade.anew(guide, self.noised, aug_B)
         return sampler.Sampling(
             self.denoiser(params),
             condition,
@@ -229,7 +250,7 @@ class ReImagen:
             schedule.times(settings.num_steps, model.diffusion, settings.spacing, settings.times),
             model.diffusion,
             solvers.solver_of(settings, model.diffusion),
-            guide_of(settings, inputs, plan_B),
+            guide,
             sampler.projection(settings),
         )
 

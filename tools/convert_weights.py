@@ -37,6 +37,8 @@ class Convert:
     """Plain IF, without attention over neighbours."""
     text_encoder: Path | None = None
     """Folder of IF's T5 (default: text_encoder in the pipeline's folder). It embeds the empty text."""
+    cleaning: Literal["none", "deepfloyd"] = "none"
+    """deepfloyd: all texts that the model reads are cleaned, as IF's own captions were (needs the extra "clean")."""
     name: str = ""
     """Of the model (default: the pipeline's folder)."""
     dtype: Literal["float32", "float16"] = "float32"
@@ -62,6 +64,7 @@ class Convert:
             self.name or self.pipeline.resolve().name,
             neighbours_at=() if self.no_neighbours else self.neighbours_at,
             text_encoder=self.text_encoder,
+            cleaning=self.cleaning,
         )
         about = f"DeepFloyd IF's {self.pipeline.resolve().name}, converted, with attention over neighbours from zero."
         with atomic_dir(self.out, kind="weights", overwrite=self.overwrite) as folder:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from reimagen_jax.checked import Count, Options
-from reimagen_jax.encoders.settings import FrozenTextConfig
+from reimagen_jax.encoders.settings import Cleaning, FrozenTextConfig
 from reimagen_jax.errors import require
 from reimagen_jax.terminal import say
 
@@ -26,13 +26,16 @@ class EmbedOptions(Options):
     text_encoder: Path | None = None
     """Folder of the text encoder, a T5 or a CLIP as Hugging Face stores them (default: where --text-model has it)."""
     text_model: Path | None = None
-    """A model (run or weights) that the embeddings are for: it tells the four settings that follow."""
+    """A model (run or weights) that the embeddings are for: it tells the five settings that follow."""
     text_tokens: Count = 128
     """Texts are cut after this many tokens."""
     text_padding: Literal["masked", "kept"] = "masked"
     """`kept` stores all tokens of every text, padding too, for models that look at it (DeepFloyd IF)."""
     text_lowercase: bool = False
     """Lower and strip texts first (DeepFloyd IF)."""
+    text_cleaning: Cleaning = "none"
+    """deepfloyd: clean texts first, of markup, addresses, codes and advertising, as DeepFloyd IF does (needs the extra
+    "clean")."""
     text_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """That the encoder computes in; embeddings are stored as bfloat16."""
     text_batch_size: Count = 32
@@ -72,6 +75,7 @@ class EmbedOptions(Options):
                 max_tokens=self.text_tokens,
                 padding=self.text_padding,
                 lowercase=self.text_lowercase,
+                cleaning=self.text_cleaning,
                 dtype=self.text_dtype,
             )
         from reimagen_jax.inference.model import experiment_of

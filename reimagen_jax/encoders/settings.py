@@ -8,6 +8,7 @@ from reimagen_jax.checked import Checked, Count, Natural
 from reimagen_jax.config import FREE, LOCAL
 from reimagen_jax.errors import require
 
+Cleaning = Literal["none", "deepfloyd"]
 LAST_SIDE = 4
 """Pixels, at which the image tower stops halving; where something is in the picture is told by these."""
 
@@ -31,6 +32,9 @@ class FrozenTextConfig(Checked):
     dropped text is the empty text (a parameter of the network), not one without any token."""
     lowercase: bool = False
     """Texts are lowered and stripped before they are embedded (DeepFloyd IF)."""
+    cleaning: Cleaning = "none"
+    """deepfloyd: texts (prompts, neighbours' captions, what is embedded) are cleaned and lowered as the captions that
+    DeepFloyd IF was trained on (cleaning.py)."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """That the encoder computes in; embeddings are stored as bfloat16 in any case."""
 

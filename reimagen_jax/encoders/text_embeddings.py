@@ -27,7 +27,8 @@ from reimagen_jax.checked import Count, parse
 from reimagen_jax.data.manifest import Entry, FileName
 from reimagen_jax.data.opened import Opened, load_array
 from reimagen_jax.data.records import Records
-from reimagen_jax.encoders.settings import FrozenTextConfig
+from reimagen_jax.encoders.cleaning import cleaned
+from reimagen_jax.encoders.settings import Cleaning, FrozenTextConfig
 from reimagen_jax.encoders.texts import Embedded
 from reimagen_jax.encoders.tokenizers import ByteTokenizer
 from reimagen_jax.errors import UserError, require
@@ -53,6 +54,8 @@ class _Settings:
     padding: Literal["masked", "kept"]
     lowercase: bool
     dtype: Literal["float32", "bfloat16"]
+    cleaning: Cleaning = "none"
+    """Written where there is one only, as older versions know none."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 
 def normalised(texts: Sequence[str], settings: FrozenTextConfig) -> list[str]:
     """The texts as they are embedded."""
+    if settings.cleaning == "deepfloyd":
+        return [cleaned(text) for text in texts]
     return [text.lower().strip() for text in texts] if settings.lowercase else list(texts)
 
 
@@ -149,7 +154,7 @@ class TextEmbeddings:
         """Raises `UserError` naming every setting in which an experiment differs from what was written here."""
         wrong = [
             f"{name} {ours!r}, the experiment text.frozen.{name} {wanted!r}"
-            for name, ours in self.manifest["settings"].items()
+            for name, ours in ({"cleaning": "none"} | self.manifest["settings"]).items()
             if (wanted := getattr(settings, name)) != ours and (name, wanted) != ("fingerprint", "")
         ]
         require(not wrong, f"the embeddings in {self.path} do not fit: they have " + "; they have ".join(wrong))
@@ -323,6 +328,7 @@ class _Index:
 def _begin(path: Path, settings: FrozenTextConfig) -> TextEmbeddings:
     """Opens the folder, or makes it."""
     kept = {name: value for name, value in dataclasses.asdict(settings).items() if name != "encoder"}
+    kept |= {} if kept.pop("cleaning") == "none" else {"cleaning": settings.cleaning}
     for left in path.glob(".*.partial"):  # by a process that died
         left.unlink()
     if (path / NAME).is_file():

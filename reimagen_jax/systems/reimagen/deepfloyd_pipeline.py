@@ -27,7 +27,7 @@ from reimagen_jax.config import Experiment
 from reimagen_jax.diffusion.degrade import CHAIN_STEPS
 from reimagen_jax.diffusion.settings import DiffusionConfig, SuperResolutionConfig
 from reimagen_jax.encoders.published import open_text_encoder
-from reimagen_jax.encoders.settings import FrozenTextConfig, TextConfig
+from reimagen_jax.encoders.settings import Cleaning, FrozenTextConfig, TextConfig
 from reimagen_jax.encoders.text_embeddings import encode, normalised
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.files import read_json
@@ -88,13 +88,15 @@ def read_stage(
     *,
     neighbours_at: Sequence[int] | None = None,
     text_encoder: str | Path | None = None,
+    cleaning: Cleaning = "none",
     key: Key[Array, ""] | None = None,
 ) -> Stage:
     """Reads stage I or II of IF, with attention over neighbours from zero.
 
     `neighbours_at` are sides of the feature maps that attend to neighbours (default: wherever they attend to text; none
-    where it is empty); `text_encoder` is the T5's folder (default: `text_encoder` in `folder`), `key` draws the new
-    layers' first weights. Raises `UserError` for what is missing, naming all settings and tensors that do not fit.
+    where it is empty); `text_encoder` is the T5's folder (default: `text_encoder` in `folder`), `cleaning` what is done
+    to texts, `key` draws the new layers' first weights. Raises `UserError` for what is missing, naming all settings and
+    tensors that do not fit.
     """
     folder = Path(folder)
     theirs = _settings(folder / "unet", "config.json", "the settings of IF's U-Net")
@@ -111,7 +113,7 @@ def read_stage(
     unet = unet_params(checkpoint, config.system.unet)
     unet |= fresh_neighbour_attention(config.system.unet, randomness.key(0) if key is None else key)
     encoder = Path(text_encoder) if text_encoder is not None else folder / "text_encoder"
-    config, empty_LD = _with_encoder(config, encoder)
+    config, empty_LD = _with_encoder(config, encoder, cleaning)
     return Stage(config, {"text": {"empty_LD": empty_LD}, "unet": unet})
 
 
@@ -213,9 +215,9 @@ def fresh_neighbour_attention(config: UNetConfig, key: Key[Array, ""]) -> Params
     return params
 
 
-def _with_encoder(config: Experiment, folder: Path) -> tuple[Experiment, np.ndarray]:
+def _with_encoder(config: Experiment, folder: Path, cleaning: Cleaning) -> tuple[Experiment, np.ndarray]:
     """The experiment with its text encoder's fingerprint, and (2): float32 [77, D]."""
-    settings = dataclasses.replace(config.system.text.frozen, encoder=str(folder))
+    settings = dataclasses.replace(config.system.text.frozen, encoder=str(folder), cleaning=cleaning)
     encoder = open_text_encoder(settings)
     try:
         empty_1LD, _ = encode(encoder, normalised([""], settings), settings)

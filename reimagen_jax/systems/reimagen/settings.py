@@ -181,7 +181,7 @@ class ReImagenConfig(SystemConfig):
 
         theirs   channels, levels and attention of the network; text; schedule, prediction and variance; resolution
         ours     precision, rematerialisation and attention's implementation; loss weights; how low resolution is
-                 degraded; sampler and drops; where the text encoder lies
+                 degraded; sampler and drops; where the text encoder lies; how texts are cleaned
 
         Raises `UserError` when only one of them is a super-resolution stage, or theirs are of another system.
         """
@@ -193,8 +193,10 @@ class ReImagenConfig(SystemConfig):
         stage, text = theirs.super_resolution, theirs.text
         if stage is not None:
             stage = _with(stage, self.super_resolution, "crop", "shrinking", "blur", "blur_width", "aug_levels")
-        if text.frozen is not None and self.text.frozen is not None and self.text.frozen.encoder:
-            text = dataclasses.replace(text, frozen=_with(text.frozen, self.text.frozen, "encoder"))
+        if text.frozen is not None and self.text.frozen is not None:
+            unset = {"encoder": "", "cleaning": "none"}
+            said = [name for name, value in unset.items() if getattr(self.text.frozen, name) != value]
+            text = dataclasses.replace(text, frozen=_with(text.frozen, self.text.frozen, *said))
         weighed = ("weighting", "snr_limit", "variance_weight", "time_exponent")
         return dataclasses.replace(
             self,

@@ -285,6 +285,7 @@ class ReImagen:
         if frozen is not None:
             fingerprint = f"fingerprint `{frozen.fingerprint[:16]}`"
             text = f"frozen, width {frozen.width}, {frozen.max_tokens} tokens, {fingerprint}"
+            text += f", texts cleaned as {frozen.cleaning}" if frozen.cleaning != "none" else ""
         return {
             "Images": f"{takes}{model.resolution} x {model.resolution} pixels",
             "Neighbours": f"{self.config.data.num_neighbours} in training",

@@ -34,6 +34,12 @@ def pipeline(params):
     return Pipeline([Stage(config, p, batch_size=3) for config, p in zip(CONFIGS, params, strict=True)])
 
 
+@pytest.fixture(scope="module")
+def enlarging(params):
+    """The second stage again, whose programs may be several: of bytes, and of floats."""
+    return Stage(TINY_SR, params[1], batch_size=3)
+
+
 def neighbour(seed: int) -> Neighbour:
     """A picture of 64 pixels, decoded for the first stage."""
     data = encoded(picture(seed, (64, 64)))
@@ -77,32 +83,31 @@ def test_a_cascade_is_its_stages_by_hand(pipeline):
     assert (pipeline.config, pipeline.settings) == (TINY_CROPS, TINY.system.sampler)
 
 
-def test_a_stage_hands_on_floats_where_its_settings_say_so(pipeline):
-    base, middle, _ = pipeline.stages
+def test_a_stage_hands_on_floats_where_its_settings_say_so(pipeline, enlarging):
+    base = pipeline.stages[0]
     unrounded = Stage(TINY, base.params, dataclasses.replace(base.settings, handed_on="floats"), batch_size=3)
     requests = [request(0), request(1)]
     floats = unrounded.draw(requests)
     assert floats.dtype == np.float32 and np.abs(floats).max() <= 1.0
     assert unrounded.draw([]).shape == (0, 16, 16, 3)
-    first, second = Pipeline([unrounded, middle]).draw(requests)
+    first, second = Pipeline([unrounded, enlarging]).draw(requests)
     np.testing.assert_array_equal(first, base.draw(requests))  # what is written is rounded
     asked = [dataclasses.replace(each, guidance={}) for each in requests]
     by_hand = [dataclasses.replace(each, start=image) for each, image in zip(asked, floats, strict=True)]
-    np.testing.assert_array_equal(second, middle.draw(by_hand))
-    assert second.dtype == np.uint8 and np.any(second != Pipeline([base, middle])(requests))
+    np.testing.assert_array_equal(second, enlarging.draw(by_hand))
+    assert second.dtype == np.uint8 and np.any(second != Pipeline([base, enlarging])(requests))
     assert Pipeline([unrounded])(requests).dtype == np.uint8
 
 
-def test_bytes_are_those_floats_that_they_mean(pipeline):
-    base, middle, _ = pipeline.stages
-    image = base.draw([request(0)])[0]
+def test_bytes_are_those_floats_that_they_mean(pipeline, enlarging):
+    image = pipeline.stages[0].draw([request(0)])[0]
     one, same = (
         dataclasses.replace(request(0), start=start) for start in (image, np.asarray(to_model(jnp.asarray(image))))
     )
-    np.testing.assert_array_equal(middle.draw([one]), middle.draw([same]))
+    np.testing.assert_array_equal(enlarging.draw([one]), enlarging.draw([same]))
     for wrong in (image.astype(np.float32), np.full((16, 16, 3), np.nan, np.float32)):
         with pytest.raises(UserError, match="tiny_sr enlarges bytes, or floats from -1 to 1"):
-            middle.draw([dataclasses.replace(one, start=wrong)])
+            enlarging.draw([dataclasses.replace(one, start=wrong)])
 
 
 def test_floats_are_rounded_as_on_the_device():

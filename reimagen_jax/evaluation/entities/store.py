@@ -6,21 +6,19 @@ The images kept of an arm, to look at, lie beside its ratings as one strip.
 """
 
 import dataclasses
-import hashlib
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 from pydantic import StringConstraints
 
 from reimagen_jax.checked import Checked, Natural, NonNegative, Number, parse, read
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.evaluation.entities.arms import Arm
 from reimagen_jax.evaluation.entities.bench import EntityBench, Outcome
+from reimagen_jax.evaluation.store import checksum, load_image, save_image
 from reimagen_jax.files import write_json
 
 SHOWN = 6
@@ -71,7 +69,7 @@ def run_arm(bench: EntityBench, arm: Arm, folder: Path) -> Outcome:
     outcome = bench.rated(arm, images, time.perf_counter() - began)
     folder.mkdir(parents=True, exist_ok=True)
     shown = images[:: bench.num_images][:SHOWN]
-    Image.fromarray(np.concatenate(list(shown), axis=1)).save(strip(bench, arm, folder))
+    save_image(np.concatenate(list(shown), axis=1), strip(bench, arm, folder))
     write_json(path, {"settings": bench.settings(arm), "outcome": to_json(outcome)})  # last: all of it is there
     return outcome
 
@@ -88,8 +86,7 @@ def strip(bench: EntityBench, arm: Arm, folder: Path) -> Path:
 
 def read_strip(path: Path) -> UInt8[np.ndarray, "n r r 3"]:
     """The images of a strip, in order."""
-    with Image.open(path) as strip:
-        image = np.asarray(strip.convert("RGB"))
+    image = load_image(path)
     return np.stack(np.split(image, image.shape[1] // image.shape[0], axis=1))
 
 
@@ -123,8 +120,3 @@ def from_json(stored: dict[str, Any], where: str = "ratings") -> Outcome:
     prompts = {len(value) for value in decoded.values() if isinstance(value, np.ndarray)}
     require(len(prompts) == 1, f"{where} tells of {sorted(prompts)} prompts: delete it to draw and rate again")
     return Outcome(**decoded)
-
-
-def checksum(settings: dict[str, Any]) -> str:
-    """Of JSON types (hex)."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,7 +1,8 @@
 """A sweep over eta: every prompt at every eta from the same noise, and once without neighbours.
 
 Images are numbered p S + s (prompt p, seed s of S), and the number determines an image's noise and its guidance plan.
-So along a row of a sweep only eta changes, and a growing eta turns steps from neighbour- to text-enhanced one by one.
+So along a row of a sweep only eta changes. By interleaved guidance a growing eta turns steps from neighbour- to
+text-enhanced one by one; stratified plans, evenly spread for each eta, are not nested like that.
 """
 
 from collections.abc import Sequence

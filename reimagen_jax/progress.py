@@ -13,8 +13,11 @@ T = TypeVar("T")
 
 
 def track(iterable: Iterable[T], total: int | None, what: str, unit: str = "it") -> Iterator[T]:
-    """Yields from `iterable` behind a progress bar on stderr, or behind nothing where stderr is not a terminal."""
-    shown = sys.stderr is not None and sys.stderr.isatty()
+    """Yields from `iterable` behind a progress bar on stderr, or behind nothing where stderr is not a terminal.
+
+    Without a title there is no bar: for a part of what has one.
+    """
+    shown = bool(what) and sys.stderr is not None and sys.stderr.isatty()
     return iter(tqdm(iterable, total=total, desc=printable(what), unit=unit, disable=not shown, dynamic_ncols=True))
 
 

@@ -83,9 +83,9 @@ class PromptOptions(Options):
     """Neighbours of each prompt: the first k of the references, the pinned and, best first, those found (default: all
     references and pinned, and with a knowledge base as many as the model's experiment says, or was trained with)."""
 
-    def check(self) -> None:
-        """Raises `UserError` on options that contradict each other; opens nothing."""
-        given = [name for name in ("prompt", "prompts", "records") if getattr(self, name)]
+    def check(self, *others: str) -> None:
+        """Raises `UserError` on options that contradict each other; opens nothing. `others` say what to draw, too."""
+        given = [*(name for name in ("prompt", "prompts", "records") if getattr(self, name)), *others]
         if len(given) != 1:
             what = "nothing to draw" if not given else f"--{' and --'.join(given)} are both given"
             raise UserError(f"{what}: give one of --prompt TEXT, --prompts FILE, --records DIR")
@@ -103,17 +103,27 @@ class PromptOptions(Options):
 
     def gather(self, config: Experiment) -> "list[Prompt]":
         """The prompts with their neighbours, decoded for the model. Raises `UserError` on bad input."""
-        from reimagen_jax.inference.prompts import asking_by, with_retrieved
+        return self.found(self.asked(config), config)
+
+    def asked(self, config: Experiment) -> "list[Prompt]":
+        """The prompts, without neighbours yet."""
+        from reimagen_jax.inference.prompts import asking_by
+
+        prompts = self._prompts(config.system.resolution)
+        if self.negative:
+            prompts = [dataclasses.replace(each, negative=each.negative or self.negative.strip()) for each in prompts]
+        return asking_by(prompts, self.query_by) if self.query_by else prompts
+
+    def found(self, prompts: "Sequence[Prompt]", config: Experiment) -> "list[Prompt]":
+        """The prompts with their neighbours."""
+        from reimagen_jax.inference.prompts import with_retrieved
         from reimagen_jax.inference.requests import from_file, pinned
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
-        prompts, k = self._prompts(config.system.resolution), self.resolved(config).k
-        if self.negative:
-            prompts = [dataclasses.replace(each, negative=each.negative or self.negative.strip()) for each in prompts]
+        k = self.resolved(config).k
         given = tuple(from_file(path, text, config.system.resolution) for path, text in self.reference)
         if not self.knowledge_base:
             return [dataclasses.replace(prompt, neighbours=given[:k]) for prompt in prompts]
-        prompts = asking_by(prompts, self.query_by) if self.query_by else prompts
         base = KnowledgeBase.open(self.knowledge_base)
         given += pinned(base, _flat(self.pin), config.system.resolution)
         return with_retrieved(

@@ -1,27 +1,36 @@
-"""`reimagen sweep`: prompts over eta, from all neighbours to all text, as a report (HTML and PNG)."""
+"""`reimagen sweep`: prompts over eta, from all neighbours to all text, or over any grid, as a report (HTML and PNG)."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from reimagen_jax.checked import Options, Share
+from reimagen_jax.checked import Count, Options, Share
 from reimagen_jax.commands.options import (
     PromptOptions,
     SamplingOptions,
+    as_typed,
     command_line,
     open_drawing,
     warn_without_neighbours,
 )
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.systems.reimagen.settings import ETAS
+from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
     from reimagen_jax.config import Experiment
+    from reimagen_jax.evaluation.axes import Axis
+    from reimagen_jax.evaluation.grids import Grid, Point
     from reimagen_jax.evaluation.sweeps import Sweep as DrawnSweep
+    from reimagen_jax.inference.model import Model
     from reimagen_jax.inference.prompts import Prompt
+
+PROMPTS = "prompts.jsonl"
+SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -31,31 +40,71 @@ class Sweep(Options):
 
     Writes report.html (one file that needs nothing else), report.png and sweep.json. Prompts and neighbours are given
     as for `reimagen sample`. Where the prompts are captions of EntityWorld records, the images are rated as well.
+
+    Over a grid of whatever can be set (an X/Y/Z plot), the first axis in columns, the second in rows:
+        reimagen sweep --model shipped --world-prompts 64 --knowledge-base runs/index --out runs/grid \\
+            --over eta=0:1:0.1 --over steps=10,25 --over solver=ddim,unipc
+        reimagen sweep --model runs/train --prompt "a cat on a mat" --knowledge-base runs/index --out runs/words \\
+            --over words=cat,dog,fox --over checkpoint=2000,4000
+
+    Axes are all settings of the sampler by their options (eta, k, steps, solver, guidance, text-weight, ...), seed,
+    negative, method, checkpoint (steps of the run, or models), and words: the first is looked for in the prompts, and
+    each takes its place. Every image is stored as it is drawn: after a stop, or with more values, the same command
+    goes on. The report names the best point of those that are rated, what cannot be told from it, and the cheapest of
+    these; sweep.csv has all of them.
     """
 
     model: Path
     """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""
     out: Path
-    """Folder to write."""
+    """Folder to write; of a grid, to go on with."""
     what: Annotated[PromptOptions, tyro.conf.arg(name="")] = field(default_factory=PromptOptions)
     etas: tuple[Share, ...] = ETAS
     """One column each, between 0 and 1."""
+    over: Annotated[
+        tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="AXIS=VALUE,...")
+    ] = ()
+    """A grid's axes, in place of --etas: each with its values, or FIRST:LAST:STEP. Repeat it for more."""
+    world_prompts: Count | None = None
+    """So many of EntityDrawBench's prompts, in place of one's own: about entities of the knowledge base, which has to
+    be of EntityWorld and is asked for their names."""
+    split: Literal["frequent", "rare", "unseen"] | None = None
+    """How often the training has shown the entities of --world-prompts (default: unseen, never)."""
+    best: Literal["faithful", "aligned", "both"] | None = None
+    """What the best point of a grid has most of (default: both in one image)."""
+    show: Count | None = None
+    """Prompts on the sheet of a grid, at most (default: 8); all images are in the folder."""
     how: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(default_factory=SamplingOptions)
     rater: Path | None = None
     """A rater of EntityWorld for the model's resolution (default: the one that comes with the package)."""
     overwrite: bool = False
-    """Replace an existing output folder, once the new one is complete."""
+    """Replace an existing output folder, once the new one is complete; of a grid, draw all images anew."""
 
     def run(self) -> None:
         """Draws, rates where that is possible, and writes the report. Raises `UserError` on bad options or input."""
-        from reimagen_jax.api import sweep_by
-        from reimagen_jax.files import atomic_dir
         from reimagen_jax.reports.report import PAGE
 
-        self._check()
+        self.what.check(*(["world-prompts"] if self.world_prompts else []))
+        require(self.split is None or bool(self.world_prompts), "--split is about --world-prompts: give their number")
+        if self.over:
+            self._draw_grid()
+        else:
+            self._draw_etas()
+        say(f"report: {self.out / PAGE}")
+
+    def _draw_etas(self) -> None:
+        from reimagen_jax.api import sweep_by
+        from reimagen_jax.files import atomic_dir
+
+        self._check_etas()
         with atomic_dir(self.out, kind="sweep", overwrite=self.overwrite) as folder:
             model = open_drawing(self.model, self.how.text_encoder)
-            prompts = self._prompts(model.config)
+            prompts = self.what.found(self._asked(model), model.config)
+            warn_without_neighbours(prompts)
+            if not any(prompt.neighbours for prompt in prompts):
+                raise UserError(
+                    f"no neighbours were found for any prompt: no caption in {self.what.knowledge_base} shares a word"
+                )
             swept = sweep_by(
                 self.how.pipeline(model, prompts),
                 model,
@@ -64,31 +113,155 @@ class Sweep(Options):
                 self.how.num_images,
                 rater=self.rater,
                 command=lambda drawn: self._command(model.config, drawn),
-                data=self.what.sources(),
+                data=self._sources(),
             )
             swept.write(folder)
-        print(f"report: {self.out / PAGE}")
 
     def _command(self, config: "Experiment", drawn: "DrawnSweep") -> str:
         """The command line with nothing left to the experiment."""
         what, how = self.what.resolved(config), self.how.resolved(drawn.sampler)
         return command_line("sweep", dataclasses.replace(self, etas=drawn.etas, what=what, how=how))
 
-    def _check(self) -> None:
+    def _check_etas(self) -> None:
         """Raises `UserError` on options that make no sense; opens nothing."""
-        self.what.check()
         require(len(self.etas) > 0, "--etas is empty: give at least one value between 0 and 1")
         require(self.what.k != 0, "--k 0 leaves a sweep nothing to weigh against the text: at least 1 is needed")
         require(
             bool(self.what.knowledge_base or self.what.reference),
             "a sweep needs neighbours: give --knowledge-base DIR, or --reference IMAGE CAPTION",
         )
+        for option in ("best", "show"):
+            require(getattr(self, option) is None, f"--{option} is about a grid: give its axes, --over AXIS=VALUE,...")
 
-    def _prompts(self, config: "Experiment") -> "list[Prompt]":
-        prompts = self.what.gather(config)
-        warn_without_neighbours(prompts)
-        if not any(prompt.neighbours for prompt in prompts):
-            raise UserError(
-                f"no neighbours were found for any prompt: no caption in {self.what.knowledge_base} shares a word"
+    def _draw_grid(self) -> None:
+        from reimagen_jax.api import GRID, IMAGES, GridWords, sweep_grid
+        from reimagen_jax.evaluation.axes import axes_of
+        from reimagen_jax.evaluation.store import Images
+        from reimagen_jax.files import growing_dir
+        from reimagen_jax.reports.grid_report import choice
+
+        axes = axes_of([text for group in self.over for text in group])
+        self._check_axes(axes)
+        with growing_dir(self.out, kind=GRID):
+            model = open_drawing(self.model, self.how.text_encoder)
+            grid = self._plan(axes, model)
+            images = Images(self.out / IMAGES)
+            if self.overwrite:
+                images.clear()
+            self._write_prompts(grid)
+            command = command_line("sweep", self._resolved(model.config, axes))
+            words = GridWords(
+                command, lambda point: self._drawn_by(point, model.config), self._sources(), self.show or SHOWN
             )
-        return prompts
+            swept = sweep_grid(grid, model, images, words, rater=self.rater, best=self.best or "both")
+            swept.write(self.out)
+        if said := choice(swept.report):
+            say(*said, f"to draw with the cheapest of these: {swept.report.cheapest_command}")
+
+    def _check_axes(self, axes: "Sequence[Axis]") -> None:
+        """Raises `UserError` on options that contradict the axes; opens nothing."""
+        from reimagen_jax.evaluation.axes import METHOD, K
+
+        require(self.etas == ETAS, "--etas and --over are both given: give eta as an axis, --over eta=0,0.5,1")
+        based = bool(self.what.knowledge_base)
+        for axis in axes:
+            name = axis.name.replace("-", "_")
+            given = next((own for own in (getattr(each, name, None) for each in (self.what, self.how)) if own), None)
+            said = f"--{axis.name} {given} and --over {axis}: an axis has all of its values"
+            require(given is None or given == "lexical", said)
+            require(axis.name != METHOD or based, f"--over {axis} asks a --knowledge-base: none is given")
+            needed = axis.name == K and any(axis.values) and not (based or self.what.reference)
+            require(not needed, f"--over {axis} asks for neighbours: give --knowledge-base DIR, or --reference")
+
+    def _plan(self, axes: "Sequence[Axis]", model: "Model") -> "Grid":
+        from reimagen_jax.api import model_at
+        from reimagen_jax.evaluation.grids import Asked, plan
+
+        sampler = self.how.settings(model.config.system.sampler)
+        given = [name.removeprefix("sampler.") for name in self.how.typed()]
+
+        def find(prompts: "Sequence[Prompt]", method: Any, most: int | None) -> "list[Prompt]":
+            asked = {"k": self.what.k if most is None else most, "method": method or self.what.method}
+            return dataclasses.replace(self.what, **asked).found(prompts, model.config)
+
+        asked = Asked(
+            model,
+            self._asked(model),
+            find,
+            {name: getattr(sampler, name) for name in given},
+            lambda name: model_at(self.model, name, self.how.text_encoder),
+            self.how.num_images,
+            self.how.seed,
+            self.how.batch_size,
+        )
+        with as_typed(self.how.typed()):
+            grid = plan(axes, asked)
+        if self.what.knowledge_base:
+            most = max(grid.points, key=lambda point: sum(len(each.neighbours) for each in point.prompts))
+            warn_without_neighbours(most.prompts)
+        return grid
+
+    def _asked(self, model: "Model") -> "list[Prompt]":
+        """The prompts, without neighbours yet."""
+        if not self.world_prompts:
+            return self.what.asked(model.config)
+        from reimagen_jax.evaluation.entities.inventory import Inventory
+        from reimagen_jax.evaluation.entities.prompts import draw_prompts
+        from reimagen_jax.inference.prompts import Prompt
+        from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+
+        require(
+            self.what.knowledge_base is not None, "--world-prompts are about a knowledge base: --knowledge-base DIR"
+        )
+        inventory = Inventory.read(KnowledgeBase.open(self.what.knowledge_base))
+        drawn = draw_prompts(inventory, self._split, self.world_prompts, self.how.seed)
+        negative = (self.what.negative or "").strip()
+        return [Prompt(each.text, attributes=each.attributes, query=each.name, negative=negative) for each in drawn]
+
+    @property
+    def _split(self) -> str:
+        return self.split or "unseen"
+
+    def _sources(self) -> dict[str, str]:
+        """Where prompts and neighbours come from."""
+        if not self.world_prompts:
+            return self.what.sources()
+        said = f"{self.world_prompts} of EntityDrawBench, about {self._split} entities"
+        return self.what.sources() | {"prompts": said, "asked for": "the entities' names"}
+
+    def _write_prompts(self, grid: "Grid") -> None:
+        """EntityDrawBench's prompts as a file for --prompts, with what their images have to show."""
+        from reimagen_jax.files import write_text
+        from reimagen_jax.terminal import json_line
+
+        if self.world_prompts:
+            lines = (json_line({"text": each.text, **each.attributes}) for each in grid.prompts)
+            write_text(self.out / PROMPTS, "".join(f"{line}\n" for line in lines))
+
+    def _resolved(self, config: "Experiment", axes: "Sequence[Axis]") -> "Sweep":
+        """The same with nothing left to the experiment, but for what the axes say."""
+        names = {axis.name.replace("-", "_") for axis in axes}
+        what, how = self.what.resolved(config), self.how.resolved(self.how.settings(config.system.sampler))
+        what = dataclasses.replace(what, k=None) if "k" in names else what
+        varied = {name: None for name in names if name != "seed" and hasattr(how, name)}
+        over = tuple((str(axis),) for axis in axes)
+        return dataclasses.replace(self, etas=(), over=over, what=what, how=dataclasses.replace(how, **varied))
+
+    def _drawn_by(self, point: "Point", config: "Experiment") -> str:
+        """`reimagen sample` as at a point; where it has no options for that, this sweep at the point alone."""
+        from reimagen_jax.commands.sample import Sample
+        from reimagen_jax.evaluation.axes import CHECKPOINT, METHOD, NEGATIVE, SEED, WORDS, Axis, K
+
+        out, values = self.out.with_name(f"{self.out.name}-best"), point.values
+        beside = (CHECKPOINT, K, METHOD, NEGATIVE, SEED, WORDS, "eta")
+        has_all = all(name in beside or hasattr(self.how, name.replace("-", "_")) for name in values)
+        if not has_all or values.get(CHECKPOINT, "").isdecimal():
+            axes = [Axis(name, (value,)) for name, value in values.items()]
+            return command_line("sweep", dataclasses.replace(self._resolved(config, axes), out=out))
+        what = self.what.resolved(config)
+        what = dataclasses.replace(what, **{name: values[name] for name in (K, METHOD, NEGATIVE) if name in values})
+        if self.world_prompts:
+            what = dataclasses.replace(what, prompts=self.out / PROMPTS, query_by="entity")
+        how = dataclasses.replace(self.how.resolved(point.settings), seed=point.seed)
+        model = Path(values.get(CHECKPOINT, self.model))
+        return command_line("sample", Sample(model, out, what, point.settings.eta, how))

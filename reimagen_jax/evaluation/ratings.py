@@ -115,7 +115,7 @@ def rate(sweep: Sweep, rater: Rater) -> Ratings:
     shape_QSC, shape_HWC = image_QSCHWC.shape[:3], image_QSCHWC.shape[3:]
     each = [known for known in truths if known is not None for _ in range(shape_QSC[1] * shape_QSC[2])]
     verdict_VPSC = np.zeros((len(VERDICTS), *sweep.image_PSCHWC.shape[:3]), bool)
-    verdict_VPSC[:, applies_P] = _judge(image_QSCHWC.reshape(-1, *shape_HWC), each, rater).reshape(-1, *shape_QSC)
+    verdict_VPSC[:, applies_P] = judge(image_QSCHWC.reshape(-1, *shape_HWC), each, rater).reshape(-1, *shape_QSC)
     curves = tuple(
         _curve(name, sweep.etas, verdict_PSC[applies_P], ceiling.mean)
         for name, verdict_PSC, ceiling in zip(VERDICTS, verdict_VPSC, ceilings(rater), strict=True)
@@ -123,7 +123,7 @@ def rate(sweep: Sweep, rater: Rater) -> Ratings:
     return Ratings(curves, verdict_VPSC, applies_P, _note(sweep, int(applies_P.sum())), describe_rater(rater))
 
 
-def _judge(images: np.ndarray, truths: Sequence[Truth], rater: Rater) -> Bool[np.ndarray, "v n"]:
+def judge(images: np.ndarray, truths: Sequence[Truth], rater: Rater) -> Bool[np.ndarray, "v n"]:
     """Verdicts on images uint8 [N, R, R, 3], given one truth for each, in the order of `VERDICTS`."""
     looks = np.stack([known.look for known in truths])
     scenes = {p.name: np.array([known.scene[p.name] for known in truths]) for p in SCENE_PARAMETERS}

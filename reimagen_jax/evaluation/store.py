@@ -5,6 +5,7 @@ So whoever was stopped goes on where it was, and what is asked anew beside what 
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,12 @@ class Images:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         save_image(image, self._place(key))
+
+    def clear(self) -> None:
+        """Forgets all of it."""
+        self._held.clear()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def note(self, key: str, facts: Any) -> None:
         """Writes JSON types down."""

@@ -1,14 +1,17 @@
-"""Plots of means with 95 % confidence intervals: curves with bands, and bars with whiskers.
+"""Plots of means with 95 % confidence intervals: curves with bands, bars with whiskers, tables of colours, trades.
 
 The colours are those of Okabe and Ito (2008), which colour-blind readers tell apart; curves differ in their markers
 too, bars in their hatching.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from reimagen_jax.evaluation.statistics import Curve, Interval
 from reimagen_jax.reports.figures import COLOURS, GRID, INK, PAPER
@@ -27,13 +30,15 @@ def curves(
     y_label: str = "share of images",
     title: str = "",
     ticks: Sequence[float] | None = None,
+    names: Sequence[str] = (),
     levels: Mapping[str, float] | None = None,
     size: tuple[float, float] = (6.4, 3.9),
 ) -> Figure:
     """Lines with bands of confidence; y runs from 0 to 1.
 
     What there is without neighbours stands left of the lines, what true images reach is dotted. `levels` are further
-    named horizontals, such as a rater's ceiling. `size` is in inches.
+    named horizontals, such as a rater's ceiling. `size` is in inches. `names` stand at the ticks where they are no
+    numbers: what has no order is no line.
     """
     figure = Figure(figsize=size, layout="constrained")
     if apart := any(line.baseline is not None for line in lines):
@@ -43,8 +48,13 @@ def curves(
     for i, (line, colour, marker) in enumerate(zip(lines, cycle(COLOURS), cycle(MARKERS), strict=False)):
         style = {"color": colour, "marker": marker, "markersize": 6, "markeredgecolor": PAPER, "clip_on": False}
         mean, low, high = zip(*line.points, strict=True)
-        axes.fill_between(line.x, low, high, color=colour, alpha=0.16, linewidth=0)
-        axes.plot(line.x, mean, linewidth=1.8, label=line.name, gid=f"points-{i}", **style)
+        if names:
+            axes.vlines([x + 0.06 * i for x in line.x], low, high, color=colour, linewidth=2, alpha=0.6)
+            x, width = [x + 0.06 * i for x in line.x], 0.0
+        else:
+            axes.fill_between(line.x, low, high, color=colour, alpha=0.16, linewidth=0)
+            x, width = line.x, 1.8
+        axes.plot(x, mean, linewidth=width, label=line.name, gid=f"points-{i}", **style)
         if line.ceiling is not None:
             axes.axhline(line.ceiling, color=colour, linewidth=1.2, linestyle=":", zorder=1)
         if line.baseline is not None:
@@ -55,7 +65,7 @@ def curves(
         axes.plot([], [], color=INK, linewidth=1.2, linestyle=":", label="true images")
     _levels(axes, levels)
     if ticks is not None:
-        axes.set_xticks(list(ticks), [f"{x:g}" for x in ticks])
+        axes.set_xticks(list(ticks), names or [f"{x:g}" for x in ticks])
     _finish(axes, title, x_label, "" if apart else y_label)
     if apart:
         _finish(left, "", "", y_label)
@@ -82,6 +92,87 @@ def tooltips(lines: Sequence[Curve]) -> dict[str, list[str]]:
     for i, line in enumerate(lines):
         told[f"points-{i}"] = [f"{line.name}, η {x:g}: {say(y)}" for x, y in zip(line.x, line.points, strict=True)]
     return told
+
+
+def heat(
+    values: Sequence[Sequence[Interval | None]], columns: Sequence[str], rows: Sequence[str], *, title: str = ""
+) -> Figure:
+    """Shares as a table of colours, the mean in each cell; None is an empty cell."""
+    size = (max(4.0, 1.6 + 0.72 * len(columns)), max(1.6, 1.0 + 0.42 * len(rows)))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    scale = matplotlib.colormaps["cividis"]
+    for y, row in enumerate(values):
+        for x, share in enumerate(row):
+            if share is None:
+                continue
+            colour = scale(share.mean)
+            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, linewidth=0, gid=f"cell-{y}-{x}"))
+            ink = "#111111" if sum(colour[:3]) > 1.5 else "#fdfdfd"  # no variable of the page's: its ground is its own
+            axes.text(x, y, f"{share.mean:.2f}", ha="center", va="center", fontsize=9, color=ink)
+    axes.set_xlim(-0.5, len(columns) - 0.5)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xticks(range(len(columns)), columns, rotation=0 if max(map(len, columns)) < 9 else 30)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(colors=INK, labelsize=9, length=0)
+    axes.set_facecolor("none")
+    axes.spines[:].set_visible(False)
+    if title:
+        axes.set_title(title, loc="left", fontsize=10, color=INK)
+    return figure
+
+
+def trade(
+    points: Sequence[tuple[Interval, Interval, float]],
+    front: Sequence[int],
+    labels: Mapping[int, str],
+    *,
+    x_label: str,
+    y_label: str,
+    cost_label: str,
+) -> Figure:
+    """Points (x, y, cost): the dearer the larger and the redder; those on the front ringed, joined and labelled.
+
+    `front` and `labels` (of those on it) are about the points' places. A point is a line of its own, `trade-I` in SVG.
+    """
+    figure = Figure(figsize=(8.6, 4.8), layout="constrained")
+    axes = figure.subplots()
+    costs = [math.log(max(cost, 1e-9)) for _, _, cost in points]
+    least, most = min(costs), max(costs)
+    scale = matplotlib.colormaps["YlOrRd"]
+    for place in sorted(range(len(points)), key=lambda place: place in front):
+        (x, y, _), part = points[place], (costs[place] - least) / ((most - least) or 1.0)
+        colour = matplotlib.colors.to_hex(scale(0.15 + 0.8 * part))
+        if place in front:
+            axes.plot([x.low, x.high], [y.mean] * 2, color=GRID, linewidth=1.2, zorder=1)
+            axes.plot([x.mean] * 2, [y.low, y.high], color=GRID, linewidth=1.2, zorder=1)
+        edge, width = (INK, 1.6) if place in front else (PAPER, 0.6)
+        style = {"markeredgecolor": edge, "markeredgewidth": width, "markersize": 6 + 9 * part, "clip_on": False}
+        axes.plot([x.mean], [y.mean], "o", color=colour, gid=f"trade-{place}", zorder=3, **style)
+    along = sorted(front, key=lambda place: (points[place][0].mean, -points[place][1].mean))
+    axes.plot(
+        *zip(*[(points[place][0].mean, points[place][1].mean) for place in along], strict=True),
+        color=INK,
+        linewidth=1,
+        linestyle=(0, (2, 3)),
+        zorder=2,
+    )
+    here: dict[tuple[float, float], list[int]] = {}
+    for place in along:
+        here.setdefault((points[place][0].mean, points[place][1].mean), []).append(place)
+    for (x, y), places in here.items():
+        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+        at = {"xytext": (-10, 8), "textcoords": "offset points", "ha": "right"}
+        axes.annotate(labels[places[0]] + more, (x, y), fontsize=8, color=INK, **at)
+    _finish(axes, "", x_label, y_label)
+    axes.set_xlim(min(x.low if i in front else x.mean for i, (x, _, _) in enumerate(points)) - 0.05, 1.02)
+    axes.set_ylim(min(y.low if i in front else y.mean for i, (_, y, _) in enumerate(points)) - 0.05, 1.05)
+    for cost, part in {math.exp(least): 0.0, math.exp(most): 1.0}.items():
+        colour = matplotlib.colors.to_hex(scale(0.15 + 0.8 * part))
+        named = f"{cost:.3g} {cost_label}"
+        axes.plot([], [], "o", color=colour, markersize=6 + 9 * part, markeredgecolor=PAPER, label=named)
+    _legend(axes)
+    return figure
 
 
 def bars(

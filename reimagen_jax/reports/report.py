@@ -67,7 +67,7 @@ def render(report: Report) -> str:
         images = int(ratings.applies_P.sum()) * sweep.num_seeds
         shown["points"] = [Row(*row, images) for row in zip(sweep.columns, points_CV, strict=True)]
     shown |= {"cell": cell_pixels(sweep.resolution), "pixel_art": PIXEL_ART}
-    return _environment().get_template("report.html.j2").render(report=report, **shown)
+    return environment().get_template("report.html.j2").render(report=report, **shown)
 
 
 def cell_pixels(resolution: int) -> int:
@@ -76,7 +76,7 @@ def cell_pixels(resolution: int) -> int:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     """All that a template shows is escaped, unless it is marked as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("reimagen_jax.reports"),

@@ -13,10 +13,11 @@ for the name finds here; the entities are real, and the judges people.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from reimagen_jax.data.entityworld import CATEGORIES, Scene, caption, entity_look, entity_name
+from reimagen_jax.data.entityworld import CATEGORIES, Scene, caption, describe_scene, entity_look, entity_name
 from reimagen_jax.data.entityworld.dataset import SPLITS
 from reimagen_jax.data.entityworld.scenes import draw_scene
 from reimagen_jax.errors import UserError
@@ -41,6 +42,12 @@ class EntityPrompt:
     scene: Scene
     tells: tuple[str, ...]
     """The attributes of the scene that the text tells."""
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What a record of such an image would have, as JSON types."""
+        shown = {"look": self.look.tolist(), "scene": describe_scene(self.scene), "tells": list(self.tells)}
+        return {"entity": self.name, **shown}
 
 
 def draw_prompts(inventory: Inventory, split: str, count: int, seed: int) -> list[EntityPrompt]:

@@ -117,6 +117,10 @@ SCENARIOS = {
     "sweep": Scenario(
         f"sweep --model model --knowledge-base base --prompt cat --out out --etas 0 1 {FEW}", (*_BASE, "model")
     ),
+    "grid": Scenario(
+        f"sweep --model model --knowledge-base base --prompt cat --out out --over eta=0,1 --over seed=0,1 {FEW}",
+        (*_BASE, "model"),
+    ),
     "search": Scenario("search base cat --sheet sheet.png", _BASE),
     "evaluate": Scenario(
         "evaluate entities --model shipped --knowledge-base world_base --out out --num-prompts 2 --splits unseen "

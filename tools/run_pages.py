@@ -46,6 +46,8 @@ SMALL = (
     (r"reimagen train ring/", ""),
     (r"reimagen train .*--workdir runs/train ", f"{TRAIN} --train.sample-every 2 --sampler.num-steps 2"),
     (r"reimagen train", f"{TRAIN} --train.sample-every 0"),
+    (r"reimagen sweep .*--world-prompts", "--world-prompts 2 --batch-size 2"),
+    (r"reimagen sweep .*--over", "--batch-size 2"),
     (r"reimagen sweep", "--limit 2 --etas 0 1 --steps 2 --batch-size 2"),
     (r"reimagen sample", "--limit 2 --steps 2 --num-images 1 --batch-size 2"),
     (r"reimagen evaluate entities", "--num-prompts 2 --steps 2 --batch-size 2"),

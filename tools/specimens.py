@@ -447,6 +447,7 @@ OPTIONS = (
     "sample --model none --out out --prompt cat --steps 3 --eta 0.5 --num-images 2 --seed 1 --batch-size 4 --k 2",
     "sample --model none --out out --prompts none.txt --text-weight 3 --neighbour-weight 2 --solver ddim --limit 3",
     "sweep --model none --out out --prompt cat --knowledge-base none --etas 0 0.5 1 --steps 3",
+    "sweep --model none --out out --prompt cat --over eta=0:1:0.5 --over steps=1,2 --over words=cat,dog --show 3",
     "search none cat --k 3 --where a=b --method hybrid --dense-weight 0.5 --depth 10 --ban a --pin b",
     "index none --out out --k1 1.2 --b 0.75 --stem --stop-words english",
     "index none --delete-where a=b --out out",

@@ -51,6 +51,7 @@ def world(tmp_path_factory):
     """A folder with `records` and their knowledge base, `index`."""
     folder = tmp_path_factory.mktemp("world")
     source = WorldSource(SMALL_WORLD, resolution=16)
-    records = write_records(source.items(), folder / "records", source=source.name)
+    settings = {"world": vars(SMALL_WORLD), "resolution": 16}
+    records = write_records(source.items(), folder / "records", source=source.name, settings=settings)
     KnowledgeBase.build(records, folder / "index")
     return folder

@@ -93,12 +93,12 @@ def test_a_grid_is_drawn_rated_and_gone_on_with(model, world, rater, tmp_path, c
 
 
 def test_the_command_for_the_best_draws_with_its_settings(model, world, rater, tmp_path):
-    args = [*asked(world, rater), "--limit", "2", *GRID, "--over", "seed=1,2", "--over", "k=1,2"]
+    args = [*asked(world, rater), "--limit", "2", "--over", "eta=0,1", "seed=1,2", "k=1,2", "--steps", "1"]
     assert main(["sweep", "--model", str(model), "--out", str(tmp_path / "a"), *args]) == 0
     noted = json.loads((tmp_path / "a" / "sweep.json").read_text())
     assert main(again(noted["cheapest_command"], tmp_path / "b")) == 0
     point, drawn = noted["points"][noted["cheapest"] - 1], json.loads((tmp_path / "b" / "sample.json").read_text())
-    assert (drawn["seed"], drawn["sampler"]["num_steps"]) == (point["seed"], point["values"]["steps"])
+    assert (drawn["seed"], drawn["sampler"]["num_steps"]) == (point["values"]["seed"], 1)
     for name, (keys,) in zip(drawn["images"], point["images_prompt_seed"], strict=True):
         assert name["eta"] == point["values"]["eta"] and len(name["neighbours"]) == point["values"]["k"]
         one, other = (

@@ -6,8 +6,8 @@
 
 with attend(q, k, v) = softmax(q k' / sqrt(d)) v per head. W_o starts at zero, so all begin as the identity.
 A masked token has weight exactly zero, and where no text is left (2), where no neighbour is left (3) adds exactly
-nothing: a network without neighbours *is* Imagen. The keys and values of (3) do not depend on t: they are made once
-per sample (`NeighbourMemory`) and read at every denoising step.
+nothing: a network without neighbours *is* Imagen. The keys and values of (3), and those of the text in (1) and (2), do
+not depend on t: a sampler has them made once (`NeighbourMemory`, unet.py:read), for all its denoising steps.
 """
 
 import math
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from reimagen_jax.nets.layers import group_norm, layer_norm
+from reimagen_jax.nets.layers import group_norm, layer_norm, once
 from reimagen_jax.nets.settings import UNetConfig
 
 MASKED = -1e9
@@ -129,11 +129,15 @@ class SelfTextAttention(nn.Module):
     ) -> Float[Array, "b h w c"]:
         config, dtype, (B, H, W, C) = self.config, jnp.dtype(self.config.dtype), x_BHWC.shape
         x_BMC = group_norm(config, "norm")(x_BHWC).reshape(B, H * W, C)
-        if config.text_norm == "layer":
-            text_BLD = layer_norm(config, "text_norm")(text_BLD)
-        else:
-            text_BLD = text_group_norm(config, "text_norm", text_BLD, text_mask_BL)
-        key, value = jnp.split(nn.Dense(2 * C, dtype=dtype, name="text_kv")(text_BLD), 2, axis=-1)
+
+        def key_value() -> Array:
+            if config.text_norm == "layer":
+                normed_BLD = layer_norm(config, "text_norm")(text_BLD)
+            else:
+                normed_BLD = text_group_norm(config, "text_norm", text_BLD, text_mask_BL)
+            return nn.Dense(2 * C, dtype=dtype, name="text_kv")(normed_BLD)
+
+        key, value = jnp.split(once(self, "key_value", key_value), 2, axis=-1)
         mask_BM = text_mask_BL
         if self.text_alone:
             query = nn.Dense(C, dtype=dtype, name="query")(x_BMC)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from reimagen_jax.nets.attention import attend, heads
-from reimagen_jax.nets.layers import activation, layer_norm
+from reimagen_jax.nets.layers import activation, layer_norm, once
 from reimagen_jax.nets.settings import UNetConfig
 
 
@@ -44,7 +44,7 @@ class Conditioning(nn.Module):
         if aug_level_B is not None:
             cond_BD = cond_BD + self._embed_time("aug", aug_level_B)
         pool = self._pool_by_score if self.config.text_pooling == "score" else self._pool_by_attention
-        return cond_BD + pool(text_BLD, text_mask_BL)
+        return cond_BD + once(self, "pooled", lambda: pool(text_BLD, text_mask_BL))
 
     def _embed_time(self, name: str, t_B: Array) -> Array:
         config = self.config

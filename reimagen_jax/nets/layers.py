@@ -69,6 +69,20 @@ def rematerialised(module: type[nn.Module], config: UNetConfig) -> type[nn.Modul
     return nn.remat(module, policy=None if config.remat == "blocks" else _is_matmul)
 
 
+TOLD = "told"
+"""The collection of variables in which layers keep what a text is to them (unet.py:read)."""
+
+
+def once(module: nn.Module, name: str, make: Callable[[], Array]) -> Array:
+    """What `make` gives, which depends on the text alone: remembered where `TOLD` has it, else made (and kept)."""
+    if module.has_variable(TOLD, name):
+        return module.get_variable(TOLD, name)
+    value = make()
+    if module.is_mutable_collection(TOLD) and not module.is_initializing():
+        module.put_variable(TOLD, name, value)
+    return value
+
+
 def _is_matmul(primitive: Any, *_: Any, **params: Any) -> bool:
     """Results worth keeping: convolutions and projections, but not attention's batched products (Q x M large)."""
     if primitive is jax.lax.conv_general_dilated_p:

@@ -16,6 +16,8 @@ the sides and left by one whose result is doubled, so that its blocks run on sma
 one skip, which is added. Sources: Re-Imagen section 3.2; Imagen appendix B; Dhariwal and Nichol 2021 for ADM.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
@@ -24,10 +26,12 @@ from jaxtyping import Array, Bool, Float
 from reimagen_jax.nets.attention import NeighbourAttention, NeighbourMemory, SelfTextAttention
 from reimagen_jax.nets.conditioning import Conditioning
 from reimagen_jax.nets.layers import (
+    TOLD,
     ResBlock,
     activation,
     fold,
     group_norm,
+    once,
     rematerialised,
     resample,
     scaled_sum,
@@ -37,6 +41,9 @@ from reimagen_jax.nets.settings import UNetConfig
 
 Memory = dict[str, NeighbourMemory]
 """Per level with neighbour attention: its keys and values."""
+
+Told = dict[str, Any]
+"""By module: what a text is to it, as `read` finds it; [B, ...] arrays that depend on neither x nor t."""
 
 FeatureMaps = list[list[Float[Array, "b _ _ _"]]]
 """features[i][j] is the j-th map [B, H, W, C] of level i."""
@@ -60,6 +67,10 @@ class Condition:
     prompt; None where a dropped text is one without tokens."""
     empty_mask_BL: Bool[Array, "b l"] | None = None
     """Of that text's tokens; None where they are those of the text."""
+    told: Told | None = None
+    """The text, read; None where every prediction reads it again. Who changes the text reads it anew."""
+    empty_told: Told | None = None
+    """A dropped text, read: the modules for which it is another than the text with other tokens masked."""
 
 
 def residual_block(config: UNetConfig, width: int, how: str, name: str) -> nn.Module:
@@ -236,5 +247,26 @@ class UNet(nn.Module):
         if condition.low_res_BHWC is not None:
             x_BHWC = jnp.concatenate([x_BHWC, condition.low_res_BHWC], axis=-1)
         if self.config.text_width is not None:
-            text_BLD = self.text_projection(text_BLD)
+            unprojected_BLD = text_BLD
+            text_BLD = once(self, "text", lambda: self.text_projection(unprojected_BLD))
         return self.dstack(x_BHWC, cond_BD, text_BLD, mask_BL), cond_BD, text_BLD
+
+
+def read(unet: UNet, params: Any, condition: Condition) -> Told:
+    """What the layers make of the text: keys and values of each attention, the pooled vector.
+
+    A dry run on the smallest image that there is: nothing of them depends on x, and compilers drop what does.
+    """
+    B, side = len(condition.text_BLD), unet.config.stride
+    x_BHWC, t_B = jnp.zeros((B, side, side, 3), jnp.float32), jnp.zeros(B, jnp.float32)
+    low_res_BHWC = None if condition.low_res_BHWC is None else x_BHWC
+    condition = condition.replace(low_res_BHWC=low_res_BHWC, memory=None, told=None)
+    return unet.apply({"params": params}, x_BHWC, t_B, condition, mutable=[TOLD])[1][TOLD]
+
+
+def predict(
+    unet: UNet, params: Any, x_BHWC: Float[Array, "b h w c"], t_B: Float[Array, " b"], condition: Condition
+) -> Float[Array, "b h w c2"]:
+    """The network's prediction, its texts taken as `condition.told` has them, if it has."""
+    variables = {"params": params} if condition.told is None else {"params": params, TOLD: condition.told}
+    return unet.apply(variables, x_BHWC, t_B, condition)

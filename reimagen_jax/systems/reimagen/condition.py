@@ -55,13 +55,21 @@ class Inputs:
 def drop(condition: Condition, text_B: Bool[Array, " b"], neighbours_B: Bool[Array, " b"]) -> Condition:
     """The condition without text, and without neighbours, where the flags are true."""
     nbr_mask = None if condition.nbr_mask_BK is None else condition.nbr_mask_BK & ~neighbours_B[:, None]
+    condition = condition.replace(nbr_mask_BK=nbr_mask)
+
+    def either(empty: Array, text: Array) -> Array:
+        return jnp.where(text_B.reshape(-1, *(1,) * (text.ndim - 1)), empty, text)
+
+    if condition.told is not None:
+        changed = {name: condition.told[name] for name in condition.empty_told}
+        told = condition.told | jax.tree.map(either, condition.empty_told, changed)
+        condition = condition.replace(told=told)
     if condition.empty_text_BLD is None:
-        return condition.replace(text_mask_BL=condition.text_mask_BL & ~text_B[:, None], nbr_mask_BK=nbr_mask)
-    text_BLD = jnp.where(text_B[:, None, None], condition.empty_text_BLD, condition.text_BLD)
+        return condition.replace(text_mask_BL=condition.text_mask_BL & ~text_B[:, None])
     mask_BL = condition.text_mask_BL
     if condition.empty_mask_BL is not None:
-        mask_BL = jnp.where(text_B[:, None], condition.empty_mask_BL, mask_BL)
-    return condition.replace(text_BLD=text_BLD, text_mask_BL=mask_BL, nbr_mask_BK=nbr_mask)
+        mask_BL = either(condition.empty_mask_BL, mask_BL)
+    return condition.replace(text_BLD=either(condition.empty_text_BLD, condition.text_BLD), text_mask_BL=mask_BL)
 
 
 def drop_one(condition: Condition, text_B: Bool[Array, " b"]) -> Condition:

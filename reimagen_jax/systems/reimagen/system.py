@@ -21,7 +21,7 @@ from reimagen_jax.diffusion.base import Denoiser
 from reimagen_jax.encoders.bytes import ByteEncoder
 from reimagen_jax.encoders.texts import Embedded, Texts, abstract_texts
 from reimagen_jax.errors import UserError
-from reimagen_jax.nets.unet import Condition, UNet
+from reimagen_jax.nets.unet import Condition, UNet, predict, read
 from reimagen_jax.systems import finite
 from reimagen_jax.systems.reimagen.condition import Batch, Inputs, drop, guide_of
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
@@ -189,7 +189,16 @@ class ReImagen:
 
     def denoiser(self, params: Params) -> Denoiser:
         """`(x, t, condition) -> prediction`, what guidance, solvers and losses accept."""
-        return lambda x, t, condition: self.unet.apply({"params": params["unet"]}, x, t, condition)
+        return lambda x, t, condition: predict(self.unet, params["unet"], x, t, condition)
+
+    def read(self, params: Params, condition: Condition) -> Condition:
+        """The condition with its texts read, that of a dropped one too: once a sample, not once a step."""
+        every_B = jnp.ones(len(condition.text_BLD), bool)
+        without = drop(condition, every_B, ~every_B)
+        told, empty_told = (read(self.unet, params["unet"], each) for each in (condition, without))
+        if condition.empty_text_BLD is None:  # the text's tokens, all masked: only the pooled vector is another
+            empty_told = {"conditioning": empty_told["conditioning"]}
+        return condition.replace(told=told, empty_told=empty_told)
 
     def loss(
         self, params: Params, batch: Batch, key: Key[Array, ""], *, ema: Params | None = None
@@ -244,7 +253,7 @@ class ReImagen:
             guide = degrade.anew(guide, self.noised, aug_B)
         return sampler.Sampling(
             self.denoiser(params),
-            condition,
+            self.read(params, condition),
             sampler.initial_noise(start_B, (side, side, 3)),
             step_B,
             schedule.times(settings.num_steps, model.diffusion, settings.spacing, settings.times),

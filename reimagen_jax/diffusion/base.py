@@ -34,7 +34,8 @@ Predict = Callable[[Float[Array, "b *s"], Float[Array, ""]], Prediction]
 """(x_t, t) -> prediction, guided and projected; a solver may ask several times in a step."""
 
 Carry = Any
-"""What a solver remembers from step to step (earlier predictions, for one of several steps)."""
+"""What a solver remembers from step to step (earlier predictions, for one of several steps). Its leaves have the batch
+axis first, so that one sample can forget without the others (editing.py)."""
 
 
 class Solver(NamedTuple):

@@ -120,16 +120,16 @@ def ddim(process: DiffusionConfig, noise_share: float = 0.0) -> Solver:
 
 
 class Stride(NamedTuple):
-    """From t to s in terms of lambda; scalars."""
+    """From t to s in terms of lambda; scalars, or a number for each sample."""
 
-    h: Float[Array, ""]
-    alpha: Float[Array, ""]
+    h: Float[Array, "*b"]
+    alpha: Float[Array, "*b"]
     """At s."""
-    sigma: Float[Array, ""]
+    sigma: Float[Array, "*b"]
     """At s."""
-    shrink: Float[Array, ""]
+    shrink: Float[Array, "*b"]
     """sigma_s / sigma_t"""
-    last: Bool[Array, ""]
+    last: Bool[Array, "*b"]
     """Whether s is the image itself."""
 
     @classmethod
@@ -144,21 +144,30 @@ class Stride(NamedTuple):
         """(5): exact where the prediction stays D."""
         return self.shrink * x - self.alpha * jnp.expm1(-self.h) * D
 
-    def over(self, before: Float[Array, ""]) -> Float[Array, ""]:
+    def over(self, before_B: Float[Array, "*b"]) -> Float[Array, "*b"]:
         """q of (6), 0 where the step is of first order."""
-        foreseen = ~self.last & (before > 0.0) & (self.h < LONGEST * before)
-        return jnp.where(foreseen, self.h / jnp.where(foreseen, before, 1.0), 0.0)
+        foreseen_B = ~self.last & (before_B > 0.0) & (self.h < LONGEST * before_B)
+        return jnp.where(foreseen_B, self.h / jnp.where(foreseen_B, before_B, 1.0), 0.0)
 
 
 class Memory(NamedTuple):
     """Of the step before: what was predicted, and its h, 0 before the first step."""
 
     x0: Float[Array, "b *s"]
-    h: Float[Array, ""]
+    h_B: Float[Array, " b"]
 
 
 def _nothing_before(x: Array) -> Memory:
-    return Memory(jnp.zeros_like(x), jnp.zeros((), x.dtype))
+    return Memory(jnp.zeros_like(x), jnp.zeros(x.shape[:1], x.dtype))
+
+
+def _foreseen(x0: Array, before: Memory, stride: Stride) -> Array:
+    """D of (6)."""
+    return x0 + 0.5 * _expanded(stride.over(before.h_B), x0) * (x0 - before.x0)
+
+
+def _remembered(x0: Array, stride: Stride) -> Memory:
+    return Memory(x0, jnp.full(x0.shape[:1], stride.h))
 
 
 def dpmpp_2m(process: DiffusionConfig) -> Solver:
@@ -166,8 +175,7 @@ def dpmpp_2m(process: DiffusionConfig) -> Solver:
 
     def step(predict: Predict, x: Array, before: Carry, t: Array, s: Array, noise: Array) -> tuple[Array, Carry]:
         stride, x0 = Stride.between(t, s, process), predict(x, t).x0
-        D = x0 + 0.5 * stride.over(before.h) * (x0 - before.x0)
-        return stride.along(x, D), Memory(x0, stride.h)  # (6)
+        return stride.along(x, _foreseen(x0, before, stride)), _remembered(x0, stride)  # (6)
 
     return Solver(_nothing_before, step, stochastic=False)
 
@@ -177,11 +185,11 @@ def dpmpp_2m_sde(process: DiffusionConfig) -> Solver:
 
     def step(predict: Predict, x: Array, before: Carry, t: Array, s: Array, noise: Array) -> tuple[Array, Carry]:
         stride, x0 = Stride.between(t, s, process), predict(x, t).x0
-        D = x0 + 0.5 * stride.over(before.h) * (x0 - before.x0)
+        D = _foreseen(x0, before, stride)
         renewed = -jnp.expm1(-2.0 * stride.h)
         sd = jnp.where(stride.last, 0.0, stride.sigma * jnp.sqrt(renewed))
         x = jnp.exp(-stride.h) * stride.shrink * x + stride.alpha * renewed * D + sd * noise  # (7)
-        return x, Memory(x0, stride.h)
+        return x, _remembered(x0, stride)
 
     return Solver(_nothing_before, step, stochastic=True)
 
@@ -192,30 +200,34 @@ class Corrected(NamedTuple):
     x: Float[Array, "b *s"]
     x0: Float[Array, "b *s"]
     earlier: Float[Array, "b *s"]
-    stride: Stride
-    q: Float[Array, ""]
+    stride_B: Stride
+    """Of each sample; h is 0 before the first step."""
+    q_B: Float[Array, " b"]
 
 
 def unipc(process: DiffusionConfig) -> Solver:
     """UniPC-2 with B_2: (6) and its corrector (8), one evaluation a step."""
 
     def init(x: Array) -> Corrected:
-        zero = jnp.zeros((), x.dtype)
-        return Corrected(x, jnp.zeros_like(x), jnp.zeros_like(x), Stride(zero, zero, zero, zero, zero > 0), zero)
+        zero_B = jnp.zeros(x.shape[:1], x.dtype)
+        stride_B = Stride(zero_B, zero_B, zero_B, zero_B, zero_B > 0)
+        return Corrected(x, jnp.zeros_like(x), jnp.zeros_like(x), stride_B, zero_B)
 
     def corrected(x: Array, x0: Array, before: Corrected) -> Array:
-        h, q, (phi_1, phi_2, phi_3) = before.stride.h, before.q, phi(-before.stride.h)
+        stride, q = (jax.tree.map(lambda each_B: _expanded(each_B, x), part) for part in (before.stride_B, before.q_B))
+        h, (phi_1, phi_2, phi_3) = stride.h, phi(-stride.h)
         b = (phi_2 - 2.0 * phi_3) * q**2 / (1.0 + q)
         a = jnp.where(q > 0.0, phi_2 - (phi_2 - 2.0 * phi_3) * q / (1.0 + q), 0.5 * phi_1)  # (8)
         change = a * (x0 - before.x0) + b * (before.x0 - before.earlier)
-        better = before.stride.along(before.x, before.x0) + before.stride.alpha * h * change
+        better = stride.along(before.x, before.x0) + stride.alpha * h * change
         return jnp.where(h > 0.0, better, x)
 
     def step(predict: Predict, x: Array, before: Carry, t: Array, s: Array, noise: Array) -> tuple[Array, Carry]:
         stride, x0 = Stride.between(t, s, process), predict(x, t).x0
-        x, q = corrected(x, x0, before), stride.over(before.stride.h)
-        D = x0 + 0.5 * q * (x0 - before.x0)
-        return stride.along(x, D), Corrected(x, x0, before.x0, stride, q)  # (6)
+        x, q_B = corrected(x, x0, before), stride.over(before.stride_B.h)
+        D = x0 + 0.5 * _expanded(q_B, x0) * (x0 - before.x0)
+        stride_B = Stride(*(jnp.full(x.shape[:1], each) for each in stride))
+        return stride.along(x, D), Corrected(x, x0, before.x0, stride_B, q_B)  # (6)
 
     return Solver(init, step, stochastic=False)
 
@@ -235,7 +247,7 @@ def heun(process: DiffusionConfig) -> Solver:
     return Solver(_remember_nothing, step, stochastic=False)
 
 
-def phi(z: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+def phi(z: Float[Array, "*b"]) -> tuple[Float[Array, "*b"], Float[Array, "*b"], Float[Array, "*b"]]:
     """phi_1 to phi_3 of (9), near 0 by their series: sums of z^i / (i + k)!."""
     near = jnp.abs(z) < 0.5
     far = jnp.where(near, 1.0, z)
@@ -245,6 +257,11 @@ def phi(z: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""], Float[
     phi_2 = (phi_1 - 1.0) / far
     closed = (phi_1, phi_2, (phi_2 - 0.5) / far)
     return tuple(jnp.where(near, *each) for each in zip(series, closed, strict=True))
+
+
+def _expanded(each_B: Array, x: Array) -> Array:
+    """A number of each sample, or flag, shaped to go with x; of a single number without a batch, as it is."""
+    return each_B.reshape(*each_B.shape, *(1,) * (x.ndim - each_B.ndim))
 
 
 def _remember_nothing(x: Array) -> None:

@@ -4,7 +4,8 @@
   text alone:      x + W_o attend(q = x,       k, v = text)            Imagen, third stage                       (2)
   neighbours:      f + W_o attend(q = f(x_t),  k, v = f(c_n, 0))       Re-Imagen section 3.2                     (3)
 
-with attend(q, k, v) = softmax(q k' / sqrt(d)) v per head. W_o starts at zero, so all begin as the identity.
+with attend(q, k, v) = softmax(q k' / sqrt(d) + b) v per head; b = log w_n for the pixels of a neighbour of weight w_n,
+which count w_n times, and 0 where there are no weights. W_o starts at zero, so all begin as the identity.
 A masked token has weight exactly zero, and where no text is left (2), where no neighbour is left (3) adds exactly
 nothing: a network without neighbours *is* Imagen. The keys and values of (3), and those of the text in (1) and (2), do
 not depend on t: a sampler has them made once (`NeighbourMemory`, unet.py:read), for all its denoising steps.
@@ -47,8 +48,11 @@ def attend(
     value_BMHD: Float[Array, "b m h d"],
     mask_BM: Bool[Array, "b m"] | None = None,
     implementation: Implementation = "einsum",
+    bias_BM: Float[Array, "b m"] | None = None,
 ) -> Float[Array, "b q h d"]:
     """Scaled dot-product attention of Q queries over M tokens, those with a false mask left out; float32 softmax.
+
+    `bias_BM` is added to the scores of all queries and heads.
 
     All implementations agree up to rounding where at least one token is left; where none is, the result is finite and
     otherwise not specified.
@@ -56,17 +60,17 @@ def attend(
     if implementation == "mapped":
         B, group = len(query_BQHD), math.gcd(len(query_BQHD), CACHED_IMAGES)
         mask_BM = jnp.ones(key_BMHD.shape[:2], bool) if mask_BM is None else mask_BM
-        groups = [x.reshape(B // group, group, *x.shape[1:]) for x in (query_BQHD, key_BMHD, value_BMHD, mask_BM)]
-        return jax.lax.map(lambda part: attend(*part), groups).reshape(query_BQHD.shape)
+        told = (query_BQHD, key_BMHD, value_BMHD, mask_BM, bias_BM)
+        groups = jax.tree.map(lambda x: x.reshape(B // group, group, *x.shape[1:]), told)
+        return jax.lax.map(lambda part: attend(*part[:4], bias_BM=part[4]), groups).reshape(query_BQHD.shape)
     if implementation != "einsum":
-        mask_B1QM = None
-        if mask_BM is not None:
-            (B, Q), M = query_BQHD.shape[:2], key_BMHD.shape[1]
-            # cuDNN takes masks of full size only.
-            shape = (B, 1, Q if implementation == "cudnn" else 1, M)
-            mask_B1QM = jnp.broadcast_to(mask_BM[:, None, None, :], shape)
+        (B, Q), M = query_BQHD.shape[:2], key_BMHD.shape[1]
+        # cuDNN takes masks and biases of full size only, biases in the type of the queries.
+        shape = (B, 1, Q if implementation == "cudnn" else 1, M)
+        bias_BM = None if bias_BM is None else bias_BM.astype(query_BQHD.dtype)
+        mask, bias = (None if x is None else jnp.broadcast_to(x[:, None, None, :], shape) for x in (mask_BM, bias_BM))
         return jax.nn.dot_product_attention(
-            query_BQHD, key_BMHD, value_BMHD, mask=mask_B1QM, implementation=implementation
+            query_BQHD, key_BMHD, value_BMHD, bias=bias, mask=mask, implementation=implementation
         )
     H, D = query_BQHD.shape[2:]
     # N = B x H products of matrices; with two batch axes, CPUs copy them about, at thrice the time.
@@ -74,6 +78,8 @@ def attend(
         jnp.moveaxis(x, 2, 1).reshape(-1, x.shape[1], D) for x in (query_BQHD * D**-0.5, key_BMHD, value_BMHD)
     )
     score_NQM = jnp.einsum("nqd,nmd->nqm", query_NQD, key_NMD, preferred_element_type=jnp.float32)
+    if bias_BM is not None:
+        score_NQM = score_NQM + bias_BM.repeat(H, axis=0)[:, None, :]
     if mask_BM is not None:
         score_NQM = jnp.where(mask_BM.repeat(H, axis=0)[:, None, :], score_NQM, MASKED)
     weight_NQM = jnp.exp(score_NQM - jax.lax.stop_gradient(score_NQM.max(axis=-1, keepdims=True)))
@@ -179,14 +185,23 @@ class NeighbourAttention(nn.Module):
         return NeighbourMemory(heads(key, self.head_width), heads(value, self.head_width))
 
     def __call__(
-        self, f_BHWC: Float[Array, "b h w c"], memory: NeighbourMemory, nbr_mask_BK: Bool[Array, "b k"]
+        self,
+        f_BHWC: Float[Array, "b h w c"],
+        memory: NeighbourMemory,
+        nbr_mask_BK: Bool[Array, "b k"],
+        nbr_weight_BK: Float[Array, "b k"] | None = None,
     ) -> Float[Array, "b h w c"]:
+        """`nbr_weight_BK` are numbers of at least 0, of which only the ratios matter; None: all are 1."""
         B, H, W, C = f_BHWC.shape
         _, K, M, *_ = memory.key_BKMHD.shape
         query = self.query(self.query_norm(f_BHWC.astype(jnp.float32)).reshape(B, H * W, C))
         key, value = (x.reshape(B, K * M, *x.shape[3:]) for x in (memory.key_BKMHD, memory.value_BKMHD))
-        implementation = implementation_for(self.config, H * W, K * M, self.head_width)
-        out = attend(heads(query, self.head_width), key, value, nbr_mask_BK.repeat(M, axis=1), implementation)
+        implementation, bias_BM = implementation_for(self.config, H * W, K * M, self.head_width), None
+        if nbr_weight_BK is not None:
+            nbr_mask_BK = nbr_mask_BK & (nbr_weight_BK > 0.0)  # exactly left out
+            bias_BM = jnp.log(jnp.where(nbr_mask_BK, nbr_weight_BK, 1.0)).repeat(M, axis=1)
+        mask_BM = nbr_mask_BK.repeat(M, axis=1)
+        out = attend(heads(query, self.head_width), key, value, mask_BM, implementation, bias_BM)
         out_BHWC = self.out(out.reshape(B, H * W, C)).reshape(B, H, W, C)
         has_neighbour_B = nbr_mask_BK.any(axis=1)
         return f_BHWC + jnp.where(has_neighbour_B[:, None, None, None], out_BHWC, jnp.zeros_like(out_BHWC))

@@ -71,6 +71,8 @@ class Condition:
     """The text, read; None where every prediction reads it again. Who changes the text reads it anew."""
     empty_told: Told | None = None
     """A dropped text, read: the modules for which it is another than the text with other tokens masked."""
+    nbr_weight_BK: Float[Array, "b k"] | None = None
+    """How much of the attention each neighbour gets, beside the others; None: they are alike."""
 
 
 def residual_block(config: UNetConfig, width: int, how: str, name: str) -> nn.Module:
@@ -235,7 +237,7 @@ class UNet(nn.Module):
         if condition.memory is not None:
             for name, attention in self.neighbour_attention.items():
                 maps = features[int(name.removeprefix("level"))]
-                maps[-1] = attention(maps[-1], condition.memory[name], condition.nbr_mask_BK)
+                maps[-1] = attention(maps[-1], condition.memory[name], condition.nbr_mask_BK, condition.nbr_weight_BK)
         return self.ustack(features, cond_BD, text_BLD, condition.text_mask_BL)
 
     def _descend(self, x_BHWC: Array, t_B: Array, condition: Condition) -> tuple[FeatureMaps, Array, Array]:

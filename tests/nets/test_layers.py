@@ -75,6 +75,19 @@ def test_implementations_agree():
             np.testing.assert_allclose(attend(query, key, value, chosen, other), plain, atol=1e-6)
 
 
+@pytest.mark.parametrize("implementation", ["einsum", "mapped", "xla"])
+def test_a_bias_of_log_w_is_a_token_w_times(implementation):
+    query, key, value = draw(0, *[(B, 6, 2, 4)] * 3)
+    plain = attend(query, key, value, None, implementation)
+    same = attend(query, key, value, None, implementation, jnp.zeros((B, 6)))
+    np.testing.assert_array_equal(same, plain)
+    thrice = attend(
+        query, *(jnp.concatenate([x, x[:, :1], x[:, :1]], axis=1) for x in (key, value)), None, implementation
+    )
+    bias = jnp.zeros((B, 6)).at[:, 0].set(jnp.log(3.0))
+    np.testing.assert_allclose(attend(query, key, value, None, implementation, bias), thrice, atol=1e-6)
+
+
 def test_auto_takes_what_the_device_is_good_at(monkeypatch):
     half = dataclasses.replace(CONFIG, dtype="bfloat16")
     assert implementation_for(CONFIG, 64, 64, 64) == implementation_for(half, 64, 64, 64) == "einsum"  # this CPU

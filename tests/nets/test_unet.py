@@ -38,8 +38,8 @@ def setting():
         return unet.apply({"params": params}, nbr, nbr_text, nbr_text_mask, method=UNet.encode_neighbours)
 
     @jax.jit
-    def predict(params, x, t, text, text_mask, nbr, nbr_text, nbr_mask):
-        condition = Condition(text, text_mask, remember(params, nbr, nbr_text), nbr_mask)
+    def predict(params, x, t, text, text_mask, nbr, nbr_text, nbr_mask, nbr_weight=None):
+        condition = Condition(text, text_mask, remember(params, nbr, nbr_text), nbr_mask, nbr_weight_BK=nbr_weight)
         return unet.apply({"params": params}, x, t, condition)
 
     args = (params, x, jnp.full(B, 0.5), text, text_mask, nbr, nbr_text, jnp.ones((B, K), bool))
@@ -98,6 +98,20 @@ def test_a_masked_neighbour_has_no_value_and_no_gradient(setting):
     gradient = jax.grad(lambda nbr: predict(*without(args, nbr=nbr, nbr_mask=mask)).sum())(args[5])
     assert jnp.all(gradient[0, 1] == 0) and jnp.all(gradient[1] == 0)
     assert jnp.any(gradient[0, 0] != 0) and jnp.any(gradient[0, 2] != 0)
+
+
+def test_neighbours_weights_mix_them(setting):
+    """Alike they are as without, by ratio alone; 0 is masked exactly; 2 is twice the same neighbour."""
+    _, predict, args = setting
+    plain = predict(*args)
+    np.testing.assert_array_equal(predict(*args, jnp.ones((B, K))), plain)
+    np.testing.assert_allclose(predict(*args, jnp.full((B, K), 0.3)), plain, atol=1e-5)
+    weight = jnp.asarray([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(predict(*args, weight), predict(*without(args, nbr_mask=weight > 0)))
+    twice = without(args, nbr=args[5].at[:, 2].set(args[5][:, 0]), nbr_text=args[6].at[:, 2].set(args[6][:, 0]))
+    by_weight = predict(*args, jnp.asarray([[2.0, 1.0, 0.0]] * B))
+    np.testing.assert_allclose(by_weight, predict(*twice), atol=1e-5)
+    assert not np.allclose(by_weight, plain, atol=1e-3)
 
 
 def test_no_neighbour_left_is_the_network_without_neighbours(setting):

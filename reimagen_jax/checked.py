@@ -38,6 +38,8 @@ Positive = Annotated[Number, Gt(0)]
 NonNegative = Annotated[Number, Ge(0)]
 Share = Annotated[FiniteFloat, Ge(0), Le(1)]
 """A probability, or a part of a whole."""
+Strength = Annotated[FiniteFloat, Gt(0), Le(1)]
+"""A part of a whole that is not nothing."""
 
 _NEEDED = {
     "greater_than": "more than {gt} is needed",

@@ -20,6 +20,8 @@ Shrinking = Literal["area", "linear", "cubic", "lanczos3"]
 Enlarging = Literal["linear", "cubic", "linear_corners"]
 SamplerSteps = Annotated[Count, Le(100_000)]
 """Of a sampler; their times are listed beforehand."""
+Repeats = Annotated[Count, Le(1000)]
+"""Of a stretch of steps; their times are listed beforehand."""
 LogSNR = Annotated[Number, Ge(-30), Le(30)]
 """Of signal to noise, its natural logarithm: float32 tells 1 - 1e-13 from 1 no more."""
 
@@ -141,6 +143,11 @@ class SamplerConfig(Checked):
     times: tuple[Share, ...] = ()
     """The times themselves, `num_steps` of them, falling from noise; on a chain of T steps, step n is at n / T. The
     image follows by itself. Empty: by `spacing`."""
+    repeats: Repeats = 1
+    """How often each stretch of `jump` steps is walked, going back up with new noise in between (RePaint's r): what is
+    drawn comes into line with what is kept. So many times the evaluations, nearly."""
+    jump: Count = 5
+    """Steps of such a stretch (RePaint's j)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

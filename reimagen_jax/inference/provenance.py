@@ -48,6 +48,7 @@ def neighbours_as_json(neighbours: Sequence[Neighbour]) -> list[dict[str, Any]]:
             "text": hit.text,
             "score": None if math.isnan(hit.score) else round(hit.score, 4),
             "pixels_sha256": hashlib.sha256(hit.image.tobytes()).hexdigest(),
+            **({} if hit.weight == 1 else {"weight": hit.weight}),
         }
         for hit in neighbours
     ]

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+import PIL.Image
 from jaxtyping import Array, Float, Key, UInt8
 
 from reimagen_jax.config import Experiment
@@ -89,6 +90,8 @@ class Neighbour:
     """The image file, from which stages of other resolutions decode their own; empty where there is none."""
     source: str = field(default="", repr=False)
     """Of the record: equal sources and keys mean the same record. Empty where there is none."""
+    weight: float = 1.0
+    """How much of the attention it gets, beside the other neighbours: only ratios matter; 0 is as if it were not."""
 
     @classmethod
     def of(cls, record: ImageText, score: float, resolution: int, source: str = "") -> "Neighbour":
@@ -116,6 +119,33 @@ def _decoded(encoded: bytes, resolution: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Edit:
+    """An image to draw on, and how much of each of its pixels is drawn anew (diffusion/editing.py)."""
+
+    image: np.ndarray = field(repr=False)
+    """uint8 [S, S, 3], of any size."""
+    mask: np.ndarray | None = field(default=None, repr=False)
+    """uint8 [M, M], of any size: 0 is kept as it is, 255 drawn anew, greys between are less of `strength`. None: all is
+    drawn anew."""
+    strength: float = 1.0
+    """How far towards noise an image is taken before it is drawn: above 0; at 1, nothing of it is left."""
+
+    def image_at(self, resolution: int) -> np.ndarray:
+        """The image as uint8 [resolution, resolution, 3], resized as all images."""
+        return np.asarray(images.square(PIL.Image.fromarray(self.image), resolution))
+
+    def mask_at(self, resolution: int) -> np.ndarray:
+        """The mask as uint8 [resolution, resolution]: the largest of each pixel's area, so that a pixel is kept where
+        all of it is to be kept, and 0 and 255 are not blurred."""
+        if self.mask is None:
+            return np.full((resolution, resolution), 255, np.uint8)
+        mask, M = self.mask, len(self.mask)
+        parts = [slice(i * M // resolution, -(-(i + 1) * M // resolution)) for i in range(resolution)]
+        rows = np.stack([mask[part].max(axis=0) for part in parts])
+        return np.stack([rows[:, part].max(axis=1) for part in parts], axis=1)
+
+
+@dataclass(frozen=True)
 class Request:
     """One thing to draw."""
 
@@ -131,6 +161,8 @@ class Request:
     floats in [-1, 1]."""
     negative: str = ""
     """What guidance leads away from: the text where the prompt is dropped; empty where that is none."""
+    edit: Edit | None = None
+    """The image that is drawn on; None draws from noise alone."""
 
 
 class Preview(NamedTuple):

@@ -50,6 +50,12 @@ class Inputs:
     guidance_interval_B2: Float[AnyArray, "b 2"] | None = None
     negative_BL: Texts | None = None
     """Negative prompts, what a dropped text is; without tokens for those that have none. None where nobody has one."""
+    nbr_weight_BK: Float[AnyArray, "b k"] | None = None
+    """Of each neighbour in the attention; None where all are alike."""
+    known_BHWC: UInt8[AnyArray, "b h w 3"] | None = None
+    """Images that are drawn on, black for those that have none. None, as the shares, where nobody has one."""
+    share_BHW1: Float[AnyArray, "b h w 1"] | None = None
+    """How far towards noise each of their pixels is taken, 0 to 1."""
 
 
 def drop(condition: Condition, text_B: Bool[Array, " b"], neighbours_B: Bool[Array, " b"]) -> Condition:

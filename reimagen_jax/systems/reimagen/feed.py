@@ -10,14 +10,17 @@ import grain
 import jax.numpy as jnp
 import numpy as np
 
+from reimagen_jax.checked import NonNegative, Strength, checked
 from reimagen_jax.config import Experiment
+from reimagen_jax.diffusion import schedule
 from reimagen_jax.diffusion.degrade import shrink
+from reimagen_jax.diffusion.editing import lets_go
 from reimagen_jax.encoders.text_embeddings import TextEmbeddings
 from reimagen_jax.encoders.text_input import TextInput, text_input
 from reimagen_jax.encoders.texts import scattered, to_captions
 from reimagen_jax.errors import require
 from reimagen_jax.retrieval.triples import Triples
-from reimagen_jax.systems.base import Preview, Request
+from reimagen_jax.systems.base import Edit, Preview, Request
 from reimagen_jax.systems.reimagen.batches import make_dataset
 from reimagen_jax.systems.reimagen.condition import Batch, Inputs
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
@@ -144,6 +147,9 @@ class ReImagenFeed:
             settings.checked(name, number)
         if "guidance_interval" in request.guidance:  # whose two numbers have an order
             dataclasses.replace(settings, guidance_interval=request.guidance["guidance_interval"])
+        self._check_weights(request)
+        if self._drawn_on(request):
+            self._check_edit(request.edit, settings)
         stage, name, image = self.model.super_resolution, self.config.name, request.start
         if stage is None:
             require(image is None, f"{name} is a base model: it takes no low-resolution image")
@@ -158,6 +164,25 @@ class ReImagenFeed:
         require(size == (low, low), f"{name} enlarges images of {low} x {low} pixels, not {size[0]} x {size[1]}")
         within = image.dtype == np.uint8 or bool(np.abs(image).max(initial=0.0) <= 1.0)  # false for NaN
         require(within, f"{name} enlarges bytes, or floats from -1 to 1: these are others")
+
+    def _check_weights(self, request: Request) -> None:
+        for neighbour in request.neighbours:
+            checked(neighbour.weight, NonNegative, f"the weight of neighbour {neighbour.key}")
+        weights = [np.float32(neighbour.weight) for neighbour in request.neighbours]
+        require(not weights or max(weights) > 0, "all neighbours have weight 0: draw without neighbours")
+
+    def _check_edit(self, edit: Edit, settings: GuidedSamplerConfig) -> None:
+        """Raises `UserError` for an edit that changes nothing."""
+        strength, side = checked(edit.strength, Strength, "strength"), self.model.resolution
+        most = edit.mask_at(side).max() / 255
+        require(most > 0, "the mask is black: nothing would be drawn (white is drawn anew, black is kept)")
+        if self.model.super_resolution is None:
+            times = schedule.times(settings.num_steps, self.model.diffusion, settings.spacing, settings.times)
+            require(
+                lets_go(most * strength, np.asarray(times).tolist()),
+                f"strength {strength:g} is less than a step of {settings.num_steps}"
+                f"{f', at a mask of {most:.0%} at most' if most < 1 else ''}: the image would stay as it is",
+            )
 
     def prepare(self, requests: Sequence[Request]) -> None:
         """Embeds all texts, where that is done by a frozen encoder; raises `UserError` when it is missing.
@@ -184,6 +209,11 @@ class ReImagenFeed:
         negatives = [request.negative for request in requests if request.negative]
         against = np.asarray([bool(request.negative) for request in requests])
         low_res = None if self.model.super_resolution is None else np.stack([each.start for each in requests])
+        weight, known, share = np.ones((B, K), np.float32), None, None
+        for i, request in enumerate(requests):
+            weight[i, : len(request.neighbours)] = [neighbour.weight for neighbour in request.neighbours]
+        if any(map(self._drawn_on, requests)):
+            known, share = (np.stack(parts) for parts in zip(*map(self._edited, requests), strict=True))
         return Inputs(
             prompts,
             image,
@@ -191,8 +221,29 @@ class ReImagenFeed:
             mask,
             low_res_BHWC=low_res,
             negative_BL=scattered(self.texts(negatives), against) if negatives else None,
+            nbr_weight_BK=None if (weight == 1.0).all() else weight,
+            known_BHWC=known,
+            share_BHW1=share,
             **stacked([guidance_of(request, settings) for request in requests]),
         )
+
+    def _drawn_on(self, request: Request) -> bool:
+        """Whether this stage draws on the request's image: one that enlarges, where it is as large as what it draws."""
+        edit = request.edit
+        return edit is not None and (self.model.super_resolution is None or len(edit.image) >= self.model.resolution)
+
+    def _edited(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """The image that is drawn on, and the share of each pixel.
+
+        A stage that enlarges draws all that is not kept anew: what becomes of it, the stage before has decided.
+        """
+        R = self.model.resolution
+        if not self._drawn_on(request):
+            return np.zeros((R, R, 3), np.uint8), np.ones((R, R, 1), np.float32)
+        share = request.edit.mask_at(R)[..., None] / np.float32(255) * np.float32(request.edit.strength)
+        if self.model.super_resolution is not None:
+            share = (share > 0).astype(np.float32)
+        return request.edit.image_at(R), share
 
     def limited(self, request: Request, settings: GuidedSamplerConfig) -> Request:
         """The request with its best neighbours only, as many as these settings have room for."""

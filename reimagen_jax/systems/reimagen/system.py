@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt8
 
 from reimagen_jax.config import Experiment
-from reimagen_jax.diffusion import degrade, objective, sampler, schedule, solvers
+from reimagen_jax.diffusion import degrade, editing, objective, sampler, schedule, solvers
 from reimagen_jax.diffusion.base import Denoiser
 from reimagen_jax.encoders.bytes import ByteEncoder
 from reimagen_jax.encoders.texts import Embedded, Texts, abstract_texts
@@ -132,7 +132,10 @@ class ReImagen:
             *self._clean_low_res(nbr_BKHWC),
             method=UNet.encode_neighbours,
         )
-        return Condition(text_BLD, text_mask_BL, memory, told.nbr_mask_BK, empty_text_BLD=empty_BLD)
+        weight_BK = getattr(told, "nbr_weight_BK", None)  # of what is drawn, not of what is trained on
+        return Condition(
+            text_BLD, text_mask_BL, memory, told.nbr_mask_BK, empty_text_BLD=empty_BLD, nbr_weight_BK=weight_BK
+        )
 
     def against(self, condition: Condition, params: Params, negative_BL: Texts) -> Condition:
         """The condition with negative prompts for what a dropped text is, where these have tokens."""
@@ -251,7 +254,7 @@ class ReImagen:
         guide = guide_of(settings, inputs, plan_B)
         if low_res_BHWC is not None and settings.aug_noise == "every_call":
             guide = degrade.anew(guide, self.noised, aug_B)
-        return sampler.Sampling(
+        sampling = sampler.Sampling(
             self.denoiser(params),
             self.read(params, condition),
             sampler.initial_noise(start_B, (side, side, 3)),
@@ -262,6 +265,11 @@ class ReImagen:
             guide,
             sampler.projection(settings),
         )
+        if settings.repeats > 1:
+            sampling = editing.resampled(sampling, settings.jump, settings.repeats)
+        if inputs.known_BHWC is not None:
+            sampling = editing.edited(sampling, to_model(inputs.known_BHWC), inputs.share_BHW1)
+        return sampling
 
     def batch_spec(self, B: int) -> Batch:
         model, K, side = self.model, self.config.data.num_neighbours, self.model.train_resolution

@@ -12,6 +12,7 @@
 The commands of `reimagen` do the same by the same functions; what they add are options and messages.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ from reimagen_jax.evaluation.ratings import describe_rater, rate, rater_for
 from reimagen_jax.evaluation.store import Images
 from reimagen_jax.evaluation.sweeps import Sweep, draw_sweep
 from reimagen_jax.files import atomic_dir, growing_dir, write_json
+from reimagen_jax.inference.edits import Plan
 from reimagen_jax.inference.model import SHIPPED, Model
 from reimagen_jax.inference.pipeline import Pipeline
 from reimagen_jax.inference.prompts import Prompt, with_retrieved
@@ -138,6 +140,7 @@ class Drawing:
                 PIL.Image.fromarray(drawn[i]).save(place / name)
             told = {"file": name, "record": self.prompts[p].key, "prompt": request.prompt, "index": request.index}
             told |= {"negative": request.negative} if request.negative else {}
+            told |= {"strength": request.edit.strength} if request.edit is not None else {}
             told |= guidance_of(request, self.pipeline.settings)  # of the first stage
             entries.append(told | {"neighbours": neighbours_as_json(request.neighbours)})
         self.grid().save(folder / "grid.png")
@@ -182,6 +185,48 @@ def draw_by(
     numbered = [(prompt, p * num_images + s) for p, prompt in enumerate(prompts) for s in range(num_images)]
     requests = [replace(prompt.request(index), start=start) for prompt, index in numbered]
     return Drawing(prompts, requests, models, pipeline, pipeline.draw(requests))
+
+
+@dataclass(frozen=True)
+class Edited(Drawing):
+    """The images of a plan of edits; `prompts` has the one of each row."""
+
+    plan: Plan
+
+    def grid(self) -> PIL.Image.Image:
+        """A row for each of the plan's: what was there before, neighbours, what was drawn."""
+        image_PSHWC = self.image_PSHWC
+        headings = list(max((row.shown for row in self.plan.rows), key=len))
+        rows = []
+        for row, images in zip(self.plan.rows, image_PSHWC, strict=True):
+            shown = (row.shown.get(heading) for heading in headings)
+            rows.append([images[each] if isinstance(each, int) else each for each in shown])
+        return labelled_grid(rows, [row.prompt.text for row in self.plan.rows], headings, side=128)
+
+    def write(self, folder: Path, facts: Mapping[str, Any] | None = None) -> None:
+        """As `Drawing.write`, with before.png and mask.png where one image is drawn on, and the edit's numbers."""
+        told, edit = {"kind": self.plan.kind, **self.plan.told}, self.plan.edit
+        if edit is not None:
+            R = self.pipeline.stages[0].config.system.resolution
+            told |= {"before": "before.png", "before_sha256": hashlib.sha256(edit.image.tobytes()).hexdigest()}
+            PIL.Image.fromarray(edit.image_at(R)).save(folder / "before.png")
+        if edit is not None and edit.mask is not None:
+            told |= {"mask": "mask.png", "mask_sha256": hashlib.sha256(edit.mask.tobytes()).hexdigest()}
+            PIL.Image.fromarray(edit.mask_at(R)).save(folder / "mask.png")
+        super().write(folder, {**(facts or {}), "edit": told})
+
+
+def edit(model: Model, plan: Plan, *, seed: int = 0, batch_size: int = 16, **settings: Any) -> Edited:
+    """Draws a plan of `inference/edits.py`: `image_to_image`, `inpainting`, `outpainting`, `variations`,
+    `interpolation` or `swapping`. `settings` as for `draw`; `repeats` and `jump` walk stretches of steps again."""
+    asked = [Prompt("", request.neighbours) for request in plan.requests]
+    return edit_by(pipeline_of(model, asked, seed, batch_size, **settings), [model], plan)
+
+
+def edit_by(pipeline: Pipeline, models: Sequence[Model], plan: Plan) -> Edited:
+    """Draws a plan by the stages of a pipeline, whose models these are."""
+    requests, stages = plan.drawn(pipeline.draw)
+    return Edited([row.prompt for row in plan.rows], requests, models, pipeline, stages, plan)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ COMMANDS = {
     "train": ("train:main", "training data -> checkpoints"),
     "export": ("export:Export", "checkpoint -> safetensors, settings and a model card, to hand on"),
     "sample": ("sample:Sample", "prompts -> images, with neighbours from a knowledge base or given by hand"),
+    "edit": ("edit:main", "images -> images: drawn on, inpainted, outpainted, varied, mixed, swapped"),
     "sweep": ("sweep:Sweep", "prompts -> a report over eta: from all neighbours to all text"),
     "evaluate": ("evaluate:main", "checkpoint -> tables of faithfulness and alignment"),
     "verify": ("verify:Verify", "whether folders of all these kinds are whole"),

@@ -114,6 +114,7 @@ SCENARIOS = {
     "export": Scenario("export model --out out", ("model",)),
     "export overwrite": Scenario("export run --out model --overwrite", ("run", "model"), ("model",)),
     "sample": Scenario(f"sample --model model --knowledge-base base --prompt cat --out out {FEW}", (*_BASE, "model")),
+    "edit": Scenario(f"edit vary --model model --knowledge-base base --prompt cat --out out {FEW}", (*_BASE, "model")),
     "sweep": Scenario(
         f"sweep --model model --knowledge-base base --prompt cat --out out --etas 0 1 {FEW}", (*_BASE, "model")
     ),

@@ -49,6 +49,8 @@ SMALL = (
     (r"reimagen sweep .*--world-prompts", "--world-prompts 2 --batch-size 2"),
     (r"reimagen sweep .*--over", "--batch-size 2"),
     (r"reimagen sweep", "--limit 2 --etas 0 1 --steps 2 --batch-size 2"),
+    (r"reimagen edit", "--steps 4 --repeats 2 --jump 2 --batch-size 2"),
+    (r"tools/edits.py", "--pairs 2"),
     (r"reimagen sample", "--limit 2 --steps 2 --num-images 1 --batch-size 2"),
     (r"reimagen evaluate entities", "--num-prompts 2 --steps 2 --batch-size 2"),
     (r"reimagen evaluate people", "--num-prompts 1 --num-images 1 --steps 2 --batch-size 2"),
@@ -93,7 +95,7 @@ NOT_HERE = (
 SLOW_COMPILER = re.compile(r"reimagen demo|ring|bench|cost")
 """What computes enough for optimised programs to be worth compiling."""
 OVERWRITES = re.compile(
-    r"reimagen (prepare|index|triples|sample|sweep|export|encode-train|rater train|evaluate people)\b.*--out "
+    r"reimagen (prepare|index|triples|sample|edit \w+|sweep|export|encode-train|rater train|evaluate people)\b.*--out "
 )
 WORKING_FIRST = (
     "reimagen_jax/inference",
@@ -208,6 +210,9 @@ def make_inputs(folder: Path) -> None:
                 tar.addfile(member, io.BytesIO(content))
     (folder / "a.png").write_bytes(_photo(rng, 0)[0])
     (folder / "a32.png").write_bytes(_photo(rng, 0, side=32)[0])
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:, 8:24] = 255
+    PIL.Image.fromarray(mask).save(folder / "mask.png")
     (folder / "prompts.txt").write_text("a red bird on a tree\na blue dog\n")
     with gzip.open(folder / "captions0.jsonl.gz", "wt", encoding="utf-8") as file:
         for i in range(600):

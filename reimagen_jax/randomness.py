@@ -4,6 +4,9 @@ Under another generator (`JAX_DEFAULT_PRNG_IMPL=rbg`) an image would depend on w
 goes on would draw other numbers than the one it continues.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import jax
 from jaxtyping import Array, Key
 
@@ -18,3 +21,12 @@ jax.config.update("jax_threefry_partitionable", True)
 def key(seed: int) -> Key[Array, ""]:
     """A typed key. Raises `UserError` unless `seed` is from 0 to 2^32 - 1: other numbers would not stay apart."""
     return jax.random.key(checked(seed, Seed, "seed"), impl=GENERATOR)
+
+
+@contextmanager
+def same_numbers() -> Iterator[None]:
+    """Sets the user's settings of JAX aside that change the numbers of a program traced within: how wide a float is
+    where nobody says it (JAX_ENABLE_X64), how precise a product, how threefry fills an array. An image of a seed is one
+    image."""
+    with jax.enable_x64(False), jax.default_matmul_precision(None), jax.threefry_partitionable(True):
+        yield

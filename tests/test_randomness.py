@@ -1,6 +1,7 @@
 """Random numbers are of (seed, index, step), whatever generator the environment names."""
 
 import ast
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import pytest
 import reimagen_jax
 from reimagen_jax import randomness
 from reimagen_jax.diffusion.sampler import image_keys, initial_noise
+from reimagen_jax.inference.pipeline import Stage
+from reimagen_jax.systems.base import Request
 from reimagen_jax.training.loop import train
-from tests.tiny import TINY
+from tests.tiny import TINY, TINY_SR, random_params
 from tests.training.tiny_system import Regression, dataset, experiment
 
 PACKAGE = Path(reimagen_jax.__file__).parent
@@ -55,6 +58,33 @@ def test_the_environment_does_not_choose_the_numbers():
         [sys.executable, "-c", program], env={**os.environ, **settings}, capture_output=True, text=True, check=True
     )
     assert shown.stdout.strip() == str(initial_noise(image_keys(2**32 - 1, [5]), (3,)).tolist())
+
+
+@pytest.mark.parametrize("config", [TINY, TINY_SR], ids=["base", "stage"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        lambda: jax.enable_x64(True),
+        lambda: jax.default_matmul_precision("bfloat16"),
+        lambda: jax.threefry_partitionable(False),
+        lambda: jax.default_prng_impl("rbg"),
+        lambda: jax.numpy_rank_promotion("warn"),
+    ],
+    ids=["x64", "matmul precision", "partitionable", "generator", "rank promotion"],
+)
+def test_images_are_the_same_under_any_settings_of_jax(config, setting):
+    """Compiled anew under each: ancestral noise, a plan at random, dynamic thresholding."""
+    sampler = dataclasses.replace(config.system.sampler, solver="ddpm", thresholding="dynamic", num_steps=2)
+    start = None if config is TINY else np.full((16, 16, 3), 100, np.uint8)
+    requests = [Request(f"prompt {i}", index=i, start=start, negative="ink") for i in range(2)]
+    params = random_params(config)
+
+    def drawn():
+        return Stage(config, params, sampler, batch_size=2).draw(requests, seed=7)
+
+    expected = drawn()
+    with setting():
+        np.testing.assert_array_equal(drawn(), expected)
 
 
 def test_a_run_goes_on_with_the_same_numbers_under_another_default_generator(tmp_path):

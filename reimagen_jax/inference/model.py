@@ -1,6 +1,7 @@
 """Opening models, here alone: the folder of a training run, a folder of weights (converted ones too), or `shipped`."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -64,9 +65,11 @@ class Model:
         """SHA-256 of the parameters (the first 16 hex digits), whatever file they came from."""
         return fingerprint(self.params)[:16]
 
-    def stage(self, settings: Settings | None = None, batch_size: int = 32) -> Stage:
-        """The model, to draw with these settings (default: those of its experiment)."""
-        return Stage(self.config, self.params, settings, batch_size=batch_size)
+    def stage(
+        self, settings: Settings | None = None, batch_size: int = 32, devices: Sequence[jax.Device] = ()
+    ) -> Stage:
+        """The model, to draw with these settings (default: those of its experiment), on these devices (see `Stage`)."""
+        return Stage(self.config, self.params, settings, batch_size=batch_size, devices=devices)
 
     def facts(self) -> dict[str, str]:
         """For reports."""

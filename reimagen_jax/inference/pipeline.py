@@ -3,17 +3,21 @@
 A stage's batches are padded to one size, so whatever is asked (any guidance, any number of neighbours up to the most)
 runs through the same program: a sweep compiles once. A frozen text encoder has done its work, and has left memory,
 before the parameters go to the device. Stage by stage over all requests: with parameters that lie in the host's memory,
-one stage at a time is on the device. A stage's image is where the next one starts; the prompt, the neighbours (decoded
+one stage at a time is on the device. On several devices each draws a batch of its own, by the program that one would
+run: an image does not depend on how many there are. A stage's image is where the next one starts; the prompt, the neighbours (decoded
 at each stage's own resolution) and the image's index are the same for all. Source: Imagen section 2.4; Re-Imagen 3.1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
+from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from reimagen_jax import randomness
 from reimagen_jax.checked import Count, Seed, checked
@@ -22,6 +26,7 @@ from reimagen_jax.data import images
 from reimagen_jax.diffusion.sampler import image_keys
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.progress import track
+from reimagen_jax.sharding import batch_sharding, make_mesh
 from reimagen_jax.systems import finite, kinds
 from reimagen_jax.systems.base import Params, Request, Settings
 
@@ -30,11 +35,18 @@ class Stage:
     """A model with the settings that it draws with."""
 
     def __init__(
-        self, config: Experiment, params: Params, settings: Settings | None = None, *, batch_size: int = 32
+        self,
+        config: Experiment,
+        params: Params,
+        settings: Settings | None = None,
+        *,
+        batch_size: int = 32,
+        devices: Sequence[jax.Device] = (),
     ) -> None:
-        """`settings` are those of the experiment by default.
+        """`settings` are those of the experiment by default; each of the devices (default: JAX's) draws `batch_size`
+        images at once.
 
-        `params` may be arrays of numpy: they are on the device then only while this stage draws. Raises `UserError`
+        `params` may be arrays of numpy: they are on the devices then only while this stage draws. Raises `UserError`
         when the settings do not fit the model.
         """
         self.config = config
@@ -43,7 +55,13 @@ class Stage:
         self.settings = self.system.settings if settings is None else settings
         config.system.check_settings(self.settings)
         self.batch_size = checked(batch_size, Count, "batch_size")
+        self.mesh = make_mesh(devices=devices) if devices else None
         self.compilations = 0
+
+    @property
+    def at_once(self) -> int:
+        """Images that all devices draw at once."""
+        return self.batch_size * (1 if self.mesh is None else self.mesh.size)
 
     @cached_property
     def _program(self):
@@ -59,31 +77,54 @@ class Stage:
         Raises `UserError` for requests that the system cannot serve, when a frozen text encoder is missing, and for
         samples that are not finite, naming the first.
         """
-        for request in requests:
-            self.feed.check(request, self.settings)
         if not requests:
             return self._nothing()
-        self.feed.prepare(requests)
-        params = jax.device_put(self.params)
-        firsts, drawn, running = range(0, len(requests), self.batch_size), [], []
-        for first in track(firsts, len(firsts), what, "batch"):
-            batch = requests[first : first + self.batch_size]
-            batch = [*batch, *[batch[-1]] * (self.batch_size - len(batch))]
-            keys = image_keys(seed, [request.index for request in batch])
-            running.append((batch, self._program(params, self.feed.collate(batch, self.settings), keys)))
-            if len(running) > 1:  # looking at one batch while the next one runs keeps the device busy
-                drawn.append(self._finished(*running.pop(0)))
-        drawn.append(self._finished(*running.pop()))
-        return np.concatenate(drawn)[: len(requests)]
+        self.prepare(requests)
+        number = -(-len(requests) // self.at_once)
+        return np.concatenate([drawn for _, drawn in track(self.batches(requests, seed), number, what, "batch")])
 
-    def _finished(self, batch: Sequence[Request], output: tuple[finite.Note, jax.Array]) -> np.ndarray:
+    def prepare(self, requests: Sequence[Request]) -> None:
+        """Checks requests and embeds their texts, before they are drawn. Raises `UserError` as `draw` does."""
+        for request in requests:
+            self.feed.check(request, self.settings)
+        with randomness.same_numbers():
+            self.feed.prepare(requests)
+
+    def batches(self, requests: Iterable[Request], seed: int) -> Iterator[tuple[list[Request], np.ndarray]]:
+        """As many requests as are drawn at once, with their samples, as soon as these are there.
+
+        The requests, which are prepared, are taken one by one; no more than two batches of them are held.
+        """
+        params, running, requests = None, [], iter(requests)
+        while asked := list(islice(requests, self.at_once)):
+            batch = [*asked, *[asked[-1]] * (self.at_once - len(asked))]
+            with randomness.same_numbers():
+                if params is None:
+                    params = self._laid(self.params)
+                keys = image_keys(seed, [request.index for request in batch])
+                inputs = self.feed.collate(batch, self.settings)
+                running.append((asked, batch, self._program(params, *self._laid((inputs, keys), split=True))))
+            if len(running) > 1:  # looking at one batch while the next one runs keeps the device busy
+                yield self._finished(*running.pop(0))
+        if running:
+            yield self._finished(*running.pop())
+
+    def _laid(self, tree: Any, split: bool = False) -> Any:
+        """Arrays on the devices: the same on all, or the batch split."""
+        if self.mesh is None:
+            return tree if split else jax.device_put(tree)
+        return jax.device_put(tree, batch_sharding(self.mesh) if split else NamedSharding(self.mesh, P()))
+
+    def _finished(
+        self, asked: list[Request], batch: Sequence[Request], output: tuple[finite.Note, jax.Array]
+    ) -> tuple[list[Request], np.ndarray]:
         note, samples = output
         broken_B = finite.broken(note, len(batch))
         if broken_B.any():
             first = batch[broken_B.argmax()]
             what = f"{broken_B.sum()} of {len(batch)} in a batch, the first is number {first.index}, {first.prompt!r}"
             raise UserError(f"{self.config.name} has drawn samples that are not finite ({what}): {finite.CAUSES}")
-        return np.asarray(samples)
+        return asked, np.asarray(samples)[: len(asked)]
 
     def _nothing(self) -> np.ndarray:
         spec = self.system.inputs_spec(1, self.settings), jax.eval_shape(lambda: jax.random.split(randomness.key(0), 1))

@@ -56,6 +56,30 @@ def test_an_image_depends_on_its_request_and_seed_only(stage):
     assert np.any(stage.draw(requests[4:5], seed=1)[0] != together[4])
 
 
+@pytest.mark.parametrize("number", [1, 2, 8])
+def test_devices_side_by_side_draw_what_one_draws(stage, params, number):
+    """Bit for bit, at the same batch a device; the last round is not full."""
+    requests = [request(i, eta=i / 10, k=i % 3) for i in range(10)]
+    beside = Stage(TINY, jax.device_get(params), batch_size=4, devices=jax.devices()[:number])
+    np.testing.assert_array_equal(beside.draw(requests), stage.draw(requests))
+    assert beside.at_once == 4 * number and beside.compilations == 1
+
+
+def test_requests_are_taken_as_they_are_drawn(stage):
+    taken = []
+
+    def asked():
+        for i in range(40):
+            taken.append(i)
+            yield request(i, k=0)
+
+    drawn = stage.batches(asked(), seed=0)
+    together = np.concatenate([next(drawn)[1] for _ in range(3)])
+    assert len(taken) <= 4 * 4
+    np.testing.assert_array_equal(together, stage.draw([request(i, k=0) for i in range(12)]))
+    assert [len(batch) for batch, _ in drawn] == [4] * 7
+
+
 def test_every_part_of_a_request_matters(stage):
     base = request(1)
     variants = [

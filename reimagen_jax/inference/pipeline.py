@@ -4,8 +4,9 @@ A stage's batches are padded to one size, so whatever is asked (any guidance, an
 runs through the same program: a sweep compiles once. A frozen text encoder has done its work, and has left memory,
 before the parameters go to the device. Stage by stage over all requests: with parameters that lie in the host's memory,
 one stage at a time is on the device. On several devices each draws a batch of its own, by the program that one would
-run: an image does not depend on how many there are. A stage's image is where the next one starts; the prompt, the neighbours (decoded
-at each stage's own resolution) and the image's index are the same for all. Source: Imagen section 2.4; Re-Imagen 3.1.
+run: an image does not depend on how many there are. A stage's image is where the next one starts; the prompt, the
+neighbours (decoded at each stage's own resolution) and the image's index are the same for all. Source: Imagen section
+2.4; Re-Imagen 3.1.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

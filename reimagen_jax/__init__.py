@@ -1,14 +1,24 @@
 """Re-Imagen in JAX and Flax: retrieval-augmented text-to-image generation.
 
-From Python: `open_model`, `open_knowledge_base`, `ask`, `draw`, `edit`, `sweep` (api.py). They are imported when they
-are asked for: `import reimagen_jax` alone brings neither JAX nor anything else.
+From Python: `open_model`, `open_knowledge_base`, `ask`, `draw`, `draw_into`, `edit`, `sweep` (api.py). They are
+imported when they are asked for: `import reimagen_jax` alone brings neither JAX nor anything else.
 """
 
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.2.0"
-__all__ = ["Drawing", "__version__", "ask", "draw", "edit", "open_knowledge_base", "open_model", "sweep"]
+__all__ = [
+    "Drawing",
+    "__version__",
+    "ask",
+    "draw",
+    "draw_into",
+    "edit",
+    "open_knowledge_base",
+    "open_model",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:

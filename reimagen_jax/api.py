@@ -12,8 +12,6 @@
 The commands of `reimagen` do the same by the same functions; what they add are options and messages.
 """
 
-import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,10 +32,12 @@ from reimagen_jax.evaluation.store import Images
 from reimagen_jax.evaluation.sweeps import Sweep, draw_sweep
 from reimagen_jax.files import atomic_dir, growing_dir, write_json
 from reimagen_jax.inference.edits import Plan
+from reimagen_jax.inference.jobs import Job, job_dir, picture_name, places_of, write_summary
 from reimagen_jax.inference.model import SHIPPED, Model
+from reimagen_jax.inference.origin import pixels_sha256, read_origin, save_image
 from reimagen_jax.inference.pipeline import Pipeline
-from reimagen_jax.inference.prompts import Prompt, with_retrieved
-from reimagen_jax.inference.provenance import neighbours_as_json, sampler_facts, stage_facts, versions
+from reimagen_jax.inference.prompts import Prompt, PromptSource, with_retrieved
+from reimagen_jax.inference.provenance import origins, sampler_facts, stage_facts, versions
 from reimagen_jax.reports.grid_report import GridReport, write_grid_report
 from reimagen_jax.reports.grid_results import write_results
 from reimagen_jax.reports.grids import labelled_grid
@@ -45,11 +45,12 @@ from reimagen_jax.reports.report import Report, write_report
 from reimagen_jax.reports.results import as_json
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase, Method
 from reimagen_jax.systems.base import Neighbour, Request
-from reimagen_jax.systems.reimagen.feed import guidance_of
 from reimagen_jax.systems.reimagen.settings import ETAS
 
-RESULTS = "sample.json"
 GRID, IMAGES = "sweep over a grid", "images"
+GRID_ROWS, GRID_COLUMNS = 64, 16
+"""Prompts, and images of each, that grid.png shows at most."""
+BY_PYTHON = {"made_by": "sample", "command": "reimagen_jax.draw(model, prompts, ...)"}
 
 
 def open_model(path: str | Path = SHIPPED, *, text_encoder: str | Path | None = None, on_host: bool = False) -> Model:
@@ -107,46 +108,61 @@ class Drawing:
         return last.reshape(len(self.prompts), -1, *last.shape[1:])
 
     def grid(self) -> PIL.Image.Image:
-        """A row for each prompt: its neighbours, then its images."""
-        image_PSHWC, rows = self.image_PSHWC, []
-        most = max(len(prompt.neighbours) for prompt in self.prompts)
-        for prompt, images in zip(self.prompts, image_PSHWC, strict=True):
-            neighbours = [hit.at(image_PSHWC.shape[2]) for hit in prompt.neighbours]
-            rows.append([*neighbours, *[None] * (most - len(neighbours)), *images])
-        headings = [f"neighbour {j + 1}" for j in range(most)]
-        headings += [f"sample {s + 1}" for s in range(image_PSHWC.shape[1])]
-        return labelled_grid(rows, [prompt.text for prompt in self.prompts], headings, side=128)
+        """A row for each prompt (for the first of very many): its neighbours, then its images."""
+        return _grid(self.prompts, self.image_PSHWC)
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Writes a folder: an image file each, grid.png, and sample.json, which tells all that they come from.
+    def save(self, folder: str | Path, *, overwrite: bool = False, paths: bool = True) -> Path:
+        """Writes a folder: an image file each with its origin in it and beside it (NAME.json), grid.png, sample.json.
 
-        Images of stages before the last are in folders stage1, stage2, ... within. Raises `UserError` where the folder
-        exists, unless it was written by this program and `overwrite` says so.
+        Images of stages before the last are in folders stage1, stage2, ... within. Without `paths`, no folder of this
+        machine is told. Raises `UserError` where the folder exists, unless it was written by this program and
+        `overwrite` says so.
         """
         with atomic_dir(folder, kind="images", overwrite=overwrite) as partial:
-            self.write(partial)
+            self.write(partial, paths=paths)
         return Path(folder)
 
-    def write(self, folder: Path, facts: Mapping[str, Any] | None = None) -> None:
-        """The same into an existing folder, with further `facts` in sample.json."""
-        places = [folder / f"stage{number}" for number in range(1, len(self.stages))] + [folder]
-        for place in places:
+    def write(
+        self,
+        folder: Path,
+        facts: Mapping[str, Any] | None = None,
+        *,
+        by: Mapping[str, Any] | None = None,
+        paths: bool = True,
+    ) -> None:
+        """The same into an existing folder, with further `facts` in sample.json; `by` is what each image tells of who
+        has made it (see `provenance.origins`)."""
+        S, names = len(self.requests) // len(self.prompts), []
+        for number, (place, images) in enumerate(zip(places_of(folder, len(self.stages)), self.stages, strict=True), 1):
             place.mkdir(exist_ok=True)
-        entries, S = [], len(self.requests) // len(self.prompts)
-        for i, request in enumerate(self.requests):
-            p, s = divmod(i, S)
-            name = f"{p:03d}-{_slug(request.prompt)}-{s}.png"
-            for place, drawn in zip(places, self.stages, strict=True):
-                PIL.Image.fromarray(drawn[i]).save(place / name)
-            told = {"file": name, "record": self.prompts[p].key, "prompt": request.prompt, "index": request.index}
-            told |= {"negative": request.negative} if request.negative else {}
-            told |= {"strength": request.edit.strength} if request.edit is not None else {}
-            told |= guidance_of(request, self.pipeline.settings)  # of the first stage
-            entries.append(told | {"neighbours": neighbours_as_json(request.neighbours)})
+            told = {**BY_PYTHON, **(by or {}), "records": [prompt.key for prompt in self.prompts for _ in range(S)]}
+            told = origins(self.models[:number], self.pipeline, self.requests, images, **told, paths=paths)
+            names = [picture_name(*divmod(i, S), request.prompt) for i, request in enumerate(self.requests)]
+            for name, image, origin in zip(names, images, told, strict=True):
+                save_image(place / name, image, origin)
         self.grid().save(folder / "grid.png")
-        first, *later = map(stage_facts, self.models, self.pipeline.stages)
-        provenance = {**first, "cascade": later, "seed": self.pipeline.seed, "versions": versions()}
-        write_json(folder / RESULTS, {**(facts or {}), **provenance, "images": entries})
+        write_summary(folder, {**(facts or {}), **pipeline_facts(self.models, self.pipeline, paths)}, names)
+
+
+def _grid(prompts: Sequence[Prompt], image_PSHWC: Sequence[Sequence[np.ndarray]]) -> PIL.Image.Image:
+    """Prompts in rows, of very many the first; their neighbours, then their images."""
+    prompts = prompts[:GRID_ROWS]
+    image_PSHWC = [images[:GRID_COLUMNS] for images in image_PSHWC[:GRID_ROWS]]
+    rows, most = [], max((len(prompt.neighbours) for prompt in prompts), default=0)
+    for prompt, images in zip(prompts, image_PSHWC, strict=True):
+        neighbours = [hit.at(len(images[0])) for hit in prompt.neighbours]
+        rows.append([*neighbours, *[None] * (most - len(neighbours)), *images])
+    headings = [f"neighbour {j + 1}" for j in range(most)]
+    headings += [f"sample {s + 1}" for s in range(max(map(len, image_PSHWC), default=0))]
+    return labelled_grid(rows, [prompt.text for prompt in prompts], headings, side=128)
+
+
+def pipeline_facts(models: Sequence[Model], pipeline: Pipeline, paths: bool = True) -> dict[str, Any]:
+    """What sample.json tells of all images."""
+    first, *later = map(stage_facts, models, pipeline.stages)
+    for stage in (first, *later)[: 0 if paths else None]:
+        stage["model"]["folder"] = ""
+    return {**first, "cascade": later, "seed": pipeline.seed, "versions": versions()}
 
 
 def draw(
@@ -167,10 +183,13 @@ def draw(
     return draw_by(pipeline_of(model, prompts, seed, batch_size, **settings), [model], prompts, num_images)
 
 
-def pipeline_of(model: Model, prompts: Sequence[Prompt], seed: int, batch_size: int, **settings: Any) -> Pipeline:
+def pipeline_of(
+    model: Model, prompts: Sequence[Prompt], seed: int, batch_size: int, *, devices: Sequence[Any] = (), **settings: Any
+) -> Pipeline:
     """The model as a pipeline of one stage, with room for the neighbours that the prompts have."""
     most = max((len(prompt.neighbours) for prompt in prompts), default=0)
-    return Pipeline([model.stage(model.config.system.sampler.changed(**{"k": most, **settings}), batch_size)], seed)
+    sampler = model.config.system.sampler.changed(**{"k": most, **settings})
+    return Pipeline([model.stage(sampler, batch_size, devices)], seed)
 
 
 def draw_by(
@@ -185,6 +204,44 @@ def draw_by(
     numbered = [(prompt, p * num_images + s) for p, prompt in enumerate(prompts) for s in range(num_images)]
     requests = [replace(prompt.request(index), start=start) for prompt, index in numbered]
     return Drawing(prompts, requests, models, pipeline, pipeline.draw(requests))
+
+
+def draw_into(
+    folder: str | Path,
+    model: Model,
+    prompts: Sequence[Prompt],
+    *,
+    num_images: int = 1,
+    seed: int = 0,
+    batch_size: int = 16,
+    devices: Sequence[Any] = (),
+    overwrite: bool = False,
+    paths: bool = True,
+    **settings: Any,
+) -> Path:
+    """As `draw(...).save(folder)`, for any number of images: each is written when it is drawn, none is kept in memory.
+
+    Given again, it goes on where it was. `devices` (of JAX) draw side by side, `batch_size` images each.
+    """
+    checked(num_images, Count, "num_images")
+    pipeline = pipeline_of(model, prompts, seed, batch_size, devices=devices, **settings)
+
+    def tell(number: int, requests: Sequence[Request], images: Sequence[np.ndarray], keys: Sequence[str]):
+        return origins([model], pipeline, requests, images, **BY_PYTHON, records=keys, paths=paths)
+
+    with job_dir(Path(folder), overwrite=overwrite) as place:
+        complete(Job(PromptSource.of(prompts), pipeline, [model], num_images, tell), place, paths=paths)
+    return Path(folder)
+
+
+def complete(job: Job, folder: Path, facts: Mapping[str, Any] | None = None, *, paths: bool = True) -> None:
+    """Draws what is missing of a job's images in an existing folder, then grid.png and sample.json with the facts."""
+    job.draw(folder)
+    numbers, S = job.prompts[:GRID_ROWS], min(job.num_images, GRID_COLUMNS)
+    shown = job.asked.find(job.asked.gather(numbers))
+    names = [[picture_name(p, s, each.text) for s in range(S)] for p, each in zip(numbers, shown, strict=True)]
+    _grid(shown, [[read_origin(folder / name)[1] for name in row] for row in names]).save(folder / "grid.png")
+    write_summary(folder, {**(facts or {}), **pipeline_facts(job.models, job.pipeline, paths)}, job.names())
 
 
 @dataclass(frozen=True)
@@ -203,17 +260,25 @@ class Edited(Drawing):
             rows.append([images[each] if isinstance(each, int) else each for each in shown])
         return labelled_grid(rows, [row.prompt.text for row in self.plan.rows], headings, side=128)
 
-    def write(self, folder: Path, facts: Mapping[str, Any] | None = None) -> None:
+    def write(
+        self,
+        folder: Path,
+        facts: Mapping[str, Any] | None = None,
+        *,
+        by: Mapping[str, Any] | None = None,
+        paths: bool = True,
+    ) -> None:
         """As `Drawing.write`, with before.png and mask.png where one image is drawn on, and the edit's numbers."""
         told, edit = {"kind": self.plan.kind, **self.plan.told}, self.plan.edit
         if edit is not None:
             R = self.pipeline.stages[0].config.system.resolution
-            told |= {"before": "before.png", "before_sha256": hashlib.sha256(edit.image.tobytes()).hexdigest()}
+            told |= {"before": "before.png", "before_sha256": pixels_sha256(edit.image)}
             PIL.Image.fromarray(edit.image_at(R)).save(folder / "before.png")
         if edit is not None and edit.mask is not None:
-            told |= {"mask": "mask.png", "mask_sha256": hashlib.sha256(edit.mask.tobytes()).hexdigest()}
+            told |= {"mask": "mask.png", "mask_sha256": pixels_sha256(edit.mask)}
             PIL.Image.fromarray(edit.mask_at(R)).save(folder / "mask.png")
-        super().write(folder, {**(facts or {}), "edit": told})
+        by = {"made_by": "edit", **(by or {}), "more": {"edit": told}}
+        super().write(folder, {**(facts or {}), "edit": told}, by=by, paths=paths)
 
 
 def edit(model: Model, plan: Plan, *, seed: int = 0, batch_size: int = 16, **settings: Any) -> Edited:
@@ -443,8 +508,3 @@ def report_settings(model: Model, data: Mapping[str, str], drawn: Sweep) -> dict
 
 def _count(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
-
-
-def _slug(text: str) -> str:
-    """A prompt as part of a file name."""
-    return "-".join(re.findall(r"[a-z0-9]+", text.lower()))[:48].strip("-") or "image"

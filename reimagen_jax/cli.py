@@ -31,6 +31,7 @@ COMMANDS = {
     "export": ("export:Export", "checkpoint -> safetensors, settings and a model card, to hand on"),
     "sample": ("sample:Sample", "prompts -> images, with neighbours from a knowledge base or given by hand"),
     "edit": ("edit:main", "images -> images: drawn on, inpainted, outpainted, varied, mixed, swapped"),
+    "reproduce": ("reproduce:Reproduce", "images -> the same images, drawn again from what they tell, and compared"),
     "sweep": ("sweep:Sweep", "prompts -> a report over eta: from all neighbours to all text"),
     "evaluate": ("evaluate:main", "checkpoint -> tables of faithfulness and alignment"),
     "verify": ("verify:Verify", "whether folders of all these kinds are whole"),
@@ -52,7 +53,8 @@ PIPE_CLOSED = 141
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit status: 0, 2 on bad input (one line on stderr says what), 130 on Ctrl-C."""
+    """Runs one command and returns the exit status: 0, 2 on bad input (one line on stderr says what), 130 on Ctrl-C;
+    others where a command says so (`reproduce`: 1 where an image differs)."""
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
         print(_overview())
@@ -62,7 +64,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     runtime.configure()
     try:
-        _run(args[0], args[1:])
+        status = _run(args[0], args[1:])
         if sys.stdout is not None:  # it is None where the process was started without one
             sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has read enough, as in `... | head`
@@ -77,7 +79,7 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         say(f"error: {' '.join(reason.split())}", error=True)
         return USAGE_ERROR
-    return 0
+    return status
 
 
 def _reason(error: Exception) -> str | None:
@@ -89,7 +91,8 @@ def _reason(error: Exception) -> str | None:
     return runtime.no_device()
 
 
-def _run(name: str, args: list[str]) -> None:
+def _run(name: str, args: list[str]) -> int:
+    """The status that the command returns, 0 where it returns none."""
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"the commands are {', '.join(COMMANDS)}"
@@ -100,9 +103,11 @@ def _run(name: str, args: list[str]) -> None:
 
     with _paths_are_local():
         if isinstance(command, type):
-            tyro.cli(command, prog=f"reimagen {name}", args=args, config=(tyro.conf.FlagCreatePairsOff,)).run()
-        else:
-            command(args)
+            return (
+                tyro.cli(command, prog=f"reimagen {name}", args=args, config=(tyro.conf.FlagCreatePairsOff,)).run() or 0
+            )
+        command(args)
+        return 0
 
 
 def _paths_are_local() -> "ConstructorRegistry":

@@ -88,7 +88,8 @@ class Edit(Options):
             )
             pipeline = self.stages.pipeline(models, self.how, first, found)
             drawing = edit_by(pipeline, models, plan)
-            drawing.write(folder, self._facts(models, pipeline))
+            facts = self._facts(models, pipeline)
+            drawing.write(folder, facts, by={"command": facts["command"]})
         print(f"{len(drawing.requests)} images in {self.out}")
 
     def _facts(self, models: "list[Model]", pipeline: "Pipeline") -> dict[str, Any]:

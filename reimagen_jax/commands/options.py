@@ -2,10 +2,11 @@
 
 import dataclasses
 import hashlib
+import json
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,11 @@ from reimagen_jax.systems.reimagen.settings import AugNoise, Guidance, GuidedSam
 from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
+    import jax
+
     from reimagen_jax.inference.model import Model
     from reimagen_jax.inference.pipeline import Pipeline
-    from reimagen_jax.inference.prompts import Prompt
+    from reimagen_jax.inference.prompts import Prompt, PromptSource
 
 
 def open_drawing(path: Path, text_encoder: Path | None = None, *, on_host: bool = False) -> "Model":
@@ -107,28 +110,56 @@ class PromptOptions(Options):
 
     def asked(self, config: Experiment) -> "list[Prompt]":
         """The prompts, without neighbours yet."""
+        source = self.source(config)
+        return source.gather(range(source.number))
+
+    def found(self, prompts: "Sequence[Prompt]", config: Experiment) -> "list[Prompt]":
+        """The prompts with their neighbours."""
+        return self._finder(config)(prompts)
+
+    def source(self, config: Experiment) -> "PromptSource":
+        """Prompts and neighbours, to be gathered in parts. Raises `UserError` on bad input."""
+        from reimagen_jax.data.records import Records
+        from reimagen_jax.inference.prompts import Prompt, PromptSource, from_file, from_records
+
+        k, side = self.resolved(config).k, config.system.resolution
+        if not self.records:
+            prompts = from_file(self.prompts) if self.prompts else [Prompt(text.strip()) for text in self._texts]
+            return PromptSource.of(self._completed(prompts), self._finder(config), k)
+        records = Records.open(self.records)
+
+        def gather(numbers: Sequence[int]) -> "list[Prompt]":
+            return self._completed(from_records(records, self.limit, side, numbers))
+
+        told = json.dumps([records.fingerprint, self.limit, self.negative, self.query_by])
+        digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+        return PromptSource(min(self.limit, len(records)), digest, gather, self._finder(config), k)
+
+    def _completed(self, prompts: "list[Prompt]") -> "list[Prompt]":
+        """Prompts with what the base is asked for, and what they are led away from, where it is not of their own."""
         from reimagen_jax.inference.prompts import asking_by
 
-        prompts = self._prompts(config.system.resolution)
         if self.negative:
             prompts = [dataclasses.replace(each, negative=each.negative or self.negative.strip()) for each in prompts]
         return asking_by(prompts, self.query_by) if self.query_by else prompts
 
-    def found(self, prompts: "Sequence[Prompt]", config: Experiment) -> "list[Prompt]":
-        """The prompts with their neighbours."""
+    def _finder(self, config: Experiment) -> "Callable[[Sequence[Prompt]], list[Prompt]]":
+        """What gives prompts their neighbours."""
         from reimagen_jax.inference.prompts import with_retrieved
         from reimagen_jax.inference.requests import from_file, pinned
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
-        k = self.resolved(config).k
-        given = tuple(from_file(path, text, config.system.resolution) for path, text in self.reference)
+        k, side = self.resolved(config).k, config.system.resolution
+        given = tuple(from_file(path, text, side) for path, text in self.reference)
         if not self.knowledge_base:
-            return [dataclasses.replace(prompt, neighbours=given[:k]) for prompt in prompts]
+            return lambda prompts: [dataclasses.replace(prompt, neighbours=given[:k]) for prompt in prompts]
         base = KnowledgeBase.open(self.knowledge_base)
-        given += pinned(base, _flat(self.pin), config.system.resolution)
-        return with_retrieved(
-            prompts, base, k, config.system.resolution, given=given, ban=_flat(self.ban), method=self.method
-        )
+        given += pinned(base, _flat(self.pin), side)
+
+        def find(prompts: "Sequence[Prompt]") -> "list[Prompt]":
+            return with_retrieved(prompts, base, k, side, given=given, ban=_flat(self.ban), method=self.method)
+
+        return find
 
     def resolved(self, config: Experiment) -> "PromptOptions":
         """The same with nothing left to the experiment."""
@@ -158,6 +189,10 @@ class PromptOptions(Options):
                 facts["searched by"] = {"dense": "vectors", "hybrid": "words and vectors"}[self.method]
         if self.reference:
             facts["neighbours"] = f"given by hand: {', '.join(path.name for path, _ in self.reference)}"
+            content = b"".join(
+                hashlib.sha256(path.read_bytes()).digest() + text.encode() for path, text in self.reference
+            )
+            facts["their SHA-256"] = hashlib.sha256(content).hexdigest()
         for name, keys in (("pinned", _flat(self.pin)), ("banned", _flat(self.ban))):
             if keys:
                 facts[name] = ", ".join(keys)
@@ -170,14 +205,6 @@ class PromptOptions(Options):
     @property
     def _texts(self) -> list[str]:
         return _flat(self.prompt)
-
-    def _prompts(self, resolution: int) -> "list[Prompt]":
-        from reimagen_jax.data.records import Records
-        from reimagen_jax.inference.prompts import Prompt, from_file, from_records
-
-        if self.records:
-            return from_records(Records.open(self.records), self.limit, resolution)
-        return from_file(self.prompts) if self.prompts else [Prompt(text.strip()) for text in self._texts]
 
 
 def _flat(groups: Sequence[Sequence[str]]) -> list[str]:
@@ -429,7 +456,12 @@ class CascadeOptions(Options):
         return stages
 
     def pipeline(
-        self, models: "Sequence[Model]", how: SamplingOptions, first: GuidedSamplerConfig, found: int
+        self,
+        models: "Sequence[Model]",
+        how: SamplingOptions,
+        first: GuidedSamplerConfig,
+        found: int,
+        devices: "Sequence[jax.Device]" = (),
     ) -> "Pipeline":
         """The stages that draw with these models, with room for `found` neighbours; one model is a pipeline of one."""
         from reimagen_jax.inference.pipeline import Pipeline
@@ -441,7 +473,7 @@ class CascadeOptions(Options):
         stages = []
         for model, setting, size, options in zip(models, settings, sizes, typed, strict=True):
             with as_typed(options):
-                stages.append(model.stage(setting, size))
+                stages.append(model.stage(setting, size, devices))
         return Pipeline(stages, how.seed)
 
     def resolved(self, pipeline: "Pipeline") -> "CascadeOptions":
@@ -502,6 +534,18 @@ def command_line(name: str, command: Any) -> str:
         elif value is not None:
             words += [flag, str(value)]
     return shlex.join(words)
+
+
+def without_folders(value: Any) -> Any:
+    """Options with the names of folders and files alone, without the way to them."""
+    if isinstance(value, Path):
+        return Path(value.name)
+    if isinstance(value, tuple):
+        return tuple(map(without_folders, value))
+    if not dataclasses.is_dataclass(value):
+        return value
+    named = {item.name: without_folders(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    return dataclasses.replace(value, **named)
 
 
 def _options(command: Any) -> list[tuple[str, Any]]:

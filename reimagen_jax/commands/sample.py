@@ -2,13 +2,14 @@
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from reimagen_jax.checked import Options, Share
+from reimagen_jax.checked import Count, Options, Share
 from reimagen_jax.commands.options import (
     EnlargingOptions,
     PromptOptions,
@@ -17,15 +18,21 @@ from reimagen_jax.commands.options import (
     open_drawing,
     warn_of_small_neighbours,
     warn_without_neighbours,
+    without_folders,
 )
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
+from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from reimagen_jax.config import Experiment
+    from reimagen_jax.inference.jobs import Job
     from reimagen_jax.inference.model import Model
     from reimagen_jax.inference.pipeline import Pipeline
+    from reimagen_jax.inference.prompts import Prompt, PromptSource
+    from reimagen_jax.systems.base import Request
 
 
 @dataclass(frozen=True)
@@ -49,13 +56,18 @@ class Sample(Options):
 
     An image of your own, enlarged:
         reimagen sample --model runs/sr256 --low-res cat64.png --prompt "a cat on a mat" --out runs/enlarged
+
+    Each image is written when it is drawn, with all that it comes from in it and beside it (see `reimagen reproduce`).
+    After an interruption the same command goes on. Many prompts may be shared among processes:
+        reimagen sample --model runs/train --prompts 30k.jsonl --share 1 4 --num-images 1 --out runs/part1
     """
 
     model: Path
     """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""
     out: Path
-    """Folder to write: an image file each, grid.png, sample.json (all that is needed to draw them again); with
-    --cascade, the images of the stages before the last are in folders stage1, stage2, ... within."""
+    """Folder to write, or to go on with: an image file each (NAME.png, and NAME.json: all that is needed to draw it
+    again), grid.png, sample.json; with --cascade, the images of the stages before the last are in folders stage1,
+    stage2, ... within."""
     what: Annotated[PromptOptions, tyro.conf.arg(name="")] = field(default_factory=PromptOptions)
     eta: Share | None = None
     """From 0 (every step strengthens the neighbours) to 1 (every step the text); default as in the experiment."""
@@ -63,29 +75,83 @@ class Sample(Options):
         default_factory=lambda: SamplingOptions(num_images=4)
     )
     stages: Annotated[EnlargingOptions, tyro.conf.arg(name="")] = field(default_factory=EnlargingOptions)
+    devices: Count | None = None
+    """Devices that draw side by side, --batch-size images each (default: all of this machine that there is work for).
+    Images do not depend on it."""
+    share: Annotated[tuple[Count, Count] | None, tyro.conf.arg(metavar="N M")] = None
+    """Draw number N of M equal shares of the prompts, each for a process and a folder of its own: file names, numbers
+    and images are those of the whole."""
+    hide_paths: bool = False
+    """Leave folders and files of this machine out of what is written, which `reimagen reproduce` is told then."""
     overwrite: bool = False
     """Replace an existing output folder, once the new one is complete."""
 
     def run(self) -> None:
         """Draws and saves. Raises `UserError` on bad options or input."""
-        from reimagen_jax.api import draw_by
-        from reimagen_jax.files import atomic_dir
+        from reimagen_jax.api import complete
+        from reimagen_jax.inference.jobs import job_dir
 
         self.what.check()
-        with atomic_dir(self.out, kind="images", overwrite=self.overwrite) as folder:
-            models = [self._open(path) for path in (self.model, *(stage.model for stage in self.stages.cascade))]
-            low_res = self._low_res(models)
-            prompts = self.what.gather(models[0].config)
+        which, among = self.share or (1, 1)
+        require(which <= among, f"--share {which} {among}: there is no share {which} of {among}")
+        try:
+            with job_dir(self.out, overwrite=self.overwrite) as folder:
+                job, facts = self._job()
+                complete(job, folder, facts, paths=not self.hide_paths)
+        except KeyboardInterrupt:
+            if self.out.exists() and not self.overwrite:
+                say(f"what was drawn is in {self.out}: the same command goes on", error=True)
+            raise
+        print(f"{len(job)} images of {len(job.prompts)} prompts in {self.out}")
+
+    def _job(self) -> "tuple[Job, dict[str, Any]]":
+        """What there is to draw, and what sample.json tells of it."""
+        import jax
+
+        from reimagen_jax.inference.jobs import Job, most_neighbours
+        from reimagen_jax.inference.provenance import origins
+
+        models = [self._open(path) for path in (self.model, *(stage.model for stage in self.stages.cascade))]
+        low_res = self._low_res(models)
+        asked = self._asked(models[0].config)
+        share = self.share or (1, 1)
+        number = len(range(share[0] - 1, asked.number, share[1])) * self.how.num_images
+        require(number > 0, f"--share {share[0]} {share[1]}: there are {asked.number} prompts only")
+        devices = jax.local_devices()[: self.devices or -(-number // self.how.batch_size)]
+        require(len(devices) >= (self.devices or 1), f"--devices {self.devices}: this machine has {len(devices)}")
+        first = self._settings(models[0].config.system.sampler)
+        found, some = most_neighbours(asked)
+        pipeline = self.stages.pipeline(models, self.how, first, found, devices if len(devices) > 1 else ())
+        for stage in pipeline.stages:
+            if stage.settings.k and stage.config.system.super_resolution is not None:
+                warn_of_small_neighbours(some, stage.config.system.resolution)
+        said = [self._command(models, pipeline, n) for n in range(1, len(models) + 1)]
+        start = "" if self.stages.low_res is None else str(self.stages.low_res)
+
+        def tell(n: int, requests: "Sequence[Request]", images: "Sequence[np.ndarray]", keys: Sequence[str]):
+            facts = {"made_by": "sample", "command": said[n - 1], "start": start, "paths": not self.hide_paths}
+            return origins(models[:n], pipeline, requests, images, records=keys, **facts)
+
+        data = self.what.sources() | self.stages.sources()
+        about = {name: value for name, value in data.items() if name not in PLACES}
+        about |= {"hidden paths": "yes"} if self.hide_paths else {}
+        job = Job(asked, pipeline, models, self.how.num_images, tell, about, low_res, share)
+        if self.hide_paths:
+            return job, {"command": said[-1], "data": about}
+        return job, {"command": self._command(models, pipeline, len(models), self.out), "data": data}
+
+    def _asked(self, config: "Experiment") -> "PromptSource":
+        """The prompts; it is said once of each that has found nothing."""
+        asked, said = self.what.source(config), set()
+
+        def find(prompts: "Sequence[Prompt]") -> "list[Prompt]":
+            found = asked.find(prompts)
             if self.what.knowledge_base:
-                warn_without_neighbours(prompts)
-            found = max(len(prompt.neighbours) for prompt in prompts)
-            pipeline = self.stages.pipeline(models, self.how, self._settings(models[0].config.system.sampler), found)
-            for stage in pipeline.stages:
-                if stage.settings.k and stage.config.system.super_resolution is not None:
-                    warn_of_small_neighbours(prompts, stage.config.system.resolution)
-            drawing = draw_by(pipeline, models, prompts, self.how.num_images, low_res)
-            drawing.write(folder, self._facts(models, pipeline))
-        print(f"{len(drawing.requests)} images of {len(prompts)} prompts in {self.out}")
+                warn_without_neighbours([prompt for prompt in found if prompt.text not in said])
+                said.update(prompt.text for prompt in found if not prompt.neighbours)
+            return found
+
+        return dataclasses.replace(asked, find=find)
 
     def _open(self, path: Path) -> "Model":
         """A model whose parameters are in the host's memory, so that one stage at a time is on the device."""
@@ -110,16 +176,26 @@ class Sample(Options):
         settings = self.how.settings(default)
         return settings if self.eta is None else dataclasses.replace(settings, eta=self.eta)
 
-    def _facts(self, models: "list[Model]", pipeline: "Pipeline") -> dict[str, Any]:
-        """The command that draws the same again, and where prompts and neighbours come from."""
+    def _command(self, models: "Sequence[Model]", pipeline: "Pipeline", n: int, out: Path = Path("OUT")) -> str:
+        """The command that draws what the first n stages drew, whatever folder it is for, with nothing left to the
+        experiments."""
+        stages = self.stages.resolved(pipeline)
         resolved = dataclasses.replace(
             self,
+            out=out,
             eta=pipeline.settings.eta,
             what=self.what.resolved(models[0].config),
             how=self.how.resolved(pipeline.settings),
-            stages=self.stages.resolved(pipeline),
+            stages=dataclasses.replace(stages, cascade=stages.cascade[: n - 1]),
+            devices=None,
+            share=None,
+            overwrite=False,
         )
-        return {"command": command_line("sample", resolved), "data": self.what.sources() | self.stages.sources()}
+        return command_line("sample", without_folders(resolved) if self.hide_paths else resolved)
+
+
+PLACES = ("prompts", "knowledge base", "low-resolution image")
+"""Of the facts about data, those that are folders and files of this machine."""
 
 
 def _read_square(path: Path, side: int) -> "np.ndarray":

@@ -94,7 +94,8 @@ class Stage:
     def batches(self, requests: Iterable[Request], seed: int) -> Iterator[tuple[list[Request], np.ndarray]]:
         """As many requests as are drawn at once, with their samples, as soon as these are there.
 
-        The requests, which are prepared, are taken one by one; no more than two batches of them are held.
+        The requests, which are prepared, are taken one by one; no more than two batches of them are held. The best of
+        their neighbours are shown, as many as there is room for.
         """
         params, running, requests = None, [], iter(requests)
         while asked := list(islice(requests, self.at_once)):
@@ -103,7 +104,7 @@ class Stage:
                 if params is None:
                     params = self._laid(self.params)
                 keys = image_keys(seed, [request.index for request in batch])
-                inputs = self.feed.collate(batch, self.settings)
+                inputs = self.feed.collate([self.feed.limited(each, self.settings) for each in batch], self.settings)
                 running.append((asked, batch, self._program(params, *self._laid((inputs, keys), split=True))))
             if len(running) > 1:  # looking at one batch while the next one runs keeps the device busy
                 yield self._finished(*running.pop(0))
@@ -161,13 +162,49 @@ class Pipeline:
         """What every stage draws, in order, images as bytes. The requests' own numbers are for the first stage."""
         drawn: list[np.ndarray] = []
         for number, stage in enumerate(self.stages, 1):
-            if drawn:
-                pairs = zip(requests, drawn[-1], strict=True)
-                requests = [replace(request, start=image, guidance={}) for request, image in pairs]
             title = f"{what}, stage {number}: {stage.config.name}" if len(self.stages) > 1 else what
-            asked = [stage.feed.limited(request, stage.settings) for request in requests]
-            drawn.append(stage.draw(asked, self.seed, title))
-        return [images.rounded(each) if each.ndim == 4 else each for each in drawn]
+            drawn.append(stage.draw(self.asked(number, requests, drawn), self.seed, title))
+        return [_as_bytes(each) for each in drawn]
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[tuple[list[Request], list[np.ndarray]]]:
+        """The requests in batches, each with what every stage has drawn of it, as soon as that is there.
+
+        The requests are taken as they are needed: any number of them takes the memory of a few batches. What `prepare`
+        does is done. A batch of a cascade goes through all stages before the next one begins.
+        """
+        most, requests = max(stage.at_once for stage in self.stages), iter(requests)
+        if len(self.stages) == 1:
+            (stage,) = self.stages
+            for asked, drawn in stage.batches(requests, self.seed):
+                yield asked, [_as_bytes(drawn)]
+            return
+        while asked := list(islice(requests, most)):
+            drawn: list[np.ndarray] = []
+            for number, stage in enumerate(self.stages, 1):
+                told = self.asked(number, asked, drawn)
+                drawn.append(np.concatenate([samples for _, samples in stage.batches(told, self.seed)]))
+            yield asked, [_as_bytes(each) for each in drawn]
+
+    def prepare(self, requests: Sequence[Request]) -> None:
+        """Checks requests and embeds their texts for all stages. Raises `UserError` as `draw` does."""
+        first, *later = self.stages
+        first.prepare(self.asked(1, requests, []))
+        for stage in later:
+            with randomness.same_numbers():
+                stage.feed.prepare([stage.feed.limited(request, stage.settings) for request in requests])
+
+    def asked(self, number: int, requests: Sequence[Request], drawn: Sequence[np.ndarray]) -> list[Request]:
+        """What stage `number`, from 1 on, is asked after those before have drawn."""
+        stage = self.stages[number - 1]
+        if number > 1:
+            pairs = zip(requests, drawn[number - 2], strict=True)
+            requests = [replace(request, start=image, guidance={}) for request, image in pairs]
+        return [stage.feed.limited(request, stage.settings) for request in requests]
+
+
+def _as_bytes(samples: np.ndarray) -> np.ndarray:
+    """Images as they are written; vectors as they are."""
+    return images.rounded(samples) if samples.ndim == 4 else samples
 
 
 def check_chain(configs: Sequence[Experiment]) -> None:

@@ -5,8 +5,9 @@ the record's own picture (equal pixels at the model's resolution), and further h
 by hand come before those found, which then show no picture again that was chosen.
 """
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,35 @@ class Prompt:
         return Request(self.text, (), index, negative=self.negative)
 
 
+@dataclass(frozen=True)
+class PromptSource:
+    """Prompts, and their neighbours, that are gathered in parts as they are wanted: any number takes little memory."""
+
+    number: int
+    digest: str
+    """Of the prompts."""
+    gather: Callable[[Sequence[int]], list[Prompt]]
+    """The prompts of these numbers, without neighbours."""
+    find: Callable[[Sequence[Prompt]], list[Prompt]] = list
+    """Prompts with their neighbours."""
+    most: int = 0
+    """Neighbours that a prompt has at most."""
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt], find: Callable[[Sequence[Prompt]], list[Prompt]] = list, most: int = 0):
+        """Prompts that are at hand."""
+        told = [(prompt.text, prompt.negative, prompt.query, prompt.key, prompt.source) for prompt in prompts]
+        seen = [[hashlib.sha256(hit.image.tobytes()).hexdigest() for hit in prompt.neighbours] for prompt in prompts]
+        digest = hashlib.sha256(json.dumps([told, seen]).encode()).hexdigest()
+        most = max([most, *(len(prompt.neighbours) for prompt in prompts)])
+        return cls(len(prompts), digest[:16], lambda numbers: [prompts[i] for i in numbers], find, most)
+
+    def parts(self, size: int) -> Iterator[list[Prompt]]:
+        """All prompts with their neighbours, so many at a time."""
+        for first in range(0, self.number, size):
+            yield self.find(self.gather(range(self.number)[first : first + size]))
+
+
 def from_file(path: str | Path) -> list[Prompt]:
     """Reads prompts: one text a line, or (`.jsonl`) one JSON object a line with `text`, and `negative` if there is one;
     other fields are attributes.
@@ -72,9 +102,11 @@ def from_file(path: str | Path) -> list[Prompt]:
     return prompts
 
 
-def from_records(records: Records, limit: int, resolution: int) -> list[Prompt]:
-    """The captions of at most `limit` records, spread evenly over all, with their images as targets."""
+def from_records(records: Records, limit: int, resolution: int, numbers: Sequence[int] | None = None) -> list[Prompt]:
+    """The captions of at most `limit` records, spread evenly over all, with their images as targets; or, of these, the
+    ones with these numbers."""
     ids = np.linspace(0, len(records) - 1, min(limit, len(records))).round().astype(int)
+    ids = ids if numbers is None else ids[list(numbers)]
     return [from_record(record, records.source, resolution) for record in records.fetch(ids)]
 
 

@@ -46,7 +46,8 @@ def pinned(base: KnowledgeBase, keys: Sequence[str], resolution: int) -> tuple[N
 def _neighbours(base: KnowledgeBase, ids: np.ndarray, scores: np.ndarray, resolution: int) -> tuple[Neighbour, ...]:
     sources = _sources(base)
     found = zip(base.records.fetch(ids), scores.tolist(), ids.tolist(), strict=True)
-    return tuple(Neighbour.of(record, score, resolution, sources[i]) for record, score, i in found)
+    place, fingerprint = str(base.path), base.fingerprint
+    return tuple(Neighbour.of(record, score, resolution, sources[i], place, fingerprint) for record, score, i in found)
 
 
 @lru_cache(maxsize=4)
@@ -65,4 +66,4 @@ def from_file(path: str | Path, text: str, resolution: int) -> Neighbour:
         raise UserError(f"reference image {path} cannot be read: {error.strerror}") from error
     except images.ImageError as error:
         raise UserError(f"reference image {path}: {error}") from error
-    return Neighbour(image, text, float("nan"), Path(path).name, data)
+    return Neighbour(image, text, float("nan"), Path(path).name, data, place=str(path))

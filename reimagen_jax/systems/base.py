@@ -92,11 +92,20 @@ class Neighbour:
     """Of the record: equal sources and keys mean the same record. Empty where there is none."""
     weight: float = 1.0
     """How much of the attention it gets, beside the other neighbours: only ratios matter; 0 is as if it were not."""
+    place: str = field(default="", repr=False)
+    """The folder of the knowledge base, or the file, that it comes from; empty where nobody knows."""
+    base: str = field(default="", repr=False)
+    """Checksum of that knowledge base; empty for a file."""
+    attributes: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Of the record: its licence and author among them, where its source tells."""
 
     @classmethod
-    def of(cls, record: ImageText, score: float, resolution: int, source: str = "") -> "Neighbour":
+    def of(
+        cls, record: ImageText, score: float, resolution: int, source: str = "", place: str = "", base: str = ""
+    ) -> "Neighbour":
         """A record, decoded at `resolution`."""
-        return cls(images.decode(record.image, resolution), record.text, score, record.key, record.image, source)
+        image = images.decode(record.image, resolution)
+        return cls(image, record.text, score, record.key, record.image, source, place, base, record.attributes)
 
     def at(self, resolution: int) -> np.ndarray:
         """The image as uint8 [resolution, resolution, 3]. Raises `UserError` where only another size is at hand."""

@@ -106,9 +106,16 @@ def guide_of(settings: GuidedSamplerConfig, inputs: Inputs, keys_B: Key[Array, "
         return guidance.single(drop_both, weights[0], rescale)
     if settings.guidance == "compositional":
         return guidance.compositional(drop_text, drop_both, *weights, rescale)
+    return guidance.interleaved(drop_one, plan_of(settings, inputs.eta_B, keys_B), *weights, rescale)
+
+
+def plan_of(
+    settings: GuidedSamplerConfig, eta_B: Float[AnyArray, " b"], keys_B: Key[Array, " b"]
+) -> Bool[Array, "b t"] | None:
+    """Which steps strengthen the text, where the others strengthen the neighbours; None where each does both."""
     T = settings.num_steps
     if settings.guidance == "stratified":
-        plan_BT = jax.vmap(lambda eta: guidance.stratify(eta, T))(inputs.eta_B)
-    else:
-        plan_BT = jax.vmap(lambda eta, key: guidance.interleave(eta, T, key))(inputs.eta_B, keys_B)
-    return guidance.interleaved(drop_one, plan_BT, *weights, rescale)
+        return jax.vmap(lambda eta: guidance.stratify(eta, T))(eta_B)
+    if settings.guidance == "interleaved":
+        return jax.vmap(lambda eta, key: guidance.interleave(eta, T, key))(eta_B, keys_B)
+    return None

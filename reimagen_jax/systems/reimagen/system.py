@@ -13,17 +13,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Bool, Float, Key, UInt8
 
 from reimagen_jax.config import Experiment
 from reimagen_jax.diffusion import degrade, editing, objective, sampler, schedule, solvers
 from reimagen_jax.diffusion.base import Denoiser
 from reimagen_jax.encoders.bytes import ByteEncoder
-from reimagen_jax.encoders.texts import Embedded, Texts, abstract_texts
+from reimagen_jax.encoders.texts import AnyArray, Embedded, Texts, abstract_texts
 from reimagen_jax.errors import UserError
 from reimagen_jax.nets.unet import Condition, UNet, predict, read
 from reimagen_jax.systems import finite
-from reimagen_jax.systems.reimagen.condition import Batch, Inputs, drop, guide_of
+from reimagen_jax.systems.reimagen.condition import Batch, Inputs, drop, guide_of, plan_of
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
 
 Params = dict[str, Any]
@@ -241,13 +241,11 @@ class ReImagen:
         if (low_res_BHWC is None) != (model.super_resolution is None):
             takes = "no" if model.super_resolution is None else "a"
             raise UserError(f"{self.config.name} takes {takes} low-resolution image")
-        condition, side = self.condition(params, inputs), model.resolution
+        condition, side, (keys_B, aug_B) = self.condition(params, inputs), model.resolution, self._own_keys(keys_B)
         if inputs.negative_BL is not None:
             condition = self.against(condition, params, inputs.negative_BL)
         if low_res_BHWC is not None:
             side = low_res_BHWC.shape[1] * model.factor
-            own_B = jax.vmap(lambda key: jax.random.fold_in(key, model.resolution))(keys_B)
-            keys_B, aug_B = jnp.moveaxis(jax.vmap(jax.random.split)(own_B), 1, 0)
             once_B = aug_B if settings.aug_noise == "once" else None
             condition = self.enlarged(condition, low_res_BHWC, settings.aug_level, once_B)
         start_B, plan_B, step_B = sampler.split_keys(keys_B)
@@ -259,7 +257,7 @@ class ReImagen:
             self.read(params, condition),
             sampler.initial_noise(start_B, (side, side, 3)),
             step_B,
-            schedule.times(settings.num_steps, model.diffusion, settings.spacing, settings.times),
+            self.visited(settings),
             model.diffusion,
             solvers.solver_of(settings, model.diffusion),
             guide,
@@ -270,6 +268,25 @@ class ReImagen:
         if inputs.known_BHWC is not None:
             sampling = editing.edited(sampling, to_model(inputs.known_BHWC), inputs.share_BHW1)
         return sampling
+
+    def plan(
+        self, keys_B: Key[Array, " b"], eta_B: Float[AnyArray, " b"], settings: GuidedSamplerConfig
+    ) -> Bool[Array, "b t"] | None:
+        """The steps at which images of these keys are guided by their text, as `sampling` has it; None where all are
+        guided by both."""
+        return plan_of(settings, eta_B, sampler.split_keys(self._own_keys(keys_B)[0])[1])
+
+    def visited(self, settings: GuidedSamplerConfig) -> Float[Array, " t"]:
+        """The times that `sampling` goes through, that of the image the last."""
+        return schedule.times(settings.num_steps, self.model.diffusion, settings.spacing, settings.times)
+
+    def _own_keys(self, keys_B: Key[Array, " b"]) -> tuple[Key[Array, " b"], Key[Array, " b"] | None]:
+        """Of images' keys, those of this stage: of what it samples, and of the noise on what it enlarges, if it does."""
+        if self.model.super_resolution is None:
+            return keys_B, None
+        own_B = jax.vmap(lambda key: jax.random.fold_in(key, self.model.resolution))(keys_B)
+        keys_B, aug_B = jnp.moveaxis(jax.vmap(jax.random.split)(own_B), 1, 0)
+        return keys_B, aug_B
 
     def batch_spec(self, B: int) -> Batch:
         model, K, side = self.model, self.config.data.num_neighbours, self.model.train_resolution

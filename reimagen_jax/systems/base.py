@@ -90,14 +90,14 @@ class Neighbour:
     """The image file, from which stages of other resolutions decode their own; empty where there is none."""
     source: str = field(default="", repr=False)
     """Of the record: equal sources and keys mean the same record. Empty where there is none."""
-    weight: float = 1.0
-    """How much of the attention it gets, beside the other neighbours: only ratios matter; 0 is as if it were not."""
     place: str = field(default="", repr=False)
     """The folder of the knowledge base, or the file, that it comes from; empty where nobody knows."""
     base: str = field(default="", repr=False)
     """Checksum of that knowledge base; empty for a file."""
     attributes: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Of the record: its licence and author among them, where its source tells."""
+    weight: float = 1.0
+    """How much of the attention it gets, beside the other neighbours: only ratios matter; 0 is as if it were not."""
 
     @classmethod
     def of(

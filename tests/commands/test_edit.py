@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from reimagen_jax.cli import main
-from tests.commands.test_sample import images
 from tests.samples import picture
 
 
@@ -33,6 +32,11 @@ def edit(folder, model, *args):
     named = [arg.replace("IN/", f"{folder}/inputs/") for arg in args]
     shared = ["--model", str(model), "--out", str(out), "--steps", "4", "--batch-size", "2"]
     return main(["edit", named[0], *shared, *named[1:]]), out
+
+
+def images(folder) -> dict[str, bytes]:
+    """The pixels of a folder's pictures."""
+    return {path.name: Image.open(path).tobytes() for path in sorted(folder.glob("*.png"))}
 
 
 PROMPT = ["--prompt", "a thing"]

@@ -281,7 +281,7 @@ class ReImagen:
         return schedule.times(settings.num_steps, self.model.diffusion, settings.spacing, settings.times)
 
     def _own_keys(self, keys_B: Key[Array, " b"]) -> tuple[Key[Array, " b"], Key[Array, " b"] | None]:
-        """Of images' keys, those of this stage: of what it samples, and of the noise on what it enlarges, if it does."""
+        """Of images' keys, those of this stage: of what it samples, and of the noise on what it enlarges, if any."""
         if self.model.super_resolution is None:
             return keys_B, None
         own_B = jax.vmap(lambda key: jax.random.fold_in(key, self.model.resolution))(keys_B)

@@ -12,7 +12,7 @@ ORDERS = {"ddim": 1, "dpmpp_2m": 2, "heun": 2, "unipc": 3, "ddpm": 1, "ddim, noi
 
 
 def test_errors_fall_with_the_orders_of_theory(tmp_path, capsys):
-    options = solver_orders.SolverOrders(tmp_path / "orders.png", (32, 64), samples=16, exact_steps=1000)
+    options = solver_orders.SolverOrders(tmp_path / "orders.png", (64, 128), samples=16, exact_steps=1000)
     options.run()
     said = {line.split(" order ")[0].strip(): line.split()[-3] for line in capsys.readouterr().out.splitlines()[:-1]}
     found = {name: float(order.rstrip(":")) for name, order in said.items() if name in ORDERS}

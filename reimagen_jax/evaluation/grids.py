@@ -345,7 +345,7 @@ class _Programs:
         model = self._model(checkpoint)
         own = {SETTINGS[name][0]: values[name] for name in values if name in SETTINGS and name not in REQUESTED}
         try:
-            settings = replace(model.config.system.sampler, **{**self._asked.settings, **own, "k": room})
+            settings = model.config.system.sampler.changed(**{**self._asked.settings, **own, "k": room})
             for option, name in REQUESTED.items():
                 if option in self._axes and getattr(settings, name) is None:
                     settings = replace(settings, **{name: UNLIMITED[name]})

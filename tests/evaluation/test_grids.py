@@ -327,3 +327,11 @@ def test_a_damaged_image_is_named(tmp_path):
 @pytest.mark.parametrize(("seconds", "said"), [(3, "3 seconds"), (600, "10 minutes"), (7200, "2.0 hours")])
 def test_durations_in_words(seconds, said):
     assert grids.duration(seconds) == said
+
+
+def test_what_is_asked_of_the_times_sets_their_number(model):
+    """As everywhere that settings are given: by `SamplerConfig.changed`."""
+    grid = grid_of(model, "eta=0,1", settings={"times": (0.9, 0.4)})
+    assert {point.settings.num_steps for point in grid.points} == {2}
+    with pytest.raises(UserError, match=r"sampler\.times lists 2, but sampler\.num_steps is 3"):
+        grid_of(model, "steps=3", settings={"times": (0.9, 0.4)})

@@ -94,3 +94,24 @@ def test_importing_the_package_brings_nothing_along():
     assert {"open_model", "draw", "sweep", "ask"} <= set(dir(rj))
     with pytest.raises(AttributeError, match="no attribute 'dream'"):
         _ = rj.dream
+
+
+def test_a_grid_from_python_goes_on_in_its_folder_and_is_saved_with_its_images(folder, tmp_path):
+    base = rj.open_knowledge_base(folder / "runs/world/index")
+    name = next(iter(base.records)).attributes["entity"]
+    prompts, model = rj.ask(base, [f"a dog {name}"], queries=[name], k=1), rj.open_model("shipped")
+    over = {"eta": (0, 1), "words": ("dog", "bird")}
+    swept = rj.sweep(model, prompts, over=over, out=tmp_path / "grid", num_steps=2, batch_size=4)
+    assert swept.images(1).shape == (1, 1, 32, 32, 3) and len(swept.table.results) == 4 and swept.table.best is None
+    stored = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "grid/images").iterdir()}
+    again = rj.sweep(model, prompts, over=over, out=tmp_path / "grid", num_steps=2, batch_size=4)
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "grid/images").iterdir()} == stored
+    again.save(tmp_path / "saved")
+    names = ({path.name for path in (tmp_path / place).rglob("*")} for place in ("grid", "saved"))
+    assert next(names) == next(names)
+    with pytest.raises(UserError, match="method needs a base"):
+        rj.sweep(model, prompts, over={"method": ("lexical",)})
+    with pytest.raises(UserError, match="etas and over are both given"):
+        rj.sweep(model, prompts, (0, 1), over=over)
+    with pytest.raises(UserError, match=r"over: eta is 2\.0: at most 1"):
+        rj.sweep(model, prompts, over={"eta": (0, 2)})

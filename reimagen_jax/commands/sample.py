@@ -180,13 +180,16 @@ class Sample(Options):
         """The command that draws what the first n stages drew, whatever folder it is for, with nothing left to the
         experiments."""
         stages = self.stages.resolved(pipeline)
+        stages = dataclasses.replace(
+            stages, cascade=stages.cascade[: n - 1], handed_on=stages.handed_on if n > 1 else None
+        )
         resolved = dataclasses.replace(
             self,
             out=out,
             eta=pipeline.settings.eta,
             what=self.what.resolved(models[0].config),
             how=self.how.resolved(pipeline.settings),
-            stages=dataclasses.replace(stages, cascade=stages.cascade[: n - 1]),
+            stages=stages,
             devices=None,
             share=None,
             overwrite=False,

@@ -1,7 +1,8 @@
 """Re-Imagen in JAX and Flax: retrieval-augmented text-to-image generation.
 
-From Python: `open_model`, `open_knowledge_base`, `ask`, `draw`, `draw_into`, `edit`, `sweep` (api.py). They are
-imported when they are asked for: `import reimagen_jax` alone brings neither JAX nor anything else.
+From Python: `open_model`, `open_knowledge_base`, `open_encoder`, `ask`, `draw`, `draw_into`, `edit`, `seed_select`,
+`sweep` (api.py). They are imported when they are asked for: `import reimagen_jax` alone brings neither JAX nor anything
+else.
 """
 
 from importlib import import_module
@@ -15,8 +16,10 @@ __all__ = [
     "draw",
     "draw_into",
     "edit",
+    "open_encoder",
     "open_knowledge_base",
     "open_model",
+    "seed_select",
     "sweep",
 ]
 

@@ -6,6 +6,7 @@
     prompts = rj.ask(base, ["Zorbel on a hill at night"], queries=["Zorbel"], k=2)
     drawing = rj.draw(model, prompts, num_images=4, eta=0.5)
     drawing.save("runs/drawn")
+    rj.seed_select(model, prompts, rj.open_encoder("runs/world/encoder"), k=0, num_steps=10).save("runs/seeds")
     rj.sweep(model, prompts, etas=(0.0, 0.5, 1.0)).save("runs/sweep")
     rj.sweep(model, prompts, over={"eta": (0.0, 0.5, 1.0), "steps": (10, 25)}).save("runs/grid")
 
@@ -13,7 +14,8 @@ The commands of `reimagen` do the same by the same functions; what they add are 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ import PIL.Image
 from jaxtyping import UInt8
 
 from reimagen_jax.checked import Count, Natural, Seed, Share, checked
+from reimagen_jax.encoders import vectors
+from reimagen_jax.encoders.image_function import ImageEncoder
+from reimagen_jax.encoders.vectors import VectorEncoder
 from reimagen_jax.errors import require
 from reimagen_jax.evaluation.axes import METHOD, SETTINGS, axes_of
 from reimagen_jax.evaluation.grids import Asked, Grid, Point, plan
@@ -35,9 +40,11 @@ from reimagen_jax.inference.edits import Plan
 from reimagen_jax.inference.jobs import Job, job_dir, picture_name, places_of, write_summary
 from reimagen_jax.inference.model import SHIPPED, Model
 from reimagen_jax.inference.origin import pixels_sha256, read_origin, save_image
-from reimagen_jax.inference.pipeline import Pipeline
+from reimagen_jax.inference.pipeline import Pipeline, Stage
 from reimagen_jax.inference.prompts import Prompt, PromptSource, with_retrieved
 from reimagen_jax.inference.provenance import origins, sampler_facts, stage_facts, versions
+from reimagen_jax.inference.searching import SearchedStage, Selected
+from reimagen_jax.reports import figures, searches
 from reimagen_jax.reports.grid_report import GridReport, write_grid_report
 from reimagen_jax.reports.grid_results import write_results
 from reimagen_jax.reports.grids import labelled_grid
@@ -46,6 +53,7 @@ from reimagen_jax.reports.results import as_json
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase, Method
 from reimagen_jax.systems.base import Neighbour, Request
 from reimagen_jax.systems.reimagen.settings import ETAS
+from reimagen_jax.systems.seedselect.settings import OURS, SeedSelectConfig
 
 GRID, IMAGES = "sweep over a grid", "images"
 GRID_ROWS, GRID_COLUMNS = 64, 16
@@ -86,6 +94,11 @@ def ask(
     if queries:
         prompts = [replace(prompt, query=query) for prompt, query in zip(prompts, queries, strict=True)]
     return with_retrieved(prompts, base, k, resolution, given=references, ban=ban, method=method)
+
+
+def open_encoder(path: str | Path) -> VectorEncoder:
+    """Opens what `reimagen encode-train` wrote, or a CLIP as Hugging Face publishes it."""
+    return vectors.open_encoder(path)
 
 
 @dataclass(frozen=True)
@@ -504,6 +517,93 @@ def report_settings(model: Model, data: Mapping[str, str], drawn: Sweep) -> dict
     """The settings that a report shows, in groups."""
     sampler = sampler_facts(drawn.sampler, drawn.seed, drawn.num_seeds)
     return {"Model": model.facts(), "Data": data, "Sampler": sampler, "Versions": versions()}
+
+
+@dataclass(frozen=True)
+class Searched:
+    """Images drawn from noise that was searched for them (SeedSelect)."""
+
+    drawing: Drawing
+    search: SeedSelectConfig
+    selected: Sequence[Selected] = field(repr=False)
+    """What was found for each request, in the first stage."""
+
+    def before_and_after(self) -> PIL.Image.Image:
+        """A row for each image: its references, the image of the first noise, that of the best."""
+        requests, side = self.drawing.requests, self.selected[0].image.shape[0]
+        references = [[hit.at(side) for hit in request.references] for request in requests]
+        firsts, found = ([getattr(each, name) for each in self.selected] for name in ("first", "image"))
+        return searches.before_and_after([request.prompt for request in requests], references, firsts, found)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Writes a folder: that of `Drawing.save`, with before_and_after.png, losses.png and seedselect.json, which
+        has the losses of every iteration; and search/, the noises themselves."""
+        with atomic_dir(folder, kind="seeds", overwrite=overwrite) as partial:
+            (partial / SEARCH).mkdir()
+            for request, found in zip(self.drawing.requests, self.selected, strict=True):
+                found.save(partial / SEARCH, request.index)
+            self.write(partial)
+        return Path(folder)
+
+    def write(self, folder: Path, facts: Mapping[str, Any] | None = None, *, command: str = "") -> None:
+        """The same, but for search/, into an existing folder, with further `facts` in sample.json; each image tells the
+        `command`."""
+        command = command or "reimagen_jax.seed_select(model, prompts, encoder, ...)"
+        by = {"made_by": "seedselect", "command": command, "more": {"search": asdict(self.search)}}
+        self.drawing.write(folder, facts, by=by)
+        self.before_and_after().save(folder / "before_and_after.png")
+        told = [each.facts for each in self.selected]
+        figures.save(searches.curves(told, [each["best"] for each in told]), folder / "losses.png")
+        write_json(folder / "seedselect.json", {"search": asdict(self.search), "images": told})
+
+
+SEARCH = "search"
+"""The folder of what was found, within that of the images."""
+
+
+def seed_select(
+    model: Model,
+    prompts: Sequence[Prompt],
+    encoder: ImageEncoder,
+    *,
+    references: int = 4,
+    num_images: int = 1,
+    seed: int = 0,
+    batch_size: int = 8,
+    search: SeedSelectConfig = OURS,
+    folder: str | Path | None = None,
+    cascade: Sequence[Stage] = (),
+    models: Sequence[Model] = (),
+    **settings: Any,
+) -> Searched:
+    """Searches the noise of every image until it is like the prompt's first neighbours, at most so many `references`.
+
+    `encoder` tells how alike images are (`open_encoder`). `settings` as for `draw`: `k` is the number of neighbours
+    that the network sees besides, 0 for the plain model. With a `folder`, what was found lies there as soon as a batch
+    is done, and is not searched for again. Stages of a `cascade`, of these `models`, enlarge what was found. Raises
+    `UserError` for prompts without neighbours.
+    """
+    place = None if folder is None else Path(folder)
+    how = model.config.system.sampler.changed(**{"k": 0, "solver": "ddim", **settings})
+    first = SearchedStage(
+        model.config, model.params, how, encoder=encoder, search=search, batch_size=batch_size, folder=place
+    )
+    with nullcontext() if place is None else growing_dir(place, kind="found noise"):
+        return search_by(Pipeline([first, *cascade], seed), [model, *models], prompts, num_images, references)
+
+
+def search_by(
+    pipeline: Pipeline, models: Sequence[Model], prompts: Sequence[Prompt], num_images: int, references: int
+) -> Searched:
+    """Draws by a pipeline whose first stage searches."""
+    checked(num_images, Count, "num_images")
+    checked(references, Count, "references")
+    numbered = [(prompt, p * num_images + s) for p, prompt in enumerate(prompts) for s in range(num_images)]
+    requests = [replace(prompt.request(i), references=prompt.neighbours[:references]) for prompt, i in numbered]
+    first = pipeline.stages[0]
+    stages = pipeline.draw(requests, "searching")
+    shown = [first.feed.limited(request, first.settings) for request in requests]
+    return Searched(Drawing(prompts, shown, models, pipeline, stages), first.search, first.selected)
 
 
 def _count(n: int, what: str) -> str:

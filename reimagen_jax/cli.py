@@ -32,6 +32,7 @@ COMMANDS = {
     "sample": ("sample:Sample", "prompts -> images, with neighbours from a knowledge base or given by hand"),
     "edit": ("edit:main", "images -> images: drawn on, inpainted, outpainted, varied, mixed, swapped"),
     "reproduce": ("reproduce:Reproduce", "images -> the same images, drawn again from what they tell, and compared"),
+    "seedselect": ("seedselect:main", "prompts + references -> images, from noise that is searched for them"),
     "sweep": ("sweep:Sweep", "prompts -> a report over eta: from all neighbours to all text"),
     "evaluate": ("evaluate:main", "checkpoint -> tables of faithfulness and alignment"),
     "verify": ("verify:Verify", "whether folders of all these kinds are whole"),

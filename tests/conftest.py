@@ -13,7 +13,7 @@ from jaxtyping import install_import_hook
 
 # Shapes and dtypes written in the signatures are checked at every call. Not in systems/base.py and kinds.py: what they
 # name are protocols, which nothing is an instance of.
-CHECKED = ("nets", "diffusion", "encoders", "systems.reimagen", "systems.dual", "systems.rater")
+CHECKED = ("nets", "diffusion", "encoders", "systems.reimagen", "systems.dual", "systems.rater", "systems.seedselect")
 install_import_hook([f"reimagen_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")

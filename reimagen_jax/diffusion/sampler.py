@@ -10,12 +10,12 @@ Every sample has its own key, from which its initial noise, its guidance plan an
 `split_keys`): a sample does not depend on what else is in the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from reimagen_jax import randomness
 from reimagen_jax.diffusion import process as forward
@@ -87,24 +87,69 @@ def sample(
     `denoise`'s predictions mean `process.prediction`. A step draws its noise from `keys_B`, one key a sample, and its
     number. What may vary without another program (guidance's numbers, masks) is traced, inside `condition` and `guide`.
     """
+    sampling = Sampling(denoise, condition, x_T, keys_B, times_T, process, solver, guide, project)
+    step = step_of(sampling)
+    (x, _), _ = jax.lax.scan(lambda state, visit: (step(state, visit)[0], None), begin(sampling), visits(times_T))
+    return x
+
+
+State = tuple[Float[Array, "b *s"], Carry]
+"""x_t, and what the solver remembers."""
+Visit = tuple[Int[Array, "*n"], Float[Array, "*n"], Float[Array, "*n"]]
+"""A step's number, the time t where it begins, and s where it ends."""
+
+
+class Step(NamedTuple):
+    """What is seen of a step."""
+
+    x0: Float[Array, "*s"]
+    """As predicted where it begins, guided and projected."""
+    x: Float[Array, "*s"]
+    """x_s, where it ends."""
+
+
+def last_steps(sampling: Sampling, k: int) -> Step:
+    """The last k steps of `sample`, in order: the last `x` is its sample.
+
+    Differentiated, it keeps x_t and the solver's memory of each step, and computes the rest of it again.
+    """
+    step = jax.checkpoint(step_of(sampling), prevent_cse=False)  # a loop's body is not merged with another's
+    _, steps = jax.lax.scan(step, begin(sampling), visits(sampling.times_T))
+    return jax.tree.map(lambda leaf: leaf[-k:], steps)
+
+
+def begin(sampling: Sampling) -> State:
+    """Where `sample` begins."""
+    return sampling.x_T, sampling.solver.init(sampling.x_T)
+
+
+def visits(times_T: Float[Array, " t"]) -> Visit:
+    """All steps between these times."""
+    return jnp.arange(len(times_T) - 1), times_T[:-1], times_T[1:]
+
+
+def step_of(sampling: Sampling) -> Callable[[State, Visit], tuple[State, Step]]:
+    """One step of `sample`, (1) to (4)."""
+    denoise, condition, x_T, keys_B, _, process, solver, guide, project = sampling
     B, C = x_T.shape[0], x_T.shape[-1]
 
-    def step(state: tuple[Array, Carry], inputs: tuple[Array, Array, Array]) -> tuple[tuple[Array, Carry], None]:
+    def step(state: State, visit: Visit) -> tuple[State, Step]:
         x, carry = state
-        i, t, s = inputs
+        i, t, s = visit
+        predicted = []
 
         def predict(x: Float[Array, "b *s"], t: Float[Array, ""]) -> Prediction:
             alpha_B, sigma_B = (jnp.full(B, scale) for scale in schedule.alpha_sigma(t, process))
             output = guide(denoise, x, jnp.full(B, t), condition, i)  # (1)
             said, fraction = variance.split(output, C, process)
             x0 = project(forward.to_x0(said, x, alpha_B, sigma_B, process.prediction), x, t)  # (2)
+            predicted.append(x0)
             return Prediction(x0, forward.to_eps(x0, x, alpha_B, sigma_B), fraction)  # (3)
 
         noise = jnp.zeros_like(x)
         if solver.stochastic:
             noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), x.shape[1:]))(keys_B)
-        return solver.step(predict, x, carry, t, s, noise), None  # (4)
+        x, carry = solver.step(predict, x, carry, t, s, noise)  # (4)
+        return (x, carry), Step(predicted[0], x)
 
-    numbers = jnp.arange(len(times_T) - 1)
-    (x, _), _ = jax.lax.scan(step, (x_T, solver.init(x_T)), (numbers, times_T[:-1], times_T[1:]))
-    return x
+    return step

@@ -40,6 +40,7 @@ from reimagen_jax.encoders.frozen import (
     read_settings,
 )
 from reimagen_jax.encoders.hf_tokenizers import HFTokenizer, open_clip_tokenizer
+from reimagen_jax.encoders.image_function import ImageFunction
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.pretrained import published_settings
 from reimagen_jax.pretrained.published_settings import LARGEST, not_counts
@@ -287,6 +288,13 @@ class ClipEncoder:
                 yield rows, self.embed_images(self.params, *on_mesh((pad_rows(fitted, B, 0),), self.mesh))
 
         return self._unit_vectors(len(images_NHWC), batches())
+
+    def image_function(self) -> ImageFunction:
+        """The image tower as a function to differentiate; its vectors are not of unit length."""
+        require(self.resolution is not None, "a text tower alone cannot encode images")
+        return ImageFunction(
+            lambda params, x_BHWC: self.embed_images(params, (x_BHWC + 1.0) * 127.5), self.params, self.resolution
+        )
 
     def release(self) -> None:
         """Gives the weights' memory back, on devices and host; the encoder cannot encode any more."""

@@ -25,6 +25,7 @@ from reimagen_jax import randomness
 from reimagen_jax.checked import parse, read
 from reimagen_jax.data.manifest import Manifest, Text, open_folder, write_manifest
 from reimagen_jax.encoders.bytes import ByteEncoder
+from reimagen_jax.encoders.image_function import ImageFunction
 from reimagen_jax.encoders.settings import DualConfig
 from reimagen_jax.encoders.tokenizers import ByteTokenizer
 from reimagen_jax.errors import require
@@ -88,7 +89,11 @@ class DualNet(nn.Module):
 
     def images(self, image_BHWC: UInt8[Array, "b r r 3"]) -> Float[Array, "b d"]:
         """(2)"""
-        return unit(self.image_tower(image_BHWC.astype(jnp.float32) / 127.5 - 1.0))
+        return self.pictures(image_BHWC.astype(jnp.float32) / 127.5 - 1.0)
+
+    def pictures(self, x_BHWC: Float[Array, "b r r 3"]) -> Float[Array, "b d"]:
+        """(2) of images in [-1, 1]."""
+        return unit(self.image_tower(x_BHWC))
 
     def texts(self, tokens_BL: Int32[Array, "b l"]) -> Float[Array, "b d"]:
         """(1)"""
@@ -147,6 +152,15 @@ class DualEncoder:
             f"this encoder reads uint8 images [N, {side}, {side}, 3], not {images.dtype} {list(images.shape)}",
         )
         return self._encoded(_program(self.config, "images"), images)
+
+    def image_function(self) -> ImageFunction:
+        """The image tower as a function to differentiate."""
+        net = DualNet(self.config)
+        return ImageFunction(
+            lambda params, x_BHWC: net.apply({"params": params}, x_BHWC, method="pictures"),
+            self.params,
+            self.resolution,
+        )
 
     def save(self, folder: str | Path) -> None:
         """Writes weights, settings and manifest into an existing folder, after what else belongs to it."""

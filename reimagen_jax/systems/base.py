@@ -172,6 +172,8 @@ class Request:
     """What guidance leads away from: the text where the prompt is dropped; empty where that is none."""
     edit: Edit | None = None
     """The image that is drawn on; None draws from noise alone."""
+    references: tuple[Neighbour, ...] = ()
+    """What the noise is searched for (SeedSelect): the image is to be like these. The network does not see them."""
 
 
 class Preview(NamedTuple):

@@ -18,7 +18,9 @@ What was tried (unseen entities, retrieval, k = 2, eta 0.5):
   entity's name thrice and the caption, for 100 % and 99 %. With those and attention at 16 x 16 as well, faithfulness
   rose from 0.36 to 0.50 in 3,000 steps, to 0.66 in 9,000; the two changes were not told apart.
 - Guidance: at the end, weights 2/3, 2/5, 3/5 and 3/8 (text/neighbours) draw equally faithfully (0.66 to 0.67 of 128),
-  the lower ones with quieter colours; 35 steps are no better than 25. Early in training high weights helped.
+  the lower ones with quieter colours. Early in training high weights helped.
+- Steps: 6 of DDPM, the text at exactly half of them, are as faithful as 250 (RESULTS.md); four are, too, of other
+  solvers. In a sweep eta moves by sixths then: --steps 25 for finer ones.
 """
 
 from reimagen_jax.config import Experiment, TrainConfig
@@ -33,7 +35,9 @@ config = Experiment(
         unet=UNET_32,
         text=TEXT_BYTES,
         diffusion=DiffusionConfig(prediction="v", time_exponent=0.5),
-        sampler=GuidedSamplerConfig(solver="ddpm", num_steps=25, text_weight=2.0, neighbour_weight=3.0),
+        sampler=GuidedSamplerConfig(
+            solver="ddpm", num_steps=6, guidance="stratified", text_weight=2.0, neighbour_weight=3.0
+        ),
     ),
     data=TriplesConfig(batch_size=16, num_neighbours=2, min_neighbours=1),
     train=TrainConfig(

@@ -31,7 +31,8 @@ CHANGED = {
     "if_finetune_256": SHOWN | {"unet.levels.3.neighbour_attention": (True, False)},
     "entityworld32": {"sampler.num_steps": (25, 6), "sampler.guidance": ("interleaved", "stratified")},
 }
-"""What later versions have brought nearer to the papers, or measured: (as version 0.1 had it, as the experiment has it today)."""
+"""What later versions have brought nearer to the papers, or measured: (as version 0.1 had it, as the experiment has it
+today)."""
 
 
 @pytest.mark.parametrize("path", OLD, ids=lambda path: path.stem)

@@ -32,7 +32,7 @@ from reimagen_jax.data.sources.tfrecord import masked_crc
 from reimagen_jax.encoders import clip, dual, t5, text_embeddings
 from reimagen_jax.encoders.settings import DualConfig, FrozenTextConfig, TextConfig
 from reimagen_jax.evaluation.rater import Rater, shapes
-from reimagen_jax.files import atomic_dir
+from reimagen_jax.files import atomic_dir, signed
 from reimagen_jax.inference.export import export
 from reimagen_jax.nets.settings import Level, UNetConfig
 from reimagen_jax.retrieval.building import Dense
@@ -347,7 +347,8 @@ def write_ratings(folder: Path) -> None:
         seconds=1.5,
     )
     folder.mkdir()
-    _write_text(folder / f"{checksum({})}.json", json.dumps({"settings": {}, "outcome": to_json(outcome)}))
+    told = signed({"settings": {}, "outcome": to_json(outcome)})
+    _write_text(folder / f"{checksum({})}.json", json.dumps(told))
 
 
 def write_judged(folder: Path) -> None:

@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import UInt8
 from pydantic import StringConstraints
 
-from reimagen_jax.checked import Checked, Natural, NonNegative, Number, parse, read
+from reimagen_jax.checked import Checked, Natural, NonNegative, Number, parse
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.evaluation.entities.arms import Arm
 from reimagen_jax.evaluation.entities.bench import EntityBench, Outcome
 from reimagen_jax.evaluation.store import checksum, load_image, save_image
-from reimagen_jax.files import write_json
+from reimagen_jax.files import read_json, signed, unchanged, write_json
 
 SHOWN = 6
 """Prompts whose images are kept."""
@@ -54,6 +54,8 @@ class _Stored:
 
     settings: dict[str, Any]
     outcome: dict[str, Any]
+    checksum: str = ""
+    """Of both; empty where a version of before has written it."""
 
 
 def run_arm(bench: EntityBench, arm: Arm, folder: Path) -> Outcome:
@@ -63,14 +65,18 @@ def run_arm(bench: EntityBench, arm: Arm, folder: Path) -> Outcome:
     """
     path = stored(bench, arm, folder)
     if path.is_file():
-        return from_json(read(path, _Stored, "ratings").outcome, str(path))
+        told = read_json(path, "ratings")
+        outcome = from_json(parse(_Stored, told, str(path)).outcome, str(path))
+        require(unchanged(told), f"{path} is not as it was written: delete it to draw and rate again")
+        return outcome
     began = time.perf_counter()
     images = bench.draw(arm)
     outcome = bench.rated(arm, images, time.perf_counter() - began)
     folder.mkdir(parents=True, exist_ok=True)
     shown = images[:: bench.num_images][:SHOWN]
     save_image(np.concatenate(list(shown), axis=1), strip(bench, arm, folder))
-    write_json(path, {"settings": bench.settings(arm), "outcome": to_json(outcome)})  # last: all of it is there
+    told = {"settings": bench.settings(arm), "outcome": to_json(outcome)}
+    write_json(path, signed(told))  # last: all of it is there
     return outcome
 
 

@@ -125,3 +125,8 @@ def test_a_stored_outcome_with_a_name_that_is_not_its_own_is_refused_by_file_and
     path.write_text(json.dumps(fewer))
     with pytest.raises(UserError, match=r"\.json tells of \[\d+, \d+\] prompts: delete it"):
         store.run_arm(bench, arm, tmp_path)
+    told = json.loads(whole)
+    told["outcome"]["seconds"] += 1.0
+    path.write_text(json.dumps(told))
+    with pytest.raises(UserError, match=r"\.json is not as it was written: delete it"):
+        store.run_arm(bench, arm, tmp_path)

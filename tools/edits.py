@@ -14,6 +14,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import PIL.Image
@@ -35,6 +36,7 @@ from reimagen_jax.reports.drawing import PAPER, blank, stack
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.systems.base import Edit
 
+Kind = Literal["swap", "inpaint", "image", "vary", "interpolate"]
 WORLD = World(num_entities=64, num_images=600, seed=1)
 SIZES = {"small": 0.56, "medium": 0.70, "large": 0.86}
 OFFSETS = {"small": 0.17, "medium": 0.14, "large": 0.10}
@@ -47,6 +49,8 @@ class Edits:
 
     measure: bool = False
     """Rate edits of many images."""
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    """Those that are rated."""
     pairs: int = 16
     """How many images of each kind are rated."""
     out: Path | None = None
@@ -117,72 +121,71 @@ def apart(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a.astype(float) - b.astype(float)).mean())
 
 
-def measured(model, pairs: list[Pair], seed: int) -> dict:
+def measured(model, pairs: list[Pair], kinds: tuple[Kind, ...], seed: int) -> dict:
     """The numbers."""
     rater, settings = Rater.open(), {"seed": seed, "batch_size": len(pairs)}
     firsts, others = [pair.prompt for pair in pairs], [pair.other for pair in pairs]
     found: dict = {"images a row": len(pairs)}
 
+    def draw(plan: edits.Plan, **more) -> np.ndarray:
+        return rj.edit(model, plan, **settings, **more).image_PSHWC
+
+    def on_own(kind: str, edit_of) -> edits.Plan:
+        """Every pair's other prompt, drawn on an image of the pair's own."""
+        requests = [dataclasses.replace(p.other.request(i), edit=edit_of(p)) for i, p in enumerate(pairs)]
+        rows = (edits.Row(p.other, (request,), {}) for p, request in zip(pairs, requests, strict=True))
+        return edits.Plan(kind, tuple(rows), {})
+
     def say(name: str, numbers: dict) -> None:
         found[name] = numbers
         print(name, json.dumps(numbers), file=sys.stderr, flush=True)
 
-    swap = edits.swapping(firsts, others)
-    images = rj.edit(model, swap, **settings).image_PSHWC
-    plain, swapped = images[:, 0], images[:, 1]
-    again = rj.draw(model, others, seed=seed + 1, batch_size=len(pairs), k=2).stages[-1]
-    say("first", rated(rater, plain, firsts))
-    say("swap", rated(rater, swapped, others) | {"as the first": rated(rater, swapped, firsts)["faithful"]})
-    say("levels of grey from the first", {"swapped": apart(plain, swapped), "of another seed": apart(plain, again)})
-    for strength in (0.8, 0.6):
-        drawn = rj.edit(model, edits.swapping(firsts, others, strength=strength), **settings).image_PSHWC
-        say(f"swap, strength {strength}", rated(rater, drawn[:, 1], others) | {"apart": apart(plain, drawn[:, 1])})
-
-    plans = [edits.inpainting([p.other], p.image, p.mask) for p in pairs]
-    rows = tuple(
-        edits.Row(row.prompt, tuple(dataclasses.replace(each, index=p) for each in row.requests), row.shown)
-        for p, plan in enumerate(plans)
-        for row in plan.rows
-    )
-    for repeats in (1, 3, 10):
-        drawn = rj.edit(model, edits.Plan("inpaint", rows, {}), repeats=repeats, **settings).stages[-1]
-        kept = [np.array_equal(image[p.mask == 0], p.image[p.mask == 0]) for image, p in zip(drawn, pairs, strict=True)]
-        edge = float(np.mean([seam(image, pair.mask) for image, pair in zip(drawn, pairs, strict=True)]))
-        say(
-            f"inpaint, repeats {repeats}",
-            rated(rater, drawn, others) | {"kept exactly": float(np.mean(kept)), "seam": edge},
-        )
-    say("seam of the records", {"levels": float(np.mean([seam(pair.image, pair.mask) for pair in pairs]))})
-
-    for strength in (0.4, 0.6, 0.8, 1.0):
-        rows = tuple(
-            edits.Row(p.other, (dataclasses.replace(p.other.request(i), edit=Edit(p.image, strength=strength)),), {})
-            for i, p in enumerate(pairs)
-        )
-        drawn = rj.edit(model, edits.Plan("image", rows, {}), **settings).stages[-1]
-        numbers = rated(rater, drawn, others) | {"as before": rated(rater, drawn, firsts)["faithful"]}
-        say(f"image, strength {strength}", numbers | {"apart": apart(drawn, np.stack([p.image for p in pairs]))})
-    for strength in (0.4, 0.6, 0.8):
-        drawn = rj.edit(model, edits.variations(firsts, strength=strength, num_images=1), **settings).image_PSHWC
-        say(
-            f"vary, strength {strength}", rated(rater, drawn[:, 1], firsts) | {"apart": apart(drawn[:, 0], drawn[:, 1])}
-        )
-
-    mixed = [
-        dataclasses.replace(a, neighbours=(a.neighbours[0], b.neighbours[0]))
-        for a, b in zip(firsts, others, strict=True)
-    ]
-    drawn = rj.edit(model, edits.interpolation(mixed, frames=5), **settings).image_PSHWC
-    for frame in range(5):
-        looks = rater.read(drawn[:, frame])
-        shares = {
-            name: float(looks.look_right(np.stack([truth(p.attributes).look for p in prompts])).mean())
+    if "swap" in kinds:
+        plain, swapped = np.moveaxis(draw(edits.swapping(firsts, others)), 1, 0)
+        again = rj.draw(model, others, seed=seed + 1, batch_size=len(pairs), k=2).stages[-1]
+        say("first", rated(rater, plain, firsts))
+        say("swap", rated(rater, swapped, others) | {"as the first": rated(rater, swapped, firsts)["faithful"]})
+        say("levels of grey from the first", {"swapped": apart(plain, swapped), "of another seed": apart(plain, again)})
+        for strength in (0.8, 0.6):
+            drawn = draw(edits.swapping(firsts, others, strength=strength))
+            say(
+                f"swap, strength {strength}",
+                rated(rater, drawn[:, 1], others) | {"apart": apart(*np.moveaxis(drawn, 1, 0))},
+            )
+    if "inpaint" in kinds:
+        for repeats in (1, 3, 10):
+            drawn = draw(on_own("inpaint", lambda p: Edit(p.image, p.mask)), repeats=repeats)[:, 0]
+            kept = [
+                np.array_equal(image[p.mask == 0], p.image[p.mask == 0]) for image, p in zip(drawn, pairs, strict=True)
+            ]
+            edge = np.mean([seam(image, pair.mask) for image, pair in zip(drawn, pairs, strict=True)])
+            numbers = {"kept exactly": float(np.mean(kept)), "seam": float(edge)}
+            say(f"inpaint, repeats {repeats}", rated(rater, drawn, others) | numbers)
+        say("seam of the records", {"levels": float(np.mean([seam(pair.image, pair.mask) for pair in pairs]))})
+    if "image" in kinds:
+        for strength in (0.4, 0.6, 0.8, 1.0):
+            drawn = draw(on_own("image", lambda p, strength=strength: Edit(p.image, strength=strength)))[:, 0]
+            numbers = {"as before": rated(rater, drawn, firsts)["faithful"]}
+            numbers["apart"] = apart(drawn, np.stack([p.image for p in pairs]))
+            say(f"image, strength {strength}", rated(rater, drawn, others) | numbers)
+    if "vary" in kinds:
+        for strength in (0.4, 0.6, 0.8):
+            first, varied = np.moveaxis(draw(edits.variations(firsts, strength=strength, num_images=1)), 1, 0)
+            say(f"vary, strength {strength}", rated(rater, varied, firsts) | {"apart": apart(first, varied)})
+    if "interpolate" in kinds:
+        between = [
+            dataclasses.replace(a, neighbours=(a.neighbours[0], b.neighbours[0]))
+            for a, b in zip(firsts, others, strict=True)
+        ]
+        drawn = draw(edits.interpolation(between, frames=5))
+        looks = {
+            name: np.stack([truth(prompt.attributes).look for prompt in prompts])
             for name, prompts in (("first", firsts), ("second", others))
         }
-        say(
-            f"interpolate, weight {frame / 4} of the second",
-            {f"look of the {name}": each for name, each in shares.items()},
-        )
+        for frame in range(5):
+            read = rater.read(drawn[:, frame])
+            shares = {f"like the {name}": float(read.look_right(look).mean()) for name, look in looks.items()}
+            say(f"interpolate, weight {frame / 4} of the second", shares)
     return found
 
 
@@ -211,34 +214,20 @@ def background(image: np.ndarray) -> np.ndarray:
     return np.where(parts == largest, 0, 255).astype(np.uint8)
 
 
-def plans_of(pairs: list[Pair]) -> dict[str, tuple[edits.Plan, dict]]:
-    """One of each kind, and how it is drawn."""
+def plans_of(pairs: list[Pair]) -> dict[str, edits.Plan]:
+    """One of each kind."""
     a, b = pairs[0], pairs[1]
     around = next(hit.image for hit in a.other.neighbours if brightness(hit.image) > 0.5)
     between = dataclasses.replace(a.prompt, neighbours=(a.prompt.neighbours[0], a.other.neighbours[0]))
+    text = f"a small {a.name} ({a.prompt.attributes['category']}) on the left, in the desert at dusk"
+    scene, place = [Prompt(text, a.other.neighbours)], {"scale": 0.9, "at": (0.0, 1.0)}
     return {
-        "image": (edits.image_to_image([a.other], a.image, strength=0.7, num_images=3), {}),
-        "inpaint": (edits.inpainting([a.other], a.image, a.mask, num_images=3), {"repeats": 3}),
-        "outpaint": (
-            edits.outpainting(
-                [
-                    Prompt(
-                        f"a small {a.name} ({a.prompt.attributes['category']}) on the left, in the desert at dusk",
-                        a.other.neighbours,
-                    )
-                ],
-                around,
-                [32],
-                scale=0.9,
-                at=(0.0, 1.0),
-                mask=background(around),
-                num_images=3,
-            ),
-            {"repeats": 3},
-        ),
-        "vary": (edits.variations([b.prompt], strength=0.7, num_images=4), {}),
-        "interpolate": (edits.interpolation([between], frames=5), {}),
-        "swap": (edits.swapping([b.prompt], [b.other]), {}),
+        "image": edits.image_to_image([a.other], a.image, strength=0.7, num_images=3),
+        "inpaint": edits.inpainting([a.other], a.image, a.mask, num_images=3),
+        "outpaint": edits.outpainting(scene, around, [32], **place, mask=background(around), num_images=3),
+        "vary": edits.variations([b.prompt], strength=0.7, num_images=4),
+        "interpolate": edits.interpolation([between], frames=5),
+        "swap": edits.swapping([b.prompt], [b.other]),
     }
 
 
@@ -251,13 +240,13 @@ def main() -> None:
         records = write_records(source.items(), Path(folder) / "records", source=source.name)
         base = KnowledgeBase.build(records, Path(folder) / "index")
         if asked.measure:
-            found = measured(model, pairs_of(base, asked.pairs), asked.seed)
+            found = measured(model, pairs_of(base, asked.pairs), asked.kinds, asked.seed)
             if asked.out is not None:
                 write_json(asked.out, found)
         if asked.pictures is not None or asked.together is not None:
             grids = {
-                name: rj.edit(model, plan, seed=asked.seed, batch_size=4, **settings).grid()
-                for name, (plan, settings) in plans_of(pairs_of(base, 8)).items()
+                name: rj.edit(model, plan, seed=asked.seed, batch_size=4).grid()
+                for name, plan in plans_of(pairs_of(base, 8)).items()
             }
             for name, grid in grids.items() if asked.pictures is not None else ():
                 asked.pictures.mkdir(parents=True, exist_ok=True)

@@ -151,9 +151,6 @@ class Inpaint(Edit):
     byte for byte; greys are taken less far towards noise. A pixel that is partly white, after resizing, is white."""
     strength: Strength = 1.0
     """How far white pixels are taken towards noise; below 1, something of what was there stays."""
-    repeats: Repeats | None = 3
-    """How often each stretch of --jump steps is walked (RePaint's r): more brings what is drawn into line with what is
-    kept, at nearly so many times the cost."""
 
     def plan(self, prompts: "list[Prompt]", models: "list[Model]") -> "Plan":
         from reimagen_jax.inference.edits import inpainting, read_mask, read_square
@@ -182,9 +179,6 @@ class Outpaint(Edit):
     """Its side, as a share of the scene's; 1 with --mask."""
     at: tuple[Share, Share] = (0.5, 0.5)
     """Where it lies: across (0 left, 1 right) and down (0 top, 1 bottom)."""
-    repeats: Repeats | None = 3
-    """How often each stretch of --jump steps is walked (RePaint's r): more brings what is drawn into line with what is
-    kept, at nearly so many times the cost."""
 
     def plan(self, prompts: "list[Prompt]", models: "list[Model]") -> "Plan":
         from reimagen_jax.data import images

@@ -47,7 +47,7 @@ TWO = [*PROMPT, "--reference", "IN/n1.png", "one", "--reference", "IN/n2.png", "
     ("args", "number"),
     [
         (["image", *PROMPT, "--image", "IN/image.png", "--num-images", "2"], 2),
-        (["inpaint", *PROMPT, "--image", "IN/image.png", "--mask", "IN/mask.png", "--jump", "1"], 1),
+        (["inpaint", *PROMPT, "--image", "IN/image.png", "--mask", "IN/mask.png", "--repeats", "2", "--jump", "1"], 1),
         (["outpaint", *TWO, "--at", "0", "1"], 1),
         (["vary", *PROMPT, "--num-images", "2"], 3),
         (["interpolate", *TWO, "--frames", "3"], 3),
@@ -69,7 +69,7 @@ def test_each_leaves_images_a_grid_and_the_command_that_draws_them_again(folder,
     if (out / "mask.png").is_file():
         kept = np.asarray(Image.open(out / "mask.png")) == 0
         assert kept.any() and np.array_equal(drawn[0][kept], np.asarray(Image.open(out / "before.png"))[kept])
-    assert args[0] != "inpaint" or noted["sampler"]["repeats"] == 3
+    assert args[0] != "inpaint" or noted["sampler"]["repeats"] == 2
     if args[0] == "interpolate":
         assert [entry["neighbours"][0].get("weight", 1) for entry in noted["images"]] == [1, 0.5, 0]
     if args[0] == "swap":

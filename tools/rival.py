@@ -57,6 +57,12 @@ def import_unet() -> tuple[type, list[str]]:
     return module.Unet, [*missing, TEXT]
 
 
+def import_sampler() -> type:
+    """The class that draws with a U-Net."""
+    import_unet()
+    return sys.modules["imagen_pytorch.imagen_pytorch"].Imagen
+
+
 @contextlib.contextmanager
 def _stand_ins(names: list[str]) -> Iterator[None]:
     for name in names:
@@ -67,7 +73,7 @@ def _stand_ins(names: list[str]) -> Iterator[None]:
             setattr(sys.modules[parent], child, module)
         sys.modules[name] = module
     text = sys.modules[TEXT]
-    text.DEFAULT_T5_NAME, text.t5_encode_text, text.get_encoded_dim = "none", None, lambda _: None
+    text.DEFAULT_T5_NAME, text.t5_encode_text, text.get_encoded_dim = "none", lambda *_, **__: None, lambda _: None
     yield
     for name in names:
         del sys.modules[name]
@@ -124,6 +130,12 @@ class Rival:
                 self.x, self.t, text_embeds=self.text, text_mask=self.mask, cond_scale=3.0
             )
         self._wait()
+
+    def sampler(self, num_steps: int) -> Any:
+        """What draws with the network, `sample(...)`: ancestral sampling with dynamic thresholding."""
+        imagen = import_sampler()
+        text = {"text_embed_dim": self.setting.text_width}
+        return imagen(self.network, image_sizes=self.setting.side, timesteps=num_steps, **text).to(self.device)
 
     def forward_flops(self) -> float:
         """Of one image, as PyTorch counts them (products and convolutions, padding included)."""

@@ -67,6 +67,7 @@ SMALL = (
     (r"tools/solver_orders.py", "--evaluations 8 12 16 24 --samples 16 --exact-steps 500"),
     (r"tools/sampler_bench.py steps", "--num-prompts 2 --batch-size 2 --reference-steps 2 --steps 2 --solvers ddim"),
     (r"tools/sampler_bench.py guidance", "--num-prompts 2 --batch-size 2 --evaluations 6 --etas 0.5 --weights 2 3"),
+    (r"tools/sampling_speed.py", "--solvers ddim --batches 1 --rounds 1 --evaluations 2"),
     (r"tools/retrieval_bench.py", "--size 2000 --queries 50 --rounds 1 --libraries"),
     (r"tools/retrieval_cost.py", "--size 2000 --queries 200 --check 3000"),
     (r"python ring/draw.py", ""),

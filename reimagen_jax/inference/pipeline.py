@@ -70,6 +70,7 @@ class Stage:
             self.compilations += 1  # runs when JAX traces, not when the program runs
             return self.system.sample(params, inputs, keys, self.settings)
 
+        # Nothing is donated: the noise is drawn inside, and but for an edited image's no input has the samples' shape.
         return jax.jit(finite.watched(program))
 
     def draw(self, requests: Sequence[Request], seed: int = 0, what: str = "sampling") -> np.ndarray:

@@ -114,13 +114,13 @@ class SeedSelect(Options):
 
         settings = self.how.settings(models[0].config.system.sampler)
         settings = settings if self.eta is None else dataclasses.replace(settings, eta=self.eta)
-        later = self.stages.pipeline(models, self.how, settings, k).stages[1:]
+        plain, *later = self.stages.pipeline(models, self.how, settings, k).stages
         typed = {f"search.{item.name}": self.spelt(f"--{item.name}") for item in dataclasses.fields(SeedSelectConfig)}
         with as_typed(self.how.typed() | typed):
             first = SearchedStage(
                 models[0].config,
                 models[0].params,
-                dataclasses.replace(settings, k=k),
+                plain.settings,
                 encoder=open_encoder(self.encoder),
                 search=self.search,
                 batch_size=self.how.batch_size,

@@ -35,7 +35,7 @@ from reimagen_jax.inference.provenance import neighbours_as_json
 from reimagen_jax.pretrained.weights import fingerprint
 from reimagen_jax.progress import track
 from reimagen_jax.systems.base import Params, Request, Settings
-from reimagen_jax.systems.reimagen.system import to_floats, to_model
+from reimagen_jax.systems.reimagen.system import to_model
 from reimagen_jax.systems.seedselect.losses import Goal, goal
 from reimagen_jax.systems.seedselect.search import Found, Objective, search
 from reimagen_jax.systems.seedselect.settings import OURS, SeedSelectConfig
@@ -242,7 +242,7 @@ class SearchedStage(Stage):
     def _results(
         self, found: Found, references: Sequence[Sequence[int]], seconds: float
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]]:
-        drawn_BHWC, first_BHWC = (np.asarray(to_floats(x)) for x in (found.image_BHWC, found.first_BHWC))
+        drawn_BHWC, first_BHWC = (np.clip(x, -1.0, 1.0) for x in (found.image_BHWC, found.first_BHWC))
         for b, chosen in enumerate(references):
             went = np.isfinite(found.loss_IB[:, b])
             facts = {"best": int(found.best_B[b]), "references": list(chosen), "seconds": round(seconds, 3)}

@@ -37,6 +37,7 @@ from reimagen_jax.evaluation.entities.tables import row
 from reimagen_jax.evaluation.rater import Rater
 from reimagen_jax.evaluation.ratings import why_unrated
 from reimagen_jax.inference.model import Model
+from reimagen_jax.inference.origin import read_origin
 from reimagen_jax.inference.prompts import from_file
 from reimagen_jax.inference.requests import from_file as reference
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
@@ -280,6 +281,11 @@ def tokenizer(folder: Path, name: str = "clip") -> str:
     return digest(opened.vocabulary, opened.end, opened.padding, *opened.encode(HOSTILE, 8))
 
 
+def origin(folder: Path, name: str) -> str:
+    told, image = read_origin(folder / "pictures_told" / name)
+    return digest(repr(told), image)
+
+
 def prompts(folder: Path, name: str) -> str:
     found = from_file(folder / "prompts" / name)
     return digest([(one.text, one.attributes) for one in found], why_unrated(found))
@@ -353,6 +359,10 @@ def _prompts(name: str) -> Target:
     return Target(lambda root: prompts(root, name), ("prompts",), (f"prompts/{name}",), ours=False)
 
 
+def _origin(name: str) -> Target:
+    return Target(lambda root: origin(root, name), ("pictures_told",), (f"pictures_told/{name}",), ours=False)
+
+
 def _unfinished(folder: Path) -> str:
     """As an interrupted `prepare` goes on."""
     place = folder / "sources" / "unfinished"
@@ -393,6 +403,8 @@ TARGETS: dict[str, Target] = {
     "tokenizer.json clip": _tokenizer("clip_json", "tokenizer.json"),
     "tokenizer.json t5": _tokenizer("t5_json", "tokenizer.json"),
     "spiece.model": _tokenizer("t5", "spiece.model"),
+    "origin in a PNG": _origin("a.png"),
+    "origin beside it": _origin("b.json"),
     "prompts.txt": _prompts("prompts.txt"),
     "prompts.jsonl": _prompts("prompts.jsonl"),
     "options": Target(options, ("options",), ("options/*",), ours=False),

@@ -34,6 +34,7 @@ from reimagen_jax.encoders.settings import DualConfig, FrozenTextConfig, TextCon
 from reimagen_jax.evaluation.rater import Rater, shapes
 from reimagen_jax.files import atomic_dir, signed
 from reimagen_jax.inference.export import export
+from reimagen_jax.inference.origin import ModelOrigin, NeighbourOrigin, Origin, StageOrigin, StartOrigin, save_image
 from reimagen_jax.nets.settings import Level, UNetConfig
 from reimagen_jax.retrieval.building import Dense
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
@@ -430,7 +431,10 @@ def write_bpe(folder: Path) -> None:
 
 
 def write_texts(root: Path) -> None:
-    """Files of prompts, and command lines."""
+    """Files of prompts, pictures that tell where they come from, and command lines."""
+    (root / "pictures_told").mkdir()
+    for name in ("a", "b"):
+        save_image(root / "pictures_told" / f"{name}.png", np.zeros((8, 8, 3), np.uint8), ORIGIN)
     (root / "prompts").mkdir()
     _write_text(root / "prompts" / "prompts.txt", "".join(f"{text}\n" for text in CAPTIONS))
     rows = [{"text": text, "entity": "cat", "look": [0, 1, 2], "scene": {}, "tells": []} for text in CAPTIONS]
@@ -440,6 +444,14 @@ def write_texts(root: Path) -> None:
         _write_text(root / "options" / f"{i}.txt", "\n".join(line.split()))
 
 
+_PLAIN = ModelOrigin("tiny", "none", 3, "ab")
+_STAGE = StageOrigin(_PLAIN, {"num_steps": 2, "k": 1}, {"eta": 0.5}, (1.0, 0.5, 0.0), (1,), 4)
+_HIT = NeighbourOrigin("k1", "a cat", 1.5, "0" * 64, "source", "ab", "none", {"licence": "CC0"})
+ORIGIN = Origin(
+    *(1, "sample", "a cät", "ink", "", 3, 5, (_HIT,), StartOrigin("1" * 64, "a.png"), (_STAGE,)),
+    *("2" * 64, "cpu", {"jax": "0.10"}, "reimagen sample"),
+)
+"""What a picture tells, of all kinds of fields."""
 OPTIONS = (
     "train EXPERIMENT --workdir run --train.num-steps 4 --train.learning-rate 1e-3 --data.batch-size 8 --resolution 16",
     "train EXPERIMENT --workdir run --sampler.num-steps 5 --sampler.eta 0.5 --train.beta2 0.9 --train.clip-norm 1",
@@ -447,6 +459,8 @@ OPTIONS = (
     "train EXPERIMENT --workdir run --train.ema-decay 0.9 --text-drop 0.1 --data.threads 2 --train.optimizer adafactor",
     "sample --model none --out out --prompt cat --steps 3 --eta 0.5 --num-images 2 --seed 1 --batch-size 4 --k 2",
     "sample --model none --out out --prompts none.txt --text-weight 3 --neighbour-weight 2 --solver ddim --limit 3",
+    "sample --model none --out out --prompts none.txt --share 1 2 --devices 2 --hide-paths",
+    "reproduce none.png --model none --knowledge-base none --reference none.png --out out",
     "sweep --model none --out out --prompt cat --knowledge-base none --etas 0 0.5 1 --steps 3",
     "sweep --model none --out out --prompt cat --over eta=0:1:0.5 --over steps=1,2 --over words=cat,dog --show 3",
     "search none cat --k 3 --where a=b --method hybrid --dense-weight 0.5 --depth 10 --ban a --pin b",

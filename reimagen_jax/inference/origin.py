@@ -26,7 +26,7 @@ KEY = "reimagen_jax"
 FORMAT = 1
 LARGEST = 2**22
 """Bytes of a record."""
-Text = Annotated[str, MaxLen(100_000)]
+Text = Annotated[str, MaxLen(2**20)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Checksum = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,64}$")]
 Times = Annotated[tuple[Number, ...], MaxLen(100_001)]

@@ -89,7 +89,7 @@ def origins(
     `records` are the keys of the records that the prompts are captions of, `start` is the file of the picture that the
     first stage began with, `more` what else this command knows. Without `paths`, no folder or file is told.
     """
-    stages = list(zip(models, pipeline.stages, strict=False))
+    stages, side = list(zip(models, pipeline.stages, strict=False)), models[0].config.system.resolution
     told = [
         _stage_origins(model, stage, pipeline.seed, requests, n == 0, paths) for n, (model, stage) in enumerate(stages)
     ]
@@ -102,7 +102,7 @@ def origins(
             record=records[i] if records else "",
             seed=pipeline.seed,
             index=request.index,
-            neighbours=tuple(_neighbour_origin(hit, paths) for hit in request.neighbours),
+            neighbours=tuple(_neighbour_origin(hit, side, paths) for hit in request.neighbours),
             start=None if request.start is None else StartOrigin(pixels_sha256(request.start), start if paths else ""),
             stages=tuple(stage[i] for stage in told),
             pixels_sha256=pixels_sha256(images[i]),
@@ -137,10 +137,10 @@ def _stage_origins(
     return [StageOrigin(about, settings, own, times, steps[i], stage.batch_size) for i, own in enumerate(numbers)]
 
 
-def _neighbour_origin(hit: Neighbour, paths: bool) -> NeighbourOrigin:
+def _neighbour_origin(hit: Neighbour, side: int, paths: bool) -> NeighbourOrigin:
     score = None if math.isnan(hit.score) else float(hit.score)
     place = hit.place if paths else ""
-    pixels = pixels_sha256(hit.image)
+    pixels = pixels_sha256(hit.at(side))
     return NeighbourOrigin(hit.key, hit.text, score, pixels, hit.source, hit.base, place, rights(hit), hit.weight)
 
 

@@ -178,8 +178,9 @@ class Reproducer:
     def _in_bases(self, told: NeighbourOrigin, side: int) -> list[Neighbour]:
         found = []
         for folder in self.knowledge_bases or ([Path(told.place)] if told.place and Path(told.place).is_dir() else []):
-            base = self._opened.setdefault(folder, None) or KnowledgeBase.open(folder)
-            self._opened[folder] = base
+            if folder not in self._opened:
+                self._opened[folder] = KnowledgeBase.open(folder)
+            base = self._opened[folder]
             try:
                 ids = base.ids_of([told.key])
             except UserError:  # another base may have it

@@ -74,6 +74,15 @@ def test_what_is_told_is_true():
         np.testing.assert_array_equal(np.asarray(stage.times, np.float32), times)
 
 
+def test_a_neighbour_is_told_at_the_resolution_that_it_is_shown_at():
+    """Whatever it was decoded at before."""
+    file = encoded(picture(0, (64, 64)))
+    large, small = (Neighbour.of(ImageText("k", file, "a"), 1.0, side) for side in (64, 16))
+    (one,), _ = told(1, [Request("a", (large,))])
+    (other,), _ = told(1, [Request("a", (small,))])
+    assert one == other
+
+
 @pytest.mark.parametrize("model", MODELS, ids=["base", "stage"])
 @pytest.mark.parametrize("kind", ["interleaved", "stratified"])
 def test_the_plan_that_is_told_is_the_plan_that_is_drawn(monkeypatch, model, kind):
@@ -133,7 +142,7 @@ def change(origin, *path, to):
         (["seed"], 2**32, "a.png.seed is 4294967296: less than"),
         (["index"], "0", "a.png.index is '0': a whole number"),
         (["prompt"], 5, "a.png.prompt is 5: a text"),
-        (["prompt"], "x" * 100_001, "a.png.prompt is 'xxx"),
+        (["prompt"], "x" * (2**20 + 1), "a.png.prompt is 'xxx"),
         (["pixels_sha256"], "12", "a.png.pixels_sha256 is '12'"),
         (["stages", 0, "batch_size"], 10**9, "a.png.stages[0].batch_size is 1000000000: at most 65536"),
         (["stages", 0, "times"], [0.0] * 100_002, "a.png.stages[0].times"),

@@ -343,6 +343,7 @@ def sweep(
     num_images: int = 1,
     seed: int = 0,
     batch_size: int = 16,
+    devices: Sequence[Any] = (),
     rater: str | Path | None = None,
     **settings: Any,
 ) -> "Swept | SweptGrid":
@@ -353,7 +354,7 @@ def sweep(
     ("method") or for other words. In the folder `out` each image is stored as it is drawn, and the report: the same
     call goes on there.
     Where the prompts are those of EntityWorld records the images are rated, by the rater in `rater` or in the package;
-    `best` is what the best point of a grid has most of.
+    `best` is what the best point of a grid has most of; `devices` of JAX's draw a grid side by side.
     """
     if over is not None:
         require(tuple(etas) == ETAS, "etas and over are both given: give eta as an axis of over")
@@ -364,7 +365,7 @@ def sweep(
         checked(num_images, Count, "num_images")
         checked(seed, Seed, "seed")
         find, opener = _finding(model, base), lambda name: model_at(model.path, name)
-        grid = plan(axes, Asked(model, prompts, find, settings, opener, num_images, seed, batch_size))
+        grid = plan(axes, Asked(model, prompts, find, settings, opener, num_images, seed, batch_size, devices))
         how = GridWords(
             f"reimagen_jax.sweep(model, prompts, over={{{said}}}, num_images={num_images}, seed={seed}, ...)",
             lambda point: f"reimagen_jax.draw(model, prompts, {_as_arguments(point)})",

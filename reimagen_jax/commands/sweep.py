@@ -1,6 +1,7 @@
 """`reimagen sweep`: prompts over eta, from all neighbours to all text, or over any grid, as a report (HTML and PNG)."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from reimagen_jax.systems.reimagen.settings import ETAS
 from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
+    import jax
+
     from reimagen_jax.config import Experiment
     from reimagen_jax.evaluation.axes import Axis
     from reimagen_jax.evaluation.grids import Grid, Point
@@ -74,6 +77,8 @@ class Sweep(Options):
     """What the best point of a grid has most of (default: both in one image)."""
     show: Count | None = None
     """Prompts on the sheet of a grid, at most (default: 8); all images are in the folder."""
+    devices: Count | None = None
+    """Of this machine, that draw a grid side by side, a batch each (default: all that have a whole batch to draw)."""
     how: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(default_factory=SamplingOptions)
     rater: Path | None = None
     """A rater of EntityWorld for the model's resolution (default: the one that comes with the package)."""
@@ -130,7 +135,7 @@ class Sweep(Options):
             bool(self.what.knowledge_base or self.what.reference),
             "a sweep needs neighbours: give --knowledge-base DIR, or --reference IMAGE CAPTION",
         )
-        for option in ("best", "show"):
+        for option in ("best", "show", "devices"):
             require(getattr(self, option) is None, f"--{option} is about a grid: give its axes, --over AXIS=VALUE,...")
 
     def _draw_grid(self) -> None:
@@ -184,15 +189,17 @@ class Sweep(Options):
             asked = {"k": self.what.k if most is None else most, "method": method or self.what.method}
             return dataclasses.replace(self.what, **asked).found(prompts, model.config)
 
+        prompts = self._asked(model)
         asked = Asked(
             model,
-            self._asked(model),
+            prompts,
             find,
             {name: getattr(sampler, name) for name in given},
             lambda name: model_at(self.model, name, self.how.text_encoder),
             self.how.num_images,
             self.how.seed,
             self.how.batch_size,
+            self._devices(math.prod(len(axis.values) for axis in axes) * len(prompts) * self.how.num_images),
         )
         with as_typed(self.how.typed()):
             grid = plan(axes, asked)
@@ -200,6 +207,14 @@ class Sweep(Options):
             most = max(grid.points, key=lambda point: sum(len(each.neighbours) for each in point.prompts))
             warn_without_neighbours(most.prompts)
         return grid
+
+    def _devices(self, number: int) -> "Sequence[jax.Device]":
+        """Those that draw so many images: none where the one that JAX takes is enough."""
+        import jax
+
+        found = jax.local_devices()[: self.devices or max(1, number // self.how.batch_size)]
+        require(len(found) >= (self.devices or 1), f"--devices {self.devices}: this machine has {len(found)}")
+        return found if len(found) > 1 else ()
 
     def _asked(self, model: "Model") -> "list[Prompt]":
         """The prompts, without neighbours yet."""

@@ -65,6 +65,9 @@ class Asked:
     num_images: int = 1
     seed: int = 0
     batch_size: int = 16
+    """Of each device."""
+    devices: Sequence[Any] = ()
+    """JAX's, that draw side by side; none: the one that JAX takes."""
 
 
 class Group(NamedTuple):
@@ -212,7 +215,7 @@ def _batches(
     grid: Grid, missing: Mapping[Group, Mapping[str, Request]]
 ) -> Iterator[tuple[Group, list[tuple[str, Request]]]]:
     for group, own in missing.items():
-        keyed, size = list(own.items()), grid.programs[group.place].stage.batch_size
+        keyed, size = list(own.items()), grid.programs[group.place].stage.at_once
         for first in range(0, len(keyed), size):
             yield group, keyed[first : first + size]
 
@@ -220,12 +223,12 @@ def _batches(
 def _timed(point: Point) -> float:
     """Seconds an image of a whole batch takes."""
     stage = point.program.stage
-    pipeline, requests = Pipeline([stage], point.seed), point.requests[: stage.batch_size]
+    pipeline, requests = Pipeline([stage], point.seed), point.requests[: stage.at_once]
     if not stage.compilations:
         pipeline(requests, "")
     began = time.perf_counter()
     pipeline(requests, "")
-    return (time.perf_counter() - began) / stage.batch_size
+    return (time.perf_counter() - began) / stage.at_once
 
 
 class _Clock:
@@ -235,7 +238,7 @@ class _Clock:
         self._programs, self._told = grid.programs, False
         self._left: dict[int, int] = {}
         for group, own in missing.items():
-            batches = math.ceil(len(own) / self._programs[group.place].stage.batch_size)
+            batches = math.ceil(len(own) / self._programs[group.place].stage.at_once)
             self._left[group.place] = self._left.get(group.place, 0) + batches
         self._times: dict[int, list[float]] = {}
         self._compiling = 0.0
@@ -244,7 +247,7 @@ class _Clock:
         """Notes a batch; says once what remains, as soon as that is known."""
         self._left[place] -= 1
         if place in self._times:
-            self._times[place].append(seconds / self._programs[place].stage.batch_size)
+            self._times[place].append(seconds / self._programs[place].stage.at_once)
         else:
             self._times[place], self._compiling = [], seconds
         if not self._told and sum(self._left.values()) and (self._times[place] or not self._left[place]):
@@ -259,7 +262,7 @@ class _Clock:
         """By evaluations of the network: they take in all programs what they take in this; each is compiled besides."""
 
         def work(other: int) -> int:
-            return self._programs[other].stage.batch_size * self._programs[other].evaluations
+            return self._programs[other].stage.at_once * self._programs[other].evaluations
 
         drawing = (self.seconds(place) or 0.0) / self._programs[place].evaluations
         compiling = self._compiling - drawing * work(place)
@@ -350,7 +353,7 @@ class _Programs:
                 if option in self._axes and getattr(settings, name) is None:
                     settings = replace(settings, **{name: UNLIMITED[name]})
             if (checkpoint, settings) not in self._known:
-                stage = model.stage(settings, self._asked.batch_size)
+                stage = model.stage(settings, self._asked.batch_size, self._asked.devices)
                 self._known[checkpoint, settings] = Program(stage, _about(model, settings), _parameters(model))
         except UserError as error:
             point = ", ".join(self._axes[name].say(value) for name, value in values.items())

@@ -150,6 +150,7 @@ def test_a_grid_of_ones_own_prompts_needs_no_neighbours_and_is_a_sheet(model, tm
         (["--over", "checkpoint={world}"], "--over checkpoint {world}: "),
         (["--over", "eta=1", "--world-prompts", "2"], "--prompt and --world-prompts are both given"),
         (["--over", "eta=1", "--split", "rare"], "--split is about --world-prompts"),
+        (["--over", "eta=1", "--devices", "99"], "--devices 99: this machine has 8"),
         (["--best", "both", "--knowledge-base", "{world}/index"], "--best is about a grid"),
     ],
 )

@@ -165,6 +165,15 @@ def test_every_image_is_the_one_that_its_request_draws(model):
     assert point.settings == replace(TINY.system.sampler, k=2, eta=0.5)
 
 
+def test_devices_draw_side_by_side_what_one_draws(quick, model):
+    one, several = (grid_of(model, "eta=0,0.5,1", "seed=1,2", devices=some) for some in ((), jax.local_devices()[:2]))
+    draw(one, alone := Images())
+    draw(several, together := Images())
+    assert [program.stage.at_once for program in several.programs] == [2 * 4]
+    assert [program.stage.compilations for program in several.programs] == [1]
+    np.testing.assert_array_equal(everything(one, alone), everything(several, together))
+
+
 def test_noise_is_the_same_along_each_row(model):
     grid = grid_of(model, "eta=0,1", "steps=1,2", num_images=2)
     assert {tuple(request.index for request in point.requests) for point in grid.points} == {(0, 1, 2, 3)}

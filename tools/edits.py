@@ -37,6 +37,8 @@ from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.systems.base import Edit
 
 Kind = Literal["swap", "inpaint", "image", "vary", "interpolate"]
+SETTINGS = {"num_steps": 25, "guidance": "interleaved"}
+"""With few steps, strengths are few too."""
 WORLD = World(num_entities=64, num_images=600, seed=1)
 SIZES = {"small": 0.56, "medium": 0.70, "large": 0.86}
 OFFSETS = {"small": 0.17, "medium": 0.14, "large": 0.10}
@@ -123,7 +125,7 @@ def apart(a: np.ndarray, b: np.ndarray) -> float:
 
 def measured(model, pairs: list[Pair], kinds: tuple[Kind, ...], seed: int) -> dict:
     """The numbers."""
-    rater, settings = Rater.open(), {"seed": seed, "batch_size": len(pairs)}
+    rater, settings = Rater.open(), {"seed": seed, "batch_size": len(pairs), **SETTINGS}
     firsts, others = [pair.prompt for pair in pairs], [pair.other for pair in pairs]
     found: dict = {"images a row": len(pairs)}
 
@@ -142,7 +144,7 @@ def measured(model, pairs: list[Pair], kinds: tuple[Kind, ...], seed: int) -> di
 
     if "swap" in kinds:
         plain, swapped = np.moveaxis(draw(edits.swapping(firsts, others)), 1, 0)
-        again = rj.draw(model, others, seed=seed + 1, batch_size=len(pairs), k=2).stages[-1]
+        again = rj.draw(model, others, seed=seed + 1, batch_size=len(pairs), k=2, **SETTINGS).stages[-1]
         say("first", rated(rater, plain, firsts))
         say("swap", rated(rater, swapped, others) | {"as the first": rated(rater, swapped, firsts)["faithful"]})
         say("levels of grey from the first", {"swapped": apart(plain, swapped), "of another seed": apart(plain, again)})
@@ -245,7 +247,7 @@ def main() -> None:
                 write_json(asked.out, found)
         if asked.pictures is not None or asked.together is not None:
             grids = {
-                name: rj.edit(model, plan, seed=asked.seed, batch_size=4).grid()
+                name: rj.edit(model, plan, seed=asked.seed, batch_size=4, **SETTINGS).grid()
                 for name, plan in plans_of(pairs_of(base, 8)).items()
             }
             for name, grid in grids.items() if asked.pictures is not None else ():

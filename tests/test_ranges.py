@@ -14,8 +14,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.types import AllowInfNan
 
 import reimagen_jax
+from reimagen_jax import commands
 from reimagen_jax.checked import Checked
-from reimagen_jax.cli import COMMANDS
 from reimagen_jax.config import Experiment, SystemConfig, TrainConfig
 from reimagen_jax.data.entityworld import World
 from reimagen_jax.errors import UserError
@@ -97,7 +97,8 @@ def walk(*roots: type) -> dict[type, None]:
 
 def command_modules() -> list[types.ModuleType]:
     return [
-        importlib.import_module(f"reimagen_jax.commands.{place.partition(':')[0]}") for place, _ in COMMANDS.values()
+        importlib.import_module(f"reimagen_jax.commands.{module.name}")
+        for module in pkgutil.iter_modules(commands.__path__)
     ]
 
 

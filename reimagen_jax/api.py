@@ -604,7 +604,10 @@ def search_by(
     first = pipeline.stages[0]
     stages = pipeline.draw(requests, "searching")
     shown = [first.feed.limited(request, first.settings) for request in requests]
-    return Searched(Drawing(prompts, shown, models, pipeline, stages), first.search, first.selected)
+    told = [
+        replace(each, neighbours=request.neighbours) for each, request in zip(prompts, shown[::num_images], strict=True)
+    ]
+    return Searched(Drawing(told, shown, models, pipeline, stages), first.search, first.selected)
 
 
 def _count(n: int, what: str) -> str:

@@ -45,6 +45,8 @@ def test_references_of_a_knowledge_base(model, world, encoder, stages, tmp_path,
         assert len(told["asked"]["references"]) == 3 and len(told["loss"]) == 2
     for name in ("before_and_after.png", "losses.png", "grid.png"):
         assert min(Image.open(out / name).size) > 100
+    wide = Image.open(out / "before_and_after.png").width
+    assert Image.open(out / "grid.png").width < wide, "three references are shown there, the one neighbour here"
     written = {path: path.stat().st_mtime_ns for path in (out / "search").iterdir()}
     assert main(words) == 0
     assert {path: path.stat().st_mtime_ns for path in (out / "search").iterdir()} == written, "found, not searched for"

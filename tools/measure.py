@@ -205,12 +205,13 @@ def samplers(system: ReImagen, params: Any, batch: Batch, steps: int) -> dict[st
 
 def peak_memory(program: Any) -> dict[str, Any]:
     """Bytes on one device: the most so far in this process, where the device counts, else as the compiler planned."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "peak_bytes_in_use" in stats:
-        return {"bytes": stats["peak_bytes_in_use"], "source": "measured"}
     plan = program.memory_analysis()
     held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
-    return {"bytes": held + plan.temp_size_in_bytes, "source": "the compiler's plan"}
+    planned = {"held": held, "planned": held + plan.temp_size_in_bytes}
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return {"bytes": stats["peak_bytes_in_use"], "source": "measured", **planned}
+    return {"bytes": planned["planned"], "source": "the compiler's plan", **planned}
 
 
 def device_peak(rounds: int) -> tuple[float, str, float]:

@@ -66,6 +66,7 @@ SMALL = (
     (r"reimagen (index|triples|search|export|verify)", ""),
     (r"tools/bench.py", "--scale small --batch 1 --rounds 1 --sampler-steps 1 --no-compile --no-rival"),
     (r"tools/step_cost.py", "--batch 1 --rounds 1"),
+    (r"tools/gpu_day.py", "--scale small --parts device"),
     (r"tools/encoder_cost.py", "--size small --texts 1 --tokens 8 --rounds 1"),
     (r"tools/sampling_cost.py", "--steps 1"),
     (r"tools/solver_orders.py", "--evaluations 8 12 16 24 --samples 16 --exact-steps 500"),

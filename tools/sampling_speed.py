@@ -87,14 +87,15 @@ def blank(system: Any, batch: int, settings: Any) -> Any:
     return inputs.replace(eta_B=0.5 * inputs.eta_B, text_weight_B=3.0 * inputs.text_weight_B)
 
 
-def solvers(args: SamplingSpeed) -> None:
-    """A line for each solver: seconds an image, by batch."""
+def solvers(args: SamplingSpeed) -> dict[str, dict[int, float]]:
+    """A line for each solver: seconds an image, by batch. Returns them."""
     from reimagen_jax.inference.model import Model
     from reimagen_jax.systems import kinds
 
     model = Model.open(args.model)
     system, settings = kinds.system_of(model.config), model.config.system.sampler
     print(f"{model.config.name}, {args.evaluations} guided evaluations an image; seconds an image (CPU time)")
+    found: dict[str, dict[int, float]] = {solver: {} for solver in args.solvers}
     for batch in args.batches:
         actions = {}
         for solver in args.solvers:
@@ -102,7 +103,9 @@ def solvers(args: SamplingSpeed) -> None:
             actions[solver] = drawing(system, model.params, blank(system, batch, chosen), chosen)
         for solver, times in in_turn(actions, args.rounds).items():
             clock, cpu = (sorted(column)[len(column) // 2] / batch for column in times.T)
+            found[solver][batch] = clock
             print(f"  batch {batch:3}  {solver:<14} {clock:8.4f} ({cpu:.4f})", flush=True)
+    return found
 
 
 def text_to_image(unet: Any, text: Any, process: Any, side: int, steps: int, **sampler: Any) -> Any:

@@ -12,7 +12,7 @@ for captions of 160 bytes.
 
 import dataclasses
 
-from reimagen_jax.config import Experiment, TrainConfig
+from reimagen_jax.config import Experiment, InitConfig, TrainConfig
 from reimagen_jax.diffusion.settings import DiffusionConfig
 from reimagen_jax.systems.reimagen.presets import TEXT_BYTES, UNET_32
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig, TriplesConfig
@@ -24,8 +24,9 @@ config = Experiment(
         unet=UNET_32,
         text=dataclasses.replace(TEXT_BYTES, max_bytes=160),
         diffusion=DiffusionConfig(prediction="v", time_exponent=0.5),
-        sampler=GuidedSamplerConfig(solver="ddpm", num_steps=25, text_weight=3.0, neighbour_weight=8.0),
+        sampler=GuidedSamplerConfig(solver="ddpm", num_steps=25, text_weight=2.0, neighbour_weight=2.0),
     ),
     data=TriplesConfig(batch_size=16, num_neighbours=2, min_neighbours=1),
-    train=TrainConfig(num_steps=5_000, learning_rate=1e-3, warmup_steps=200, decay="tail", sample_every=500),
+    init=InitConfig("shipped"),
+    train=TrainConfig(num_steps=5_000, learning_rate=7e-4, warmup_steps=100, decay="tail", sample_every=500),
 )

@@ -94,7 +94,8 @@ class InitConfig(Checked):
     section: ClassVar[str] = "init."
 
     weights: str = field(default="", metadata=LOCAL)
-    """Folder of another run (its averaged parameters) or of weights, with the same network; random when empty."""
+    """`shipped` (the weights that come with the package), or a folder of another run (its averaged parameters) or of
+    weights, with the same network; random when empty. The side of the images and how long texts are may differ."""
     fresh: tuple[str, ...] = ()
     """Modules that the weights need not have, by how their names begin (a new attention's, say): what is missing there
     starts as in a network made anew."""

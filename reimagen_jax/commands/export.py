@@ -49,6 +49,8 @@ class Export(Options):
             "SHA-256 of the parameters": f"`{model.digest}`",
             "Written by": f"reimagen_jax {versions()['reimagen_jax']}, jax {versions()['jax']}",
         }
+        if began := model.config.init.weights:
+            told["Started from the weights"] = Path(began).name
         with atomic_dir(self.out, kind="weights", overwrite=self.overwrite) as folder:
             export(
                 folder,

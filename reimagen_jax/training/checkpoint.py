@@ -163,6 +163,16 @@ def settle(workdir: Path, config: Experiment, data_fingerprint: str, step: int |
     return before
 
 
+def note(workdir: Path, said: list[str]) -> None:
+    """Adds to the history of a run what it began with."""
+
+    def add() -> None:
+        run = read_run(workdir)
+        _write_run(workdir, run | {"history": [*run["history"], {"step": 0, "changed": said}]})
+
+    distributed.on_first_process(add)
+
+
 def started_as(before: Experiment, config: Experiment) -> Experiment:
     """The settings with the place of the initial weights as the run has it: they may have moved, or gone, since."""
     return dataclasses.replace(config, init=dataclasses.replace(config.init, weights=before.init.weights))

@@ -25,12 +25,13 @@ from PIL import Image
 from reimagen_jax import randomness, sharding
 from reimagen_jax.config import Experiment, differences
 from reimagen_jax.errors import UserError
+from reimagen_jax.pretrained.weights import fingerprint
 from reimagen_jax.progress import track
 from reimagen_jax.systems.base import Metrics, Params, System
 from reimagen_jax.training import groups, parallel, telemetry
-from reimagen_jax.training.checkpoint import Checkpoints, claim, settle, started_as
+from reimagen_jax.training.checkpoint import Checkpoints, claim, note, settle, started_as
 from reimagen_jax.training.signals import stop_requests
-from reimagen_jax.training.state import TrainState, init_state, start_from
+from reimagen_jax.training.state import TrainState, init_state, refitted, start_from
 from reimagen_jax.training.step import make_optimizer, make_schedule
 
 OnSample = Callable[[int, Params], Path]
@@ -91,7 +92,7 @@ def train(
         if start is None:
             start, state = 0, parallel.sharded_init(init, abstract)
             if initial is not None:
-                state = start_from(state, initial(), config.init.fresh)
+                state = _begin(state, initial(), config, workdir)
         else:
             state = checkpoints.restore(start, abstract, data)
         if start == config.train.num_steps:
@@ -122,6 +123,17 @@ def train(
     if stopped is not None:
         telemetry.say(f"{stopped.name}: saved step {int(state.step)}; the same command goes on from there")
     return Outcome(int(state.step), state, stopped)
+
+
+def _begin(state: TrainState, params: Params, config: Experiment, workdir: Path) -> TrainState:
+    """The state that starts from `params`; says whose they are, and keeps it with the run."""
+    digest = fingerprint(params)[:16]
+    begun = [f"starts from {config.init.weights or 'given weights'}, SHA-256 {digest}", *refitted(state.params, params)]
+    state = start_from(state, params, config.init.fresh)
+    note(workdir, begun)
+    for line in begun:
+        telemetry.say(line)
+    return state
 
 
 class _Report:

@@ -14,6 +14,9 @@ from jaxtyping import Array, Int32, Key
 from reimagen_jax.errors import UserError
 from reimagen_jax.systems.base import Params, System
 
+Flat = dict[tuple[str, ...], Any]
+"""A parameter tree by its paths."""
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -38,18 +41,23 @@ def init_state(system: System, optimizer: optax.GradientTransformation, key: Key
 def start_from(state: TrainState, params: Params, fresh: Sequence[str] = ()) -> TrainState:
     """The state with `params` as parameters and as their average, placed as those of `state` are.
 
-    A parameter that `params` lacks stays as in `state` if a name on its path begins with one of `fresh`.
-    Raises `UserError` naming the parameters that differ in name or shape.
+    A parameter that `params` lacks stays as in `state` if a name on its path begins with one of `fresh`. A table of
+    positions (`POSITIONS`) may be of another length: rows that both have are those of `params`, so that texts which fit
+    both are read alike; further ones stay as in `state` (rows stretched over the new length would change all that is
+    known). Raises `UserError` naming the parameters that differ in name or shape.
     """
     ours, theirs = flatten_dict(state.params), flatten_dict(params)
     made_anew = {path for path in ours.keys() - theirs.keys() if any(name.startswith(tuple(fresh)) for name in path)}
     wrong = [
         "/".join(path)
         for path in sorted((ours.keys() | theirs.keys()) - made_anew)
-        if _shape(ours, path) != _shape(theirs, path)
+        if _shape(ours, path) != _shape(theirs, path) and not _lengths(ours, theirs, path)
     ]
     if wrong:
-        raise UserError(f"the initial weights are those of another network, they differ in {', '.join(wrong)}")
+        raise UserError(
+            "the initial weights are those of another network: train that one, or start from nothing (--init.weights "
+            f"''); they differ in {', '.join(wrong)}"
+        )
 
     def started(tree: Params) -> Params:
         leaves = flatten_dict(tree)
@@ -60,11 +68,39 @@ def start_from(state: TrainState, params: Params, fresh: Sequence[str] = ()) -> 
     return state.replace(params=started(state.params), ema=started(state.ema))
 
 
+def refitted(ours: Params, theirs: Params) -> list[str]:
+    """The tables of positions that `start_from` makes longer or shorter, in words; `ours` may be shapes."""
+    ours, theirs, lines = flatten_dict(ours), flatten_dict(theirs), []
+    for path in sorted(ours.keys() & theirs.keys()):
+        if lengths := _lengths(ours, theirs, path):
+            wanted, known = lengths
+            rest = f"{wanted - known} more begin anew" if known < wanted else f"{known - wanted} more are left out"
+            lines.append(f"{'/'.join(path)}: the first {min(lengths)} positions are those of the weights, {rest}")
+    return lines
+
+
+POSITIONS = "position"
+"""The name of a learned table of positions along a text, [..., length, width]."""
+
+
+def _lengths(ours: Flat, theirs: Flat, path: tuple[str, ...]) -> tuple[int, int] | None:
+    """The lengths of a table of positions, where nothing else is different."""
+    a, b = _shape(ours, path), _shape(theirs, path)
+    if path[-1] != POSITIONS or a is None or b is None or a == b or (*a[:-2], a[-1]) != (*b[:-2], b[-1]):
+        return None
+    return a[-2], b[-2]
+
+
 def _placed(values: Any, like: Array) -> Array:
-    """`values` in new memory of their own, each device (of this process or another) holding its part."""
+    """`values` in new memory of their own, each device (of this process or another) holding its part; where they are
+    fewer than those of `like`, before the rest of these."""
     values = np.asarray(values)
-    return jax.make_array_from_callback(like.shape, like.sharding, lambda part: np.array(values[part], like.dtype))
+    if values.shape == like.shape:
+        return jax.make_array_from_callback(like.shape, like.sharding, lambda part: np.array(values[part], like.dtype))
+    values = values[..., : like.shape[-2], :]
+    begun = lambda rest: rest.at[..., : values.shape[-2], :].set(values.astype(rest.dtype))  # noqa: E731
+    return jax.jit(begun, out_shardings=like.sharding)(like)
 
 
-def _shape(leaves: dict[tuple[str, ...], Any], path: tuple[str, ...]) -> tuple[int, ...] | None:
+def _shape(leaves: Flat, path: tuple[str, ...]) -> tuple[int, ...] | None:
     return leaves[path].shape if path in leaves else None

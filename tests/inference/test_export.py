@@ -51,6 +51,13 @@ def test_what_float16_cannot_hold_is_not_exported(tmp_path, params, capsys):
     np.testing.assert_array_equal(Model.open(tmp_path / "half").params["unet"]["ustack"]["out"]["bias"][1], -1e5)
 
 
+def test_a_card_says_which_weights_a_model_began_from_and_not_where_they_lay(tmp_path, params):
+    save_weights(tmp_path / "run", replace(TINY, init=InitConfig("/my/place/theirs")), params)
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    card = (tmp_path / "out" / CARD).read_text()
+    assert "| Started from the weights | theirs |" in card and "/my" not in card
+
+
 def test_a_digest_is_of_the_values_whatever_file_they_came_from(tmp_path, params):
     save_weights(tmp_path / "one", TINY, params)
     save_weights(tmp_path / "two", replace(TINY, name="another"), params)

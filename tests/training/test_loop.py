@@ -23,6 +23,7 @@ from PIL import Image
 from reimagen_jax import sharding
 from reimagen_jax.config import InitConfig
 from reimagen_jax.errors import UserError
+from reimagen_jax.pretrained.weights import fingerprint
 from reimagen_jax.training import loop, parallel
 from reimagen_jax.training.checkpoint import Checkpoints, load_ema, read_run
 from reimagen_jax.training.loop import train
@@ -156,16 +157,19 @@ def test_a_longer_run_is_told_when_it_is_not_one_run_and_equals_one_otherwise(tm
 def test_a_fresh_run_starts_from_given_parameters_and_one_that_goes_on_does_not_ask_for_them(tmp_path):
     source = train(experiment(seed=5), tmp_path / "source", Regression(), dataset()).state.params
     given = jax.tree.map(np.array, source)
-    config = experiment(learning_rate=0.0, num_steps=2, decay="constant", fsdp=2)
+    config = replace(experiment(learning_rate=0.0, num_steps=2, decay="constant", fsdp=2), init=InitConfig("theirs"))
     first = train(config, tmp_path / "run", Regression(), dataset(), initial=lambda: given)
     assert same(first.state.params, given)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), first.state.ema, given)
+    told = {"step": 0, "changed": [f"starts from theirs, SHA-256 {fingerprint(given)[:16]}"]}
+    assert read_run(tmp_path / "run")["history"] == [told]
 
     def asked():
         raise AssertionError("a run that goes on has its parameters")
 
     longer = experiment(learning_rate=0.0, num_steps=3, decay="constant", fsdp=2)
     assert train(longer, tmp_path / "run", Regression(), dataset(), initial=asked).step == 3
+    assert read_run(tmp_path / "run")["history"][0] == told, "what it began from is still known"
 
 
 def test_parameters_of_another_network_are_refused_by_name(tmp_path):

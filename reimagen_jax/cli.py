@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "prepare": ("prepare:Prepare", "images with captions -> records"),
+    "split": ("split:Split", "records -> parts: train and held-out; frequent, rare and unseen entities"),
     "encode-train": ("encode_train:EncodeTrain", "records -> an encoder, for knowledge bases that search by vectors"),
     "index": ("index:Index", "records -> knowledge base; adds to it, describes it, checks it"),
     "search": ("search:Search", "texts -> what a knowledge base finds for them, with a contact sheet"),

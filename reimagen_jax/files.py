@@ -35,6 +35,7 @@ _SIGNS = {
     "demo.json": "demonstration",
     "experiment.json": "weights",
     "rater.json": "rater",
+    "split.json": "split",
     "text_embeddings.json": "text embeddings",
     "run.json": "run",
     "prompts.json": "evaluation",

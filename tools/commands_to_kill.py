@@ -82,6 +82,7 @@ SCENARIOS = {
     "prepare overwrite": Scenario(
         "prepare --source sources/jsonl --out out --overwrite", ("sources/jsonl", "records:out"), ("out",)
     ),
+    "split": Scenario("split records --out out --by entity --unseen 0.3", ("records",)),
     "index": Scenario("index records more --out out", ("records", "more")),
     "index vectors": Scenario("index records --encoder encoder --out out", ("records", "encoder")),
     "index overwrite": Scenario("index more --out base --overwrite", (*_BASE, "more"), ("base",)),

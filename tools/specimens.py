@@ -464,6 +464,8 @@ OPTIONS = (
     "sweep --model none --out out --prompt cat --knowledge-base none --etas 0 0.5 1 --steps 3",
     "sweep --model none --out out --prompt cat --over eta=0:1:0.5 --over steps=1,2 --over words=cat,dog --show 3",
     "search none cat --k 3 --where a=b --method hybrid --dense-weight 0.5 --depth 10 --ban a --pin b",
+    "split none --out out --by entity family --rare 0.2 --unseen 0.2 --keep 2 --seed 1",
+    "split none --out out --parts train valid=0.1 --seed 1 --rare-below 3",
     "index none --out out --k1 1.2 --b 0.75 --stem --stop-words english",
     "index none --delete-where a=b --out out",
     "triples none --knowledge-base none --out out --num-neighbours 2 --near-duplicates 0.1 --seed 3 --query-by entity",

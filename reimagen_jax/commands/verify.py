@@ -94,6 +94,16 @@ def _run(folder: Path) -> str:
     return f"a training run with {len(steps)} checkpoints, each as it was written"
 
 
+def _split(folder: Path) -> str:
+    from reimagen_jax.data.splitting import FILE
+    from reimagen_jax.files import read_json
+
+    parts = read_json(folder / FILE, "what a split has written")["parts"]
+    for name in parts:
+        verify(folder / name)
+    return f"{len(parts)} parts of records, {' and '.join(parts)}, each as it should be"
+
+
 _KINDS: dict[str, Callable[[Path], str]] = {
     "records": _opened("data.records:Records", "{} records, all checksums"),
     "knowledge base": _opened("retrieval.knowledge_base:KnowledgeBase", "{} records, all checksums and all words"),
@@ -101,6 +111,7 @@ _KINDS: dict[str, Callable[[Path], str]] = {
     "text embeddings": _opened("encoders.text_embeddings:TextEmbeddings", "{} embedded texts, all checksums"),
     "encoder": _encoder,
     "rater": _rater,
+    "split": _split,
     "weights": _weights,
     "run": _run,
 }

@@ -7,7 +7,13 @@
     reimagen sweep --model runs/train --records runs/images --knowledge-base runs/index --out runs/report
 
 About 40 images a second on 2 CPU cores: 5,000 steps take 35 minutes. The network is that of entityworld32.py with room
-for captions of 160 bytes.
+for captions of 160 bytes. It starts from the shipped weights (`--init.weights ''`: from nothing), which have learned on
+EntityWorld to look at neighbours: on emoji, the loss is 0.133 after 200 steps, and 0.325 from nothing.
+
+- Where a field tells what pictures show, ask by it: `--query-by entity` of triples and of sweep; with entities in
+  several styles, `--exclude-same style` too. README.md beside this file has recipes.
+- A rate of 3e-4 is slower at first (0.155, not 0.147, after 100 steps) and as good after 200 (0.135).
+- Guidance: weights of 2 draw cleanly also after a few hundred steps, when 8 blanks pictures; 3 may be tried later.
 """
 
 import dataclasses

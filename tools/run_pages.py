@@ -43,6 +43,7 @@ SMALL = (
     (r"reimagen prepare .*--source", ""),
     (r"reimagen prepare .*--world", ""),
     (r"reimagen prepare", WORLD),
+    (r"reimagen split", ""),
     (r"reimagen train ring/", ""),
     (r"reimagen train .*--workdir runs/train ", f"{TRAIN} --train.sample-every 2 --sampler.num-steps 2"),
     (r"reimagen train", f"{TRAIN} --train.sample-every 0"),
@@ -102,7 +103,8 @@ NOT_HERE = (
 SLOW_COMPILER = re.compile(r"reimagen demo|ring|bench|cost")
 """What computes enough for optimised programs to be worth compiling."""
 OVERWRITES = re.compile(
-    r"reimagen (prepare|index|triples|sample|edit \w+|sweep|export|encode-train|rater train|evaluate people)\b.*--out "
+    r"reimagen (prepare|split|index|triples|sample|edit \w+|sweep|export|encode-train|rater train|evaluate people)\b"
+    r".*--out "
 )
 WORKING_FIRST = (
     "reimagen_jax/inference",
@@ -248,9 +250,9 @@ def _photo(rng: np.random.Generator, number: int, side: int = 64) -> tuple[bytes
     image = PIL.Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize((side, side), PIL.Image.NEAREST)
     file = io.BytesIO()
     image.save(file, "PNG")
-    licence = ("CC0", "unknown")[number % 4 == 0]
+    licence, style = ("CC0", "unknown")[number % 4 == 0], ("ink", "oil")[number // 10 % 2]
     text = f"a {colour} {animal} called {name} on {rng.choice(['a mat', 'a tree', 'the beach', 'a hill', 'the grass'])}"
-    return file.getvalue(), {"text": text, "entity": name, "category": animal, "licence": licence}
+    return file.getvalue(), {"text": text, "entity": name, "category": animal, "style": style, "licence": licence}
 
 
 def run_all(args: RunPages, folder: Path) -> int:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -507,17 +506,6 @@ def warn_without_neighbours(prompts: "Sequence[Prompt]") -> None:
     for prompt in prompts:
         if not prompt.neighbours:
             say(f"no neighbours found for {prompt.text!r}: it is drawn without", error=True)
-
-
-def warn_of_small_neighbours(prompts: "Sequence[Prompt]", resolution: int) -> None:
-    """Says when the neighbours' images are smaller than what a stage shows its network (judged by the first)."""
-    side = next((hit.side for prompt in prompts for hit in prompt.neighbours), resolution)
-    if side < resolution:
-        print(
-            f"the neighbours are images of {side} pixels, which the stage of {resolution} pixels sees enlarged: prepare"
-            f" the knowledge base with --resolution {resolution} (or more) to show it their detail",
-            file=sys.stderr,
-        )
 
 
 def command_line(name: str, command: Any) -> str:

@@ -58,7 +58,10 @@ class Prepare(Options):
     follow_links: bool = False
     """Follow symbolic links that lead out of the source's folder: they may lead to any file of yours."""
     resolution: Count | None = None
-    """Side in pixels. EntityWorld is drawn at it (64 by default); larger images of others are cropped and shrunk."""
+    """Side in pixels. EntityWorld is drawn at it (64 by default); larger images of others are cropped and shrunk,
+    smaller ones left out, and named."""
+    enlarge: bool = False
+    """Enlarge images that are smaller than --resolution, instead of leaving them out: nothing becomes sharper by it."""
     where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Keep only items with FIELD=VALUE, such as role=train. Repeat it for further values, or for further fields."""
     strict: bool = False
@@ -72,7 +75,6 @@ class Prepare(Options):
     def run(self) -> None:
         """Writes the records, reports problems as they come and sums up."""
         from reimagen_jax.data.preparing import prepare_records
-        from reimagen_jax.data.sizes import smaller
         from reimagen_jax.data.sources import Captions, Reading, Where, open_source
 
         if self.source == "entityworld" and self.resolution is not None and self.resolution < LEAST_SIDE:
@@ -80,10 +82,13 @@ class Prepare(Options):
                 f"--resolution {self.resolution}: EntityWorld is drawn at {LEAST_SIDE} pixels or more, since in fewer "
                 "nobody can tell what an image shows"
             )
+        if self.enlarge and (self.source == "entityworld" or self.resolution is None):
+            raise UserError("--enlarge is about images of a --source that are smaller than --resolution: give both")
         self.embed.check()
         captions = Captions(self.caption, self.max_captions)
         where = Where.parse(self.where)
-        reading = Reading(where, self.resolution, captions, self.image, self.split, self.data_dir, self.follow_links)
+        given = (where, self.resolution, captions, self.image, self.split, self.data_dir, self.follow_links)
+        reading = Reading(*given, smaller="enlarged" if self.enlarge else "left out")
         source = open_source(self.source, reading, self.world)
         settings = {"where": list(self.where), "resolution": self.resolution}
         if self.source == "entityworld":
@@ -92,6 +97,8 @@ class Prepare(Options):
             settings |= {**captions.settings, "image": self.image}
         if self.follow_links:
             settings["follow_links"] = True
+        if self.enlarge:
+            settings["enlarge"] = True
         reports = _Reports(self.strict)
         records = prepare_records(
             source, self.out, settings=settings, overwrite=self.overwrite, on_problem=reports.add, say=say
@@ -100,8 +107,6 @@ class Prepare(Options):
             more = reports.number - SHOWN_PROBLEMS
             print(f"... and {more} more, all named in {self.out}/skipped.jsonl", file=sys.stderr)
         print(f"{len(records)} records in {self.out}, {reports.number} items left out")
-        if self.resolution is not None and (found := smaller(records, self.resolution)):
-            say(f"  {found}, and stay as they are: nothing enlarges them")
         for reason, count in records.manifest["skipped"].items():
             say(f"  {count} x {reason}")
         for fault, count in records.manifest.get("mended", {}).items():

@@ -16,7 +16,6 @@ from reimagen_jax.commands.options import (
     SamplingOptions,
     command_line,
     open_drawing,
-    warn_of_small_neighbours,
     warn_without_neighbours,
     without_folders,
 )
@@ -120,11 +119,8 @@ class Sample(Options):
         devices = jax.local_devices()[: self.devices or -(-number // self.how.batch_size)]
         require(len(devices) >= (self.devices or 1), f"--devices {self.devices}: this machine has {len(devices)}")
         first = self._settings(models[0].config.system.sampler)
-        found, some = most_neighbours(asked)
+        found, _ = most_neighbours(asked)
         pipeline = self.stages.pipeline(models, self.how, first, found, devices if len(devices) > 1 else ())
-        for stage in pipeline.stages:
-            if stage.settings.k and stage.config.system.super_resolution is not None:
-                warn_of_small_neighbours(some, stage.config.system.resolution)
         said = [self._command(models, pipeline, n) for n in range(1, len(models) + 1)]
         start = "" if self.stages.low_res is None else str(self.stages.low_res)
 

@@ -90,6 +90,11 @@ def decode(data: bytes, resolution: int | None = None) -> np.ndarray:
         return np.asarray(square(load(data), resolution))
 
 
+def size(data: bytes) -> tuple[int, int]:
+    """Width and height, of which no more than the header is read. Raises `ImageError` like `load`."""
+    return _opened(data).size
+
+
 @contextmanager
 def room(data: bytes) -> Iterator[None]:
     """Waits until there is memory to decode an image, and keeps it: for threads, around `load` and what follows."""

@@ -1,21 +1,19 @@
 """How large the pictures of records are, by a look at some of them: pixels that are not there cannot be learned."""
 
-import io
-
 import numpy as np
-from PIL import Image
 
-from reimagen_jax.data.records import Records
+from reimagen_jax.data import images
+from reimagen_jax.data.records import ImageTexts
 
 LOOKED_AT = 256
 """Records at most, spread evenly over all."""
 
 
-def smaller(records: Records, side: int) -> str:
+def smaller(records: ImageTexts, side: int) -> str:
     """How many pictures have a side below so many pixels, in words ("3 of 10 pictures ..."); empty where none has."""
     ids = np.unique(np.linspace(0, len(records) - 1, min(LOOKED_AT, len(records))).round().astype(int))
     # One by one: photographs are large, and nothing but their headers is kept.
-    sides = [min(Image.open(io.BytesIO(records[i].image)).size) for i in ids.tolist()]
+    sides = [min(images.size(records[i].image)) for i in ids.tolist()]
     small = [each for each in sides if each < side]
     if not small:
         return ""

@@ -118,7 +118,7 @@ class Neighbour:
     @property
     def side(self) -> int:
         """The smaller side of the image in its own size, in pixels."""
-        return min(images.load(self.encoded).size) if self.encoded else self.image.shape[0]
+        return min(images.size(self.encoded)) if self.encoded else self.image.shape[0]
 
 
 @lru_cache(maxsize=64)

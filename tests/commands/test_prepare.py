@@ -9,6 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from reimagen_jax import cli
+from reimagen_jax.data import images
 from reimagen_jax.data import records as records_module
 from reimagen_jax.data.records import Records
 from tests.data.sources.test_tfds import write as write_tfds
@@ -136,15 +137,38 @@ def test_help_shows_percent_signs_as_they_are_typed(capsys):
     assert "%%" not in said
 
 
-def test_pictures_smaller_than_asked_stay_and_are_counted(tmp_path, capsys):
+def test_pictures_smaller_than_asked_are_left_out_and_named_or_enlarged_by_choice_and_counted(tmp_path, capsys):
     lines = [{"file_name": f"{side}.png", "text": f"a picture of {side}"} for side in (40, 80)]
     pictures = {f"{side}.png": picture(0, (side, side)) for side in (40, 80)}
     folder = write_folder(tmp_path / "photos", lines, pictures)
     assert prepare(tmp_path / "r", "--source", folder, "--resolution", 64) == 0
-    said = capsys.readouterr().out
-    assert f"1 of 2 pictures in {tmp_path / 'r'} are smaller than 64 pixels, of 40 pixels, and stay as they are" in said
+    said = capsys.readouterr()
+    assert "left out: 40.png: smaller than asked for: 40 pixels, not 64 (--enlarge enlarges it)" in said.err
+    assert "1 records in" in said.out and "  1 x smaller than asked for\n" in said.out
+    assert sides(tmp_path / "r") == {"80.png": 64}
+    assert prepare(tmp_path / "both", "--source", folder, "--resolution", 64, "--enlarge") == 0
+    said = capsys.readouterr()
+    assert "2 records in" in said.out and "mended: 1 x smaller than asked for, enlarged" in said.out and said.err == ""
+    assert sides(tmp_path / "both") == {"40.png": 64, "80.png": 64}
     assert prepare(tmp_path / "small", "--source", folder, "--resolution", 32) == 0
-    assert "are smaller than" not in capsys.readouterr().out
+    assert "smaller than" not in capsys.readouterr().out
+    assert prepare(tmp_path / "own", "--source", folder) == 0
+    assert sides(tmp_path / "own") == {"40.png": 40, "80.png": 80}
+
+
+def sides(folder):
+    """The side of each record's picture."""
+    return {record.key: min(images.load(record.image).size) for record in Records.open(folder)}
+
+
+def test_where_all_pictures_are_too_small_it_is_said_what_to_do(tmp_path, capsys):
+    folder = write_folder(tmp_path / "photos", [{"file_name": "a.png", "text": "a"}], {"a.png": picture(0, (8, 8))})
+    assert prepare(tmp_path / "r", "--source", folder, "--resolution", 16) == 2
+    said = capsys.readouterr().err
+    assert "--enlarge enlarges it" in said and "has nothing usable; 1 x smaller than asked for" in said
+    for options in (["--source", folder, "--enlarge"], ["--resolution", 32, "--enlarge"]):
+        assert prepare(tmp_path / "r", *options) == 2
+        assert "--enlarge is about images of a --source" in capsys.readouterr().err
 
 
 def test_entityworld_too_small_to_be_read_is_refused(tmp_path, capsys):

@@ -303,6 +303,23 @@ class TestFolder:
         (item,), _ = split(FolderSource(folder, resolution=64))
         assert item.image == (folder / "a.png").read_bytes()
 
+    def test_smaller_pictures_are_left_out_or_enlarged_where_that_is_said(self, tmp_path):
+        lines = [{"file_name": name, "text": name} for name in ("small.png", "wide.png", "large.png")]
+        sizes = {"small.png": (8, 8), "wide.png": (40, 15), "large.png": (20, 24)}
+        folder = write_folder(tmp_path / "f", lines, {name: picture(0, size) for name, size in sizes.items()})
+        good, problems = split(FolderSource(folder, resolution=16, smaller="left out"))
+        assert [item.text for item in good] == ["large.png"]
+        assert [(p.name, p.reason) for p in problems] == [
+            ("small.png", "smaller than asked for"),
+            ("wide.png", "smaller than asked for"),
+        ]
+        good, problems = split(FolderSource(folder, resolution=16, smaller="enlarged"))
+        assert problems == [] and [images.load(item.image).size for item in good] == [(16, 16)] * 3
+        assert [item.mended for item in good] == ["smaller than asked for, enlarged"] * 2 + [""]
+        small = images.decode((folder / "small.png").read_bytes(), 16)
+        np.testing.assert_array_equal(images.decode(good[0].image), small)
+        assert split(FolderSource(folder, smaller="left out"))[1] == [], "nothing is asked for"
+
     def test_formats_that_records_do_not_hold_become_png(self, tmp_path):
         image = picture(0)
         lines = [{"file_name": name, "text": name} for name in ("a.bmp", "a.gif")]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from reimagen_jax.data import images
+from reimagen_jax.data.records import ImageText, write_records
 from reimagen_jax.encoders.tokenizers import ByteTokenizer
 from reimagen_jax.errors import UserError
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
@@ -15,7 +16,7 @@ from reimagen_jax.retrieval.neighbours import build_triples
 from reimagen_jax.systems.reimagen.batches import draw_kept_neighbours, make_dataset
 from reimagen_jax.systems.reimagen.settings import TriplesConfig
 from reimagen_jax.systems.reimagen.system import ReImagen
-from tests.samples import records_of
+from tests.samples import encoded, picture, records_of
 from tests.tiny import TINY, TINY_CROPS, changed
 
 NUMBER = 13
@@ -204,10 +205,24 @@ class TestKeptNeighbours:
         np.testing.assert_array_equal(self.draw(found, 4), found)
 
 
-def test_pictures_smaller_than_the_model_draws_are_told_of(triples, capsys):
+def test_pictures_smaller_than_the_model_draws_are_refused_or_enlarged_by_choice_and_told_of(triples, capsys):
     batches(triples, 1)
     assert capsys.readouterr().err == "", "they are large enough"
     side = min(images.load(triples.records[0].image).size)
-    batches(triples, 1, replace(changed(TINY, resolution=4 * side), data=config().data))
+    larger = changed(TINY, resolution=4 * side)
+    found = f"13 of 13 pictures in {triples.records.path} are smaller than {4 * side}"
+    with pytest.raises(UserError, match=rf"^{found} pixels, of 8 pixels: .* --resolution 32 .*--data\.enlarge"):
+        make_dataset(triples, replace(larger, data=config().data))
+    (batch,) = batches(triples, 1, replace(larger, data=config(enlarge=True).data))
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and f"13 of 13 pictures in {triples.records.path} are smaller than {4 * side}" in said
+    assert said.count("\n") == 1 and found in said and batch.image_BHWC.shape[1:3] == (4 * side, 4 * side)
+
+
+def test_neighbours_smaller_than_the_model_draws_are_told_of(triples, tmp_path, capsys):
+    large = (ImageText(f"l{i}", encoded(picture(50 + i, (16, 16))), "number 1 of the red ones") for i in range(6))
+    records = write_records(large, tmp_path / "large", source="large")
+    mixed = build_triples(records, triples.knowledge_base, 1, tmp_path / "t")
+    batches(mixed, 1, replace(changed(TINY, resolution=16), data=config(num_neighbours=1).data))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"13 of 13 pictures in {triples.records.path} are smaller than 16 pixels, of 8 pixels: they are" in said

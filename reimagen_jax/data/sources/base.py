@@ -8,7 +8,7 @@ stops at a bad entry: it yields a `Problem` in its place.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from reimagen_jax.data import images
 from reimagen_jax.data.catalogue import Catalogue
@@ -17,6 +17,9 @@ from reimagen_jax.data.parallel import available_cores, ordered_map
 from reimagen_jax.data.sources.where import Census, Where
 from reimagen_jax.errors import UserError
 
+Smaller = Literal["kept", "left out", "enlarged"]
+"""What becomes of a picture with a side below the resolution asked for."""
+TOO_SMALL = "smaller than asked for"
 MAX_TEXT_BYTES = 2**24
 """Longest line of metadata, and longest text file beside a picture, that is read."""
 
@@ -56,6 +59,8 @@ class Source(ABC):
     where: Where
     resolution: int | None
     """Larger images are cropped to the central square and area-averaged to this side; `None` keeps all as they are."""
+    smaller: Smaller = "kept"
+    """Smaller ones stay as they are, are no records (`TOO_SMALL`), or are enlarged too (bicubic), and counted."""
 
     @property
     @abstractmethod
@@ -117,7 +122,7 @@ class Source(ABC):
 
     def _convert(self, wanted: tuple[int, int, Entry | Problem]) -> tuple[int, int, list[ImageText | Problem]]:
         file, number, entry = wanted
-        return file, number, [entry] if isinstance(entry, Problem) else to_records(entry, self.resolution)
+        return file, number, [entry] if isinstance(entry, Problem) else to_records(entry, self.resolution, self.smaller)
 
 
 def _weigh(converted: tuple[int, int, list[ImageText | Problem]]) -> int:
@@ -126,14 +131,19 @@ def _weigh(converted: tuple[int, int, list[ImageText | Problem]]) -> int:
     return len(first.image) if isinstance(first, ImageText) else 0
 
 
-def to_records(entry: Entry, resolution: int | None) -> list[ImageText | Problem]:
-    """Reads and decodes a picture, makes it small where asked to, and pairs it with each of its captions."""
+def to_records(entry: Entry, resolution: int | None, smaller: Smaller = "kept") -> list[ImageText | Problem]:
+    """Reads and decodes a picture, makes it as large as asked for, and pairs it with each of its captions."""
     try:
         data = entry.read()
         with images.room(data):
             image = images.load(data)
             digest, mended = images.digest(image), image.info.get("mended", "")
-            if resolution is not None and min(image.size) > resolution:
+            side, small = min(image.size), resolution is not None and min(image.size) < resolution
+            if small and smaller == "left out":
+                return [Problem(entry.key, TOO_SMALL, f"{side} pixels, not {resolution} (--enlarge enlarges it)")]
+            if small and smaller == "enlarged":
+                mended = mended or f"{TOO_SMALL}, enlarged"
+            if resolution is not None and (side > resolution or (small and smaller == "enlarged")):
                 data = images.encode(images.square(image, resolution), lossy=image.format in images.LOSSY_FORMATS)
             elif image.format not in images.STORED_FORMATS:
                 data = images.encode(image, lossy=False)

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from reimagen_jax.data.sources.base import Source
+from reimagen_jax.data.sources.base import Smaller, Source
 from reimagen_jax.data.sources.fields import Captions
 from reimagen_jax.data.sources.files import leaves
 from reimagen_jax.data.sources.folder import CSV_METADATA, METADATA, FolderSource
@@ -36,6 +36,7 @@ class Reading:
     split: str | None = None
     data_dir: Path | None = None
     follow_links: bool = False
+    smaller: Smaller = "kept"
 
 
 def open_source(spec: str, reading: Reading = Reading(), world: Any = None) -> Source:
@@ -57,6 +58,7 @@ def open_source(spec: str, reading: Reading = Reading(), world: Any = None) -> S
             reading.captions,
             reading.image,
             reading.follow_links,
+            reading.smaller,
         )
     paths = expand(spec)
     if paths is None and not Path(spec).exists():
@@ -145,14 +147,14 @@ def _of_split(paths: list[Path], split: str | None, root: Path) -> list[Path]:
 def _from_files(spec: str, paths: list[Path], reading: Reading) -> Source:
     common = (tuple(paths), reading.where, reading.resolution, reading.captions, reading.image)
     kinds: dict[str, Callable[[], Source]] = {
-        ".tar": lambda: WebdatasetSource(*common),
-        ".parquet": lambda: ParquetSource(*common, reading.data_dir, reading.follow_links),
+        ".tar": lambda: WebdatasetSource(*common, reading.smaller),
+        ".parquet": lambda: ParquetSource(*common, reading.data_dir, reading.follow_links, reading.smaller),
     }
     suffixes = {path.suffix.lower() for path in paths}
     if {path.name for path in paths} <= {METADATA, CSV_METADATA} and len({path.parent for path in paths}) == 1:
         _refuse(spec, reading, "image", "split", "data_dir")
         where, captions = reading.where, reading.captions
-        return FolderSource(paths[0].parent, where, reading.resolution, captions, reading.follow_links)
+        return FolderSource(paths[0].parent, where, reading.resolution, captions, reading.follow_links, reading.smaller)
     if len(suffixes) > 1 or not suffixes & kinds.keys():
         known = ", ".join(sorted(suffixes)) or "nothing"
         raise UserError(

@@ -29,7 +29,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reimagen_jax.data.image_text import Problem
-from reimagen_jax.data.sources.base import MAX_TEXT_BYTES, Entry, Source, Unreadable
+from reimagen_jax.data.sources.base import MAX_TEXT_BYTES, Entry, Smaller, Source, Unreadable
 from reimagen_jax.data.sources.fields import Captions, is_unicode, parse_object
 from reimagen_jax.data.sources.files import find, leads_outside, leaves, read_picture, require_file, slashed
 from reimagen_jax.data.sources.where import EVERYTHING, Census, Where
@@ -49,6 +49,7 @@ class FolderSource(Source):
     captions: Captions = field(default_factory=Captions)
     follow_links: bool = False
     """Follow symbolic links that lead out of the folder."""
+    smaller: Smaller = "kept"
 
     def __post_init__(self) -> None:
         if not self.path.is_dir():

@@ -16,7 +16,7 @@ from typing import Any
 from reimagen_jax.data import images
 from reimagen_jax.data.image_text import Problem
 from reimagen_jax.data.sources import apart, parquet_rows
-from reimagen_jax.data.sources.base import Entry, Source, Unreadable, checked, require_size
+from reimagen_jax.data.sources.base import Entry, Smaller, Source, Unreadable, checked, require_size
 from reimagen_jax.data.sources.columns import text_of
 from reimagen_jax.data.sources.fields import Captions
 from reimagen_jax.data.sources.files import leads_outside, read_picture, require_file
@@ -47,6 +47,7 @@ class ParquetSource(Source):
     """Folder that paths of pictures lead into; the one that the Parquet file lies in when `None`."""
     follow_links: bool = False
     """Follow symbolic links that lead out of that folder."""
+    smaller: Smaller = "kept"
 
     def __post_init__(self) -> None:
         problems = []

@@ -17,7 +17,7 @@ import numpy as np
 
 from reimagen_jax.data.image_text import Problem
 from reimagen_jax.data.sources import apart
-from reimagen_jax.data.sources.base import Entry, Source, Unreadable, checked
+from reimagen_jax.data.sources.base import Entry, Smaller, Source, Unreadable, checked
 from reimagen_jax.data.sources.fields import TEXT_FIELDS, Captions, jsonable
 from reimagen_jax.data.sources.files import leaves, require_file
 from reimagen_jax.data.sources.tfrecord import TFRecordError, read_tfrecords
@@ -47,6 +47,7 @@ class TfdsSource(Source):
     """Feature that is the picture; the one there is when `None`."""
     follow_links: bool = False
     """Follow symbolic links that lead out of the data set's folder."""
+    smaller: Smaller = "kept"
 
     def __post_init__(self) -> None:
         try:

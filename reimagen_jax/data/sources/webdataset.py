@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reimagen_jax.data.image_text import Problem
-from reimagen_jax.data.sources.base import MAX_TEXT_BYTES, Entry, Source, Unreadable, checked, require_size
+from reimagen_jax.data.sources.base import MAX_TEXT_BYTES, Entry, Smaller, Source, Unreadable, checked, require_size
 from reimagen_jax.data.sources.fields import Captions, parse_object
 from reimagen_jax.data.sources.files import leads_outside, require_file, slashed
 from reimagen_jax.data.sources.shards import common_folder, fingerprint, relative_names
@@ -39,6 +39,7 @@ class WebdatasetSource(Source):
     captions: Captions = field(default_factory=Captions)
     image: str | None = None
     """Extension of the pictures; the first of the usual ones that a sample has when `None`."""
+    smaller: Smaller = "kept"
 
     @cached_property
     def name(self) -> str:

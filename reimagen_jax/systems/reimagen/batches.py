@@ -40,8 +40,8 @@ def make_dataset(
     data.num_neighbours. Where the experiment trains on crops, each image is cut at a place drawn at random, on the grid
     of the low-resolution image. Captions come as bytes, or, where the text encoder is frozen, as embeddings out of
     data.text_embeddings. Raises `UserError` when the triples have fewer neighbours than the experiment wants, when the
-    batch cannot be shared evenly by the processes, when the images are smaller than what a super-resolution stage has
-    to learn, or when captions have not been embedded.
+    batch cannot be shared evenly by the processes, when images are smaller than what is to be drawn (unless
+    data.enlarge), or when captions have not been embedded.
     """
     data, model = config.data, config.system
     require(
@@ -51,8 +51,8 @@ def make_dataset(
     )
     if model.super_resolution is not None:
         _require_detail(triples.records, model.resolution)
-    elif jax.process_index() == 0 and (found := smaller(triples.records, model.resolution)):
-        say(f"{found}: they are enlarged, and what is learned of them is as blurred", error=True)
+    else:
+        _require_side(triples, model.resolution, data.enlarge)
 
     def draw(ids_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         found_BK = triples.neighbours[ids_B, : data.num_neighbours] >= 0
@@ -96,6 +96,22 @@ def _require_detail(records: Records, resolution: int) -> None:
         f"{records.path} holds images of {side} pixels, but this stage learns to draw {resolution}: "
         f"run `reimagen prepare` with --resolution {resolution} (or more), then index and triples",
     )
+
+
+def _require_side(triples: Triples, resolution: int, enlarge: bool) -> None:
+    """Raises `UserError` where records are smaller than what is drawn, unless they may be enlarged; says where
+    neighbours are."""
+    found = smaller(triples.records, resolution)
+    require(
+        enlarge or not found,
+        f"{found}: run `reimagen prepare` with --resolution {resolution} on larger ones, then index and triples; or "
+        "train at a smaller --resolution; or on enlarged ones, and what is learned is as blurred (--data.enlarge)",
+    )
+    others = triples.knowledge_base.records
+    same = others.fingerprint == triples.records.fingerprint
+    for told in filter(None, [found, "" if same else smaller(others, resolution)]):
+        if jax.process_index() == 0:
+            say(f"{told}: they are enlarged, and as blurred", error=True)
 
 
 def text_reader(triples: Triples, config: Experiment) -> Callable[[Sequence[str]], Texts]:

@@ -20,7 +20,7 @@ from reimagen_jax.encoders.text_input import TextInput, text_input
 from reimagen_jax.encoders.texts import scattered, to_captions
 from reimagen_jax.errors import require
 from reimagen_jax.retrieval.triples import Triples
-from reimagen_jax.systems.base import Edit, Preview, Request
+from reimagen_jax.systems.base import Edit, Neighbour, Preview, Request
 from reimagen_jax.systems.reimagen.batches import make_dataset
 from reimagen_jax.systems.reimagen.condition import Batch, Inputs
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
@@ -195,6 +195,24 @@ class ReImagenFeed:
         for prompt in dict.fromkeys([each.prompt for each in requests] + negatives):
             if cut := self.texts.cut(prompt):
                 say(f"{self.config.name} does not read the end of a prompt, {cut}: {prompt!r}", error=True)
+        self._tell_of_small([neighbour for each in requests for neighbour in each.neighbours])
+
+    def _tell_of_small(self, neighbours: Sequence[Neighbour]) -> None:
+        """Says, once, that neighbours' images are smaller than what the network is shown."""
+        R = self.model.resolution
+        sides = {each.side for each in {(n.place, n.key): n for n in neighbours}.values()}
+        if (small := min(sides, default=R)) < R and not self._told_of_small:
+            self._told_of_small.append(small)
+            say(
+                f"some neighbours are images of {small} pixels, which the stage of {R} pixels sees enlarged: prepare "
+                f"the knowledge base with --resolution {R} (or more) to show it their detail",
+                error=True,
+            )
+
+    @cached_property
+    def _told_of_small(self) -> list[int]:
+        """What was said already."""
+        return []
 
     def collate(self, requests: Sequence[Request], settings: GuidedSamplerConfig) -> Inputs:
         """The inputs of `requests`."""

@@ -82,6 +82,8 @@ class TriplesConfig(DataConfig):
     """Folder written by `reimagen embed` (or `reimagen prepare --text-encoder`), where the text encoder is frozen."""
     num_neighbours: Natural = 2
     """K: neighbours an example carries; fewer found is a mask."""
+    enlarge: bool = field(default=False, metadata=FREE)
+    """Records may be smaller than what is drawn, and are enlarged; else they are refused."""
     min_neighbours: Natural = 0
     """With a value below `num_neighbours`, each example keeps a uniformly drawn number of neighbours, at least this."""
 

@@ -30,7 +30,7 @@ def write_parquet(path):
 
 
 def test_each_kind_is_recognised(tmp_path):
-    reading = Reading(Where.parse(["a=b"]), 32, Captions("text"))
+    reading = Reading(Where.parse(["a=b"]), 32, Captions("text"), smaller="enlarged")
     folder = write_folder(tmp_path / "f", [], {})
     write_shard(tmp_path / "t" / "0.tar" if (tmp_path / "t").mkdir() is None else tmp_path, sample(0))
     write_parquet(tmp_path / "p" / "data" / "0.parquet")
@@ -45,6 +45,7 @@ def test_each_kind_is_recognised(tmp_path):
         source = open_source(str(spec), reading)
         assert type(source) is kind
         assert (source.where, source.resolution, source.captions) == (reading.where, 32, reading.captions)
+        assert source.smaller == "enlarged"
     assert open_source("entityworld", world=World(num_entities=5, num_images=40)).resolution == 64
     assert isinstance(open_source("entityworld", world=World(num_entities=5, num_images=40)), WorldSource)
 

@@ -32,7 +32,7 @@ config = Experiment(
         unet=dataclasses.replace(UNET_32, dtype="bfloat16"),
         text=dataclasses.replace(TEXT_BYTES, max_bytes=160),
         diffusion=DiffusionConfig(prediction="v", time_exponent=0.5, logsnr_shift=-2 * math.log(64 / 32)),
-        sampler=GuidedSamplerConfig(solver="ddpm", num_steps=25, text_weight=2.0, neighbour_weight=2.0),
+        sampler=GuidedSamplerConfig(solver="ddpm", num_steps=25, text_weight=2.0, neighbour_weight=3.0),
     ),
     data=TriplesConfig(batch_size=256, num_neighbours=2, min_neighbours=1, threads=16),
     init=InitConfig("shipped"),

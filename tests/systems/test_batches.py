@@ -13,7 +13,9 @@ from reimagen_jax.encoders.tokenizers import ByteTokenizer
 from reimagen_jax.errors import UserError
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import build_triples
+from reimagen_jax.systems.base import Neighbour, Request
 from reimagen_jax.systems.reimagen.batches import draw_kept_neighbours, make_dataset
+from reimagen_jax.systems.reimagen.feed import ReImagenFeed
 from reimagen_jax.systems.reimagen.settings import TriplesConfig
 from reimagen_jax.systems.reimagen.system import ReImagen
 from tests.samples import encoded, picture, records_of
@@ -226,3 +228,19 @@ def test_neighbours_smaller_than_the_model_draws_are_told_of(triples, tmp_path, 
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert f"13 of 13 pictures in {triples.records.path} are smaller than 16 pixels, of 8 pixels: they are" in said
+
+
+def test_neighbours_that_a_drawing_network_sees_enlarged_are_told_of_once(capsys):
+    feed = ReImagenFeed(TINY)
+
+    def request(*sides):
+        found = [ImageText(f"of {side}", encoded(picture(side, (side, side + 3))), "a thing") for side in sides]
+        return Request("a thing", tuple(Neighbour.of(record, 1.0, 16) for record in found))
+
+    feed.prepare([request(16, 40), request()])
+    assert capsys.readouterr().err == ""
+    feed.prepare([request(16, 9), request(9)])
+    feed.prepare([request(8)])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "neighbours are images of 9 pixels, which the stage of 16 pixels sees enlarged" in said

@@ -44,7 +44,7 @@ def start_from(state: TrainState, params: Params, fresh: Sequence[str] = ()) -> 
     A parameter that `params` lacks stays as in `state` if a name on its path begins with one of `fresh`. A table of
     positions (`POSITIONS`) may be of another length: rows that both have are those of `params`, so that texts which fit
     both are read alike; further ones stay as in `state` (rows stretched over the new length would change all that is
-    known). Raises `UserError` naming the parameters that differ in name or shape.
+    known). Raises `UserError` naming parameters that differ in name or shape.
     """
     ours, theirs = flatten_dict(state.params), flatten_dict(params)
     made_anew = {path for path in ours.keys() - theirs.keys() if any(name.startswith(tuple(fresh)) for name in path)}
@@ -54,9 +54,10 @@ def start_from(state: TrainState, params: Params, fresh: Sequence[str] = ()) -> 
         if _shape(ours, path) != _shape(theirs, path) and not _lengths(ours, theirs, path)
     ]
     if wrong:
+        more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
         raise UserError(
             "the initial weights are those of another network: train that one, or start from nothing (--init.weights "
-            f"''); they differ in {', '.join(wrong)}"
+            f"''); they differ in {', '.join(wrong[:NAMED])}{more}"
         )
 
     def started(tree: Params) -> Params:
@@ -79,6 +80,8 @@ def refitted(ours: Params, theirs: Params) -> list[str]:
     return lines
 
 
+NAMED = 8
+"""Parameters, at most, that an error names."""
 POSITIONS = "position"
 """The name of a learned table of positions along a text, [..., length, width]."""
 

@@ -57,6 +57,12 @@ def test_fresh_does_not_excuse_another_shape_or_another_module():
         start_from(ours, weights(stem=(2, 3), neighbour_attention=(5,), extra=(1,)), fresh=("neighbour_attention",))
 
 
+def test_of_many_that_differ_the_first_are_named_and_the_others_counted():
+    names = [f"module{i}" for i in range(9)]
+    with pytest.raises(UserError, match=r"differ in unet/module0/kernel, .*, unet/module7/kernel and 1 more$"):
+        start_from(state(**dict.fromkeys(names, (2,))), weights(**dict.fromkeys(names, (3,))))
+
+
 # --- tables of positions, and other sides ------------------------------------------------------------------------
 
 

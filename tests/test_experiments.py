@@ -24,7 +24,7 @@ from reimagen_jax.systems.kinds import from_json
 from reimagen_jax.systems.reimagen.batches import draw_kept_neighbours
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted((ROOT / "experiments").glob("*.py"))
+FILES = sorted(path for path in (ROOT / "experiments").glob("*.py") if not path.stem.startswith("tour_"))
 SMALL = [ROOT / "experiments" / f"{name}.py" for name in ("entityworld64_sr", "entityworld128_sr")]
 LARGE = [ROOT / "experiments" / f"re_imagen_{name}.py" for name in ("64", "64_small", "256", "1024")]
 FROM_IF = [ROOT / "experiments" / f"if_finetune_{name}.py" for name in ("64", "256")]

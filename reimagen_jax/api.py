@@ -15,7 +15,7 @@ The commands of `reimagen` do the same by the same functions; what they add are 
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from reimagen_jax.inference.jobs import Job, job_dir, picture_name, places_of, w
 from reimagen_jax.inference.model import SHIPPED, Model
 from reimagen_jax.inference.origin import pixels_sha256, read_origin, save_image
 from reimagen_jax.inference.pipeline import Pipeline, Stage
-from reimagen_jax.inference.prompts import Prompt, PromptSource, with_retrieved
+from reimagen_jax.inference.prompts import Prompt, PromptSource, asking, with_retrieved
 from reimagen_jax.inference.provenance import origins, sampler_facts, stage_facts, versions
 from reimagen_jax.inference.searching import SearchedStage, Selected
 from reimagen_jax.reports import figures, searches
@@ -50,7 +50,8 @@ from reimagen_jax.reports.grid_results import write_results
 from reimagen_jax.reports.grids import labelled_grid
 from reimagen_jax.reports.report import Report, write_report
 from reimagen_jax.reports.results import as_json
-from reimagen_jax.retrieval.knowledge_base import KnowledgeBase, Method
+from reimagen_jax.retrieval.asking import BY_CAPTION, Asking, Method
+from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.systems.base import Neighbour, Request
 from reimagen_jax.systems.reimagen.settings import ETAS
 from reimagen_jax.systems.seedselect.settings import OURS, SeedSelectConfig
@@ -77,23 +78,35 @@ def ask(
     *,
     queries: Sequence[str] = (),
     k: int = 2,
-    method: Method = "lexical",
+    method: Method | None = None,
     references: Sequence[Neighbour] = (),
     ban: Sequence[str] = (),
     resolution: int = 64,
+    like: Model | Asking | None = None,
+    **how: Any,
 ) -> list[Prompt]:
     """Prompts with k neighbours each: first the `references`, then what the base finds, fewer where fewer are found.
 
-    The base is asked by `queries`, one for each prompt (an entity's name, say), or by the prompts themselves. Records
-    with a key of `ban` are not found. Pictures are decoded at `resolution` pixels; a model of another resolution
-    decodes its own. Raises `UserError` for a banned key that no record has, and where the base has no such `method`.
+    The base is asked by `queries`, one for each prompt (an entity's name, say), by fields of the prompts
+    (`query_by=("entity", "entity", "caption")` of `Prompt(text, attributes={...})`), or by the prompts themselves.
+    Records with a key of `ban` are not found. What else is said of asking is as in `retrieval.asking.Asking`: `where`,
+    `where_not`, `match`, `exclude_same`, `near_duplicates`, `floor`, `tie_seed`; what is not, is as the triples of the
+    model `like` were asked for. Pictures are decoded at `resolution` pixels; a model of another resolution decodes its
+    own. Raises `UserError` for a banned key or a condition that no record has, and where the base has no such `method`.
     """
     checked(k, Natural, "k")
     require(len(queries) in (0, len(texts)), f"{len(queries)} queries for {len(texts)} prompts: give one for each")
     prompts = [Prompt(text) if isinstance(text, str) else text for text in texts]
     if queries:
         prompts = [replace(prompt, query=query) for prompt, query in zip(prompts, queries, strict=True)]
-    return with_retrieved(prompts, base, k, resolution, given=references, ban=ban, method=method)
+    before = like.config.data.asked if isinstance(like, Model) else like
+    known = [item.name for item in fields(Asking)]
+    unknown = how.keys() - set(known)
+    require(not unknown, f"ask: there is no {min(unknown, default='')}, but {', '.join(known)}")
+    how = {name: tuple(value) if isinstance(value, list) else value for name, value in how.items()}
+    asked = replace(before or BY_CAPTION, **({} if method is None else {"method": method}), **how)
+    prompts = asking(prompts, asked, strict="query_by" in how, floor_of_texts="floor" in how)
+    return with_retrieved(prompts, base, k, resolution, given=references, ban=ban, how=asked)
 
 
 def open_encoder(path: str | Path) -> VectorEncoder:
@@ -467,7 +480,9 @@ def _finding(model: Model, base: KnowledgeBase | None) -> Callable[..., list[Pro
         if base is None:
             return list(prompts)
         k = model.config.data.num_neighbours if most is None else most
-        return with_retrieved(prompts, base, k, model.config.system.resolution, method=method or "lexical")
+        how = model.config.data.asked or BY_CAPTION
+        how = how if method is None else replace(how, method=method)
+        return with_retrieved(asking(prompts, how), base, k, model.config.system.resolution, how=how)
 
     return find
 

@@ -166,10 +166,10 @@ WITH_ALL_PARTS = changed(TINY_SR, text=replace(TINY_SR.system.text, frozen=FROZE
 FREE = {
     *(f"train.{name}" for name in ("num_steps", "fsdp", "accumulate", "sample_every", "sample_images")),
     *(f"train.{name}" for name in ("log_every", "checkpoint_every", "keep_checkpoints")),
-    *("data.threads", "data.triples", "data.text_embeddings", "data.enlarge", "text.frozen.encoder"),
+    *("data.threads", "data.triples", "data.text_embeddings", "data.asked", "data.enlarge", "text.frozen.encoder"),
     *(f"sampler.{item.name}" for item in dataclasses.fields(GuidedSamplerConfig)),
 }
-"""Lengths and cadences, what spreads or saves memory, where things lie, and how samples are drawn."""
+"""Lengths and cadences, what spreads or saves memory, where things lie, what the data tell, how samples are drawn."""
 
 
 def names_of(config: Experiment) -> set[str]:

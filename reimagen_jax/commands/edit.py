@@ -17,6 +17,7 @@ from reimagen_jax.commands.options import (
     SamplingOptions,
     command_line,
     open_drawing,
+    say_left_out,
     warn_without_neighbours,
 )
 from reimagen_jax.diffusion.settings import Repeats
@@ -79,6 +80,7 @@ class Edit(Options):
             prompts = self.what.gather(models[0].config)
             if self.what.knowledge_base:
                 warn_without_neighbours(prompts)
+                say_left_out([prompt.left_out for prompt in prompts])
             plan = self.plan(prompts, models)
             found = max(len(request.neighbours) for request in plan.requests)
             given = {"eta": self.eta, "repeats": self.repeats, "jump": self.jump}
@@ -107,7 +109,7 @@ class Edit(Options):
         command = command_line("edit", resolved).replace("reimagen edit", f"reimagen edit {kind}", 1)
         files = {name: path for name, path in self.files().items() if path is not None}
         data = {name: f"{path.resolve()}, SHA-256 {_checksum(path)}" for name, path in files.items()}
-        return {"command": command, "data": self.what.sources() | data}
+        return {"command": command, "data": resolved.what.sources() | data}
 
 
 def _checksum(path: Path) -> str:

@@ -5,11 +5,12 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 import tyro
 
@@ -19,6 +20,7 @@ from reimagen_jax.diffusion.settings import SamplerSteps, Solver, Thresholding, 
 from reimagen_jax.diffusion.spacing import Spacing
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.paths import local
+from reimagen_jax.retrieval.asking import BELOW, BY_CAPTION, CAPTION, Asking, Method
 from reimagen_jax.systems.reimagen.settings import AugNoise, Guidance, GuidedSamplerConfig, HandedOn, ReImagenConfig
 from reimagen_jax.terminal import say
 
@@ -52,6 +54,53 @@ def as_typed(options: Mapping[str, str]) -> Iterator[None]:
         raise UserError(said) from error
 
 
+Way = TypeVar("Way", bound=Asking)
+
+
+@dataclass(frozen=True)
+class AskingOptions(Options):
+    """How the knowledge base is asked. What is not given is, when images are drawn, as in the model's training."""
+
+    query_by: tuple[str, ...] = ()
+    """What of a record (or of a prompt with fields, see --prompts) its neighbours are asked by: `caption`, and names of
+    attributes. A field named n times counts n times: with `entity entity caption` the entity's name weighs three times
+    as much as the caption's other words, which then decide between pictures of one entity."""
+    method: Method | None = None
+    """Search by words, by vectors, or by both (where the base has vectors; default: lexical)."""
+    where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Only records with FIELD=VALUE, such as licence=cc0. Repeat it for further values, or for further fields."""
+    where_not: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """No records with FIELD=VALUE. Repeat it for more."""
+    match: tuple[str, ...] = ()
+    """Only records that have the very value of these attributes that the asking record or prompt has; for one that has
+    none, its query is that value: `man` is not `kiss between man and man`."""
+    exclude_same: tuple[str, ...] = ()
+    """Leave out records that have the asking one's value of one of these fields: `caption`, and attributes, such as
+    one that names the file that pictures were cut from."""
+    near_duplicates: Share | None = None
+    """Pictures at most so far apart count as the same, and none is its own neighbour: the difference of their 8 x 8
+    thumbnails in units of their contrast. 0: only those with equal pixels. (default of triples: 0.08)"""
+    floor: Share | None = None
+    """Leave out records that share less with what is asked for: the weight of the words in common, as a share of all
+    its words' (of the attributes' in --query-by, or of the caption's). 0 leaves out none. (default of triples: 0.7, or
+    0.5 where the caption alone is asked by)"""
+    tie_seed: Seed | None = None
+    """Of the order of records that score the same, drawn anew for every record that asks. (default of triples: 0;
+    elsewhere, in their own order)"""
+
+    def settings(self, default: Way) -> Way:
+        """`default`, with what was given. Raises `UserError` on what contradicts itself."""
+        given = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        with as_typed({name: f"--{name.replace('_', '-')}" for name in given}):
+            return dataclasses.replace(
+                default, **{name: value for name, value in given.items() if value not in ((), None)}
+            )
+
+    def resolved(self, how: Asking) -> "AskingOptions":
+        """The options that ask so where nothing else tells how."""
+        return AskingOptions(**how.options())
+
+
 @dataclass(frozen=True)
 class PromptOptions(Options):
     """What to draw: prompts from one place; neighbours given by hand, from a knowledge base, or both."""
@@ -59,7 +108,8 @@ class PromptOptions(Options):
     prompt: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT ...")] = ()
     """One or more prompts."""
     prompts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """File of prompts, one a line; or .jsonl with {"text": ..., "negative": ...} on each line."""
+    """File of prompts, one a line; or .jsonl with {"text": ..., "negative": ..., "query": ...} on each line: its other
+    fields are what a record's attributes are, to --query-by, --match and --exclude-same."""
     negative: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     """What guidance leads away from, for every prompt that has none of its own, in place of no text at all."""
     records: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
@@ -69,10 +119,11 @@ class PromptOptions(Options):
     knowledge_base: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Where neighbours are looked for: a folder written by `reimagen index`. Any will do, whatever the model was
     trained with."""
-    query_by: str | None = None
-    """Ask the knowledge base for this attribute of the prompts' records (such as entity), not for the whole text."""
-    method: Literal["lexical", "dense", "hybrid"] = "lexical"
-    """Search the knowledge base by words, by vectors, or by both (where it has vectors)."""
+    query: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT ...")] = ()
+    """What the knowledge base is asked for, in place of the prompt: one text for all prompts, or one for each."""
+    asking: Annotated[AskingOptions, tyro.conf.arg(name="")] = field(default_factory=AskingOptions)
+    as_trained: Literal["yes", "no"] = "yes"
+    """Whether the model's training says how the knowledge base is asked, where options do not."""
     pin: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY ...")] = ()
     """Records of the knowledge base that are neighbours of every prompt (but their own), by their keys."""
     ban: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY ...")] = ()
@@ -97,11 +148,33 @@ class PromptOptions(Options):
             f"--k {self.k} asks for neighbours, but there are none: give --knowledge-base DIR, or --reference IMAGE "
             "CAPTION",
         )
-        asked = {"--query-by": self.query_by, "--pin": self.pin, "--ban": self.ban, "--method": self._searches_vectors}
-        for option in (name for name, value in asked.items() if value):
-            require(bool(self.knowledge_base), f"{option} asks a --knowledge-base: none is given")
+        asked = {item.name: getattr(self.asking, item.name) for item in dataclasses.fields(self.asking)}
+        for name, value in (asked | {"query": self.query, "pin": self.pin, "ban": self.ban}).items():
+            given = value not in ((), None)
+            require(
+                not given or bool(self.knowledge_base),
+                f"--{name.replace('_', '-')} asks a --knowledge-base: none is given",
+            )
+        self._check_query(*others)
         both = set(_flat(self.pin)) & set(_flat(self.ban))
         require(not both, f"{min(both, default='')} is given to --pin and to --ban: choose one")
+
+    def _check_query(self, *others: str) -> None:
+        query, fields = _flat(self.query), {"query_by": "ask by", "exclude_same": "exclude by"}
+        require(all(map(str.strip, query)), "--query is empty: say what to ask for")
+        require(not query or not self.asking.query_by, "--query and --query-by are both given: choose one")
+        require(not query or not (self.records or others), "--query is for --prompt and --prompts: records have fields")
+        require(
+            not self.prompt or len(query) in (0, 1, len(self._texts)),
+            f"--query has {len(query)} texts for {len(self._texts)} prompts: give one for all, or one for each",
+        )
+        for name, said in fields.items() if self.prompt else ():
+            given = [each for each in getattr(self.asking, name) if each != CAPTION]
+            require(
+                not given,
+                f"--{name.replace('_', '-')} {' '.join(given)}: a --prompt has no fields to {said}; give --query TEXT, "
+                "or prompts with fields: --prompts FILE.jsonl, --records DIR",
+            )
 
     def gather(self, config: Experiment) -> "list[Prompt]":
         """The prompts with their neighbours, decoded for the model. Raises `UserError` on bad input."""
@@ -122,25 +195,50 @@ class PromptOptions(Options):
         from reimagen_jax.inference.prompts import Prompt, PromptSource, from_file, from_records
 
         k, side = self.resolved(config).k, config.system.resolution
+        self._say_how(config)
         if not self.records:
             prompts = from_file(self.prompts) if self.prompts else [Prompt(text.strip()) for text in self._texts]
-            return PromptSource.of(self._completed(prompts), self._finder(config), k)
+            return PromptSource.of(self.completed(prompts, config), self._finder(config), k)
         records = Records.open(self.records)
 
         def gather(numbers: Sequence[int]) -> "list[Prompt]":
-            return self._completed(from_records(records, self.limit, side, numbers))
+            return self.completed(from_records(records, self.limit, side, numbers), config)
 
-        told = json.dumps([records.fingerprint, self.limit, self.negative, self.query_by])
+        how = self.how_asked(config)
+        told = json.dumps([records.fingerprint, self.limit, self.negative, how.told() if how.options() else None])
         digest = hashlib.sha256(told.encode()).hexdigest()[:16]
         return PromptSource(min(self.limit, len(records)), digest, gather, self._finder(config), k)
 
-    def _completed(self, prompts: "list[Prompt]") -> "list[Prompt]":
+    def completed(self, prompts: "list[Prompt]", config: Experiment) -> "list[Prompt]":
         """Prompts with what the base is asked for, and what they are led away from, where it is not of their own."""
-        from reimagen_jax.inference.prompts import asking_by
+        from reimagen_jax.inference.prompts import asking
 
         if self.negative:
             prompts = [dataclasses.replace(each, negative=each.negative or self.negative.strip()) for each in prompts]
-        return asking_by(prompts, self.query_by) if self.query_by else prompts
+        query = [text.strip() for text in _flat(self.query)]
+        require(
+            len(query) in (0, 1, len(prompts)) or not self.prompts,
+            f"--query has {len(query)} texts for the {len(prompts)} prompts of {self.prompts}: give one for all, or "
+            "one for each",
+        )
+        if query:
+            query = query if len(query) > 1 else query * len(prompts)
+            prompts = [dataclasses.replace(each, query=text) for each, text in zip(prompts, query, strict=True)]
+        if not self.knowledge_base:
+            return prompts
+        how, strict = self.how_asked(config), bool(self.asking.query_by)
+        return asking(prompts, how, strict=strict, floor_of_texts=self.asking.floor is not None)
+
+    def how_asked(self, config: Experiment) -> Asking:
+        """How the knowledge base is asked."""
+        trained = config.data.asked if self.as_trained == "yes" else None
+        return self.asking.settings(BY_CAPTION if trained is None else trained)
+
+    def _say_how(self, config: Experiment) -> None:
+        """Says once when training tells how the base is asked."""
+        if self.knowledge_base and self.as_trained == "yes" and config.data.asked is not None:
+            told = self.how_asked(config).told()
+            say(f"the knowledge base is asked as in training, but for what options say: {told}", error=True)
 
     def _finder(self, config: Experiment) -> "Callable[[Sequence[Prompt]], list[Prompt]]":
         """What gives prompts their neighbours."""
@@ -152,11 +250,11 @@ class PromptOptions(Options):
         given = tuple(from_file(path, text, side) for path, text in self.reference)
         if not self.knowledge_base:
             return lambda prompts: [dataclasses.replace(prompt, neighbours=given[:k]) for prompt in prompts]
-        base = KnowledgeBase.open(self.knowledge_base)
+        base, how = KnowledgeBase.open(self.knowledge_base), self.how_asked(config)
         given += pinned(base, _flat(self.pin), side)
 
         def find(prompts: "Sequence[Prompt]") -> "list[Prompt]":
-            return with_retrieved(prompts, base, k, side, given=given, ban=_flat(self.ban), method=self.method)
+            return with_retrieved(prompts, base, k, side, given=given, ban=_flat(self.ban), how=how)
 
         return find
 
@@ -165,10 +263,13 @@ class PromptOptions(Options):
         given = len(self.reference) + len(set(_flat(self.pin)))
         most = config.data.num_neighbours if config.system.sampler.k is None else config.system.sampler.k
         default = max(given, most) if self.knowledge_base else given
-        return dataclasses.replace(self, k=default if self.k is None else self.k)
+        asking, as_trained = self.asking, self.as_trained
+        if self.knowledge_base and config.data.asked is not None and as_trained == "yes":
+            asking, as_trained = asking.resolved(self.how_asked(config)), "no"
+        return dataclasses.replace(self, k=default if self.k is None else self.k, asking=asking, as_trained=as_trained)
 
     def sources(self) -> dict[str, str]:
-        """Where prompts and neighbours come from, with checksums, for reports."""
+        """Where prompts and neighbours come from, with checksums, for reports; of what is resolved."""
         from reimagen_jax.data.records import Records
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
@@ -183,9 +284,14 @@ class PromptOptions(Options):
             facts["knowledge base"] = str(self.knowledge_base.resolve())
             facts["its checksum"] = base.fingerprint
             facts["its size"] = f"{len(base):,} records"
-            facts["asked for"] = f"the prompts' {self.query_by}" if self.query_by else "the prompts"
-            if self._searches_vectors:
-                facts["searched by"] = {"dense": "vectors", "hybrid": "words and vectors"}[self.method]
+            query_by = [name for name in self.asking.query_by if self.asking.query_by != (CAPTION,)]
+            facts["asked for"] = f"the prompts' {' '.join(query_by)}" if query_by else "the prompts"
+            if self.query:
+                facts["asked for"] = ", ".join(_flat(self.query))
+            if self.asking.method not in (None, "lexical"):
+                facts["searched by"] = {"dense": "vectors", "hybrid": "words and vectors"}[self.asking.method]
+            how = dataclasses.replace(self.asking, query_by=(), method=None).settings(BY_CAPTION)
+            facts |= {"asked so": how.told()} if how != BY_CAPTION else {}
         if self.reference:
             facts["neighbours"] = f"given by hand: {', '.join(path.name for path, _ in self.reference)}"
             content = b"".join(
@@ -196,10 +302,6 @@ class PromptOptions(Options):
             if keys:
                 facts[name] = ", ".join(keys)
         return facts
-
-    @property
-    def _searches_vectors(self) -> bool:
-        return self.method != "lexical"
 
     @property
     def _texts(self) -> list[str]:
@@ -505,7 +607,24 @@ def warn_without_neighbours(prompts: "Sequence[Prompt]") -> None:
     """Says which prompts have found nothing although a knowledge base was asked."""
     for prompt in prompts:
         if not prompt.neighbours:
-            say(f"no neighbours found for {prompt.text!r}: it is drawn without", error=True)
+            left = f" ({said_left_out(prompt.left_out)})" if prompt.left_out else ""
+            say(f"no neighbours found for {prompt.text!r}{left}: it is drawn without", error=True)
+
+
+def said_left_out(counts: Mapping[str, int]) -> str:
+    """How many records were left out, by reason, in one line."""
+    told = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+    hint = f" (--floor 0 keeps what is {BELOW})" if counts.get(BELOW) else ""
+    return f"left out: {told}{hint}"
+
+
+def say_left_out(of_prompts: Collection[Mapping[str, int]]) -> None:
+    """Says, in one line, how many records would have been neighbours, but were left out: of each prompt by reason."""
+    counts: Counter[str] = Counter()
+    for left_out in of_prompts:
+        counts.update(left_out)
+    if counts:
+        say(f"of the neighbours of {len(of_prompts)} prompts {said_left_out(counts)}", error=True)
 
 
 def command_line(name: str, command: Any) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ from reimagen_jax.commands.options import (
     SamplingOptions,
     command_line,
     open_drawing,
+    say_left_out,
     warn_without_neighbours,
     without_folders,
 )
@@ -91,20 +92,22 @@ class Sample(Options):
         from reimagen_jax.inference.jobs import job_dir
 
         self.what.check()
+        left_out: dict[tuple[str, ...], Mapping[str, int]] = {}
         which, among = self.share or (1, 1)
         require(which <= among, f"--share {which} {among}: there is no share {which} of {among}")
         try:
             with job_dir(self.out, overwrite=self.overwrite) as folder:
-                job, facts = self._job()
+                job, facts = self._job(left_out)
                 complete(job, folder, facts, paths=not self.hide_paths)
         except KeyboardInterrupt:
             if self.out.exists() and not self.overwrite:
                 say(f"what was drawn is in {self.out}: the same command goes on", error=True)
             raise
+        say_left_out(left_out.values())
         print(f"{len(job)} images of {len(job.prompts)} prompts in {self.out}")
 
-    def _job(self) -> "tuple[Job, dict[str, Any]]":
-        """What there is to draw, and what sample.json tells of it."""
+    def _job(self, left_out: dict[tuple[str, ...], "Mapping[str, int]"]) -> "tuple[Job, dict[str, Any]]":
+        """What there is to draw, and what sample.json tells of it; `left_out` is filled in as neighbours are found."""
         import jax
 
         from reimagen_jax.inference.jobs import Job, most_neighbours
@@ -112,7 +115,7 @@ class Sample(Options):
 
         models = [self._open(path) for path in (self.model, *(stage.model for stage in self.stages.cascade))]
         low_res = self._low_res(models)
-        asked = self._asked(models[0].config)
+        asked = self._asked(models[0].config, left_out)
         share = self.share or (1, 1)
         number = len(range(share[0] - 1, asked.number, share[1])) * self.how.num_images
         require(number > 0, f"--share {share[0]} {share[1]}: there are {asked.number} prompts only")
@@ -128,7 +131,7 @@ class Sample(Options):
             facts = {"made_by": "sample", "command": said[n - 1], "start": start, "paths": not self.hide_paths}
             return origins(models[:n], pipeline, requests, images, records=keys, **facts)
 
-        data = self.what.sources() | self.stages.sources()
+        data = self.what.resolved(models[0].config).sources() | self.stages.sources()
         about = {name: value for name, value in data.items() if name not in PLACES}
         about |= {"hidden paths": "yes"} if self.hide_paths else {}
         job = Job(asked, pipeline, models, self.how.num_images, tell, about, low_res, share)
@@ -136,8 +139,8 @@ class Sample(Options):
             return job, {"command": said[-1], "data": about}
         return job, {"command": self._command(models, pipeline, len(models), self.out), "data": data}
 
-    def _asked(self, config: "Experiment") -> "PromptSource":
-        """The prompts; it is said once of each that has found nothing."""
+    def _asked(self, config: "Experiment", left_out: dict[tuple[str, ...], "Mapping[str, int]"]) -> "PromptSource":
+        """The prompts; it is said once of each that has found nothing, and noted what was left out for it."""
         asked, said = self.what.source(config), set()
 
         def find(prompts: "Sequence[Prompt]") -> "list[Prompt]":
@@ -145,6 +148,7 @@ class Sample(Options):
             if self.what.knowledge_base:
                 warn_without_neighbours([prompt for prompt in found if prompt.text not in said])
                 said.update(prompt.text for prompt in found if not prompt.neighbours)
+                left_out.update({(each.source, each.key, each.text, each.query): each.left_out for each in found})
             return found
 
         return dataclasses.replace(asked, find=find)

@@ -3,22 +3,28 @@
 import difflib
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 import tyro
 
 from reimagen_jax.checked import Count, Options, Share
-from reimagen_jax.errors import UserError
+from reimagen_jax.commands.options import AskingOptions, said_left_out
+from reimagen_jax.errors import UserError, require
+from reimagen_jax.retrieval.asking import BY_CAPTION, CAPTION
 from reimagen_jax.terminal import json_line, say
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from reimagen_jax.data.records import ImageText
+    from reimagen_jax.inference.prompts import Found, Prompt
+    from reimagen_jax.retrieval.asking import Asking
     from reimagen_jax.retrieval.hybrid import Fusion
     from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+
+SIDE = 64
+"""Pixels at which pictures are compared."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,10 @@ class Search(Options):
     By words (BM25), by vectors (of the encoder that the base was made with), or by both:
         reimagen search runs/index "a red bird" --method hybrid
 
+    What `reimagen triples` or `reimagen sample` would find for records, or for prompts with fields:
+        reimagen search runs/index --records runs/test --limit 4 --query-by entity entity caption --exclude-same style
+        reimagen search runs/index --prompts prompts.jsonl --model runs/train
+
     A query that shares no word with any caption finds nothing by words; that is said, and is no error.
     """
 
@@ -61,10 +71,15 @@ class Search(Options):
     """What to look for; each text is a query of its own."""
     k: Count = 6
     """Records to find for each query."""
-    method: Literal["lexical", "dense", "hybrid"] = "lexical"
-    """By words, by vectors, or by both."""
-    where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Only records with FIELD=VALUE, such as licence=cc0. Repeat it for further values, or for further fields."""
+    prompts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Ask for the prompts of a file, as `reimagen sample` would; a .jsonl gives them fields."""
+    records: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Ask for records, as `reimagen sample` would: their captions are the prompts. No record finds itself."""
+    limit: Count = 8
+    """With --records: at most this many, spread evenly over all."""
+    model: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Ask as this model's training did, where options do not say how."""
+    asking: Annotated[AskingOptions, tyro.conf.arg(name="")] = field(default_factory=AskingOptions)
     ban: tuple[str, ...] = ()
     """Keys of records that are not to be found."""
     pin: tuple[str, ...] = ()
@@ -79,33 +94,58 @@ class Search(Options):
 
     def run(self) -> None:
         """Searches, prints and draws. Raises `UserError` on bad input."""
-        from reimagen_jax.data.sources import Where
+        from reimagen_jax.inference.prompts import find
+        from reimagen_jax.inference.requests import pinned
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
-        where, fusion = Where.parse(self.where), self.how.settings()
+        how, fusion = self._how(), self.how.settings()
         self._check()
         base = KnowledgeBase.open(self.knowledge_base)
-        ids_QK, scores_QK = base.search(
-            self.queries, self.k, method=self.method, where=where, exclude=self.ban, pin=self.pin, fusion=fusion
-        )
+        given, pinned_ids = pinned(base, self.pin, SIDE), base.ids_of(dict.fromkeys(self.pin)).tolist()
+        require(self.k >= len(given), f"--k {self.k}: at least {len(given)} is needed for those pinned")
+        prompts, found = self._prompts(how), []
+        for prompt in prompts:
+            hits = find(prompt, base, self.k - len(given), SIDE, given=given, ban=self.ban, how=how, fusion=fusion)
+            neighbours, ids = (*given, *hits.neighbours), (*pinned_ids, *hits.ids)
+            found.append(hits._replace(neighbours=neighbours, ids=ids))
         if self.k > len(base):
             print(f"--k {self.k}: {self.knowledge_base} has {len(base)} records in all", file=sys.stderr)
-        found = [
-            (query, base.records.fetch(ids[ids >= 0]), ids, scores)
-            for query, ids, scores in zip(self.queries, ids_QK, scores_QK, strict=True)
-        ]
-        for query, records, ids, scores in found:
-            self._print(base, query, records, ids, scores, fusion)
+        for prompt, hits in zip(prompts, found, strict=True):
+            self._print(base, prompt, hits, how, fusion)
         if self.sheet is not None:
-            self._draw(base, [(query, records, scores) for query, records, _, scores in found])
+            self._draw(base, prompts, found, how)
+
+    def _how(self) -> "Asking":
+        from reimagen_jax.inference.model import experiment_of
+
+        trained = None if self.model is None else getattr(experiment_of(self.model).data, "asked", None)
+        if self.model is not None:
+            told = "does not tell how its training asked" if trained is None else f"was trained by {trained.told()}"
+            say(f"{self.model} {told}", error=True)
+        return self.asking.settings(trained or BY_CAPTION)
+
+    def _prompts(self, how: "Asking") -> "list[Prompt]":
+        from reimagen_jax.data.records import Records
+        from reimagen_jax.inference.prompts import Prompt, asking, from_file, from_records
+
+        prompts = [Prompt(query) for query in self.queries]
+        prompts += from_file(self.prompts) if self.prompts else []
+        prompts += from_records(Records.open(self.records), self.limit, SIDE) if self.records else []
+        return asking(prompts, how, strict=bool(self.asking.query_by), floor_of_texts=True)
 
     @property
     def _filters(self) -> str:
-        return " with ".join(name for name, given in (("--where", self.where), ("--ban", self.ban)) if given)
+        """The options that leave out records."""
+        given = {name: getattr(self.asking, name) for name in ("where", "where_not", "match", "exclude_same", "floor")}
+        given["ban"] = self.ban
+        return " with ".join(f"--{name.replace('_', '-')}" for name, value in given.items() if value)
 
     def _check(self) -> None:
-        if not self.queries:
+        if not (self.queries or self.prompts or self.records):
             raise UserError('nothing to look for: give a text, such as "a red bird"')
+        named = [name for name in self.asking.query_by if name != CAPTION]
+        if self.queries and named:
+            raise UserError(f"--query-by {' '.join(named)}: a text has no fields; give --prompts, or --records")
         for query in self.queries:
             if not query.strip():
                 raise UserError(f"the query {query!r} is empty: say what to look for")
@@ -118,42 +158,41 @@ class Search(Options):
 
             hits_sheet.check(self.sheet)
 
-    def _print(
-        self,
-        base: "KnowledgeBase",
-        query: str,
-        records: "list[ImageText]",
-        ids: "np.ndarray",
-        scores: "np.ndarray",
-        fusion: "Fusion",
-    ) -> None:
+    def _print(self, base: "KnowledgeBase", prompt: "Prompt", found: "Found", how: "Asking", fusion: "Fusion") -> None:
         from reimagen_jax.reports.hits_sheet import score_text
 
+        query = prompt.query or prompt.text
         if self.json:
-            for rank, (record, score) in enumerate(zip(records, scores.tolist(), strict=False), 1):
-                about = {"query": query, "rank": rank, "score": None if math.isnan(score) else score}
-                content = {"key": record.key, "text": record.text, "attributes": record.attributes}
+            for rank, hit in enumerate(found.neighbours, 1):
+                about = {"query": query, "rank": rank, "score": None if math.isnan(hit.score) else hit.score}
+                content = {"key": hit.key, "text": hit.text, "attributes": hit.attributes}
                 print(json_line(about | content))
             return
         say(query)
-        for rank, (record, n, score) in enumerate(zip(records, ids, scores.tolist(), strict=False), 1):
-            say(f"  {rank:>3}  {score_text(score, 4):>9}  {record.text}  [{record.key}]")
+        for rank, (hit, n) in enumerate(zip(found.neighbours, found.ids, strict=True), 1):
+            say(f"  {rank:>3}  {score_text(hit.score, 4):>9}  {hit.text}  [{hit.key}]")
             if self.explain:
-                lines = base.explain(query, int(n), method=self.method, fusion=fusion).lines()
+                lines = base.explain(query, n, method=how.method, fusion=fusion).lines()
+                share = float(base.words.shares([prompt.names or query], np.array([[n]]))[0, 0])
+                lines += [f"it shares {share:.2f} of what is asked for"] if how.method == "lexical" else []
                 say(*(f"         {line}" for line in lines))
-        if not records:
-            say(f"  nothing found: {_why_nothing(base, query, self.method, self._filters)}")
+        if not found.neighbours and not found.left_out:
+            say(f"  nothing found: {_why_nothing(base, query, how.method, self._filters)}")
+        if found.left_out:
+            say(f"  {said_left_out(found.left_out)}")
 
-    def _draw(self, base: "KnowledgeBase", found: "list[tuple[str, list[ImageText], np.ndarray]]") -> None:
+    def _draw(
+        self, base: "KnowledgeBase", prompts: "Sequence[Prompt]", found: "Sequence[Found]", how: "Asking"
+    ) -> None:
         from reimagen_jax.data.images import decode
         from reimagen_jax.reports.hits_sheet import Hit, hits_sheet, save
 
         sections = [
-            (query, [Hit(decode(r.image), r.text, r.key, s) for r, s in zip(records, scores.tolist(), strict=False)])
-            for query, records, scores in found
+            (prompt.query or prompt.text, [Hit(decode(h.encoded), h.text, h.key, h.score) for h in hits.neighbours])
+            for prompt, hits in zip(prompts, found, strict=True)
         ]
-        filters = "".join(f", where {condition}" for condition in self.where)
-        about = f"{self.knowledge_base} ({len(base):,} records), {self.method} search{filters}"
+        filters = "".join(f", where {condition}" for condition in how.where)
+        about = f"{self.knowledge_base} ({len(base):,} records), {how.method} search{filters}"
         save(hits_sheet(sections, about), self.sheet)
         print(f"contact sheet in {self.sheet}", file=sys.stderr)
 

@@ -16,6 +16,7 @@ from reimagen_jax.commands.options import (
     as_typed,
     command_line,
     open_drawing,
+    say_left_out,
     warn_without_neighbours,
 )
 from reimagen_jax.errors import UserError, require
@@ -106,6 +107,7 @@ class Sweep(Options):
             model = open_drawing(self.model, self.how.text_encoder)
             prompts = self.what.found(self._asked(model), model.config)
             warn_without_neighbours(prompts)
+            say_left_out([prompt.left_out for prompt in prompts])
             if not any(prompt.neighbours for prompt in prompts):
                 raise UserError(
                     f"no neighbours were found for any prompt: no caption in {self.what.knowledge_base} shares a word"
@@ -118,7 +120,7 @@ class Sweep(Options):
                 self.how.num_images,
                 rater=self.rater,
                 command=lambda drawn: self._command(model.config, drawn),
-                data=self._sources(),
+                data=self._sources(model.config),
             )
             swept.write(folder)
 
@@ -156,7 +158,10 @@ class Sweep(Options):
             self._write_prompts(grid)
             command = command_line("sweep", self._resolved(model.config, axes))
             words = GridWords(
-                command, lambda point: self._drawn_by(point, model.config), self._sources(), self.show or SHOWN
+                command,
+                lambda point: self._drawn_by(point, model.config),
+                self._sources(model.config),
+                self.show or SHOWN,
             )
             swept = sweep_grid(grid, model, images, words, rater=self.rater, best=self.best or "both")
             swept.write(self.out)
@@ -171,7 +176,8 @@ class Sweep(Options):
         based = bool(self.what.knowledge_base)
         for axis in axes:
             name = axis.name.replace("-", "_")
-            given = next((own for own in (getattr(each, name, None) for each in (self.what, self.how)) if own), None)
+            places = (self.what, self.what.asking, self.how)
+            given = next((own for own in (getattr(each, name, None) for each in places) if own), None)
             said = f"--{axis.name} {given} and --over {axis}: an axis has all of its values"
             require(given is None or given == "lexical", said)
             require(axis.name != METHOD or based, f"--over {axis} asks a --knowledge-base: none is given")
@@ -186,8 +192,8 @@ class Sweep(Options):
         given = [name.removeprefix("sampler.") for name in self.how.typed()]
 
         def find(prompts: "Sequence[Prompt]", method: Any, most: int | None) -> "list[Prompt]":
-            asked = {"k": self.what.k if most is None else most, "method": method or self.what.method}
-            return dataclasses.replace(self.what, **asked).found(prompts, model.config)
+            what = dataclasses.replace(self.what, k=self.what.k if most is None else most)
+            return _by_method(what, method).found(prompts, model.config)
 
         prompts = self._asked(model)
         asked = Asked(
@@ -206,6 +212,7 @@ class Sweep(Options):
         if self.what.knowledge_base:
             most = max(grid.points, key=lambda point: sum(len(each.neighbours) for each in point.prompts))
             warn_without_neighbours(most.prompts)
+            say_left_out([prompt.left_out for prompt in most.prompts])
         return grid
 
     def _devices(self, number: int) -> "Sequence[jax.Device]":
@@ -230,19 +237,20 @@ class Sweep(Options):
         )
         inventory = Inventory.read(KnowledgeBase.open(self.what.knowledge_base))
         drawn = draw_prompts(inventory, self._split, self.world_prompts, self.how.seed)
-        negative = (self.what.negative or "").strip()
-        return [Prompt(each.text, attributes=each.attributes, query=each.name, negative=negative) for each in drawn]
+        prompts = [Prompt(each.text, attributes=each.attributes, query=each.name) for each in drawn]
+        return self.what.completed(prompts, model.config)
 
     @property
     def _split(self) -> str:
         return self.split or "unseen"
 
-    def _sources(self) -> dict[str, str]:
+    def _sources(self, config: "Experiment") -> dict[str, str]:
         """Where prompts and neighbours come from."""
+        sources = self.what.resolved(config).sources()
         if not self.world_prompts:
-            return self.what.sources()
+            return sources
         said = f"{self.world_prompts} of EntityDrawBench, about {self._split} entities"
-        return self.what.sources() | {"prompts": said, "asked for": "the entities' names"}
+        return sources | {"prompts": said, "asked for": "the entities' names"}
 
     def _write_prompts(self, grid: "Grid") -> None:
         """EntityDrawBench's prompts as a file for --prompts, with what their images have to show."""
@@ -274,9 +282,18 @@ class Sweep(Options):
             axes = [Axis(name, (value,)) for name, value in values.items()]
             return command_line("sweep", dataclasses.replace(self._resolved(config, axes), out=out))
         what = self.what.resolved(config)
-        what = dataclasses.replace(what, **{name: values[name] for name in (K, METHOD, NEGATIVE) if name in values})
+        what = dataclasses.replace(what, **{name: values[name] for name in (K, NEGATIVE) if name in values})
+        what = _by_method(what, values.get(METHOD))
         if self.world_prompts:
-            what = dataclasses.replace(what, prompts=self.out / PROMPTS, query_by="entity")
+            asking = dataclasses.replace(what.asking, query_by=("entity",))
+            what = dataclasses.replace(what, prompts=self.out / PROMPTS, asking=asking)
         how = dataclasses.replace(self.how.resolved(point.settings), seed=point.seed)
         model = Path(values.get(CHECKPOINT, self.model))
         return command_line("sample", Sample(model, out, what, point.settings.eta, how))
+
+
+def _by_method(what: PromptOptions, method: Any) -> PromptOptions:
+    """The same, to search by another method, if one is named."""
+    if method is None:
+        return what
+    return dataclasses.replace(what, asking=dataclasses.replace(what.asking, method=method))

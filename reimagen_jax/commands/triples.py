@@ -1,12 +1,14 @@
 """`reimagen triples`: records and a knowledge base into KNN-ImageText."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from reimagen_jax.checked import Count, Options, Seed, Share
+from reimagen_jax.checked import Count, Options, Seed
+from reimagen_jax.commands.options import AskingOptions
+from reimagen_jax.retrieval.asking import CAPTION, floor_of
 from reimagen_jax.terminal import say
 
 
@@ -19,7 +21,12 @@ class BuildTriples(Options):
 
     A record is never its own neighbour, nor is another copy of its picture or nearly the same one, even where the
     knowledge base holds the training records themselves; no picture is a record's neighbour twice. A record for which
-    too few are found has fewer neighbours. What was left out is counted, and listed with reasons in excluded.jsonl.
+    too few are found has fewer, rather than wrong ones. What was left out is counted, and listed with reasons in
+    excluded.jsonl. A model that is trained on the triples asks as they were asked for when it draws.
+
+    Pictures of one thing in several styles, asked for by the thing's name, in other styles than its own:
+        reimagen triples runs/train --knowledge-base runs/index --out runs/triples \
+            --query-by entity entity caption --exclude-same style
     """
 
     records: Annotated[Path, tyro.conf.Positional]
@@ -30,18 +37,7 @@ class BuildTriples(Options):
     """Folder to write; it must not exist yet."""
     num_neighbours: Count = 2
     """Neighbours of each record."""
-    query_by: tuple[str, ...] = ("caption",)
-    """What of a record its neighbours are asked by: `caption`, and the names of attributes (`--query-by entity`). A
-    field named n times counts n times: with `entity entity caption` the entity's name weighs three times as much as
-    the caption's other words, which then decide between pictures of one entity."""
-    method: Literal["lexical", "dense", "hybrid"] = "lexical"
-    """Search by words, by vectors, or by both (where the knowledge base has vectors)."""
-    exclude_same: tuple[str, ...] = ()
-    """Leave out candidates that have the record's value of one of these fields: `caption`, and attributes, such as one
-    that names the file that pictures were cut from."""
-    near_duplicates: Share = 0.08
-    """Pictures at most so far apart count as the same: the difference of their 8 x 8 thumbnails in units of their
-    contrast. 0: only those with equal pixels."""
+    asking: Annotated[AskingOptions, tyro.conf.arg(name="")] = field(default_factory=AskingOptions)
     neighbours: Literal["retrieved", "random", "wrong", "oracle"] = "retrieved"
     """For ablations, neighbours that are not searched but drawn: `random` records, records of one `wrong` entity of the
     same category, or of the same entity (`oracle`)."""
@@ -56,23 +52,24 @@ class BuildTriples(Options):
 
     def run(self) -> None:
         """Builds the triples and sums up. Raises `UserError` on bad options or input."""
-        from reimagen_jax.commands.options import as_typed
         from reimagen_jax.data.records import Records
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
         from reimagen_jax.retrieval.neighbours import Rules, build_triples
         from reimagen_jax.retrieval.triples import EXCLUDED_FILE
 
-        with as_typed({name: f"--{name.replace('_', '-')}" for name in ("query_by", "method", "exclude_same")}):
-            rules = Rules(
-                kind=self.neighbours,
-                query_by=self.query_by,
-                method=self.method,
-                exclude_same=self.exclude_same,
-                near_duplicates=self.near_duplicates,
-                entity_field=self.entity_field,
-                category_field=self.category_field,
-                seed=self.seed,
-            )
+        searched = self.neighbours == "retrieved"
+        default = {
+            "floor": floor_of(self.asking.query_by or (CAPTION,)) if searched and not self.asking.match else 0.0,
+            "tie_seed": 0 if searched else None,
+        }
+        rules = Rules(
+            kind=self.neighbours,
+            entity_field=self.entity_field,
+            category_field=self.category_field,
+            seed=self.seed,
+            **default,
+        )
+        rules = self.asking.settings(rules)
         records, base = Records.open(self.records), KnowledgeBase.open(self.knowledge_base)
         triples = build_triples(records, base, self.num_neighbours, self.out, rules, overwrite=self.overwrite)
         kind = "" if self.neighbours == "retrieved" else f"{self.neighbours} "

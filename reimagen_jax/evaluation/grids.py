@@ -330,8 +330,8 @@ class _Told:
 
 def _reworded(prompt: Prompt, old: str, new: str) -> Prompt:
     """A prompt with other words. What its image had to show, it has to show no more."""
-    text, query = replaced(prompt.text, old, new), replaced(prompt.query, old, new)
-    return replace(prompt, text=text, query=query, attributes={}, target=None)
+    told = {name: replaced(getattr(prompt, name), old, new) for name in ("text", "query", "names")}
+    return replace(prompt, **told, attributes={}, target=None)
 
 
 class _Programs:

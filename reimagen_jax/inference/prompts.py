@@ -7,18 +7,24 @@ by hand come before those found, which then show no picture again that was chose
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from reimagen_jax.data.images import decode
 from reimagen_jax.data.records import ImageText, Records
 from reimagen_jax.errors import UserError
-from reimagen_jax.inference.requests import retrieve
-from reimagen_jax.retrieval.knowledge_base import KnowledgeBase, Method
+from reimagen_jax.inference.requests import neighbours_of
+from reimagen_jax.retrieval import asker
+from reimagen_jax.retrieval.asking import BELOW, BY_CAPTION, CAPTION, Asking, Question, matched
+from reimagen_jax.retrieval.duplicates import near_pictures
+from reimagen_jax.retrieval.fields import value_of
+from reimagen_jax.retrieval.hybrid import BY_RANK, Fusion
+from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.systems.base import Neighbour, Request
 
 TEXT_FIELDS = ("text", "prompt", "caption")
@@ -41,6 +47,10 @@ class Prompt:
     """Of the record: equal sources and keys mean the same record."""
     query: str = ""
     """What the knowledge base is asked for; the text where empty."""
+    names: str = ""
+    """Of that, what a neighbour has to share in part: see `retrieval.asking`. Empty: nothing."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many records would have been neighbours, but were left out, by reason."""
     negative: str = ""
     """What guidance leads away from, in place of no text at all."""
 
@@ -84,7 +94,7 @@ class PromptSource:
 
 def from_file(path: str | Path) -> list[Prompt]:
     """Reads prompts: one text a line, or (`.jsonl`) one JSON object a line with `text`, and `negative` if there is one;
-    other fields are attributes.
+    other fields are attributes, by which it asks as a record does; `query` is what it asks for instead.
 
     Raises `UserError` when the file cannot be read, holds no prompt, or has a bad line (its number is named).
     """
@@ -122,11 +132,34 @@ def asking_by(prompts: Sequence[Prompt], attribute: str) -> list[Prompt]:
     BM25 adds up words: in a small knowledge base several common words outweigh the one that matters.
     Raises `UserError` when a prompt does not have the attribute as a text.
     """
-    for prompt in prompts:
-        if not isinstance(value := prompt.attributes.get(attribute), str) or not value.strip():
+    return asking(prompts, Asking(query_by=(attribute,)), strict=True)
+
+
+def asking(
+    prompts: Sequence[Prompt], how: Asking, *, strict: bool = False, floor_of_texts: bool = False
+) -> list[Prompt]:
+    """The prompts with what each asks for: by the fields of `how.query_by`, unless it has a query of its own.
+
+    A prompt without one of the fields is asked by the others, one with none of them by its text; `strict` takes it as
+    an error, and asks by the fields whatever query a prompt has. A text that is asked for lack of fields tells of a
+    whole scene: no floor is laid on it, unless `floor_of_texts`. Raises `UserError` naming the prompt and what it has.
+    """
+
+    def of(prompt: Prompt) -> Prompt:
+        if prompt.query and not strict:
+            return replace(prompt, names=prompt.query)
+        fields = {CAPTION: prompt.text, **prompt.attributes}
+        told = {name: value for name in how.query_by if isinstance(value := fields.get(name), str) and value.strip()}
+        if strict and (missing := [name for name in how.query_by if name not in told]):
             known = ", ".join(name for name, value in prompt.attributes.items() if isinstance(value, str)) or "none"
-            raise UserError(f"--query-by {attribute}: {prompt.text!r} has no such text; the texts it has: {known}")
-    return [replace(prompt, query=prompt.attributes[attribute]) for prompt in prompts]
+            raise UserError(f"--query-by {missing[0]}: {prompt.text!r} has no such text; the texts it has: {known}")
+        names = " ".join(told[name] for name in how.names if name in told)
+        if how.names and not names:
+            return replace(prompt, names=prompt.text if floor_of_texts else "")
+        query = " ".join(told[name] for name in how.query_by if name in told)
+        return replace(prompt, query="" if query == prompt.text else query, names=names or prompt.text)
+
+    return [of(prompt) for prompt in prompts]
 
 
 def with_retrieved(
@@ -137,39 +170,84 @@ def with_retrieved(
     *,
     given: Sequence[Neighbour] = (),
     ban: Sequence[str] = (),
-    method: Method = "lexical",
+    how: Asking = BY_CAPTION,
 ) -> list[Prompt]:
     """The prompts with k neighbours each: first those `given`, then the best of the knowledge base, fewer where fewer
     are found. Records with a key of `ban` are not found; of the records given, a prompt's own is not its neighbour.
 
-    Raises `UserError` for a banned key that no record has, and where the base cannot search by `method`.
+    What each asks for it brings with it (see `asking`); all else is as `how` says. Raises `UserError` for a banned key
+    or a condition that no record has, and where the base cannot be searched so.
     """
-    base.ids_of(ban)
+    base.allowed(exclude=ban)
 
-    def neighbours(prompt: Prompt) -> tuple[Neighbour, ...]:
+    def neighbours(prompt: Prompt) -> Prompt:
         first = tuple(hit for hit in given if not (hit.source and _is_own(hit, prompt)))[:k]
-        return first + _found(prompt, base, k - len(first), resolution, first, ban, method)
+        found = find(prompt, base, k - len(first), resolution, given=first, ban=ban, how=how)
+        return replace(prompt, neighbours=first + found.neighbours, left_out=found.left_out)
 
-    return [replace(prompt, neighbours=neighbours(prompt)) for prompt in prompts]
+    return [neighbours(prompt) for prompt in prompts]
 
 
-def _found(
+class Found(NamedTuple):
+    """What a knowledge base has for a prompt, best first."""
+
+    neighbours: tuple[Neighbour, ...] = ()
+    ids: tuple[int, ...] = ()
+    """Theirs, in the base."""
+    left_out: Mapping[str, int] = {}
+    """How many would have been among them, but were left out, by reason."""
+
+
+def find(
     prompt: Prompt,
     base: KnowledgeBase,
     k: int,
     resolution: int,
-    given: Sequence[Neighbour],
-    ban: Sequence[str],
-    method: Method,
-) -> tuple[Neighbour, ...]:
-    """The best k that are neither the prompt's own record nor given: asks for twice as many while too few remain."""
-    width = k
-    while True:
-        found = retrieve(base, [prompt.query or prompt.text], width, resolution, method=method, ban=ban)[0]
-        others = tuple(hit for hit in found if not (_is_own(hit, prompt) or _is_among(hit, given)))
-        if len(others) >= k or len(found) < width:
-            return others[:k]
+    *,
+    given: Sequence[Neighbour] = (),
+    ban: Sequence[str] = (),
+    how: Asking = BY_CAPTION,
+    fusion: Fusion = BY_RANK,
+) -> Found:
+    """The best k that are neither the prompt's own record nor given, nor left out: asks for twice as many while too few
+    remain. Raises `UserError` as `with_retrieved` does."""
+    query, width = prompt.query or prompt.text, k
+    question = Question(query, prompt.names, matched(how, prompt.attributes, query), prompt.key)
+    while k:
+        answer = asker.ask(base, [question], width, how, exclude=ban, fusion=fusion)
+        ids = answer.ids_QC[0][answer.ids_QC[0] >= 0]
+        kept, kept_ids, left_out = [], [], Counter()
+        hits = neighbours_of(base, ids, answer.scores_QC[0][: len(ids)], resolution)
+        for n, hit, below in zip(ids.tolist(), hits, answer.below_QC[0].tolist(), strict=False):
+            if len(kept) == k:
+                break
+            if _is_own(hit, prompt) or _is_among(hit, given):
+                continue
+            if below and len(kept) + left_out[BELOW] >= k:
+                continue
+            if reason := _leak(hit, prompt, (*given, *kept), how) or (BELOW if below else ""):
+                left_out[reason] += 1
+            else:
+                kept.append(hit)
+                kept_ids.append(n)
+        if len(kept) == k or answer.over_Q[0] or width >= len(base):
+            return Found(tuple(kept), tuple(kept_ids), left_out)
         width *= 2
+    return Found()
+
+
+def _leak(hit: Neighbour, prompt: Prompt, taken: Sequence[Neighbour], how: Asking) -> str:
+    """Why it gives the prompt's own picture away, or shows one again; empty where it does not."""
+    for name in how.exclude_same:
+        own = value_of(prompt.text, prompt.attributes, name)
+        if own and own == value_of(hit.text, hit.attributes, name):
+            return f"same {name}"
+    if how.near_duplicates:
+        if prompt.target is not None and near_pictures(hit.image, prompt.target, how.near_duplicates):
+            return "near-duplicate picture"
+        if any(near_pictures(hit.image, other.image, how.near_duplicates) for other in taken):
+            return "near duplicate of one taken"
+    return ""
 
 
 def _is_own(hit: Neighbour, prompt: Prompt) -> bool:
@@ -193,7 +271,8 @@ def _from_json(line: str, where: str) -> Prompt:
     texts = [fields.pop(name) for name in TEXT_FIELDS if name in fields] if isinstance(fields, dict) else []
     if not texts or not isinstance(texts[0], str) or not texts[0].strip():
         raise UserError(f'{where} has no text: a line such as {{"text": "a cat on a mat"}} is expected')
-    negative = fields.pop("negative", "")
-    if not isinstance(negative, str):
-        raise UserError(f"{where}: negative is {negative!r}, a text is expected")
-    return Prompt(texts[0].strip(), attributes=fields, negative=negative.strip())
+    own = {name: fields.pop(name, "") for name in ("negative", "query")}
+    for name, value in own.items():
+        if not isinstance(value, str):
+            raise UserError(f"{where}: {name} is {value!r}, a text is expected")
+    return Prompt(texts[0].strip(), attributes=fields, **{name: value.strip() for name, value in own.items()})

@@ -32,7 +32,7 @@ def retrieve(
         return [()] * len(queries)
     ids_QK, scores_QK = base.search(queries, k, method=method, exclude=ban)
     return [
-        _neighbours(base, ids[ids >= 0], scores[ids >= 0], resolution)
+        neighbours_of(base, ids[ids >= 0], scores[ids >= 0], resolution)
         for ids, scores in zip(ids_QK, scores_QK, strict=True)
     ]
 
@@ -40,10 +40,11 @@ def retrieve(
 def pinned(base: KnowledgeBase, keys: Sequence[str], resolution: int) -> tuple[Neighbour, ...]:
     """The records of a base with these keys, in their order. Raises `UserError` for a key that no record has."""
     ids = base.ids_of(dict.fromkeys(keys))
-    return _neighbours(base, ids, np.full(len(ids), np.nan), resolution)
+    return neighbours_of(base, ids, np.full(len(ids), np.nan), resolution)
 
 
-def _neighbours(base: KnowledgeBase, ids: np.ndarray, scores: np.ndarray, resolution: int) -> tuple[Neighbour, ...]:
+def neighbours_of(base: KnowledgeBase, ids: np.ndarray, scores: np.ndarray, resolution: int) -> tuple[Neighbour, ...]:
+    """Records of a base by their ids, decoded, with what they scored."""
     sources = _sources(base)
     found = zip(base.records.fetch(ids), scores.tolist(), ids.tolist(), strict=True)
     place, fingerprint = str(base.path), base.fingerprint

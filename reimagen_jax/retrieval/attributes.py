@@ -42,12 +42,25 @@ def allowed(lists: Postings, where: Where) -> np.ndarray:
     """
     mask = np.ones(lists.num_documents, bool)
     for name, values in where.allowed.items():
-        having = np.zeros(lists.num_documents, bool)
-        for value in values:
-            having[lists.of_term(f"{name}{_EQUALS}{value}")] = True
-        if not having.any():
-            raise UserError(_why_none(lists, name, min(values)))
-        mask &= having
+        mask &= having(lists, name, values, "--where")
+    return mask
+
+
+def refused(lists: Postings, where_not: Where) -> np.ndarray:
+    """The records that satisfy any of the conditions: bool[N]. Raises `UserError` as `allowed` does."""
+    mask = np.zeros(lists.num_documents, bool)
+    for name, values in where_not.allowed.items():
+        mask |= having(lists, name, values, "--where-not")
+    return mask
+
+
+def having(lists: Postings, name: str, values: Iterable[str], option: str = "") -> np.ndarray:
+    """The records with one of the values of a field: bool[N]. Raises `UserError`, naming the option, where none has."""
+    mask = np.zeros(lists.num_documents, bool)
+    for value in values:
+        mask[lists.of_term(f"{name}{_EQUALS}{value}")] = True
+    if option and not mask.any():
+        raise UserError(_why_none(lists, name, min(values), option))
     return mask
 
 
@@ -60,9 +73,9 @@ def fields(lists: Postings) -> dict[str, dict[str, int]]:
     return {name: dict(sorted(values.items(), key=lambda item: (-item[1], item[0]))) for name, values in found.items()}
 
 
-def _why_none(lists: Postings, name: str, value: str) -> str:
+def _why_none(lists: Postings, name: str, value: str, option: str) -> str:
     known = fields(lists)
     if name not in known:
-        return f"--where {name}=...: no record has the field {name}, but {', '.join(known) or 'none'}"
+        return f"{option} {name}=...: no record has the field {name}, but {', '.join(known) or 'none'}"
     near = difflib.get_close_matches(value, known[name], n=5) or list(known[name])[:10]
-    return f"--where {name}={value}: no record has it; {name} is, for example, {', '.join(near)}"
+    return f"{option} {name}={value}: no record has it; {name} is, for example, {', '.join(near)}"

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numba
@@ -132,6 +133,48 @@ class Index:
         terms, starts = self._terms(queries)
         _score(terms, starts, *self._lists, np.asarray(ids_QC, np.int32), scores_QC)
         return scores_QC
+
+    def shares(self, texts: Sequence[str], ids_QC: np.ndarray) -> np.ndarray:
+        """How much of what each text's words weigh (2) the words weigh that given documents have: float32[Q, C].
+
+        A word counts once, however often it is there; one that no document has weighs the most. 1 where a text has no
+        word, 0 where an id is -1.
+        """
+        terms, starts = self._distinct(texts)
+        shares_QC = np.zeros(ids_QC.shape, np.float32)
+        _share(terms, starts, *self._lists[1:], self.size, np.asarray(ids_QC, np.int32), shares_QC)
+        return shares_QC
+
+    def least_scores(self, texts: Sequence[str], share: float) -> np.ndarray:
+        """A score (1) that is not undercut by documents with such a share of a text: float64[Q]; infinite where no
+        document can have it. The query may have more words than the text."""
+        terms, starts = self._distinct(texts)
+        parts = [terms[first:last] for first, last in pairwise(starts)]
+        weights = [self._idf_of(part) for part in parts]
+        whole = [weight.sum() for weight in weights]
+        known = [weight[part >= 0].sum() for weight, part in zip(weights, parts, strict=True)]
+        reached = [k >= share * w for k, w in zip(known, whole, strict=True)]
+        return np.where(reached, share * np.array(whole) * self._least_factor, np.inf)
+
+    @cached_property
+    def _least_factor(self) -> float:
+        """The smallest summand (1) of any word in any document, as a share of its idf."""
+        data, _, indptr = self._lists
+        if not len(data):
+            return 1.0
+        smallest = np.minimum.reduceat(data, indptr[:-1].astype(np.int64))
+        return float((smallest / self._idf_of(np.arange(len(smallest)))).min()) * (1 - _ROUNDING)
+
+    def _idf_of(self, terms: np.ndarray) -> np.ndarray:
+        """(2) of words by their numbers, -1 for those of no document: float64"""
+        having = np.append(np.diff(self._lists[2]), 0)[terms]
+        return np.log(1 + (self.size - having + 0.5) / (having + 0.5))
+
+    def _distinct(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of each text's words, each once, -1 for those of no document; where each text's start."""
+        found = [[self.vocabulary.get(word, -1) for word in dict.fromkeys(self.analyser(text))] for text in texts]
+        starts = np.cumsum([0, *map(len, found)])
+        return np.array([term for terms in found for term in terms], np.int64), starts
 
     def document_frequencies(self) -> dict[str, int]:
         """n(w) of each word."""
@@ -251,6 +294,25 @@ def _score(terms, starts, data, indices, indptr, ids_QC, scores_QC):
                 place = _find(indices[first:last], ids_QC[q, c])
                 if place >= 0:
                     scores_QC[q, c] += data[first + place]
+
+
+@numba.njit(nogil=True, cache=True)
+def _share(terms, starts, indices, indptr, num_documents, ids_QC, shares_QC):
+    for q in range(ids_QC.shape[0]):
+        query, whole = terms[starts[q] : starts[q + 1]], 0.0
+        for term in query:
+            having = 0 if term < 0 else indptr[term + 1] - indptr[term]
+            idf = inverse_frequency(having, num_documents)
+            whole += idf
+            if term >= 0:
+                for c in range(ids_QC.shape[1]):
+                    if _find(indices[indptr[term] : indptr[term + 1]], ids_QC[q, c]) >= 0:
+                        shares_QC[q, c] += idf
+        for c in range(ids_QC.shape[1]):
+            if ids_QC[q, c] < 0:
+                shares_QC[q, c] = 0.0
+            else:
+                shares_QC[q, c] = shares_QC[q, c] / whole if whole > 0.0 else 1.0
 
 
 @numba.njit(nogil=True, cache=True)

@@ -15,7 +15,9 @@ from typing import Literal, Protocol, get_args
 
 import numpy as np
 
-from reimagen_jax.retrieval.knowledge_base import KnowledgeBase, Method
+from reimagen_jax.retrieval.asker import Answer, ask, whole
+from reimagen_jax.retrieval.asking import Asking, Question
+from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
 Kind = Literal["retrieved", "random", "wrong", "oracle"]
 KINDS = get_args(Kind)
@@ -24,19 +26,16 @@ KINDS = get_args(Kind)
 class Candidates(Protocol):
     """A source of candidates."""
 
-    def __call__(self, record_Q: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """The first `width` candidates of Q records: ids int32[Q, width], scores float32[Q, width].
-
-        Ids are different from each other; -1 beyond the last candidate. Scores are NaN where nothing was searched.
-        """
+    def __call__(self, record_Q: np.ndarray, width: int) -> Answer:
+        """The first `width` candidates of Q records."""
         ...
 
 
-def retrieved(base: KnowledgeBase, texts: Sequence[str], method: Method) -> Candidates:
-    """The best records of the base for each record's query text."""
+def retrieved(base: KnowledgeBase, questions: Sequence[Question], how: Asking) -> Candidates:
+    """The best records of the base for each record's question."""
 
-    def candidates(record_Q: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-        return base.search([texts[i] for i in record_Q], width, method=method)
+    def candidates(record_Q: np.ndarray, width: int) -> Answer:
+        return ask(base, [questions[i] for i in record_Q], width, how)
 
     return candidates
 
@@ -93,13 +92,13 @@ _NONE = np.zeros(0, np.int64)
 def _drawn(kind: Kind, seed: int, members: Callable[[int, np.random.Generator, int], np.ndarray]) -> Candidates:
     """Candidates that `members(record, generator, width)` draws, with a generator for each record."""
 
-    def candidates(record_Q: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    def candidates(record_Q: np.ndarray, width: int) -> Answer:
         ids_QC = np.full((len(record_Q), width), -1, np.int32)
         scores_QC = np.zeros((len(record_Q), width), np.float32)
         for q, i in enumerate(record_Q.tolist()):
             ids = members(i, np.random.default_rng((seed, KINDS.index(kind), i)), width)
             ids_QC[q, : len(ids)], scores_QC[q, : len(ids)] = ids, np.nan
-        return ids_QC, scores_QC
+        return whole(ids_QC, scores_QC)
 
     return candidates
 

@@ -89,6 +89,15 @@ def are_near(first: Hashes, second: Hashes, threshold: float = THRESHOLD) -> np.
     return np.array([is_near(first, i, second, i, limit) for i in range(len(first.mean_N))], bool)
 
 
+def near_pictures(first: np.ndarray, second: np.ndarray, threshold: float = THRESHOLD) -> bool:
+    """Whether two pictures at hand, uint8 [R, R, 3], are near duplicates by (2), (3) and (4)."""
+    pictures = [Image.fromarray(each) for each in (first, second)]
+    hashes = [hash_thumbnails(np.asarray(images.square(each, SIDE)).reshape(1, -1)) for each in pictures]
+    if not are_near(*hashes, threshold)[0]:
+        return False
+    return finely_near(*(_shrunk(each, 2 * _FINE_SIDE) for each in pictures), SIDE * threshold)
+
+
 def squared_limit(threshold: float) -> float:
     """The threshold of distance (2) as the largest sum of squared differences in the stored steps."""
     return (threshold * _STEPS) ** 2 * SIDE * SIDE * 3

@@ -2,34 +2,26 @@
 
 import json
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from reimagen_jax.data.records import ImageText, ImageTexts, Records
 from reimagen_jax.errors import UserError
 from reimagen_jax.progress import track
+from reimagen_jax.retrieval.asking import CAPTION, Asking, Question, question_of
 
-CAPTION = "caption"
 
+def questions(records: Records, how: Asking) -> list[Question]:
+    """What each record asks. Raises `UserError` naming the first one without an attribute that it is to be asked by."""
+    if set(how.query_by) == {CAPTION} and not how.match:
+        return [question_of(how, text, {}, key) for text, key in zip(records.texts(), records.keys(), strict=True)]
 
-def queries(records: Records, query_by: Sequence[str]) -> list[str]:
-    """Each record's query: the fields named, `caption` or an attribute, one after the other.
+    def question(record: ImageText) -> Question:
+        return question_of(how, record.text, record.attributes, record.key)
 
-    A field named n times weighs n times as much, since BM25 adds the score of a word once for each time it is asked.
-    Raises `UserError` naming the first record without such an attribute, and those it has.
-    """
-    if set(query_by) == {CAPTION}:
-        return [" ".join([text] * len(query_by)) for text in records.texts()]
-
-    def query(record: ImageText) -> str:
-        fields = {CAPTION: record.text, **record.attributes}
-        for name in query_by:
-            if name not in fields:
-                raise UserError(f"record {record.key} has no attribute {name!r} to be asked by: it has {list(fields)}")
-        return " ".join(str(fields[name]) for name in query_by)
-
-    return [query(record) for record in track(records, len(records), "queries", "record")]
+    return [question(record) for record in track(records, len(records), "queries", "record")]
 
 
 def numbered(records: Records, others: ImageTexts, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +52,7 @@ def _numbered(records: ImageTexts, names: Sequence[str], numbering: list[dict[st
         return number_FN
     for i, record in enumerate(track(records, len(records), "reading fields", "record")):
         for f, name in enumerate(names):
-            if value := _value(record, name):
+            if value := value_of(record.text, record.attributes, name):
                 number_FN[f, i] = numbering[f].setdefault(value, len(numbering[f]))
     for name, number_N in zip(names, number_FN, strict=True):
         if (number_N < 0).all():
@@ -69,11 +61,12 @@ def _numbered(records: ImageTexts, names: Sequence[str], numbering: list[dict[st
     return number_FN
 
 
-def _value(record: ImageText, name: str) -> str:
-    """A field's value as text; empty where there is none."""
+def value_of(text: str, attributes: Mapping[str, Any], name: str) -> str:
+    """The value of a field, of the caption `text` or of the attributes, as what is equal to it; empty where there is
+    none."""
     if name == CAPTION:
-        return _plain(record.text)
-    value = record.attributes.get(name)
+        return _plain(text)
+    value = attributes.get(name)
     if value is None or value in ("", [], {}):
         return ""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -17,13 +17,13 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.files import atomic_dir
 from reimagen_jax.retrieval import attributes, building, hybrid, postings, stored
 from reimagen_jax.retrieval.analysis import DEFAULT, Analyser
+from reimagen_jax.retrieval.asking import Method
 from reimagen_jax.retrieval.building import Content, Dense, Lexical
 from reimagen_jax.retrieval.collection import parts_of
 from reimagen_jax.retrieval.explanation import Explanation
 from reimagen_jax.retrieval.hybrid import BY_RANK, Fusion
 from reimagen_jax.retrieval.stored import KIND, REMEDY, Stored
 
-Method = Literal["lexical", "dense", "hybrid"]
 Hits = tuple[np.ndarray, np.ndarray]
 """ids int32[Q, k] and scores float32[Q, k]"""
 EVERYTHING = Where()
@@ -91,12 +91,14 @@ class KnowledgeBase(Stored):
         exclude: Iterable[str] = (),
         pin: Iterable[str] = (),
         fusion: Fusion = BY_RANK,
+        within: np.ndarray | None = None,
     ) -> Hits:
         """The best k records for each query: ids int32[Q, k] and scores float32[Q, k], best first, ties by lower id.
 
         By words (BM25; only captions that share a word with the query are found), by vectors (cosine), or by both.
-        `where` keeps records by their attributes; records with a key of `exclude` are never found; those of `pin` come
-        first, in their order, with score NaN, whatever the query. Where there are fewer than k, ids are -1, scores 0.
+        `where` keeps records by their attributes, `within` (bool[N]) by their ids; records with a key of `exclude` are
+        never found; those of `pin` come first, in their order, with score NaN, whatever the query. Where there are
+        fewer than k, ids are -1, scores 0.
         An empty query, or one of spaces, finds nothing but what is pinned.
         Raises `UserError` on a key or a condition that no record has, on `k` below 1 or below the number pinned, and
         where the method needs vectors that the base does not have.
@@ -110,7 +112,12 @@ class KnowledgeBase(Stored):
             raise UserError(
                 f"k is {k}: at least {max(1, len(pinned))} is needed{' for those pinned' * bool(len(pinned))}"
             )
-        allowed = self._allowed(where, [*self.ids_of(exclude), *pinned])
+        allowed = self.allowed(where, exclude)
+        if within is not None:
+            allowed = within if allowed is None else allowed & within
+        if pinned.size:
+            allowed = np.ones(len(self), bool) if allowed is None else allowed.copy()
+            allowed[pinned] = False
         ids_QK, scores_QK = np.full((len(queries), k), -1, np.int32), np.zeros((len(queries), k), np.float32)
         ids_QK[:, : len(pinned)], scores_QK[:, : len(pinned)] = pinned, np.nan
         if len(queries) and k > len(pinned) and (allowed is None or allowed.any()):
@@ -228,6 +235,18 @@ class KnowledgeBase(Stored):
             ids += self._ids_by_key[key]
         return np.array(ids, np.int64)
 
+    def allowed(
+        self, where: Where = EVERYTHING, exclude: Iterable[str] = (), where_not: Where = EVERYTHING
+    ) -> np.ndarray | None:
+        """The records that satisfy `where`, no condition of `where_not`, and have no key of `exclude`: bool[N], or None
+        where that leaves out nothing. Raises `UserError` on a key or a condition that no record has."""
+        excluded = self.ids_of(exclude)
+        if not (where.allowed or where_not.allowed or excluded.size):
+            return None
+        mask = attributes.allowed(self.attributes, where) if where.allowed else np.ones(len(self), bool)
+        mask[excluded] = False
+        return mask & ~attributes.refused(self.attributes, where_not) if where_not.allowed else mask
+
     @cached_property
     def vocabulary(self) -> dict[str, int]:
         """Each word of the captions, with the number of captions that have it."""
@@ -259,14 +278,6 @@ class KnowledgeBase(Stored):
             return hybrid.reciprocal(*lists, ids_QU, fusion)
         by_words, by_vectors = self.words.scores(queries, ids_QU), self.vectors.scores(self._encode(queries), ids_QU)
         return hybrid.weighted(by_words, by_vectors, fusion)
-
-    def _allowed(self, where: Where, excluded: Sequence[int]) -> np.ndarray | None:
-        """bool[N], or None where nothing is left out."""
-        if not where.allowed and not excluded:
-            return None
-        mask = attributes.allowed(self.attributes, where) if where.allowed else np.ones(len(self), bool)
-        mask[np.asarray(excluded, np.int64)] = False
-        return mask
 
     def _encode(self, queries: Sequence[str]) -> np.ndarray:
         """float32[Q, D]; what UTF-8 cannot spell (half a surrogate pair, from a command line) is a question mark."""

@@ -4,7 +4,8 @@ A candidate is left out, for the first of these reasons that holds, when
     it is the record itself (same source and key), or shows the record's picture (equal pixels, however encoded),
     it has the record's value of one of some fields that the user names (an entity, say, or the source file),
     its picture is a near duplicate of the record's (perceptual hash, confirmed at a finer scale, see `duplicates`),
-    its picture is, or nearly is, that of a neighbour already taken.
+    its picture is, or nearly is, that of a neighbour already taken,
+    it is too little alike what was asked for (see `asking`).
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import numpy as np
 from reimagen_jax.data.parallel import ordered_map
 from reimagen_jax.data.records import ImageTexts, Records
 from reimagen_jax.progress import track
+from reimagen_jax.retrieval.asking import BELOW
 from reimagen_jax.retrieval.duplicates import NO_HASHES, Confirmation, Hashes, hash_records, is_near, squared_limit
 from reimagen_jax.retrieval.fields import number_all, numbered
 
@@ -30,7 +32,8 @@ class LeakTest:
     """Which candidates are left out, and why."""
 
     reasons: tuple[str, ...]
-    """One for each row of numbers, then near duplicate, picture already taken, near duplicate of one taken."""
+    """One for each row of numbers, then near duplicate, picture already taken, near duplicate of one taken, and, where
+    there is a floor, what is below it."""
     number_FN: np.ndarray
     """int64: candidates with the record's number (not -1) in row f are left out for reason f."""
     number_FM: np.ndarray
@@ -43,7 +46,12 @@ class LeakTest:
 
     @classmethod
     def of(
-        cls, records: Records, others: ImageTexts, exclude_same: Sequence[str], near_duplicates: float
+        cls,
+        records: Records,
+        others: ImageTexts,
+        exclude_same: Sequence[str],
+        near_duplicates: float,
+        floor: bool = False,
     ) -> "LeakTest":
         """Reads what the test of `records` against candidates from `others` needs, and hashes the pictures.
 
@@ -65,6 +73,7 @@ class LeakTest:
                 "near-duplicate picture",
                 "picture already taken",
                 "near duplicate of one taken",
+                *([BELOW] if floor else []),
             ),
             np.stack([_same_records(records, others), picture_N, *field_FN]),
             np.stack([np.arange(len(others)), picture_M, *field_FM]),
@@ -74,15 +83,19 @@ class LeakTest:
             Confirmation(records, others, near_duplicates),
         )
 
-    def __call__(self, record_Q: np.ndarray, ids_QC: np.ndarray, k: int) -> np.ndarray:
-        """For each candidate: kept (0), left out (1 + the reason's number), or not reached (-1), as k were kept."""
+    def __call__(self, record_Q: np.ndarray, ids_QC: np.ndarray, k: int, below_QC: np.ndarray) -> np.ndarray:
+        """For each candidate: kept (0), left out (1 + the reason's number), or not reached (-1), as k were kept.
+
+        Of those that are too little alike (`below_QC`), the ones are told that would have been among the k.
+        """
         verdict_QC = np.empty(ids_QC.shape, np.int64)
         open_Q, known, near = np.arange(record_Q.size), np.empty(0, np.int64), np.empty(0, bool)
         while open_Q.size:  # as long as there are pairs of which only the hash is known
             verdict_OC = np.full((open_Q.size, ids_QC.shape[1]), NOT_REACHED, np.int64)
             asked_O = np.full(open_Q.size, -1, np.int64)
             hashes = (self.hash_N, self.hash_M, self.limit, known, near)
-            _judge(record_Q[open_Q], ids_QC[open_Q], k, self.number_FN, self.number_FM, hashes, verdict_OC, asked_O)
+            rows = record_Q[open_Q], ids_QC[open_Q], below_QC[open_Q]
+            _judge(*rows, k, self.number_FN, self.number_FM, hashes, verdict_OC, asked_O)
             verdict_QC[open_Q] = verdict_OC
             open_Q = open_Q[asked_O >= 0]
             asked = np.unique(asked_O[asked_O >= 0])
@@ -100,18 +113,24 @@ class LeakTest:
 
 
 @numba.njit(nogil=True, cache=True)
-def _judge(record_Q, ids_QC, k, number_FN, number_FM, hashes, verdict_QC, asked_Q):
+def _judge(record_Q, ids_QC, below_QC, k, number_FN, number_FM, hashes, verdict_QC, asked_Q):
     """Judges row by row; where a row comes to a pair that has to be looked at first, it ends, and asks for that."""
     kept_K = np.empty(k, np.int64)
     for q in range(record_Q.size):
-        count = 0
+        count, below = 0, 0
         for c in range(ids_QC.shape[1]):
             if count == k or ids_QC[q, c] < 0:
                 break
+            if below_QC[q, c] and count + below >= k:
+                continue
             verdict = _verdict(record_Q[q], ids_QC[q, c], kept_K[:count], number_FN, number_FM, hashes)
             if verdict <= _ASK:
                 asked_Q[q] = _ASK - verdict
                 break
+            if verdict == KEPT and below_QC[q, c]:
+                verdict_QC[q, c] = number_FN.shape[0] + 4
+                below += 1
+                continue
             verdict_QC[q, c] = verdict
             if verdict == KEPT:
                 kept_K[count] = ids_QC[q, c]

@@ -9,23 +9,25 @@ Reference: Re-Imagen, section 3.2.
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reimagen_jax.checked import Checked, Seed, Share
+from reimagen_jax.checked import Seed, Share
 from reimagen_jax.data.manifest import link, write_manifest
 from reimagen_jax.data.records import ImageTexts, Records
 from reimagen_jax.errors import require
 from reimagen_jax.files import atomic_dir
 from reimagen_jax.progress import track
 from reimagen_jax.retrieval import candidates
+from reimagen_jax.retrieval.asker import ask
+from reimagen_jax.retrieval.asking import Asking, Question
 from reimagen_jax.retrieval.candidates import Candidates, Kind
 from reimagen_jax.retrieval.duplicates import HASH, THRESHOLD
-from reimagen_jax.retrieval.fields import CAPTION, numbered, queries
-from reimagen_jax.retrieval.knowledge_base import KnowledgeBase, Method
+from reimagen_jax.retrieval.fields import numbered, questions
+from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.leaks import KEPT, LeakTest
 from reimagen_jax.retrieval.triples import EXCLUDED_FILE, KIND, NEIGHBOURS_FILE, SCORES_FILE, Triples
 
@@ -36,19 +38,13 @@ _CANDIDATES_AT_ONCE = 2**23
 
 
 @dataclass(frozen=True)
-class Rules(Checked):
+class Rules(Asking):
     """What becomes a neighbour. Raises `UserError` on rules that contradict each other or are out of range."""
 
     kind: Kind = "retrieved"
-    """Where candidates come from: see `candidates`."""
-    query_by: tuple[str, ...] = (CAPTION,)
-    """Of retrieved ones: the fields of a record that make its query, see `fields.queries`."""
-    method: Method = "lexical"
-    """Of retrieved ones: how the knowledge base searches."""
-    exclude_same: tuple[str, ...] = ()
-    """Fields, `caption` or attributes: a candidate with the record's value of one of them is left out."""
-    near_duplicates: Share = THRESHOLD
-    """Largest distance of near duplicates, see `duplicates`; 0: only equal pixels are duplicates."""
+    """Where candidates come from: see `candidates`. Only retrieved ones are asked for, but `exclude_same` and
+    `near_duplicates` apply to all."""
+    near_duplicates: Share = field(default=THRESHOLD, kw_only=True)
     entity_field: str = "entity"
     """Of wrong and oracle ones: the attribute that names what a picture shows."""
     category_field: str = "category"
@@ -58,11 +54,11 @@ class Rules(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(bool(self.query_by), f"query_by is empty: name {CAPTION!r} or attributes")
-        searching = self.query_by != (CAPTION,) or self.method != "lexical"
+        searching = self.options().keys() - {"exclude_same", "near_duplicates", "tie_seed"}
         require(
             self.kind == "retrieved" or not searching,
-            f"query_by and method are for retrieved neighbours: {self.kind} ones are drawn without a search",
+            f"{' and '.join(sorted(searching))} would be for retrieved neighbours: {self.kind} ones are drawn without "
+            "a search",
         )
         require(
             self.kind != "oracle" or self.entity_field not in self.exclude_same,
@@ -77,10 +73,11 @@ class Rules(Checked):
             "near_duplicates": {"hash": HASH, "threshold": self.near_duplicates} if self.near_duplicates else None,
         }
         if self.kind == "retrieved":
-            return facts | {"query_by": list(self.query_by), "method": self.method}
-        fields = {"oracle": {"entity_field": self.entity_field}}
-        fields["wrong"] = fields["oracle"] | {"category_field": self.category_field}
-        return facts | {"seed": self.seed} | fields.get(self.kind, {})
+            asked = {item.name: getattr(self, item.name) for item in fields(Asking)}
+            return facts | {"query_by": list(self.query_by), "method": self.method, "asked": asked}
+        named = {"oracle": {"entity_field": self.entity_field}}
+        named["wrong"] = named["oracle"] | {"category_field": self.category_field}
+        return facts | {"seed": self.seed} | named.get(self.kind, {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +121,7 @@ def build_triples(
         np.save(folder / SCORES_FILE, found.scores_NK)
         with (folder / EXCLUDED_FILE).open("w", encoding="utf-8") as file:
             file.writelines(_lines(found, records, knowledge_base.records))
-        fields = {
+        facts = {
             "count": len(records),
             "num_neighbours": k,
             **rules.facts(),
@@ -135,14 +132,14 @@ def build_triples(
             "excluded": dict(found.excluded),
             "records_by_neighbours_found": np.bincount((found.ids_NK >= 0).sum(axis=1), minlength=k + 1).tolist(),
         }
-        write_manifest(folder, KIND, fields)
+        write_manifest(folder, KIND, facts)
     return Triples.open(out)
 
 
 def find_neighbours(records: Records, base: KnowledgeBase, k: int, rules: Rules = Rules()) -> Found:
     """Finds up to k neighbours of every record. Raises `UserError` when a field that `rules` name is missing."""
     source = _source(records, base, rules)
-    test = LeakTest.of(records, base.records, rules.exclude_same, rules.near_duplicates)
+    test = LeakTest.of(records, base.records, rules.exclude_same, rules.near_duplicates, bool(rules.floor))
     ids_NK = np.full((len(records), k), -1, np.int32)
     scores_NK = np.zeros((len(records), k), np.float32)
     left_out = []
@@ -153,9 +150,9 @@ def find_neighbours(records: Records, base: KnowledgeBase, k: int, rules: Rules 
         blocks = [open_N[start : start + rows] for start in range(0, open_N.size, rows)]
         again = []
         for block_Q in track(blocks, len(blocks), "neighbours", "block"):
-            ids_QC, scores_QC = source(block_Q, width)
-            verdict_QC = test(block_Q, ids_QC, k)
-            exhausted_Q = (ids_QC[:, -1] < 0) | (width == len(base))
+            ids_QC, scores_QC, below_QC, over_Q = source(block_Q, width)
+            verdict_QC = test(block_Q, ids_QC, k, below_QC)
+            exhausted_Q = over_Q | (width == len(base))
             done_Q = exhausted_Q | ((verdict_QC == KEPT).sum(axis=1) >= k)
             ids_NK[block_Q], scores_NK[block_Q] = _first(k, verdict_QC == KEPT, ids_QC, scores_QC)
             q, c = np.nonzero((verdict_QC > KEPT) & done_Q[:, None])
@@ -169,8 +166,8 @@ def find_neighbours(records: Records, base: KnowledgeBase, k: int, rules: Rules 
 
 def _source(records: Records, base: KnowledgeBase, rules: Rules) -> Candidates:
     if rules.kind == "retrieved":
-        base.search([""], 1, method=rules.method)  # says what cannot be searched before pictures are hashed
-        return candidates.retrieved(base, queries(records, rules.query_by), rules.method)
+        ask(base, [Question("")], 1, rules)  # says what cannot be searched before pictures are hashed
+        return candidates.retrieved(base, questions(records, rules), rules)
     if rules.kind == "random":
         return candidates.random(base, rules.seed)
     names = (rules.entity_field, rules.category_field) if rules.kind == "wrong" else (rules.entity_field,)

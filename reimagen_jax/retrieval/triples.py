@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from reimagen_jax.checked import Count, Natural, read_lines
+from reimagen_jax.checked import Count, Natural, parse, read_lines
 from reimagen_jax.data.manifest import Folder, Manifest, Text, fingerprint, follow, open_folder
 from reimagen_jax.data.opened import load_array
 from reimagen_jax.data.records import Records, open_linked
 from reimagen_jax.errors import UserError
+from reimagen_jax.retrieval.asking import Asking
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
 KIND = "triples"
@@ -34,6 +35,7 @@ class _Manifest(Manifest):
     knowledge_base_fingerprint: Text
     excluded: dict[str, Natural] = field(default_factory=dict)
     records_by_neighbours_found: tuple[Natural, ...] = ()
+    asked: Asking | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,12 @@ class Triples:
     def num_neighbours(self) -> int:
         """K."""
         return self.manifest["num_neighbours"]
+
+    @property
+    def asked(self) -> Asking | None:
+        """How the knowledge base was asked; None where neighbours were drawn, and of earlier versions."""
+        told = self.manifest.get("asked")
+        return None if told is None else parse(Asking, told, f"{self.path}: asked")
 
     def __len__(self) -> int:
         return len(self.records)

@@ -88,15 +88,16 @@ class ReImagenFeed:
         return store
 
     def settled(self) -> "ReImagenFeed":
-        """The feed, its experiment with the fingerprint of the text encoder by which its captions were embedded."""
+        """The feed, its experiment with how the triples were asked for, and with the fingerprint of the text encoder by
+        which its captions were embedded."""
         # The first read imports TFDS piece by piece: threads of the loader that begin with it can block each other.
         self.triples.records.fetch([0])
-        if self._embeddings is None:
-            return self
-        text = self.model.text
-        frozen = dataclasses.replace(text.frozen, fingerprint=self._embeddings.encoder)
-        system = dataclasses.replace(self.model, text=dataclasses.replace(text, frozen=frozen))
-        feed = ReImagenFeed(dataclasses.replace(self.config, system=system))
+        system, text, told = self.model, self.model.text, self.triples.asked
+        if self._embeddings is not None:
+            frozen = dataclasses.replace(text.frozen, fingerprint=self._embeddings.encoder)
+            system = dataclasses.replace(system, text=dataclasses.replace(text, frozen=frozen))
+        data = dataclasses.replace(self.config.data, asked=told or self.config.data.asked)
+        feed = ReImagenFeed(dataclasses.replace(self.config, system=system, data=data))
         vars(feed).update(triples=self.triples, _embeddings=self._embeddings)  # which are open already
         return feed
 

@@ -11,6 +11,7 @@ from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig, Supe
 from reimagen_jax.encoders.settings import TextConfig
 from reimagen_jax.errors import require
 from reimagen_jax.nets.settings import UNetConfig
+from reimagen_jax.retrieval.asking import Asking
 
 ETAS = tuple(i / 10 for i in range(11))
 """What a sweep over eta draws by default."""
@@ -80,6 +81,9 @@ class TriplesConfig(DataConfig):
     """Folder written by `reimagen triples`. It may move; its content may not change within a run."""
     text_embeddings: str = field(default="", metadata=FREE | LOCAL)
     """Folder written by `reimagen embed` (or `reimagen prepare --text-encoder`), where the text encoder is frozen."""
+    asked: Asking | None = field(default=None, metadata=FREE)
+    """How the triples' neighbours were asked for, as the triples tell: so a knowledge base is asked when images are
+    drawn, unless options say otherwise. None: nothing tells."""
     num_neighbours: Natural = 2
     """K: neighbours an example carries; fewer found is a mask."""
     enlarge: bool = field(default=False, metadata=FREE)

@@ -2,14 +2,22 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 import tyro
 
 from reimagen_jax.checked import Count, Options, Seed
 from reimagen_jax.commands.options import AskingOptions
 from reimagen_jax.retrieval.asking import CAPTION, floor_of
 from reimagen_jax.terminal import say
+
+if TYPE_CHECKING:
+    from reimagen_jax.retrieval.triples import Triples
+
+SHEET = "triples.png"
+MOST_VALUES = 12
+"""Of a field, that are told of."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,9 @@ class BuildTriples(Options):
     """Folder to write; it must not exist yet."""
     num_neighbours: Count = 2
     """Neighbours of each record."""
+    candidates: Count | None = None
+    """Keep so many of each record, the best, of which training draws --num-neighbours anew each time (default: as many
+    as neighbours): what is learned depends less on which pictures happen to be the best."""
     asking: Annotated[AskingOptions, tyro.conf.arg(name="")] = field(default_factory=AskingOptions)
     neighbours: Literal["retrieved", "random", "wrong", "oracle"] = "retrieved"
     """For ablations, neighbours that are not searched but drawn: `random` records, records of one `wrong` entity of the
@@ -47,12 +58,17 @@ class BuildTriples(Options):
     """With wrong neighbours: the attribute in which the wrong entity is like the right one; '' for any entity."""
     seed: Seed = 0
     """Of neighbours that are drawn."""
+    count_by: tuple[str, ...] = ()
+    """Say of the values of these attributes how much of the base, and of the neighbours, they are (default: those in
+    --exclude-same)."""
     overwrite: bool = False
     """Replace an existing output folder, once the new one is complete."""
 
     def run(self) -> None:
         """Builds the triples and sums up. Raises `UserError` on bad options or input."""
         from reimagen_jax.data.records import Records
+        from reimagen_jax.reports.triples_sheet import triples_sheet
+        from reimagen_jax.retrieval import serving
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
         from reimagen_jax.retrieval.neighbours import Rules, build_triples
         from reimagen_jax.retrieval.triples import EXCLUDED_FILE
@@ -71,9 +87,23 @@ class BuildTriples(Options):
         )
         rules = self.asking.settings(rules)
         records, base = Records.open(self.records), KnowledgeBase.open(self.knowledge_base)
-        triples = build_triples(records, base, self.num_neighbours, self.out, rules, overwrite=self.overwrite)
+        for name in self.count_by:  # before anything is searched
+            serving.shares(np.zeros(len(base), np.int64), base, name)
+        triples = build_triples(
+            records,
+            base,
+            self.num_neighbours,
+            self.out,
+            rules,
+            num_candidates=self.candidates,
+            overwrite=self.overwrite,
+        )
+        triples_sheet(triples).save(self.out / SHEET)
         kind = "" if self.neighbours == "retrieved" else f"{self.neighbours} "
-        print(f"{len(triples)} records with up to {self.num_neighbours} {kind}neighbours in {self.out}")
+        what = f"{kind}neighbours"
+        if self.candidates is not None:
+            what = f"{kind}candidates, of which training draws {self.num_neighbours},"
+        print(f"{len(triples)} records with up to {triples.num_candidates} {what} in {self.out}")
         for number, count in enumerate(triples.manifest["records_by_neighbours_found"]):
             if count:
                 print(f"  {count} with {number}")
@@ -81,3 +111,25 @@ class BuildTriples(Options):
             if count:
                 say(f"  {count} candidates left out: {reason}")
         print(f"  listed in {self.out / EXCLUDED_FILE}")
+        self._say_serving(triples)
+        say(f"  some of them: {self.out / SHEET}")
+
+    def _say_serving(self, triples: "Triples") -> None:
+        """How many records of the base are neighbours, and of which kinds."""
+        from reimagen_jax.retrieval import serving
+        from reimagen_jax.retrieval.triples import SERVING_FILE
+
+        base = triples.knowledge_base
+        times_M = serving.served(triples.neighbours, len(base))
+        busiest = base.keys()[int(times_M.argmax())]
+        say(
+            f"  {(times_M > 0).sum():,} of {len(base):,} records of the base serve as neighbours, {busiest} the most: "
+            f"{times_M.max():,} times (all in {self.out / SERVING_FILE})"
+        )
+        for name in self.count_by or [name for name in self.asking.exclude_same if name != CAPTION]:
+            shares = serving.shares(times_M, base, name)
+            for each in shares[:MOST_VALUES]:
+                said = f"{each.of_base:6.1%} of the base, {each.of_neighbours:6.1%} of the neighbours"
+                say(f"  {said}: {name} {each.value}")
+            if len(shares) > MOST_VALUES:
+                print(f"  and {len(shares) - MOST_VALUES:,} further values of {name}")

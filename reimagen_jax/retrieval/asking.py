@@ -26,8 +26,8 @@ Method = Literal["lexical", "dense", "hybrid"]
 BELOW = "too little alike"
 """The reason of (4)."""
 FLOOR_OF_NAMES, FLOOR_OF_CAPTIONS = 0.7, 0.5
-"""The floor of (4) by default, as `tools/neighbour_floors.py` has measured it (README.md): of names nearly all that is
-cut is of other entities; a caption tells of the scene too, in which true neighbours differ."""
+"""The floor of (4) by default; README.md has what was measured. Of names nearly all that is cut is of other entities; a
+caption tells of the scene too, in which true neighbours differ."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from reimagen_jax.data.records import ImageTexts, Records
 from reimagen_jax.errors import require
 from reimagen_jax.files import atomic_dir
 from reimagen_jax.progress import track
-from reimagen_jax.retrieval import candidates
+from reimagen_jax.retrieval import candidates, serving
 from reimagen_jax.retrieval.asker import ask
 from reimagen_jax.retrieval.asking import Asking, Question
 from reimagen_jax.retrieval.candidates import Candidates, Kind
@@ -29,7 +29,7 @@ from reimagen_jax.retrieval.duplicates import HASH, THRESHOLD
 from reimagen_jax.retrieval.fields import numbered, questions
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.leaks import KEPT, LeakTest
-from reimagen_jax.retrieval.triples import EXCLUDED_FILE, KIND, NEIGHBOURS_FILE, SCORES_FILE, Triples
+from reimagen_jax.retrieval.triples import EXCLUDED_FILE, KIND, NEIGHBOURS_FILE, SCORES_FILE, SERVING_FILE, Triples
 
 SPARE_CANDIDATES = 4
 """Candidates fetched beyond k at first; a record for which that is too few is asked again for four times as many."""
@@ -107,30 +107,38 @@ def build_triples(
     out: str | Path,
     rules: Rules = Rules(),
     *,
+    num_candidates: int | None = None,
     overwrite: bool = False,
 ) -> Triples:
     """Finds up to k neighbours of every record, writes them to the new folder `out` and opens it.
 
+    With `num_candidates`, at least k, so many are found, and training draws k of them anew each time.
+
     The manifest counts the candidates left out, by reason, and the records by their number of neighbours;
-    `excluded.jsonl` lists the former one by one.
+    `excluded.jsonl` lists the former one by one, `serving.tsv` how often each record of the base is a neighbour.
     Raises `UserError` when `out` exists and `overwrite` is false, or a field that `rules` name is missing.
     """
+    kept = k if num_candidates is None else num_candidates
+    require(kept >= k, f"num_candidates is {kept}: at least as many as neighbours, {k}, are needed")
     with atomic_dir(out, kind=KIND, overwrite=overwrite) as folder:
-        found = find_neighbours(records, knowledge_base, k, rules)
+        found = find_neighbours(records, knowledge_base, kept, rules)
         np.save(folder / NEIGHBOURS_FILE, found.ids_NK)
         np.save(folder / SCORES_FILE, found.scores_NK)
         with (folder / EXCLUDED_FILE).open("w", encoding="utf-8") as file:
             file.writelines(_lines(found, records, knowledge_base.records))
+        with (folder / SERVING_FILE).open("w", encoding="utf-8") as file:
+            file.writelines(serving.lines(serving.served(found.ids_NK, len(knowledge_base)), knowledge_base.keys()))
         facts = {
             "count": len(records),
             "num_neighbours": k,
+            **({} if num_candidates is None else {"num_candidates": num_candidates}),
             **rules.facts(),
             "records": link(records.path, out),
             "records_fingerprint": records.fingerprint,
             "knowledge_base": link(knowledge_base.path, out),
             "knowledge_base_fingerprint": knowledge_base.fingerprint,
             "excluded": dict(found.excluded),
-            "records_by_neighbours_found": np.bincount((found.ids_NK >= 0).sum(axis=1), minlength=k + 1).tolist(),
+            "records_by_neighbours_found": np.bincount((found.ids_NK >= 0).sum(axis=1), minlength=kept + 1).tolist(),
         }
         write_manifest(folder, KIND, facts)
     return Triples.open(out)

@@ -20,6 +20,7 @@ KIND = "triples"
 NEIGHBOURS_FILE = "neighbours.npy"
 SCORES_FILE = "scores.npy"
 EXCLUDED_FILE = "excluded.jsonl"
+SERVING_FILE = "serving.tsv"
 REMEDY = "run `reimagen triples` again"
 
 
@@ -36,6 +37,7 @@ class _Manifest(Manifest):
     excluded: dict[str, Natural] = field(default_factory=dict)
     records_by_neighbours_found: tuple[Natural, ...] = ()
     asked: Asking | None = None
+    num_candidates: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Exclusion:
 
 @dataclass(frozen=True, eq=False)
 class Triples:
-    """A folder with, for each of N records, the ids and scores of up to K neighbours, best first."""
+    """A folder with, for each of N records, the ids and scores of up to K neighbours, best first; or of up to C >= K
+    candidates, of which training draws K anew each time."""
 
     path: Path
     manifest: dict[str, Any]
@@ -89,6 +92,11 @@ class Triples:
         return self.manifest["num_neighbours"]
 
     @property
+    def num_candidates(self) -> int:
+        """C; K where nothing is to be drawn."""
+        return self.manifest.get("num_candidates") or self.num_neighbours
+
+    @property
     def asked(self) -> Asking | None:
         """How the knowledge base was asked; None where neighbours were drawn, and of earlier versions."""
         told = self.manifest.get("asked")
@@ -99,7 +107,7 @@ class Triples:
 
     @cached_property
     def neighbours(self) -> np.ndarray:
-        """Ids in the knowledge base's records: int32[N, K], memory-mapped; -1 where fewer than K were found."""
+        """Ids in the knowledge base's records: int32[N, C], memory-mapped; -1 where fewer than C were found."""
         ids_NK = self._array(NEIGHBOURS_FILE, np.int32)
         if ids_NK.min(initial=0) < -1 or ids_NK.max(initial=0) >= len(self.knowledge_base):
             raise UserError(f"{self.path / NEIGHBOURS_FILE} has ids that its knowledge base does not: {REMEDY}")
@@ -107,7 +115,7 @@ class Triples:
 
     @cached_property
     def scores(self) -> np.ndarray:
-        """Scores of the search: float32[N, K], memory-mapped; 0 where there is no neighbour, NaN where it was drawn."""
+        """Scores of the search: float32[N, C], memory-mapped; 0 where there is no neighbour, NaN where it was drawn."""
         return self._array(SCORES_FILE, np.float32)
 
     def excluded(self) -> Iterator[Exclusion]:
@@ -131,7 +139,7 @@ class Triples:
     def _array(self, name: str, kind: type) -> np.ndarray:
         with self.folder.opened.reading(REMEDY):
             array = load_array(self.folder / name, mapped=True)
-            shape = (len(self), self.num_neighbours)
+            shape = (len(self), self.num_candidates)
             if array.shape != shape or array.dtype != kind:
                 raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, not {np.dtype(kind)} {list(shape)}")
         return array

@@ -1,7 +1,8 @@
 """Triples as batches: step number -> this process's share of the step's images, captions, and neighbours.
 
-Each example keeps n of its neighbours, drawn at random; where an experiment trains on crops, each image is cut at a
-place drawn at random. Both depend on the step's number alone (data/loader.py), so training resumes exactly.
+Each example keeps n of its neighbours, drawn at random: of triples with more candidates, of these. Where an experiment
+trains on crops, each image is cut at a place drawn at random. All depend on the step's number alone (data/loader.py),
+so training resumes exactly.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,8 +46,8 @@ def make_dataset(
     """
     data, model = config.data, config.system
     require(
-        data.num_neighbours <= triples.num_neighbours,
-        f"data.num_neighbours is {data.num_neighbours}, but {triples.path} holds {triples.num_neighbours} per "
+        data.num_neighbours <= triples.num_candidates,
+        f"data.num_neighbours is {data.num_neighbours}, but {triples.path} holds {triples.num_candidates} per "
         f"record: run `reimagen triples` with --num-neighbours {data.num_neighbours}",
     )
     if model.super_resolution is not None:
@@ -55,23 +56,39 @@ def make_dataset(
         _require_side(triples, model.resolution, data.enlarge)
 
     def draw(ids_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        found_BK = triples.neighbours[ids_B, : data.num_neighbours] >= 0
-        return ids_B, draw_kept_neighbours(rng, found_BK, data.min_neighbours), draw_corners(rng, len(ids_B), model)
+        nbr_BC = triples.neighbours[ids_B, :kept]
+        keep_BC = draw_kept_neighbours(rng, nbr_BC >= 0, data.min_neighbours, data.num_neighbours)
+        nbr_BK = first_kept(nbr_BC, keep_BC, data.num_neighbours)
+        return ids_B, nbr_BK, draw_corners(rng, len(ids_B), model)
+
+    drawn = triples.num_candidates > triples.num_neighbours
+    kept = triples.num_candidates if drawn else data.num_neighbours
 
     read = _BatchReader(triples, config, cache_bytes)
     return make_steps(len(triples), data, draw, read, process_index=process_index, process_count=process_count)
 
 
-def draw_kept_neighbours(rng: np.random.Generator, found_BK: np.ndarray, fewest: int) -> np.ndarray:
-    """Draws for each example how many neighbours it keeps, uniform in `fewest`..K, and which: bool[B, K].
+def draw_kept_neighbours(
+    rng: np.random.Generator, found_BC: np.ndarray, fewest: int, most: int | None = None
+) -> np.ndarray:
+    """Draws for each example how many neighbours it keeps, uniform in `fewest`..`most` (C), and which: bool[B, C].
 
     Examples with fewer found than drawn keep all of them.
     """
-    b, k = found_BK.shape
-    number_B1 = rng.integers(fewest, k, size=(b, 1), endpoint=True)
-    order_BK = np.where(found_BK, rng.random((b, k)), np.inf)
-    rank_BK = order_BK.argsort(axis=1).argsort(axis=1)
-    return found_BK & (rank_BK < number_B1)
+    b, c = found_BC.shape
+    number_B1 = rng.integers(fewest, c if most is None else most, size=(b, 1), endpoint=True)
+    order_BC = np.where(found_BC, rng.random((b, c)), np.inf)
+    rank_BC = order_BC.argsort(axis=1).argsort(axis=1)
+    return found_BC & (rank_BC < number_B1)
+
+
+def first_kept(nbr_BC: np.ndarray, keep_BC: np.ndarray, k: int) -> np.ndarray:
+    """The ids that are kept, each in its place among k, or, of more candidates than k, the kept ones first, in their
+    order: int32[B, k], -1 where there is none."""
+    kept_BC = np.where(keep_BC, nbr_BC, -1)
+    if kept_BC.shape[1] > k:
+        kept_BC = np.take_along_axis(kept_BC, np.argsort(~keep_BC, axis=1, kind="stable")[:, :k], axis=1)
+    return kept_BC
 
 
 def draw_corners(rng: np.random.Generator, batch: int, model: ReImagenConfig) -> np.ndarray:
@@ -131,11 +148,9 @@ def text_reader(triples: Triples, config: Experiment) -> Callable[[Sequence[str]
 
 
 class _BatchReader:
-    """Record ids, the neighbours kept and the corners of crops -> `Batch`."""
+    """Record ids, the neighbours kept (-1: none) and the corners of crops -> `Batch`."""
 
     def __init__(self, triples: Triples, config: Experiment, cache_bytes: int):
-        self._neighbours = triples.neighbours
-        self._k = config.data.num_neighbours
         self._shape = (config.system.resolution, config.system.resolution, 3)
         self._side = config.system.train_resolution
         encode = text_reader(triples, config)
@@ -151,13 +166,13 @@ class _BatchReader:
         self._examples = examples_of(records)
         self._others = self._examples if same else examples_of(others)
 
-    def __call__(self, ids_B: np.ndarray, keep_BK: np.ndarray, corner_B2: np.ndarray) -> Batch:
+    def __call__(self, ids_B: np.ndarray, nbr_BK: np.ndarray, corner_B2: np.ndarray) -> Batch:
+        keep_BK = nbr_BK >= 0
         image_BHWC, tokens_BL = self._examples(ids_B)
         image_BHWC = crop(image_BHWC, corner_B2, self._side)
         nbr_image_BKHWC = np.zeros((*keep_BK.shape, *self._shape), np.uint8)
         nbr_tokens_BKL = jax.tree.map(lambda leaf: np.zeros((*keep_BK.shape, *leaf.shape[1:]), leaf.dtype), tokens_BL)
         if keep_BK.any():
-            nbr_BK = self._neighbours[ids_B, : self._k]
             nbr_image_BKHWC[keep_BK], tokens_NL = self._others(nbr_BK[keep_BK])
             jax.tree.map(lambda leaf, found: _set(leaf, keep_BK, found), nbr_tokens_BKL, tokens_NL)
         return Batch(image_BHWC, tokens_BL, nbr_image_BKHWC, nbr_tokens_BKL, keep_BK)

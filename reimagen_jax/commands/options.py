@@ -82,8 +82,8 @@ class AskingOptions(Options):
     thumbnails in units of their contrast. 0: only those with equal pixels. (default of triples: 0.08)"""
     floor: Share | None = None
     """Leave out records that share less with what is asked for: the weight of the words in common, as a share of all
-    its words' (of the attributes' in --query-by, or of the caption's). 0 leaves out none. (default of triples: 0.7, or
-    0.5 where the caption alone is asked by)"""
+    its words' (of the attributes' in --query-by, or of the caption's). 0 leaves out none. (default of triples: 0.7,
+    or 0 where the caption alone is asked by)"""
     tie_seed: Seed | None = None
     """Of the order of records that score the same, drawn anew for every record that asks. (default of triples: 0;
     elsewhere, in their own order)"""
@@ -160,7 +160,7 @@ class PromptOptions(Options):
         require(not both, f"{min(both, default='')} is given to --pin and to --ban: choose one")
 
     def _check_query(self, *others: str) -> None:
-        query, fields = _flat(self.query), {"query_by": "ask by", "exclude_same": "exclude by"}
+        query = _flat(self.query)
         require(all(map(str.strip, query)), "--query is empty: say what to ask for")
         require(not query or not self.asking.query_by, "--query and --query-by are both given: choose one")
         require(not query or not (self.records or others), "--query is for --prompt and --prompts: records have fields")
@@ -168,13 +168,12 @@ class PromptOptions(Options):
             not self.prompt or len(query) in (0, 1, len(self._texts)),
             f"--query has {len(query)} texts for {len(self._texts)} prompts: give one for all, or one for each",
         )
-        for name, said in fields.items() if self.prompt else ():
-            given = [each for each in getattr(self.asking, name) if each != CAPTION]
-            require(
-                not given,
-                f"--{name.replace('_', '-')} {' '.join(given)}: a --prompt has no fields to {said}; give --query TEXT, "
-                "or prompts with fields: --prompts FILE.jsonl, --records DIR",
-            )
+        fields = [name for name in self.asking.exclude_same if name != CAPTION]
+        require(
+            not (self.prompt and fields),
+            f"--exclude-same {' '.join(fields)}: a --prompt has no fields; give prompts that have, --prompts FILE.jsonl "
+            "or --records DIR",
+        )
 
     def gather(self, config: Experiment) -> "list[Prompt]":
         """The prompts with their neighbours, decoded for the model. Raises `UserError` on bad input."""

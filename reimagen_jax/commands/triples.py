@@ -9,6 +9,7 @@ import tyro
 
 from reimagen_jax.checked import Count, Options, Seed
 from reimagen_jax.commands.options import AskingOptions
+from reimagen_jax.errors import require
 from reimagen_jax.retrieval.asking import CAPTION, floor_of
 from reimagen_jax.terminal import say
 
@@ -87,6 +88,8 @@ class BuildTriples(Options):
         )
         rules = self.asking.settings(rules)
         records, base = Records.open(self.records), KnowledgeBase.open(self.knowledge_base)
+        kept, k = self.candidates or self.num_neighbours, self.num_neighbours
+        require(kept >= k, f"--candidates {kept}: at least as many as neighbours, {k}, are needed")
         for name in self.count_by:  # before anything is searched
             serving.shares(np.zeros(len(base), np.int64), base, name)
         triples = build_triples(

@@ -25,9 +25,9 @@ CAPTION = "caption"
 Method = Literal["lexical", "dense", "hybrid"]
 BELOW = "too little alike"
 """The reason of (4)."""
-FLOOR_OF_NAMES, FLOOR_OF_CAPTIONS = 0.7, 0.5
-"""The floor of (4) by default; README.md has what was measured. Of names nearly all that is cut is of other entities; a
-caption tells of the scene too, in which true neighbours differ."""
+FLOOR_OF_NAMES = 0.7
+"""The floor of (4) by default where records are asked for by names; README.md has what was measured: nearly all that is
+cut is of other entities. Captions tell of scenes, of which true neighbours share little: they have none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ BY_CAPTION = Asking()
 
 def floor_of(query_by: Sequence[str]) -> float:
     """The floor of (4) where none is given."""
-    return FLOOR_OF_CAPTIONS if set(query_by) == {CAPTION} else FLOOR_OF_NAMES
+    return FLOOR_OF_NAMES if set(query_by) - {CAPTION} else 0.0
 
 
 class Question(NamedTuple):

@@ -171,8 +171,8 @@ class PromptOptions(Options):
         fields = [name for name in self.asking.exclude_same if name != CAPTION]
         require(
             not (self.prompt and fields),
-            f"--exclude-same {' '.join(fields)}: a --prompt has no fields; give prompts that have, --prompts FILE.jsonl "
-            "or --records DIR",
+            f"--exclude-same {' '.join(fields)}: a --prompt has no fields; give prompts that have, "
+            "--prompts FILE.jsonl or --records DIR",
         )
 
     def gather(self, config: Experiment) -> "list[Prompt]":

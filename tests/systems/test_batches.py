@@ -138,6 +138,30 @@ def test_more_neighbours_than_stored_is_refused(triples):
         make_dataset(triples, config(num_neighbours=3))
 
 
+def test_of_more_candidates_than_neighbours_some_are_drawn_anew_each_time(triples, tmp_path):
+    """In their order, from the step alone, whatever the process; over the epochs all of them."""
+    base = triples.knowledge_base
+    more = build_triples(base.records, base, 2, tmp_path / "t", num_candidates=5)
+    pictures = [images.decode(record.image, 8).tobytes() for record in base.records]
+    shown = {record: [] for record in range(NUMBER)}
+    steps = batches(more, 60)
+    for batch in steps:
+        for b, record in enumerate(record_ids(batch, more)):
+            seen = [pictures.index(image.tobytes()) for image in batch.nbr_image_BKHWC[b][batch.nbr_mask_BK[b]]]
+            places = [more.neighbours[record].tolist().index(n) for n in seen]
+            assert places == sorted(set(places)) and batch.nbr_mask_BK[b].tolist() == sorted(batch.nbr_mask_BK[b])[::-1]
+            assert len(places) <= min(2, (more.neighbours[record] >= 0).sum())
+            shown[record].append(tuple(places))
+    for record, drawn in shown.items():
+        found = set(range((more.neighbours[record] >= 0).sum()))
+        assert set().union(*drawn) == found
+        assert not found or len(set(drawn)) > 3
+    assert all(map(equal, batches(more, 60), steps))
+    parts = [batches(more, 3, process_index=i, process_count=2) for i in range(2)]
+    for step, halves in zip(steps, zip(*parts, strict=True), strict=False):
+        assert equal(jax.tree.map(lambda *leaves: np.concatenate(leaves), *halves), step)
+
+
 def test_uneven_share_is_refused(triples):
     with pytest.raises(UserError, match="3 processes"):
         make_dataset(triples, config(), process_index=0, process_count=3)

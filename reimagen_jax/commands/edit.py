@@ -109,7 +109,7 @@ class Edit(Options):
         command = command_line("edit", resolved).replace("reimagen edit", f"reimagen edit {kind}", 1)
         files = {name: path for name, path in self.files().items() if path is not None}
         data = {name: f"{path.resolve()}, SHA-256 {_checksum(path)}" for name, path in files.items()}
-        return {"command": command, "data": resolved.what.sources() | data}
+        return {"command": command, "data": self.what.sources(models[0].config) | data}
 
 
 def _checksum(path: Path) -> str:

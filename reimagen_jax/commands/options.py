@@ -96,10 +96,6 @@ class AskingOptions(Options):
                 default, **{name: value for name, value in given.items() if value not in ((), None)}
             )
 
-    def resolved(self, how: Asking) -> "AskingOptions":
-        """The options that ask so where nothing else tells how."""
-        return AskingOptions(**how.options())
-
 
 @dataclass(frozen=True)
 class PromptOptions(Options):
@@ -122,8 +118,8 @@ class PromptOptions(Options):
     query: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT ...")] = ()
     """What the knowledge base is asked for, in place of the prompt: one text for all prompts, or one for each."""
     asking: Annotated[AskingOptions, tyro.conf.arg(name="")] = field(default_factory=AskingOptions)
-    as_trained: Literal["yes", "no"] = "yes"
-    """Whether the model's training says how the knowledge base is asked, where options do not."""
+    as_trained: Literal["yes", "no"] | None = None
+    """Whether the model's training says how the knowledge base is asked, where options do not (default: yes)."""
     pin: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY ...")] = ()
     """Records of the knowledge base that are neighbours of every prompt (but their own), by their keys."""
     ban: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY ...")] = ()
@@ -230,12 +226,15 @@ class PromptOptions(Options):
 
     def how_asked(self, config: Experiment) -> Asking:
         """How the knowledge base is asked."""
-        trained = config.data.asked if self.as_trained == "yes" else None
-        return self.asking.settings(BY_CAPTION if trained is None else trained)
+        return self.asking.settings(self._trained(config) or BY_CAPTION)
+
+    def _trained(self, config: Experiment) -> Asking | None:
+        """How training asked, where that is to be followed."""
+        return config.data.asked if self.knowledge_base and self.as_trained != "no" else None
 
     def _say_how(self, config: Experiment) -> None:
         """Says once when training tells how the base is asked."""
-        if self.knowledge_base and self.as_trained == "yes" and config.data.asked is not None:
+        if self._trained(config) is not None:
             told = self.how_asked(config).told()
             say(f"the knowledge base is asked as in training, but for what options say: {told}", error=True)
 
@@ -262,13 +261,10 @@ class PromptOptions(Options):
         given = len(self.reference) + len(set(_flat(self.pin)))
         most = config.data.num_neighbours if config.system.sampler.k is None else config.system.sampler.k
         default = max(given, most) if self.knowledge_base else given
-        asking, as_trained = self.asking, self.as_trained
-        if self.knowledge_base and config.data.asked is not None and as_trained == "yes":
-            asking, as_trained = asking.resolved(self.how_asked(config)), "no"
-        return dataclasses.replace(self, k=default if self.k is None else self.k, asking=asking, as_trained=as_trained)
+        return dataclasses.replace(self, k=default if self.k is None else self.k)
 
-    def sources(self) -> dict[str, str]:
-        """Where prompts and neighbours come from, with checksums, for reports; of what is resolved."""
+    def sources(self, config: Experiment) -> dict[str, str]:
+        """Where prompts and neighbours come from, with checksums, and how they are asked for, for reports."""
         from reimagen_jax.data.records import Records
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
@@ -283,14 +279,14 @@ class PromptOptions(Options):
             facts["knowledge base"] = str(self.knowledge_base.resolve())
             facts["its checksum"] = base.fingerprint
             facts["its size"] = f"{len(base):,} records"
-            query_by = [name for name in self.asking.query_by if self.asking.query_by != (CAPTION,)]
-            facts["asked for"] = f"the prompts' {' '.join(query_by)}" if query_by else "the prompts"
+            how = self.how_asked(config)
+            facts["asked for"] = f"the prompts' {' '.join(how.query_by)}" if how.names else "the prompts"
             if self.query:
                 facts["asked for"] = ", ".join(_flat(self.query))
-            if self.asking.method not in (None, "lexical"):
-                facts["searched by"] = {"dense": "vectors", "hybrid": "words and vectors"}[self.asking.method]
-            how = dataclasses.replace(self.asking, query_by=(), method=None).settings(BY_CAPTION)
-            facts |= {"asked so": how.told()} if how != BY_CAPTION else {}
+            if how.method != "lexical":
+                facts["searched by"] = {"dense": "vectors", "hybrid": "words and vectors"}[how.method]
+            plain = dataclasses.replace(how, query_by=BY_CAPTION.query_by, method=BY_CAPTION.method)
+            facts |= {"asked so": plain.told()} if plain != BY_CAPTION else {}
         if self.reference:
             facts["neighbours"] = f"given by hand: {', '.join(path.name for path, _ in self.reference)}"
             content = b"".join(

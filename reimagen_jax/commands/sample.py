@@ -131,7 +131,7 @@ class Sample(Options):
             facts = {"made_by": "sample", "command": said[n - 1], "start": start, "paths": not self.hide_paths}
             return origins(models[:n], pipeline, requests, images, records=keys, **facts)
 
-        data = self.what.resolved(models[0].config).sources() | self.stages.sources()
+        data = self.what.sources(models[0].config) | self.stages.sources()
         about = {name: value for name, value in data.items() if name not in PLACES}
         about |= {"hidden paths": "yes"} if self.hide_paths else {}
         job = Job(asked, pipeline, models, self.how.num_images, tell, about, low_res, share)

@@ -98,7 +98,7 @@ class SeedSelect(Options):
             pipeline = self._pipeline(models, seen.k)
             searched = search_by(pipeline, models, prompts, self.how.num_images, self.references)
             command = command_line("seedselect", self._resolved(seen, pipeline))
-            searched.write(self.out, {"command": command, "data": seen.sources()}, command=command)
+            searched.write(self.out, {"command": command, "data": seen.sources(models[0].config)}, command=command)
         lower = sum(found.facts["best"] > 0 for found in searched.selected)
         print(f"{len(searched.selected)} images of {len(prompts)} prompts in {self.out}; {lower} better than at first")
 

@@ -246,7 +246,7 @@ class Sweep(Options):
 
     def _sources(self, config: "Experiment") -> dict[str, str]:
         """Where prompts and neighbours come from."""
-        sources = self.what.resolved(config).sources()
+        sources = self.what.sources(config)
         if not self.world_prompts:
             return sources
         said = f"{self.world_prompts} of EntityDrawBench, about {self._split} entities"

@@ -78,12 +78,13 @@ def test_a_model_asks_as_it_was_trained_unless_options_say_otherwise(drawn, caps
     assert capsys.readouterr().err == ""
 
 
-def test_what_is_resolved_asks_the_same_without_the_model(drawn):
+def test_reports_tell_how_it_was_asked(drawn):
     what = PromptOptions(records=drawn / "records", limit=3, knowledge_base=drawn / "index", k=3)
-    resolved = what.resolved(trained(TINY))
-    assert resolved.as_trained == "no" and keys(resolved, TINY) == keys(what, trained(TINY))
-    assert TRAINED.told() in command_line("x", resolved)
-    assert what.resolved(TINY).asking == AskingOptions() and what.resolved(TINY).as_trained == "yes"
+    told, plain = (what.sources(config) for config in (trained(TINY), TINY))
+    assert told["asked for"] == "the prompts' entity entity caption"
+    assert told["asked so"] == "--exclude-same style --floor 0.7 --tie-seed 0"
+    assert plain["asked for"] == "the prompts" and "asked so" not in plain
+    assert command_line("x", what.resolved(trained(TINY))) == command_line("x", what.resolved(TINY))
 
 
 def test_a_query_apart_from_the_prompt_for_all_or_for_each(drawn):
@@ -144,7 +145,7 @@ def test_sample_says_what_was_left_out_and_its_command_draws_the_same(drawn, tmp
     assert len(noted["images"][0]["neighbours"]) == 2 and noted["data"]["asked so"]
     words = shlex.split(noted["command"])[1:]
     words[words.index("--out") + 1] = str(tmp_path / "b")
-    assert "--as-trained" in words and main(words) == 0
+    assert main(words) == 0
     again = json.loads((tmp_path / "b/sample.json").read_text())
     assert again["images"][0]["neighbours"] == noted["images"][0]["neighbours"]
 

@@ -70,6 +70,7 @@ SMALL = (
     (r"tools/gpu_day.py", "--scale small --parts device"),
     (r"tools/encoder_cost.py", "--size small --texts 1 --tokens 8 --rounds 1"),
     (r"tools/sampling_cost.py", "--steps 1"),
+    (r"tools/neighbour_floors.py", "--floors 0 0.7"),
     (r"tools/solver_orders.py", "--evaluations 8 12 16 24 --samples 16 --exact-steps 500"),
     (r"tools/sampler_bench.py steps", "--num-prompts 2 --batch-size 2 --reference-steps 2 --steps 2 --solvers ddim"),
     (r"tools/sampler_bench.py guidance", "--num-prompts 2 --batch-size 2 --evaluations 6 --etas 0.5 --weights 2 3"),

@@ -7,12 +7,15 @@ import shlex
 import jax
 import pytest
 
+import reimagen_jax as rj
 from reimagen_jax.cli import main
 from reimagen_jax.commands.options import AskingOptions, PromptOptions, command_line
 from reimagen_jax.config import to_json
 from reimagen_jax.data.records import write_records
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.export import save_weights
+from reimagen_jax.inference.model import Model
+from reimagen_jax.inference.prompts import Prompt
 from reimagen_jax.retrieval.asking import BY_CAPTION, Asking
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import Rules, build_triples
@@ -169,6 +172,23 @@ def test_search_asks_as_drawing_does(drawn, capsys):
     assert "left out: 3 too little alike" in capsys.readouterr().out
     assert main(["search", index, "bubble tea", "--query-by", "entity", "--sheet", "None"]) == 2
     assert "a text has no fields" in capsys.readouterr().err
+
+
+def test_python_asks_the_same(drawn):
+    base = KnowledgeBase.open(drawn / "index")
+    fields = {"entity": "bubble tea", "style": "old"}
+    prompts = [Prompt("tea in the rain", attributes=fields), Prompt("rain", query="palm tree")]
+    like = [[hit.key for hit in prompt.neighbours] for prompt in rj.ask(base, prompts, k=4, like=TRAINED)]
+    assert sorted(like[0]) == ["bubble tea/flat", "bubble tea/round"] and len(like[1]) == 3
+    told = {name: list(value) if isinstance(value, tuple) else value for name, value in TRAINED.options().items()}
+    (said,) = rj.ask(base, prompts[:1], k=4, **told)
+    assert [hit.key for hit in said.neighbours] == like[0]
+    model = Model(drawn, trained(TINY), None, None)
+    assert [[hit.key for hit in each.neighbours] for each in rj.ask(base, prompts, k=4, like=model)] == like
+    (exact,) = rj.ask(base, ["tea"], queries=["bubble tea"], k=9, match=["entity"], where_not=["style=old"])
+    assert [hit.key for hit in exact.neighbours] == ["bubble tea/round", "bubble tea/flat"]
+    with pytest.raises(UserError, match="ask: there is no flour, but query_by, method"):
+        rj.ask(base, ["tea"], flour=0.5)
 
 
 def test_triples_print_a_table_and_draw_a_sheet(drawn, tmp_path, capsys):

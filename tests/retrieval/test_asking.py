@@ -15,6 +15,7 @@ from reimagen_jax.retrieval.asking import BELOW, Asking, Question, floor_of, que
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import Rules, build_triples, find_neighbours
 from reimagen_jax.retrieval.triples import Triples
+from tests.retrieval.bases import LetterEncoder, dense
 from tests.samples import example, records_of
 
 THINGS = ("bubble tea", "left speech bubble", "palm tree", "evergreen tree", "man", "kiss between man and man")
@@ -168,11 +169,15 @@ def test_ties_are_broken_by_a_hash_and_nothing_else_is_changed(tmp_path):
         {"query_by": ("entity", "entity", "caption"), "exclude_same": ("style",), "floor": 0.7, "tie_seed": 3},
         {"query_by": ("entity",), "match": ("entity",), "where_not": ("style=old",)},
         {"where": ("style=old", "style=flat"), "floor": 0.5, "tie_seed": 0},
+        {"method": "dense", "exclude_same": ("entity",), "floor": 0.9, "tie_seed": 1},
+        {"method": "hybrid", "match": ("style",), "where_not": ("entity=man",), "tie_seed": 2},
     ],
-    ids=["by name", "exactly", "by caption"],
+    ids=["by name", "exactly", "by caption", "by vectors", "by both"],
 )
 def test_a_record_finds_in_drawing_what_it_found_in_training(drawn, tmp_path, how):
     records, base = drawn
+    if how.get("method"):
+        base = KnowledgeBase.build(records, tmp_path / "vectors", dense=dense(), encoder=LetterEncoder())
     triples = build_triples(records, base, 2, tmp_path / "t", Rules(**how))
     assert triples.asked == Asking(**how, near_duplicates=0.08)
     prompts = asking(from_records(records, len(records), 8), triples.asked)

@@ -190,7 +190,7 @@ class PromptOptions(Options):
         from reimagen_jax.inference.prompts import Prompt, PromptSource, from_file, from_records
 
         k, side = self.resolved(config).k, config.system.resolution
-        self._say_how(config)
+        self.say_how(config)
         if not self.records:
             prompts = from_file(self.prompts) if self.prompts else [Prompt(text.strip()) for text in self._texts]
             return PromptSource.of(self.completed(prompts, config), self._finder(config), k)
@@ -232,7 +232,7 @@ class PromptOptions(Options):
         """How training asked, where that is to be followed."""
         return config.data.asked if self.knowledge_base and self.as_trained != "no" else None
 
-    def _say_how(self, config: Experiment) -> None:
+    def say_how(self, config: Experiment) -> None:
         """Says once when training tells how the base is asked."""
         if self._trained(config) is not None:
             told = self.how_asked(config).told()

@@ -20,6 +20,7 @@ from reimagen_jax.commands.options import (
     as_typed,
     command_line,
     open_drawing,
+    say_left_out,
 )
 from reimagen_jax.errors import require
 from reimagen_jax.systems.seedselect.settings import OURS, PRESETS, SeedSelectConfig
@@ -95,6 +96,7 @@ class SeedSelect(Options):
             models = [self._open(path) for path in (self.model, *(stage.model for stage in self.stages.cascade))]
             seen = self.what.resolved(models[0].config)
             prompts = dataclasses.replace(seen, k=max(seen.k, self.references)).gather(models[0].config)
+            say_left_out([prompt.left_out for prompt in prompts])
             pipeline = self._pipeline(models, seen.k)
             searched = search_by(pipeline, models, prompts, self.how.num_images, self.references)
             command = command_line("seedselect", self._resolved(seen, pipeline))

@@ -238,6 +238,7 @@ class Sweep(Options):
         inventory = Inventory.read(KnowledgeBase.open(self.what.knowledge_base))
         drawn = draw_prompts(inventory, self._split, self.world_prompts, self.how.seed)
         prompts = [Prompt(each.text, attributes=each.attributes, query=each.name) for each in drawn]
+        self.what.say_how(model.config)
         return self.what.completed(prompts, model.config)
 
     @property

@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 
 import numba
@@ -149,12 +148,9 @@ class Index:
         """A score (1) that is not undercut by documents with such a share of a text: float64[Q]; infinite where no
         document can have it. The query may have more words than the text."""
         terms, starts = self._distinct(texts)
-        parts = [terms[first:last] for first, last in pairwise(starts)]
-        weights = [self._idf_of(part) for part in parts]
-        whole = [weight.sum() for weight in weights]
-        known = [weight[part >= 0].sum() for weight, part in zip(weights, parts, strict=True)]
-        reached = [k >= share * w for k, w in zip(known, whole, strict=True)]
-        return np.where(reached, share * np.array(whole) * self._least_factor, np.inf)
+        text_of, weights = np.repeat(np.arange(len(texts)), np.diff(starts)), self._idf_of(terms)
+        whole_Q, known_Q = (np.bincount(text_of, each, len(texts)) for each in (weights, weights * (terms >= 0)))
+        return np.where(known_Q >= share * whole_Q, share * whole_Q * self._least_factor, np.inf)
 
     @cached_property
     def _least_factor(self) -> float:

@@ -166,6 +166,14 @@ class TrainConfig(Checked):
     sample_every: Natural = field(default=1000, metadata=FREE)
     """Steps between sample grids; 0 draws none."""
     sample_images: Count = field(default=8, metadata=FREE)
+    validate_every: Natural = field(default=500, metadata=FREE)
+    """Steps between measurements of the loss on held-out examples, where the data hold any out; 0: none."""
+    validate_examples: Count = field(default=256, metadata=FREE)
+    """Held-out examples that it is measured on, about: whole batches."""
+    evaluate_every: Natural = field(default=0, metadata=FREE)
+    """Steps between measurements of what is drawn for held-out examples, where the data hold any out; 0: none."""
+    evaluate_images: Count = field(default=48, metadata=FREE)
+    """Held-out examples that are drawn for it."""
     fsdp: Count = field(default=1, metadata=FREE)
     """Devices over which parameters are sharded; the rest of the mesh is data-parallel. It changes rounding."""
     seed: Seed = 0

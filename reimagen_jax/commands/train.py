@@ -60,6 +60,7 @@ def train_experiment(config: Experiment, workdir: Path) -> None:
     from reimagen_jax.systems import kinds
     from reimagen_jax.training.checkpoint import begun
     from reimagen_jax.training.loop import train
+    from reimagen_jax.training.validation import validation
 
     # Orbax logs, with a traceback, what it raises as well; the user needs it once.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -78,6 +79,7 @@ def train_experiment(config: Experiment, workdir: Path) -> None:
         on_sample=preview_hook(system, feed, dataset, workdir / "samples"),
         data_fingerprint=feed.fingerprint,
         initial=initial,
+        watches=[watch for watch in (validation(system, feed, config.train),) if watch is not None],
     )
     if outcome.stopped is not None:
         sys.exit(128 + outcome.stopped)

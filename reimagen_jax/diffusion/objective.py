@@ -35,6 +35,26 @@ def min_snr_weight(logsnr_B: Float[Array, " b"], config: DiffusionConfig) -> Flo
     return jnp.exp(log_limited_B - log_error_scale_B[config.prediction])
 
 
+def uniforms(key_t: Key[Array, ""], batch: int) -> Float[Array, " b"]:
+    """u of (3), stratified: one in each of `batch` equal parts of [0, 1], in the order of the parts but for where it
+    begins."""
+    return (jax.random.uniform(key_t) + jnp.arange(batch, dtype=jnp.float32) / batch) % 1.0
+
+
+def by_time(
+    loss_B: Float[Array, " b"], key: Key[Array, ""], config: DiffusionConfig, bins: int = 4
+) -> dict[str, tuple[Float[Array, ""], Float[Array, ""]]]:
+    """The losses that `diffusion_loss` gave with this key, summed over intervals of t that training visits equally
+    often, and how many they are: {"t_0.00-0.50": (sum, number), ...}."""
+    place_B = jnp.floor(uniforms(jax.random.split(key)[0], len(loss_B)) * bins)
+    found = {}
+    for i in range(bins):
+        low, high = ((j / bins) ** config.time_exponent for j in (i, i + 1))
+        in_B = (place_B == i).astype(jnp.float32)
+        found[f"t_{low:.2f}-{high:.2f}"] = (loss_B * in_B).sum(), in_B.sum()
+    return found
+
+
 def diffusion_loss(
     denoise: Denoiser, x0: Float[Array, "b *s"], condition: Condition, key: Key[Array, ""], config: DiffusionConfig
 ) -> Float[Array, " b"]:
@@ -43,10 +63,8 @@ def diffusion_loss(
     `denoise`'s output has `config.output_channels(c)` channels for the c of `x0`, which lies in [-1, 1]. The loss is
     float32 whatever the network computes in.
     """
-    B = x0.shape[0]
     key_t, key_eps = jax.random.split(key)
-    u_B = (jax.random.uniform(key_t) + jnp.arange(B, dtype=jnp.float32) / B) % 1.0
-    t_B = u_B**config.time_exponent  # (3)
+    t_B = uniforms(key_t, x0.shape[0]) ** config.time_exponent  # (3)
     eps = jax.random.normal(key_eps, x0.shape)
     alpha_B, sigma_B = schedule.alpha_sigma(t_B, config)
     x = process.diffuse(x0, eps, alpha_B, sigma_B)

@@ -73,8 +73,10 @@ def words(text: str, face: ImageFont.FreeTypeFont, width: int, max_lines: int, i
     return box
 
 
-def cell(image: np.ndarray | None, side: int) -> Image.Image:
-    """A square box with an image in its middle; None: with nothing."""
+def cell(image: np.ndarray | str | None, side: int) -> Image.Image:
+    """A square box with an image, or a few words, in its middle; None: with nothing."""
+    if isinstance(image, str):
+        return placed(words(image, font(11), side - 2 * GAP, 5, FAINT), side, side, 0.5, 0.5)
     return blank(side, side) if image is None else placed(fit(image, side), side, side, 0.5, 0.5)
 
 

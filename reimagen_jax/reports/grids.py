@@ -21,13 +21,15 @@ def contact_sheet(images: Sequence[np.ndarray], num_columns: int | None = None, 
 
 
 def labelled_grid(
-    rows: Sequence[Sequence[np.ndarray | None]],
+    rows: Sequence[Sequence[np.ndarray | str | None]],
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
     side: int = 96,
 ) -> Image.Image:
-    """Rows of images, uint8 [R, R, 3] each (None: an empty place), with words left of rows and above columns."""
-    resolution = next((image.shape[0] for row in rows for image in row if image is not None), side)
+    """Rows of images, uint8 [R, R, 3] each (words in its place; None: an empty one), with words left of rows and above
+    columns."""
+    shown = (image for row in rows for image in row if isinstance(image, np.ndarray))
+    resolution = next((image.shape[0] for image in shown), side)
     side = cell_side(resolution, side)
     lines = [beside([cell(image, side) for image in row], GAP) for row in rows]
     if column_labels:

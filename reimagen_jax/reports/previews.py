@@ -7,43 +7,44 @@ import jax
 import numpy as np
 
 from reimagen_jax.data import images
-from reimagen_jax.diffusion.sampler import image_keys
+from reimagen_jax.inference.examples import Draw, draw_all, drawing, held_out
 from reimagen_jax.reports.grids import labelled_grid
-from reimagen_jax.systems import finite
-from reimagen_jax.systems.base import Batch, Feed, Inputs, Params, System
+from reimagen_jax.systems.base import Batch, Feed, Params, System
 from reimagen_jax.training import distributed, telemetry
+
+ABSENT = "none found"
 
 
 def preview_hook(
-    system: System, feed: Feed, dataset: Iterable[Batch], folder: str | Path
+    system: System, feed: Feed, dataset: Iterable[Batch], folder: str | Path, draw: Draw | None = None
 ) -> Callable[[int, Params], Path] | None:
     """The hook that the training loop calls as `on_sample(step, ema_params)`: it draws, saves, returns the path.
 
-    The picture's columns are the first `train.sample_images` examples of the data's first batch, always from the same
-    noise; its rows those of the feed's preview. Files are `folder/<step>.png`. An image that is not finite leaves its
-    place empty, and is told of: a picture ends no training. None where no samples are wanted, and for a system that
-    draws no images.
+    The picture shows `train.sample_images` examples, always from the same noise: held-out ones where the feed holds any
+    out, a row each with its caption; else the first of the data's first batch, a column each. Beside them is what the
+    feed's preview has. Files are `folder/<step>.png`. An image that is not finite leaves its place empty, and is told
+    of: a picture ends no training. None where no samples are wanted, and for a system that draws no images.
     """
     train = feed.config.train
     if not train.sample_every or not train.sample_images:
         return None
-    examples = jax.tree.map(lambda leaf: np.asarray(leaf)[: train.sample_images], next(iter(dataset)))
-    # Each process has its own share of the data, and all draw one picture.
-    preview = feed.preview(distributed.from_first_process(examples))
+    examples = held_out(feed, train.sample_images)
+    watched = examples is not None
+    if not watched:
+        examples = jax.tree.map(lambda leaf: np.asarray(leaf)[: train.sample_images], next(iter(dataset)))
+        # Each process has its own share of the data, and all draw one picture.
+        examples = distributed.from_first_process(examples)
+    preview = feed.preview(examples)
     if preview is None:
         return None
-
-    @jax.jit
-    @finite.watched
-    def draw(params: Params, inputs: Inputs) -> jax.Array:
-        keys = image_keys(train.seed, range(len(preview.captions)))
-        return system.sample(params, inputs, keys, system.settings)
+    program = draw or drawing(system)
 
     def hook(step: int, ema_params: Params) -> Path:
         rows = dict(preview.shown)
+        if watched:
+            rows = {name: [ABSENT if image is None else image for image in row] for name, row in rows.items()}
         for name, inputs in preview.drawn.items():
-            note, drawn = jax.tree.map(distributed.whole, draw(ema_params, inputs))
-            broken_B = finite.broken(note, len(drawn))
+            drawn, broken_B = draw_all(program, ema_params, inputs, train.seed, len(preview.captions))
             rows[name] = [
                 None if broken else image for broken, image in zip(broken_B, images.rounded(drawn), strict=True)
             ]
@@ -55,7 +56,12 @@ def preview_hook(
         path = Path(folder) / f"{step:08d}.png"
         if jax.process_index() == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
-            labelled_grid(list(rows.values()), list(rows), preview.captions).save(path)
+            names, captions = list(rows), preview.captions
+            if watched:
+                grid = labelled_grid(list(zip(*rows.values(), strict=True)), captions, names)
+            else:
+                grid = labelled_grid(list(rows.values()), names, captions)
+            grid.save(path)
         return path
 
     return hook

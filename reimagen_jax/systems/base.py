@@ -5,6 +5,8 @@
   Request    one thing to draw
   Pipeline   systems in a row, each drawing from what the one before has drawn
 
+A system may be `Watched` and its feed may hold examples out (`HoldsOut`) besides: then a training is watched by them.
+
 A system whose sampling is no diffusion never calls the diffusion sampler: `System.sample` is the only door.
 """
 
@@ -72,6 +74,30 @@ class System(Protocol):
 
     def about(self) -> Mapping[str, str]:
         """What it is, in words: the lines of a model card's table."""
+        ...
+
+
+Sums = dict[str, tuple[Array, Array]]
+"""What is measured of examples: name -> its sum over those that it is about, and their number. A name with a slash
+(`loss/t_0.00-0.50`) is a detail: it is drawn as a curve, not told."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """What a system may have beside: more to tell of held-out examples than its loss."""
+
+    def measure(self, params: Params, batch: Batch, key: Key[Array, ""]) -> Sums:
+        """What a training is watched by; `loss` among it. All examples of the batch with all of their condition."""
+        ...
+
+
+@runtime_checkable
+class HoldsOut(Protocol):
+    """What a feed may have beside: a part of its data that is not trained on."""
+
+    def held_out(self, number: int, process_index: int | None = None, process_count: int | None = None) -> list[Batch]:
+        """About `number` examples that are never trained on, always the same: this process's share of whole batches.
+        Empty where nothing is held out."""
         ...
 
 
@@ -181,7 +207,7 @@ class Preview(NamedTuple):
 
     captions: Sequence[str]
     shown: Mapping[str, Sequence[np.ndarray | None]]
-    """Rows of images that are there."""
+    """Rows of images that are there; `target` is what is to be drawn, the rows `neighbour ...` what it is shown."""
     drawn: Mapping[str, Inputs]
     """Rows to draw, all with inputs of one shape."""
 

@@ -11,7 +11,7 @@ import collections
 import functools
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,19 @@ All processes of a run draw together, since each may hold only its part of the p
 
 
 @dataclass(frozen=True)
+class Watch:
+    """Numbers that are read off the averaged parameters, as training goes on and at its end."""
+
+    every: int
+    """Steps; 0: never."""
+    measure: Callable[[Params], Mapping[str, float]]
+    """Called in all processes of a run together. It changes nothing of the training."""
+
+    def due(self, step: int, num_steps: int) -> bool:
+        return self.every > 0 and (step % self.every == 0 or step == num_steps)
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a call of `train` ended; there is a checkpoint of `state`."""
 
@@ -59,13 +72,15 @@ def train(
     on_sample: OnSample | None = None,
     data_fingerprint: str = "",
     initial: Callable[[], Params] | None = None,
+    watches: Sequence[Watch] = (),
 ) -> Outcome:
     """Trains `system` for `config.train.num_steps` steps, going on from the last checkpoint in `workdir` if it has one.
 
     `dataset` is a grain dataset of this process's share of the batches: pytrees of numpy arrays, the batch axis first,
     without end. `data_fingerprint` tells its content: a run does not resume on other data. `on_sample` is called every
-    `train.sample_every` steps. A fresh run starts from the parameters that `initial` returns (random ones by default),
-    one that goes on does not ask for them. SIGTERM and Ctrl-C save and leave; a second one is not held back.
+    `train.sample_every` steps, each of `watches` as often as it says. A fresh run starts from the parameters that
+    `initial` returns (random ones by default), one that goes on does not ask for them. SIGTERM and Ctrl-C save and
+    leave; a second one is not held back.
 
     Raises `UserError` if the workdir cannot be used or holds a run with other settings or data or of more steps, if its
     checkpoint is damaged, if the devices do not divide the batch, if the data end, or if the loss stops being finite
@@ -108,13 +123,16 @@ def train(
                 last = stop.agreed() or step == config.train.num_steps
                 save = last or step % config.train.checkpoint_every == 0
                 sample = on_sample is not None and _due(step, config.train.sample_every)
+                due = [watch for watch in watches if watch.due(step, config.train.num_steps)]
                 # Reading step n-1 while n runs keeps the devices busy; only a state that is used has to be known good.
-                report.read(until=step if save or sample else step - 1, last=last)
+                report.read(until=step if save or sample or due else step - 1, last=last)
+                for watch in due:  # before the checkpoint: what a run that goes on finds written is whole
+                    writers.write_scalars(step, watch.measure(state.ema))
                 if save:
                     checkpoints.save(state, data)
                 if sample:
                     writers.write_images(step, _picture(on_sample(step, state.ema)))
-                if save or sample:
+                if save or sample or due:
                     report.pause_over()
                 if last:
                     break

@@ -50,9 +50,10 @@ class Gathered:
         return self.system.init(key)
 
     def loss(self, params: Params, batch: Any, key: Key[Array, ""], *, ema: Params) -> tuple[Float[Array, ""], Metrics]:
-        return self.system.loss(self._gather(params), batch, key, ema=self._gather(ema))
+        return self.system.loss(self.gather(params), batch, key, ema=self.gather(ema))
 
-    def _gather(self, params: Params) -> Params:
+    def gather(self, params: Params) -> Params:
+        """Whole parameters of those that are split."""
         place = jax.lax.with_sharding_constraint
         whole, split = NamedSharding(self.mesh, P()), state_sharding({"params": params}, self.mesh)["params"]
         gather = jax.custom_vjp(lambda params: place(params, whole))

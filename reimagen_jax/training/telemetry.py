@@ -107,6 +107,9 @@ class ConsoleWriter:
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         values = dict(scalars)
+        if "loss" not in values:
+            self._watched(step, values)
+            return
         parts = [f"step {step}/{self._num_steps}", f"loss {values.pop('loss'):.4f}"]
         parts.append(f"lr {values.pop('learning_rate'):.2e}")
         parts.append(f"|g| {values.pop('grad_norm'):.3g}")
@@ -115,6 +118,16 @@ class ConsoleWriter:
         parts.append(f"ETA {duration(values.pop('eta_seconds'))}")
         parts += [f"{name} {value:.4g}" for name, value in values.items()]
         say("  ".join(parts))
+
+    def _watched(self, step: int, values: Mapping[str, float]) -> None:
+        """What a training is watched by, `what/name`; details, `what/name/...`, are left to the curves."""
+        told: dict[str, list[str]] = {}
+        for name, value in values.items():
+            what, _, rest = name.partition("/")
+            if "/" not in rest:
+                told.setdefault(what, []).append(f"{rest.replace('_', ' ')} {value:.4g}")
+        for what, parts in told.items():
+            say(f"step {step}/{self._num_steps}  {what}: {', '.join(parts)}")
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Images do not belong on a console."""

@@ -88,3 +88,23 @@ def test_a_preview_that_is_not_finite_is_told_of_left_empty_and_ends_nothing(par
     assert (np.asarray(cells[3:]) == 255).all(), "an empty place, no black picture"
     said = capsys.readouterr().out
     assert "step 30, preview without neighbours: 2 of 2 images are not finite" in said and "with neighbours" in said
+
+
+def test_a_feed_that_holds_examples_out_has_a_row_for_each_of_them(params, tmp_path):
+    """With its caption, what was not found said, and the same rows whatever is trained on."""
+    shown = batch(0, 1, [[True, True], [True, False], [False, False]])
+
+    class Keeping(ReImagenFeed):
+        def held_out(self, number, process_index=None, process_count=None):
+            return [shown]
+
+    config = replace(TINY, train=replace(TINY.train, sample_every=1, sample_images=3))
+    path = preview_hook(ReImagen(config), Keeping(config), [], tmp_path)(7, params)
+    cells = rows_of(path, 0, (3, 5))
+    np.testing.assert_array_equal([row[2] for row in cells], shown.image_BHWC)
+    np.testing.assert_array_equal(cells[1][0], shown.nbr_image_BKHWC[1, 0])
+    marked = np.asarray(Image.open(path))
+    missing = marked[MARGIN + 40 :, :][..., 0]
+    assert (np.array(cells[2][3]) == np.array(cells[2][4])).all(), "without any neighbours, both are drawn alike"
+    assert (np.array(cells[0][3]) != np.array(cells[0][4])).any()
+    assert missing.min() < 200

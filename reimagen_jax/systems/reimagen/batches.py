@@ -23,8 +23,11 @@ from reimagen_jax.encoders.tokenizers import ByteTokenizer
 from reimagen_jax.errors import require
 from reimagen_jax.retrieval.triples import Triples
 from reimagen_jax.systems.reimagen.condition import Batch
-from reimagen_jax.systems.reimagen.settings import ReImagenConfig
+from reimagen_jax.systems.reimagen.settings import ReImagenConfig, TriplesConfig
 from reimagen_jax.terminal import say
+
+_HELD_OUT = 0x8E1D
+"""Of random numbers: a stream of their own."""
 
 
 def make_dataset(
@@ -45,27 +48,78 @@ def make_dataset(
     data.enlarge), or when captions have not been embedded.
     """
     data, model = config.data, config.system
-    require(
-        data.num_neighbours <= triples.num_candidates,
-        f"data.num_neighbours is {data.num_neighbours}, but {triples.path} holds {triples.num_candidates} per "
-        f"record: run `reimagen triples` with --num-neighbours {data.num_neighbours}",
-    )
+    _require_neighbours(triples, data)
     if model.super_resolution is not None:
         _require_detail(triples.records, model.resolution)
     else:
         _require_side(triples, model.resolution, data.enlarge)
 
+    learned, _ = split(len(triples), data)
+    drawn = triples.num_candidates > triples.num_neighbours
+    kept = triples.num_candidates if drawn else data.num_neighbours
+
     def draw(ids_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        ids_B = learned[ids_B]
         nbr_BC = triples.neighbours[ids_B, :kept]
         keep_BC = draw_kept_neighbours(rng, nbr_BC >= 0, data.min_neighbours, data.num_neighbours)
         nbr_BK = first_kept(nbr_BC, keep_BC, data.num_neighbours)
         return ids_B, nbr_BK, draw_corners(rng, len(ids_B), model)
 
-    drawn = triples.num_candidates > triples.num_neighbours
-    kept = triples.num_candidates if drawn else data.num_neighbours
-
     read = _BatchReader(triples, config, cache_bytes)
-    return make_steps(len(triples), data, draw, read, process_index=process_index, process_count=process_count)
+    return make_steps(len(learned), data, draw, read, process_index=process_index, process_count=process_count)
+
+
+def split(number: int, data: TriplesConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Of so many triples those to learn from, and those of `data.validation_share`, held out: their ids, rising.
+
+    Raises `UserError` where one of them is empty.
+    """
+    ids = np.arange(number)
+    if not data.validation_share:
+        return ids, ids[:0]
+    count = round(data.validation_share * number)
+    require(
+        0 < count < number,
+        f"data.validation_share {data.validation_share:g} of {number} triples holds {count} of them out: take another",
+    )
+    out = np.zeros(number, bool)
+    out[np.random.default_rng((data.seed, _HELD_OUT)).permutation(number)[:count]] = True
+    return ids[~out], ids[out]
+
+
+def held_out_batches(
+    triples: Triples,
+    ids: np.ndarray,
+    config: Experiment,
+    number: int,
+    *,
+    process_index: int | None = None,
+    process_count: int | None = None,
+) -> list[Batch]:
+    """This process's share of whole batches of about `number` of these triples, always the same, in a drawn order,
+    with all their neighbours; again and again the same ones where there are too few for a batch.
+
+    Raises `UserError` as `make_dataset` does.
+    """
+    data, model = config.data, config.system
+    _require_neighbours(triples, data)
+    index = jax.process_index() if process_index is None else process_index
+    share = data.batch_size // (jax.process_count() if process_count is None else process_count)
+    rng, B = np.random.default_rng(_HELD_OUT), data.batch_size
+    batches = max(1, min(number, len(ids)) // B)
+    chosen = np.resize(rng.permutation(ids), batches * B)
+    nbr_NK = triples.neighbours[chosen, : data.num_neighbours]
+    corner_N2, read = draw_corners(rng, len(chosen), model), _BatchReader(triples, config, 0)
+    parts = [slice(b * B + index * share, b * B + (index + 1) * share) for b in range(batches)]
+    return [read(chosen[part], nbr_NK[part], corner_N2[part]) for part in parts]
+
+
+def _require_neighbours(triples: Triples, data: TriplesConfig) -> None:
+    require(
+        data.num_neighbours <= triples.num_candidates,
+        f"data.num_neighbours is {data.num_neighbours}, but {triples.path} holds {triples.num_candidates} per "
+        f"record: run `reimagen triples` with --num-neighbours {data.num_neighbours}",
+    )
 
 
 def draw_kept_neighbours(

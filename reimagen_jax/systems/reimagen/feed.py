@@ -21,7 +21,7 @@ from reimagen_jax.encoders.texts import scattered, to_captions
 from reimagen_jax.errors import require
 from reimagen_jax.retrieval.triples import Triples
 from reimagen_jax.systems.base import Edit, Neighbour, Preview, Request
-from reimagen_jax.systems.reimagen.batches import make_dataset
+from reimagen_jax.systems.reimagen.batches import held_out_batches, make_dataset, split
 from reimagen_jax.systems.reimagen.condition import Batch, Inputs
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
 from reimagen_jax.systems.reimagen.system import to_bytes, to_model
@@ -110,6 +110,27 @@ class ReImagenFeed:
     def dataset(self, process_index: int | None = None, process_count: int | None = None) -> grain.IterDataset:
         """Batches of the triples (see `make_dataset`)."""
         return make_dataset(self.triples, self.config, process_index=process_index, process_count=process_count)
+
+    def held_out(self, number: int, process_index: int | None = None, process_count: int | None = None) -> list[Batch]:
+        """Batches of `data.validation`, or of what `data.validation_share` holds out; none without either.
+
+        Says how many of the records are trained on all the same. Raises `UserError` as `dataset` does.
+        """
+        data = self.config.data
+        if not (data.validation or data.validation_share):
+            return []
+        triples = self.triples
+        if data.validation:
+            triples = Triples.open(data.validation)
+            learned = set(zip(self.triples.records.sources(), self.triples.records.keys(), strict=True))
+            again = learned.intersection(zip(triples.records.sources(), triples.records.keys(), strict=True))
+            if again:
+                say(f"{data.validation} is to be held out, but {len(again)} of its records are trained on", error=True)
+            ids = np.arange(len(triples))
+        else:
+            _, ids = split(len(triples), data)
+        share = {"process_index": process_index, "process_count": process_count}
+        return held_out_batches(triples, ids, self.config, number, **share)
 
     def preview(self, batch: Batch) -> Preview:
         """The neighbours, what a super-resolution stage enlarges, the target; drawn without and with the neighbours."""

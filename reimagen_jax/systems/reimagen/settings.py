@@ -3,7 +3,9 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Lt
 
 from reimagen_jax.checked import Count, Natural, NonNegative, Share
 from reimagen_jax.config import FREE, LOCAL, DataConfig, Experiment, SystemConfig
@@ -90,9 +92,18 @@ class TriplesConfig(DataConfig):
     """Records may be smaller than what is drawn, and are enlarged; else they are refused."""
     min_neighbours: Natural = 0
     """With a value below `num_neighbours`, each example keeps a uniformly drawn number of neighbours, at least this."""
+    validation: str = field(default="", metadata=FREE | LOCAL)
+    """Folder of triples of records that are not trained on, which the training is watched by."""
+    validation_share: Annotated[Share, Lt(1)] = 0.0
+    """Without such a folder: share of the triples that is held out for it, drawn by `seed`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(
+            not (self.validation and self.validation_share),
+            f"data.validation {self.validation} and data.validation_share {self.validation_share} both say what is "
+            "held out: give one of them",
+        )
         require(
             self.min_neighbours <= self.num_neighbours,
             f"data.min_neighbours {self.min_neighbours} is not between 0 and data.num_neighbours {self.num_neighbours}",

@@ -23,6 +23,7 @@ from reimagen_jax.encoders.texts import AnyArray, Embedded, Texts, abstract_text
 from reimagen_jax.errors import UserError
 from reimagen_jax.nets.unet import Condition, UNet, predict, read
 from reimagen_jax.systems import finite
+from reimagen_jax.systems.base import Sums
 from reimagen_jax.systems.reimagen.condition import Batch, Inputs, drop, guide_of, plan_of
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
 
@@ -220,6 +221,29 @@ class ReImagen:
             condition = self.degraded(condition, image_BHWC, jax.random.fold_in(key, 3))
         loss_B = objective.diffusion_loss(self.denoiser(params), image_BHWC, condition, key_loss, model.diffusion)
         return loss_B.mean(), {}
+
+    def measure(self, params: Params, batch: Batch, key: Key[Array, ""]) -> Sums:
+        """The loss with text and neighbours, that without neighbours from the same noise, and what neighbours gain;
+        each by time, too."""
+        model, B = self.model, batch.image_BHWC.shape[0]
+        condition, image_BHWC = self.condition(params, batch), to_model(batch.image_BHWC)
+        if model.super_resolution is not None:
+            condition = self.degraded(condition, image_BHWC, jax.random.fold_in(key, 3))
+
+        def loss_of(without: Bool[Array, ""]) -> Float[Array, " b"]:
+            told = drop(condition, jnp.zeros(B, bool), jnp.broadcast_to(without, (B,)))
+            return objective.diffusion_loss(self.denoiser(params), image_BHWC, told, key, model.diffusion)
+
+        if condition.nbr_mask_BK is None:
+            losses = {"loss": loss_of(jnp.array(False))}
+        else:
+            with_B, without_B = jax.lax.map(loss_of, jnp.array([False, True]))  # one network in the program
+            losses = {"loss": with_B, "loss_without_neighbours": without_B, "neighbours_gain": without_B - with_B}
+        sums = {name: (loss_B.sum(), jnp.float32(B)) for name, loss_B in losses.items()}
+        for name, loss_B in losses.items():
+            parts = objective.by_time(loss_B, key, model.diffusion)
+            sums |= {f"{name}/{when}": part for when, part in parts.items()}
+        return sums
 
     def sample(
         self, params: Params, inputs: Inputs, keys_B: Key[Array, " b"], settings: GuidedSamplerConfig

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from reimagen_jax.checked import Count, Natural, Options, Share
+from reimagen_jax.commands.evaluate_pictures import Pictures
 from reimagen_jax.commands.evaluate_seedselect import SeedSelect
 from reimagen_jax.commands.options import CascadeOptions, SamplingOptions, command_line, open_drawing
 from reimagen_jax.errors import require
@@ -280,7 +281,13 @@ def _paths(stages: CascadeOptions) -> list[Path]:
 
 def main(args: Sequence[str]) -> None:
     """Parses and runs; `args` are those after `evaluate`."""
-    commands = {"entities": Entities, "seedselect": SeedSelect, "people": People, "judged": Judged}
+    commands = {
+        "pictures": Pictures,
+        "entities": Entities,
+        "seedselect": SeedSelect,
+        "people": People,
+        "judged": Judged,
+    }
     tyro.extras.subcommand_cli_from_dict(commands, prog="reimagen evaluate", description=DESCRIPTION, args=args).run()
 
 

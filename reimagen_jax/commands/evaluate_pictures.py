@@ -106,6 +106,8 @@ class Pictures(Options):
             f"--model {self.model} enlarges images: give it to --cascade, behind the model that draws them",
         )
         bench = self._bench(models)
+        measured = self.best in pictures.columns(bench)
+        require(measured or not self.over, f"--best {self.best} is not measured: no field of it is judged")
         for line in judged(bench):
             say(line)
         grid = self._grid()
@@ -123,7 +125,6 @@ class Pictures(Options):
             self._write(models, bench, rows, None, complete=False)
         choice = None
         if grid:
-            require(self.best in outcomes[grid[0]], f"--best {self.best} is not measured: no field of it is judged")
             own = bench.pipeline.settings
             gentle = {arm: _strength(own, dict(arm.guidance)) for arm in grid}
             best, tied = best_of(grid, outcomes, self.best, gentle)

@@ -55,6 +55,8 @@ def train_experiment(config: Experiment, workdir: Path) -> None:
 
     Raises `UserError` on bad settings or data.
     """
+    from reimagen_jax.evaluation.pictures.watching import evaluation
+    from reimagen_jax.inference.examples import drawing
     from reimagen_jax.inference.model import Model, settled
     from reimagen_jax.reports.previews import preview_hook
     from reimagen_jax.systems import kinds
@@ -71,15 +73,17 @@ def train_experiment(config: Experiment, workdir: Path) -> None:
     system, initial = kinds.system_of(config), None
     if config.init.weights:
         initial = lambda: Model.open(config.init.weights, on_host=True).params  # noqa: E731
+    draw = drawing(system)
+    watches = (validation(system, feed, config.train), evaluation(feed, draw))
     outcome = train(
         config,
         workdir,
         system,
         dataset,
-        on_sample=preview_hook(system, feed, dataset, workdir / "samples"),
+        on_sample=preview_hook(system, feed, dataset, workdir / "samples", draw),
         data_fingerprint=feed.fingerprint,
         initial=initial,
-        watches=[watch for watch in (validation(system, feed, config.train),) if watch is not None],
+        watches=[watch for watch in watches if watch is not None],
     )
     if outcome.stopped is not None:
         sys.exit(128 + outcome.stopped)

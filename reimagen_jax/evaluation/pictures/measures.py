@@ -117,7 +117,7 @@ def contrast(pictures: Pictures) -> Float[np.ndarray, " n"]:
 
 def blank(pictures: Pictures, true: Pictures) -> Bool[np.ndarray, " n"]:
     """(5)"""
-    return contrast(pictures) < np.quantile(contrast(true), BLANK_TRUE)
+    return contrast(pictures) < np.quantile(contrast(true), BLANK_TRUE, method="lower")
 
 
 def _kernel(x_ND: Vectors, y_MD: Vectors) -> np.ndarray:

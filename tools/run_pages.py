@@ -58,6 +58,7 @@ SMALL = (
     (r"reimagen reproduce runs/cats", ""),
     (r"reimagen sample", "--limit 2 --steps 2 --num-images 1 --batch-size 2"),
     (r"reimagen evaluate entities", "--num-prompts 2 --steps 2 --batch-size 2"),
+    (r"reimagen evaluate pictures", "--limit 2 --steps 2 --batch-size 2 --features looks"),
     (r"reimagen evaluate people", "--num-prompts 1 --num-images 1 --steps 2 --batch-size 2"),
     (r"reimagen rater train .*--from-run", "--num-images 64"),
     (r"reimagen encode-train .*--from-run", ""),

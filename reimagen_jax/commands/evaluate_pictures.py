@@ -72,9 +72,11 @@ class Pictures(Options):
     record is among them."""
     gallery_size: Count = 4096
     """Pictures of them, at most: first those of the prompts' entities."""
-    features: Annotated[tuple[Literal["looks", "unet", "all", "encoder"], ...], tyro.conf.arg(metavar="SPACE ...")] = ()
+    features: Annotated[
+        tuple[Literal["looks", "surface", "unet", "all", "encoder"], ...], tyro.conf.arg(metavar="SPACE ...")
+    ] = ()
     """Spaces that judges may use (default: all that are at hand, the most accurate is taken): pixels, edges and
-    colours (looks); the shipped model's encoder (unet); both (all); --encoder."""
+    colours (looks); colours and texture (surface); the shipped model's encoder (unet); all of these; --encoder."""
     judge: Literal["mean", "nearest", "svm"] | None = None
     """How they judge: by the nearest mean, the nearest picture, or a machine trained on the pictures (default: the most
     accurate)."""

@@ -109,7 +109,7 @@ def test_judges_read_true_pictures_and_know_what_they_have_not_seen(prompts, tru
         judge = choose(field, true.values[field], spaces, ["looks"])
         asked = judge.knows([prompt.attributes[field] for prompt in prompts])
         assert (judge(np.stack([prompt.target for prompt in prompts])) == asked).mean() >= least
-        assert max(judge.tried.values()) == judge.tried[f"{judge.space}, {judge.how}"]
+        assert max(judge.tried.values()) - judge.tried[f"{judge.space}, {judge.how}"] < 0.2
         assert judge.knows(["unheard of", None]).tolist() == [-1, -1]
     with pytest.raises(UserError, match="no two values with two pictures each"):
         choose("entity", [str(i) for i in range(len(true.pictures))], spaces, ["looks"])

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from reimagen_jax.data import images
+from reimagen_jax.data.image_text import ImageText
 from reimagen_jax.data.records import ImageTexts
 from reimagen_jax.data.sources.where import lookup
 from reimagen_jax.errors import require
@@ -81,17 +82,21 @@ def gallery(
     seen, wanted = {(prompt.source, prompt.key) for prompt in prompts}, set()
     if fields:
         wanted = {value_of(prompt.attributes, fields[0]) for prompt in prompts}
-    rng, about, others = np.random.default_rng(seed), [], []
-    for records in sources:
+    others: list[tuple[int, int]] = []
+    for number, records in enumerate(sources):
         names = list(zip(records.sources(), records.keys(), strict=True))
-        ids = [i for i, name in enumerate(names) if name not in seen]
+        others += [(number, i) for i, name in enumerate(names) if name not in seen]
         seen.update(names)
-        for part in np.array_split(rng.permutation(ids).astype(np.int64), -(-len(ids) // _READ_AT_ONCE) or 1):
-            for record in records.fetch(part):
-                shared = bool(fields) and value_of(record.attributes, fields[0]) in wanted
-                (about if shared else others).append(record)
-            about, others = about[:most], others[:most]
-    kept = [*about, *others][:most]
+    drawn = {others[i]: rank for rank, i in enumerate(np.random.default_rng(seed).permutation(len(others)))}
+    found: list[tuple[bool, int, ImageText]] = []
+    for number, records in enumerate(sources):
+        ids = [i for place, i in others if place == number]
+        for part in np.array_split(np.array(ids, np.int64), -(-len(ids) // _READ_AT_ONCE) or 1):
+            for i, record in zip(part.tolist(), records.fetch(part), strict=True):
+                shared, rank = bool(fields) and value_of(record.attributes, fields[0]) in wanted, drawn[number, i]
+                if shared or rank < most:
+                    found.append((not shared, rank, record))
+    kept = [record for _, _, record in sorted(found, key=lambda each: each[:2])[:most]]
     targets = {prompt.target.tobytes() for prompt in prompts}
     decoded = [(images.decode(record.image, resolution), record) for record in kept]
     decoded = [(picture, record) for picture, record in decoded if picture.tobytes() not in targets]

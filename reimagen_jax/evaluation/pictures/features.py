@@ -3,6 +3,8 @@
     pixels    their colours at 16 x 16
     edges     oriented gradients in 8 x 8 cells, each of unit length at most (Dalal and Triggs 2005)
     colours   how much there is of 4 x 4 x 4 colours (the square root)
+    texture   how much there is of each step between neighbouring pixels, of each pattern of brighter and darker ones
+              around a pixel (Ojala et al. 2002), of each brightness and saturation (square roots): how it is drawn
     unet      what the shipped model's attention reads of a neighbour: its encoder at t = 0, in 4 x 4 cells
     encoder   vectors of an encoder of one's own (`reimagen encode-train`)
 
@@ -32,8 +34,9 @@ Vectors = Float[np.ndarray, "n d"]
 SIDE = 32
 SPACES: Mapping[str, tuple[str, ...]] = {
     "looks": ("pixels", "edges", "colours"),
+    "surface": ("colours", "texture"),
     "unet": ("unet",),
-    "all": ("pixels", "edges", "colours", "unet"),
+    "all": ("pixels", "edges", "colours", "texture", "unet"),
     "encoder": ("encoder",),
 }
 """Name -> features."""
@@ -41,6 +44,9 @@ COMPONENTS = 128
 FITTED_TO = 4096
 """Pictures that the components are fitted to, at most."""
 _BATCH = 128
+_STEPS = np.array([0.002, 0.006, 0.012, 0.02, 0.035, 0.06, 0.1, 0.17, 0.28, 0.45])
+_AROUND = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))
+_BRIGHTER = 0.02
 
 
 class Spaces:
@@ -117,6 +123,31 @@ def colours(pictures: Pictures, levels: int = 4) -> Vectors:
     return np.sqrt(counts / place[0].size).astype(np.float32)
 
 
+def texture(pictures: Pictures) -> Vectors:
+    """Square roots of numbers of pixels."""
+    image = pictures.astype(np.float32) / np.float32(255)
+    grey = image.mean(axis=-1)
+    found = [
+        _histogram(np.abs(np.diff(layer, order, axis=axis)), _STEPS)
+        for layer in (grey[..., None], image)
+        for order in (1, 2)
+        for axis in (1, 2)
+    ]
+    middle, code = grey[:, 1:-1, 1:-1], np.zeros((len(grey), SIDE - 2, SIDE - 2), np.int64)
+    for bit, (y, x) in enumerate(_AROUND):
+        around = grey[:, 1 + y : SIDE - 1 + y, 1 + x : SIDE - 1 + x]
+        code |= (around > middle + _BRIGHTER).astype(np.int64) << bit
+    levels = np.arange(1, 256) - 0.5
+    found += [_histogram(code, levels)]
+    found += [_histogram(each, np.linspace(0, 1, 17)[1:-1]) for each in (grey, image.max(-1) - image.min(-1))]
+    return np.sqrt(np.concatenate(found, axis=1) / np.float32(SIDE**2)).astype(np.float32)
+
+
+def _histogram(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    places = np.digitize(values.reshape(len(values), -1), bounds)
+    return np.stack([np.bincount(each, minlength=len(bounds) + 1) for each in places])
+
+
 def unet(pictures: Pictures) -> Vectors:
     """The values of the shipped model's attention to neighbours, of all its levels."""
     program, params = _unet()
@@ -132,6 +163,7 @@ FEATURES: Mapping[str, Callable[[Pictures], Vectors]] = {
     "pixels": pixels,
     "edges": edges,
     "colours": colours,
+    "texture": texture,
     "unet": unet,
 }
 

@@ -48,12 +48,7 @@ def make_dataset(
     data.enlarge), or when captions have not been embedded.
     """
     data, model = config.data, config.system
-    _require_neighbours(triples, data)
-    if model.super_resolution is not None:
-        _require_detail(triples.records, model.resolution)
-    else:
-        _require_side(triples, model.resolution, data.enlarge)
-
+    check(triples, config)
     learned, _ = split(len(triples), data)
     drawn = triples.num_candidates > triples.num_neighbours
     kept = triples.num_candidates if drawn else data.num_neighbours
@@ -98,11 +93,8 @@ def held_out_batches(
 ) -> list[Batch]:
     """This process's share of whole batches of about `number` of these triples, always the same, in a drawn order,
     with all their neighbours; again and again the same ones where there are too few for a batch.
-
-    Raises `UserError` as `make_dataset` does.
     """
     data, model = config.data, config.system
-    _require_neighbours(triples, data)
     index = jax.process_index() if process_index is None else process_index
     share = data.batch_size // (jax.process_count() if process_count is None else process_count)
     rng, B = np.random.default_rng(_HELD_OUT), data.batch_size
@@ -114,12 +106,18 @@ def held_out_batches(
     return [read(chosen[part], nbr_NK[part], corner_N2[part]) for part in parts]
 
 
-def _require_neighbours(triples: Triples, data: TriplesConfig) -> None:
+def check(triples: Triples, config: Experiment) -> None:
+    """Raises `UserError` where triples have fewer neighbours, or smaller images, than an experiment wants."""
+    data, model = config.data, config.system
     require(
         data.num_neighbours <= triples.num_candidates,
         f"data.num_neighbours is {data.num_neighbours}, but {triples.path} holds {triples.num_candidates} per "
         f"record: run `reimagen triples` with --num-neighbours {data.num_neighbours}",
     )
+    if model.super_resolution is not None:
+        _require_detail(triples.records, model.resolution)
+    else:
+        _require_side(triples, model.resolution, data.enlarge)
 
 
 def draw_kept_neighbours(

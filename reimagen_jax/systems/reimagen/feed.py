@@ -21,7 +21,7 @@ from reimagen_jax.encoders.texts import scattered, to_captions
 from reimagen_jax.errors import require
 from reimagen_jax.retrieval.triples import Triples
 from reimagen_jax.systems.base import Edit, Neighbour, Preview, Request
-from reimagen_jax.systems.reimagen.batches import held_out_batches, make_dataset, split
+from reimagen_jax.systems.reimagen.batches import check, held_out_batches, make_dataset, split
 from reimagen_jax.systems.reimagen.condition import Batch, Inputs
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
 from reimagen_jax.systems.reimagen.system import to_bytes, to_model
@@ -122,6 +122,7 @@ class ReImagenFeed:
         triples = self.triples
         if data.validation:
             triples = Triples.open(data.validation)
+            check(triples, self.config)
             learned = set(zip(self.triples.records.sources(), self.triples.records.keys(), strict=True))
             again = learned.intersection(zip(triples.records.sources(), triples.records.keys(), strict=True))
             if again:

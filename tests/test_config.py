@@ -166,6 +166,8 @@ WITH_ALL_PARTS = changed(TINY_SR, text=replace(TINY_SR.system.text, frozen=FROZE
 FREE = {
     *(f"train.{name}" for name in ("num_steps", "fsdp", "accumulate", "sample_every", "sample_images")),
     *(f"train.{name}" for name in ("log_every", "checkpoint_every", "keep_checkpoints")),
+    *(f"train.{name}" for name in ("validate_every", "validate_examples", "evaluate_every", "evaluate_images")),
+    "data.validation",
     *("data.threads", "data.triples", "data.text_embeddings", "data.asked", "data.enlarge", "text.frozen.encoder"),
     *(f"sampler.{item.name}" for item in dataclasses.fields(GuidedSamplerConfig)),
 }

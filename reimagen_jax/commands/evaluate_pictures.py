@@ -239,7 +239,7 @@ class Pictures(Options):
             "command": command_line("pictures", command).replace("reimagen", "reimagen evaluate", 1),
             "model": models[0].facts(),
             **({"cascade": [model.facts() for model in models[1:]]} if len(models) > 1 else {}),
-            "sources": self.what.sources(),
+            "sources": self.what.sources(models[0].config),
             "sampler": sampler_facts(bench.pipeline.settings, self.how.seed, self.how.num_images),
             "versions": versions(),
         }

@@ -10,37 +10,11 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from reimagen_jax import __version__, paths, runtime
+from reimagen_jax import __version__, runtime
+from reimagen_jax.commands import COMMANDS
 from reimagen_jax.errors import UserError
 from reimagen_jax.terminal import say
-
-if TYPE_CHECKING:
-    from tyro.constructors import ConstructorRegistry
-
-COMMANDS = {
-    "prepare": ("prepare:Prepare", "images with captions -> records"),
-    "split": ("split:Split", "records -> parts: train and held-out; frequent, rare and unseen entities"),
-    "encode-train": ("encode_train:EncodeTrain", "records -> an encoder, for knowledge bases that search by vectors"),
-    "index": ("index:Index", "records -> knowledge base; adds to it, describes it, checks it"),
-    "search": ("search:Search", "texts -> what a knowledge base finds for them, with a contact sheet"),
-    "embed": ("embed:Embed", "captions of records -> embeddings by a frozen text encoder"),
-    "triples": ("triples:BuildTriples", "records + knowledge base -> training data (KNN-ImageText)"),
-    "train": ("train:main", "training data -> checkpoints"),
-    "export": ("export:Export", "checkpoint -> safetensors, settings and a model card, to hand on"),
-    "sample": ("sample:Sample", "prompts -> images, with neighbours from a knowledge base or given by hand"),
-    "edit": ("edit:main", "images -> images: drawn on, inpainted, outpainted, varied, mixed, swapped"),
-    "reproduce": ("reproduce:Reproduce", "images -> the same images, drawn again from what they tell, and compared"),
-    "seedselect": ("seedselect:main", "prompts + references -> images, from noise that is searched for them"),
-    "sweep": ("sweep:Sweep", "prompts -> a report over eta: from all neighbours to all text"),
-    "evaluate": ("evaluate:main", "checkpoint -> tables of faithfulness and alignment"),
-    "verify": ("verify:Verify", "whether folders of all these kinds are whole"),
-    "rater": ("rater:main", "trains and checks the rater that evaluate, sweep and demo use"),
-    "demo": ("demo:Demo", "all of it in three minutes, with weights that come with the package"),
-}
-"""Name -> (module and class in `reimagen_jax.commands`, what it does)."""
 
 MENDABLE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
@@ -58,7 +32,9 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status: 0, 2 on bad input (one line on stderr says what), 130 on Ctrl-C;
     others where a command says so (`reproduce`: 1 where an image differs)."""
     args = list(sys.argv[1:] if args is None else args)
-    if not args or args[0] in ("-h", "--help"):
+    if args[:1] == ["help"]:  # `help edit image` is `edit image --help`
+        args = [*args[1:], "--help"]
+    if not args or args[0] in ("-h", "--help", "--help-all"):
         print(_overview())
         return 0 if args else USAGE_ERROR
     if args[0] == "--version":
@@ -96,41 +72,17 @@ def _reason(error: Exception) -> str | None:
 def _run(name: str, args: list[str]) -> int:
     """The status that the command returns, 0 where it returns none."""
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        near = difflib.get_close_matches(name, [*COMMANDS, "help"], n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"the commands are {', '.join(COMMANDS)}"
         raise UserError(f"there is no command {name!r}: {hint}")
     module, _, attribute = COMMANDS[name][0].partition(":")
     command = getattr(importlib.import_module(f"reimagen_jax.commands.{module}"), attribute)
-    import tyro
-
-    with _paths_are_local():
-        if isinstance(command, type):
-            return (
-                tyro.cli(command, prog=f"reimagen {name}", args=args, config=(tyro.conf.FlagCreatePairsOff,)).run() or 0
-            )
+    if not isinstance(command, type):
         command(args)
         return 0
+    from reimagen_jax.commands.usage import parse
 
-
-def _paths_are_local() -> "ConstructorRegistry":
-    """A rule of the command line's, for every option that is a path: it is one of this machine's (`paths.local`)."""
-    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
-
-    registry = ConstructorRegistry()
-
-    @registry.primitive_rule
-    def path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
-        if info.type is not Path:
-            return None
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="PATH",
-            instance_from_str=lambda words: paths.local(words[0]),
-            is_instance=lambda value: isinstance(value, Path),
-            str_from_instance=lambda value: [str(value)],
-        )
-
-    return registry
+    return parse(command, f"reimagen {name}", args).run() or 0
 
 
 def _overview() -> str:
@@ -138,13 +90,14 @@ def _overview() -> str:
     lines = [f"  {name:<{width}}  {purpose}" for name, (_, purpose) in COMMANDS.items()]
     return "\n".join(
         [
-            "Re-Imagen: retrieval-augmented text-to-image generation.",
-            "",
             "usage: reimagen COMMAND [options]",
             "",
+            "Re-Imagen: retrieval-augmented text-to-image generation.",
+            "",
+            "Commands:",
             *lines,
             "",
-            "`reimagen COMMAND --help` explains a command and its options.",
+            "`reimagen help COMMAND` explains a command, `reimagen COMMAND --help-all` all of its options.",
         ]
     )
 

@@ -34,11 +34,14 @@ LOCAL = {"local": True}
 class DataConfig(Checked):
     """What is read, and how a step's batch is made of it. Systems add where their data lie."""
 
+    common: ClassVar = ("batch_size",)
+
     section: ClassVar[str] = "data."
 
     batch_size: Count = 32
     """Examples a step, over all devices and hosts."""
     seed: Seed = 0
+    """Of the order of the examples."""
     threads: Count = field(default=4, metadata=FREE)
     """Reader threads."""
 
@@ -91,6 +94,8 @@ class SystemConfig(Checked):
 class InitConfig(Checked):
     """What a run starts from, when it does not go on from its own checkpoint."""
 
+    common: ClassVar = ("weights",)
+
     section: ClassVar[str] = "init."
 
     weights: str = field(default="", metadata=LOCAL)
@@ -127,18 +132,22 @@ class GroupRate(Checked):
 class TrainConfig(Checked):
     """Optimisation, logging and checkpoints."""
 
+    common: ClassVar = ("num_steps", "learning_rate", "log_every", "checkpoint_every", "sample_every", "seed")
+
     section: ClassVar[str] = "train."
 
     num_steps: Steps = field(default=10_000, metadata=FREE)
-    """Free on resuming: training longer is the commonest wish. The rate of the steps to come follows the new length;
-    where the steps so far would have had another rate under it (cosine decay always, tail decay once the tail has
-    begun), the result is not that of a run of the new length: the loop says so, and `run.json` keeps the change."""
+    """Of the whole run. Free on resuming: training longer is the commonest wish. The rate of the steps to come follows
+    the new length; where the steps so far would have had another rate under it (cosine decay always, tail decay once
+    the tail has begun), the result is not that of a run of the new length: the loop says so, and `run.json` keeps the
+    change."""
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     """Adafactor keeps a row and a column of second moments for a matrix, where AdamW keeps two moments of its size."""
     multiply_by_parameter_scale: bool = False
     """Of Adafactor: a step is the learning rate times the root mean square of the parameter (at least 0.001), as its
     paper has it and optax by default; else the learning rate itself, as with AdamW."""
     learning_rate: NonNegative = 1e-3
+    """At its highest, after warm-up."""
     rates: tuple[GroupRate, ...] = ()
     """Groups with a rate of their own; a parameter belongs to the first that fits, and to none otherwise (1)."""
     warmup_steps: Natural = 500
@@ -161,11 +170,15 @@ class TrainConfig(Checked):
     """How a step is spread over devices: one program over sharded arrays, or a map over devices with a state whole on
     each (no fsdp, one process), for those who stand on `jax.pmap`."""
     log_every: Count = field(default=50, metadata=FREE)
+    """Steps between lines of metrics, each with their means."""
     checkpoint_every: Count = field(default=500, metadata=FREE)
+    """Steps between checkpoints: as many are lost at most when the machine goes off."""
     keep_checkpoints: Count = field(default=3, metadata=FREE)
+    """The last so many stay on the disk."""
     sample_every: Natural = field(default=1000, metadata=FREE)
     """Steps between sample grids; 0 draws none."""
     sample_images: Count = field(default=8, metadata=FREE)
+    """Images of a grid."""
     validate_every: Natural = field(default=500, metadata=FREE)
     """Steps between measurements of the loss on held-out examples, where the data hold any out; 0: none."""
     validate_examples: Count = field(default=256, metadata=FREE)
@@ -177,6 +190,7 @@ class TrainConfig(Checked):
     fsdp: Count = field(default=1, metadata=FREE)
     """Devices over which parameters are sharded; the rest of the mesh is data-parallel. It changes rounding."""
     seed: Seed = 0
+    """Of the first parameters, and of each step's random numbers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -31,6 +31,11 @@ def configure() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def cache() -> str | None:
+    """The folder of compiled programs; None where none are kept."""
+    return os.environ.get("JAX_COMPILATION_CACHE_DIR") or None
+
+
 def no_device() -> str | None:
     """Why JAX, if it was imported, has no device to compute on; None if it has one, or was not asked for one."""
     if "jax" not in sys.modules:

@@ -25,6 +25,8 @@ MAX_BATCH = 20
 class Demo(Options):
     """Show that retrieval draws what the model has never seen. Takes about two minutes on a laptop's CPU.
 
+        reimagen demo
+
     With weights that come with the package: makes a knowledge base of EntityWorld, retrieves for entities that were
     absent from the training data, sweeps eta, rates every image, and writes a report to open in a browser.
     """

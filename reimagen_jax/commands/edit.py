@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
@@ -20,6 +20,7 @@ from reimagen_jax.commands.options import (
     say_left_out,
     warn_without_neighbours,
 )
+from reimagen_jax.commands.usage import choose
 from reimagen_jax.diffusion.settings import Repeats
 from reimagen_jax.errors import require
 
@@ -37,6 +38,8 @@ Each writes a folder as `reimagen sample` does: an image each, grid.png, sample.
 @dataclass(frozen=True, kw_only=True)
 class Edit(Options):
     """What all edits are told."""
+
+    common: ClassVar = ("eta", "overwrite")
 
     model: Path
     """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""
@@ -298,6 +301,4 @@ COMMANDS = {
 
 def main(args: Sequence[str]) -> None:
     """Parses and runs; `args` are those after `edit`."""
-    tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, prog="reimagen edit", description=DESCRIPTION, args=args, config=(tyro.conf.FlagCreatePairsOff,)
-    ).run()
+    choose(COMMANDS, "reimagen edit", DESCRIPTION, args).run()

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class EmbedOptions(Options):
     """How captions are embedded, and where the embeddings go."""
+
+    common: ClassVar = ("text_embeddings", "text_encoder", "text_model")
 
     text_embeddings: Path | None = None
     """Folder of text embeddings to write, or to add to; it serves any number of records, and has each text once."""

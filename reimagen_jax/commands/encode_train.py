@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 from annotated_types import Ge, Gt, Lt
@@ -48,6 +48,8 @@ class EncodeTrain(Options):
     Training goes on in a working folder with logs and checkpoints; the same command resumes there. It is that of
     `reimagen train experiments/dual32.py`, where more can be set, and whose run becomes an encoder by --from-run.
     """
+
+    common: ClassVar = ("workdir", "resolution", "num_steps", "batch_size", "same_by", "overwrite")
 
     records: Annotated[Path, tyro.conf.Positional]
     """Folder written by `reimagen prepare`."""

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -12,6 +12,7 @@ from reimagen_jax.checked import Count, Natural, Options, Share
 from reimagen_jax.commands.evaluate_pictures import Pictures
 from reimagen_jax.commands.evaluate_seedselect import SeedSelect
 from reimagen_jax.commands.options import CascadeOptions, SamplingOptions, command_line, open_drawing
+from reimagen_jax.commands.usage import choose
 from reimagen_jax.errors import require
 from reimagen_jax.systems.reimagen.settings import ETAS
 from reimagen_jax.terminal import say
@@ -43,6 +44,8 @@ class Entities(Options):
     --num-images 4, column "best of 4".
     Writes results.json, results.csv, parameters.csv, prompts.json, plots, and for each split a picture of its images.
     """
+
+    common: ClassVar = ("num_prompts", "splits", "conditions", "k", "eta")
 
     model: Path
     """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""
@@ -188,6 +191,8 @@ class People(Options):
         reimagen evaluate judged runs/pictures
     """
 
+    common: ClassVar = ("entity", "prompt", "num_prompts", "k", "eta", "overwrite")
+
     model: Path
     """Folder of a training run (its last checkpoint is used) or of weights."""
     knowledge_base: Path
@@ -259,7 +264,10 @@ class People(Options):
 
 @dataclass(frozen=True)
 class Judged(Options):
-    """What people have said of the pictures that `reimagen evaluate people` drew: tables with 95 % intervals."""
+    """What people have said of the pictures that `reimagen evaluate people` drew: tables with 95 % intervals.
+
+    reimagen evaluate judged runs/pictures
+    """
 
     pictures: Annotated[Path, tyro.conf.Positional]
     """Folder of the pictures, its ratings.csv filled in."""
@@ -279,16 +287,18 @@ def _paths(stages: CascadeOptions) -> list[Path]:
     return [stage.model for stage in stages.cascade]
 
 
+COMMANDS = {
+    "pictures": Pictures,
+    "entities": Entities,
+    "seedselect": SeedSelect,
+    "people": People,
+    "judged": Judged,
+}
+
+
 def main(args: Sequence[str]) -> None:
     """Parses and runs; `args` are those after `evaluate`."""
-    commands = {
-        "pictures": Pictures,
-        "entities": Entities,
-        "seedselect": SeedSelect,
-        "people": People,
-        "judged": Judged,
-    }
-    tyro.extras.subcommand_cli_from_dict(commands, prog="reimagen evaluate", description=DESCRIPTION, args=args).run()
+    choose(COMMANDS, "reimagen evaluate", DESCRIPTION, args).run()
 
 
 def _announce(bench: "EntityBench", missing: "Sequence[Arm]") -> None:

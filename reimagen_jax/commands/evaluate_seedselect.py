@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -30,6 +30,8 @@ class SeedSelect(Options):
     are the first that are found for the entity's name. Rows are stored as they are done, and noises batch by batch:
     after a stop, the same command goes on where it was. Writes results.json, and a picture for each split.
     """
+
+    common: ClassVar = ("num_prompts", "splits", "k", "references")
 
     model: Path
     """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class BuildOptions(Options):
     """How a new knowledge base finds its records; what is added to it later is treated in the same way."""
+
+    common: ClassVar = ("encoder",)
 
     k1: Positive = 1.2
     """BM25: how soon a word that a caption repeats stops counting (above 0; usual values are 1.2 to 1.5)."""

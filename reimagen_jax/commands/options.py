@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import tyro
 
@@ -100,6 +100,8 @@ class AskingOptions(Options):
 @dataclass(frozen=True)
 class PromptOptions(Options):
     """What to draw: prompts from one place; neighbours given by hand, from a knowledge base, or both."""
+
+    common: ClassVar = ("prompt", "prompts", "records", "knowledge_base", "reference", "k")
 
     prompt: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT ...")] = ()
     """One or more prompts."""
@@ -312,6 +314,8 @@ def _flat(groups: Sequence[Sequence[str]]) -> list[str]:
 class SamplingOptions(Options):
     """How to draw it; what is not given is as in the model's experiment."""
 
+    common: ClassVar = ("num_images", "steps", "seed")
+
     num_images: Count = 1
     """Images of each prompt (and each eta), from different noise."""
     steps: SamplerSteps | None = None
@@ -510,6 +514,8 @@ _STAGE_WORD = tyro.constructors.PrimitiveConstructorSpec(
 class CascadeOptions(Options):
     """Super-resolution: further models that enlarge what --model draws."""
 
+    common: ClassVar = ()
+
     cascade: tuple[Annotated[StageOption, _STAGE_WORD], ...] = ()
     """Super-resolution models, each enlarging the images of the one before it; the first those of --model. What is not
     as in a model's experiment stands behind it: runs/sr256,steps=30,aug-level=0.2 (also solver, spacing,
@@ -586,6 +592,8 @@ class CascadeOptions(Options):
 @dataclass(frozen=True)
 class EnlargingOptions(CascadeOptions):
     """Super-resolution: further models that enlarge what --model draws, or an image for --model itself to enlarge."""
+
+    common: ClassVar = ()
 
     low_res: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE")] = None
     """An image to enlarge, where --model is a super-resolution model itself."""

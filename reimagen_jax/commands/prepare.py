@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -38,6 +38,8 @@ class Prepare(Options):
 
     Interrupted, by whatever, it goes on where it was when the same command is given again.
     """
+
+    common: ClassVar = ("source", "caption", "split", "resolution", "where", "overwrite")
 
     out: Path
     """Folder to write; it must not exist yet."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reimagen_jax.checked import Count, NonNegative, Options, Seed, Steps
+from reimagen_jax.commands.usage import choose
 from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
@@ -131,9 +132,9 @@ class Check(Options):
         say(*rater_card.verdict(metrics).split("\n"))
 
 
+COMMANDS = {"train": Train, "check": Check}
+
+
 def main(args: Sequence[str]) -> None:
     """Parses and runs; `args` are those after `rater`."""
-    import tyro
-
-    commands = {"train": Train, "check": Check}
-    tyro.extras.subcommand_cli_from_dict(commands, prog="reimagen rater", description=DESCRIPTION, args=args).run()
+    choose(COMMANDS, "reimagen rater", DESCRIPTION, args).run()

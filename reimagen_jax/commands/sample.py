@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
@@ -61,6 +61,8 @@ class Sample(Options):
     After an interruption the same command goes on. Many prompts may be shared among processes:
         reimagen sample --model runs/train --prompts 30k.jsonl --share 1 4 --num-images 1 --out runs/part1
     """
+
+    common: ClassVar = ("eta", "overwrite")
 
     model: Path
     """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 import tyro
@@ -30,6 +30,8 @@ SIDE = 64
 @dataclass(frozen=True)
 class FusionOptions(Options):
     """How --method hybrid makes one list of two."""
+
+    common: ClassVar = ()
 
     fusion: Literal["reciprocal", "weighted"] = "reciprocal"
     """By ranks, or by scores."""

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -22,6 +22,7 @@ from reimagen_jax.commands.options import (
     open_drawing,
     say_left_out,
 )
+from reimagen_jax.commands.usage import parse
 from reimagen_jax.errors import require
 from reimagen_jax.systems.seedselect.settings import OURS, PRESETS, SeedSelectConfig
 
@@ -55,6 +56,8 @@ class SeedSelect(Options):
 
     What was found is stored batch by batch: after a stop, the same command goes on where it was.
     """
+
+    common: ClassVar = ("references", "eta", "preset", "overwrite")
 
     model: Path
     """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""
@@ -136,11 +139,14 @@ class SeedSelect(Options):
         return dataclasses.replace(self, eta=pipeline.settings.eta, what=what, how=how, stages=stages)
 
 
+COMMAND = SeedSelect
+
+
 def main(args: Sequence[str]) -> None:
     """Parses and runs; `args` are those after `seedselect`."""
     with_preset = type("SeedSelect", (SeedSelect,), {"__doc__": SeedSelect.__doc__, **_defaults(args)})
     command: Any = dataclasses.dataclass(frozen=True)(with_preset)
-    tyro.cli(command, prog=PROGRAM, args=args, config=(tyro.conf.FlagCreatePairsOff,)).run()
+    parse(command, PROGRAM, args).run()
 
 
 def _defaults(args: Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -57,6 +57,8 @@ class Sweep(Options):
     goes on. The report names the best point of those that are rated, what cannot be told from it, and the cheapest of
     these; sweep.csv has all of them.
     """
+
+    common: ClassVar = ("etas", "over", "world_prompts", "split", "overwrite")
 
     model: Path
     """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
+from reimagen_jax.commands import usage
 from reimagen_jax.config import Experiment, load_experiment, places
 from reimagen_jax.errors import UserError
 from reimagen_jax.paths import local
@@ -30,8 +31,14 @@ class Train:
     TensorBoard and metrics.jsonl, draws sample grids, and checkpoints. When the working folder holds a checkpoint,
     training goes on from it; the settings have to be the same then, but for lengths, cadences, threads and the sampler.
 
-    Every setting of the experiment can be given here; the values shown are those of the experiment file.
+    For example, and again for what is left after an interruption:
+        reimagen train experiments/images32.py --workdir runs/train --data.triples runs/triples --train.num-steps 4000
+
+    Every setting of the experiment can be given here; --help and --help-all show the values of the experiment file that
+    stands before them.
     """
+
+    common: ClassVar = ()
 
     experiment_file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT.py")]
     """Python file that defines `config = Experiment(...)`."""
@@ -97,6 +104,11 @@ def require_untouched(command: Any, *others: str) -> None:
             raise UserError(f"--{option} is about a training, but with --from-run nothing is trained: leave it out")
 
 
+def unnamed() -> Train:
+    """What is left to the command line where there is no experiment file: all of a Re-Imagen's settings."""
+    return Train(tyro.MISSING, tyro.MISSING, Experiment("unnamed", ReImagenConfig()))
+
+
 def parse(args: Sequence[str]) -> Train:
     """The command line to settings, with the experiment file's own as defaults.
 
@@ -104,18 +116,15 @@ def parse(args: Sequence[str]) -> Train:
     or the settings contradict each other.
     """
     path = next((Path(arg) for arg in args if arg.endswith(".py")), None)
-    config = load_experiment(path) if path is not None else Experiment("unnamed", ReImagenConfig())
+    default = unnamed() if path is None else dataclasses.replace(unnamed(), config=load_experiment(path))
     # An optional part (super_resolution) has options where the experiment has the part, instead of a subcommand.
-    command = tyro.cli(
-        Train,
-        prog=PROGRAM,
-        args=list(args),
-        default=Train(tyro.MISSING, tyro.MISSING, config),
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    command = usage.parse(Train, PROGRAM, args, default, config=(tyro.conf.AvoidSubcommands,))
     if command.experiment_file != path:
         raise UserError(f"experiment file {command.experiment_file} is not a .py file")
     return command
+
+
+COMMAND = Train
 
 
 def main(args: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 import tyro
@@ -37,6 +37,8 @@ class BuildTriples(Options):
         reimagen triples runs/train --knowledge-base runs/index --out runs/triples \
             --query-by entity entity caption --exclude-same style
     """
+
+    common: ClassVar = ("num_neighbours", "query_by", "method", "exclude_same", "overwrite")
 
     records: Annotated[Path, tyro.conf.Positional]
     """Records to train on: a folder written by `reimagen prepare`."""

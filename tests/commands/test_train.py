@@ -78,7 +78,7 @@ def test_an_optional_part_has_options_where_the_experiment_has_it(tmp_path, expe
     assert command.config == changed(TINY_CROPS, super_resolution=part)
     assert parse([str(path), "--workdir", "run"]).config == TINY_CROPS
     with pytest.raises(SystemExit) as stopped:
-        parse([str(path), "--help"])
+        parse([str(path), "--help-all"])
     assert stopped.value.code == 0 and "--super-resolution.low-resolution INT" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stopped:
         parse([str(experiment), "--workdir", "run", "--super-resolution.crop", "32"])
@@ -87,7 +87,7 @@ def test_an_optional_part_has_options_where_the_experiment_has_it(tmp_path, expe
 
 def test_help_shows_every_setting_with_the_experiments_values(experiment, capsys):
     with pytest.raises(SystemExit) as stopped:
-        parse([str(experiment), "--help"])
+        parse([str(experiment), "--help-all"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     for name in settings(TINY):
@@ -129,7 +129,7 @@ def test_unknown_names_and_malformed_values_exit_2_and_help(experiment, capsys, 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["FILE", "--workdir", "DIR", "--train.num-steps", "0"], "train.num_steps is 0"),
+        (["FILE", "--workdir", "DIR", "--train.num-steps", "0"], "--train.num-steps 0: at least 1"),
         (["FILE", "--workdir", "DIR", "--unet.levels.0.width", "30"], "not a multiple of unet.groups"),
         (["missing.py", "--workdir", "DIR"], "missing.py not found"),
         (["FILE.txt", "--workdir", "DIR"], "is not a .py file"),

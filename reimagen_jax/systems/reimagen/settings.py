@@ -79,6 +79,8 @@ class GuidedSamplerConfig(SamplerConfig):
 class TriplesConfig(DataConfig):
     """KNN-ImageText triples (Re-Imagen section 3.2), and how many neighbours of an example are shown."""
 
+    common: ClassVar = ("triples",)
+
     triples: str = field(default="", metadata=FREE | LOCAL)
     """Folder written by `reimagen triples`. It may move; its content may not change within a run."""
     text_embeddings: str = field(default="", metadata=FREE | LOCAL)
@@ -113,6 +115,8 @@ class TriplesConfig(DataConfig):
 @dataclass(frozen=True)
 class ReImagenConfig(SystemConfig):
     """Text encoder, U-Net, process and sampler, and how often conditions are dropped in training."""
+
+    common: ClassVar = ("resolution",)
 
     kind: ClassVar[str] = "reimagen"
     data: ClassVar[type[DataConfig]] = TriplesConfig

@@ -80,9 +80,9 @@ def _run(name: str, args: list[str]) -> int:
     if not isinstance(command, type):
         command(args)
         return 0
-    from reimagen_jax.commands.usage import parse
+    from reimagen_jax.commands.usage import run
 
-    return parse(command, f"reimagen {name}", args).run() or 0
+    return run(command, f"reimagen {name}", args)
 
 
 def _overview() -> str:

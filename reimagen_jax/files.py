@@ -6,6 +6,9 @@ lets go of when the process ends, however it ends. What a dead process has left 
 A complete folder changes places with the one there was in a single step of the system, so that a reader, or kill -9,
 finds the old one or the new one. Where a file system cannot do that, the old one is first set aside as
 .TARGET.xxxxxxxx.old, and put back by whoever next asks for a TARGET that is missing.
+
+What is there is only ever replaced by the same kind of thing, made by the same command, and only where nothing lies in
+it that it was not written with: the mark in each folder tells all three.
 """
 
 import ctypes
@@ -19,16 +22,25 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from reimagen_jax.errors import UserError
+from reimagen_jax.terminal import printable
 
 MARK = ".reimagen_jax"
-"""In every folder written here, with what the folder holds: only such a folder, or an empty one, is ever replaced."""
+"""In every folder written here, with what it holds, what made it, and, once it is complete, the names of its files."""
 _MARK_TEXT = "Written by reimagen_jax, which may replace this folder when asked to overwrite.\n"
+_HOLDS, _MADE, _WITH = "It holds ", "Made by ", "With "
+_LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
+"""What systems leave in folders that somebody looks at."""
+_maker: ContextVar[str] = ContextVar("maker", default="")
+_told: set[tuple[int, int, int]] = set()
+"""Folders of which this process has said that they are replaced."""
 _SIGNS = {
     "sample.json": "images",
     "sweep.json": "sweep",
@@ -50,16 +62,16 @@ def atomic_dir(target: str | Path, *, kind: str = "", overwrite: bool = False, w
     """Yields a temporary sibling of `target`, renamed to `target` when the block ends without an exception.
 
     With `overwrite`, an existing `target` stays untouched until the new folder is complete, then makes place for it.
-    `kind` is what the folder will hold (see `kind_of`): one that holds something else is not replaced. With `wait`, the
-    block begins when no other process writes there.
+    `kind` is what the folder will hold (see `kind_of`): one that holds something else is not replaced. With `wait`, it
+    is changed rather than replaced: the block begins when no other process writes there, and nothing is said.
     Raises `UserError` if `target` exists and `overwrite` is false, if it is anything else than a folder of this kind
-    written here before, if another process is writing it, or if it cannot be written.
+    written here before (see `require_writable`), if another process is writing it, or if it cannot be written.
     """
     target = Path(target)
     tidy(target)
-    require_writable(target, kind=kind, overwrite=overwrite)
+    require_writable(target, kind=kind, overwrite=overwrite, say=not wait)
     with locked(target, wait=wait):
-        require_writable(target, kind=kind, overwrite=overwrite)  # again, now that nobody else writes there
+        require_writable(target, kind=kind, overwrite=overwrite, say=not wait)  # again, now that nobody else writes
         place = real(target)
         try:
             partial = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
@@ -84,27 +96,44 @@ def growing_dir(target: Path, *, kind: str) -> Iterator[None]:
         found = kind_of(target)
         what = called(found) if found else "something that this program did not write"
         raise UserError(f"{target} holds {what}, not {called(kind)} to go on with: choose another --out")
+    _require_maker(target)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}; choose a folder you may write to") from error
     with locked(target):
+        others = foreign(target)
         try:
             mark(target, kind)
             yield
         finally:
             if [path.name for path in target.iterdir()] == [MARK]:  # nothing came of it
                 shutil.rmtree(target)
+            else:
+                with suppress(OSError):  # what went wrong before, such as a full disk, is to be told
+                    _note_files(target, but=others)
 
 
-def require_writable(target: Path, *, kind: str = "", overwrite: bool) -> None:
-    """Raises `UserError` where `atomic_dir` may not write the output folder `target`; makes the folder it lies in."""
+def require_writable(target: Path, *, kind: str = "", overwrite: bool, say: bool = True) -> None:
+    """Makes the folder that the output folder `target` lies in, and says what is going to be replaced.
+
+    Raises `UserError` where `atomic_dir` may not write it: it exists and `overwrite` is false; it was not written here,
+    holds something else than `kind`, was made by another command, or has files in it that it was not written with.
+    """
     recover(target)
     if target.exists() and not overwrite:
         raise UserError(f"{target} already exists: pass --overwrite to replace it, or choose another --out")
     if target.exists() and not _replaceable(target):
         raise UserError(f"{target} was not written by this program, so it is not replaced: choose another --out")
     require_kind(target, kind)
+    _require_maker(target)
+    if others := foreign(target):
+        raise UserError(
+            f"{target} holds {listed(others)}, which it was not written with, so it is kept: move what you need out of "
+            "it, or choose another --out"
+        )
+    if say and target.is_dir() and any(target.iterdir()):
+        _announce(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -118,6 +147,71 @@ def require_kind(target: Path, kind: str) -> None:
         raise UserError(f"{target} holds {called(found)}, not {called(kind)}, so it is kept: choose another --out")
 
 
+def _require_maker(target: Path) -> None:
+    maker, now = _marked(target, _MADE), _maker.get()
+    if maker and now and maker != now:
+        raise UserError(f"{target} was made by `{maker}`, not by `{now}`, so it is kept: choose another --out")
+
+
+@contextmanager
+def made_by(command: str) -> Iterator[None]:
+    """Folders written meanwhile tell that this command has made them."""
+    token = _maker.set(command)
+    try:
+        yield
+    finally:
+        _maker.reset(token)
+
+
+def foreign(folder: Path) -> list[str]:
+    """Files somewhere in a folder that it was not written with; none where that was not noted (it is unfinished)."""
+    noted = _marked(folder, _WITH)
+    if not noted:
+        return []
+    with suppress(ValueError):
+        return sorted(set(_files(folder)) - set(json.loads(noted)))
+    return []
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    first = ", ".join(names[:3])
+    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for path, _, names in os.walk(folder):
+        here = os.path.relpath(path, folder)
+        for name in names:
+            if name not in _LITTER and (here != "." or name != MARK):
+                yield os.path.normpath(os.path.join(here, name))
+
+
+def _note_files(folder: Path, but: Sequence[str] = ()) -> None:
+    """Notes in the mark the files that a folder is written with."""
+    path, names = folder / MARK, sorted(set(_files(folder)) - set(but))
+    write_text(path, path.read_text(encoding="utf-8") + f"{_WITH}{json.dumps(names)}\n")
+
+
+def _announce(folder: Path) -> None:
+    """Says once of a folder that it is going to be replaced."""
+    status = folder.stat()
+    folder_now = (status.st_dev, status.st_ino, status.st_mtime_ns)
+    if folder_now in _told:
+        return
+    _told.add(folder_now)
+    size = sum((folder / name).lstat().st_size for name in _files(folder))
+    marked = folder / MARK
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime((marked if marked.is_file() else folder).stat().st_mtime))
+    maker = _marked(folder, _MADE)
+    what = f"{called(kind_of(folder)) or 'a folder'} of {size / 2**20:.1f} MiB, made {when}"
+    print(
+        printable(f"replacing {folder} once the new one is complete: {what}{f' by `{maker}`' if maker else ''}"),
+        file=sys.stderr,
+        flush=True,
+    )
+
+
 def kind_of(folder: Path) -> str:
     """What a folder written by this program holds: "records", "knowledge base", ...; empty where nothing tells."""
     for file, read in ((folder / MARK, _kind_in_mark), (folder / "manifest.json", _kind_in_manifest)):
@@ -129,11 +223,22 @@ def kind_of(folder: Path) -> str:
 
 def called(kind: str) -> str:
     """A kind of folder with its article, if it has one."""
-    return kind if kind.endswith("s") else f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
+    return kind if not kind or kind.endswith("s") else f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
 
 
 def _kind_in_mark(text: str) -> str:
-    return text.removeprefix(_MARK_TEXT).removeprefix("It holds ").strip().rstrip(".")
+    return _line(text, _HOLDS).rstrip(".")
+
+
+def _marked(folder: Path, head: str) -> str:
+    """What a folder's mark says behind some words; empty where it does not."""
+    with suppress(OSError, ValueError):
+        return _line((folder / MARK).read_text(encoding="utf-8"), head)
+    return ""
+
+
+def _line(text: str, head: str) -> str:
+    return next((line.removeprefix(head) for line in text.splitlines() if line.startswith(head)), "")
 
 
 def _kind_in_manifest(text: str) -> str:
@@ -143,13 +248,16 @@ def _kind_in_manifest(text: str) -> str:
 
 
 def mark(folder: Path, kind: str) -> None:
-    """Writes down that the folder is this program's, and what it holds."""
-    (folder / MARK).write_text(_MARK_TEXT + (f"It holds {kind}.\n" if kind else ""), encoding="utf-8")
+    """Writes down that the folder is this program's, what it holds, and what makes it."""
+    told = (f"{_HOLDS}{kind}.\n" if kind else "") + (f"{_MADE}{_maker.get()}\n" if _maker.get() else "")
+    (folder / MARK).write_text(_MARK_TEXT + told, encoding="utf-8")
 
 
 def put_in_place(complete: Path, target: Path) -> None:
     """Puts a complete folder into the place of `target` and removes what was there. The lock on `target` is held."""
     place = real(target)
+    if (complete / MARK).is_file():
+        _note_files(complete)
     # mkdtemp makes the folder private; the result follows the user's umask like any other folder.
     umask = os.umask(0)
     os.umask(umask)

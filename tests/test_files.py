@@ -11,7 +11,7 @@ import pytest
 
 from reimagen_jax import files
 from reimagen_jax.errors import UserError
-from reimagen_jax.files import MARK, atomic_dir, kind_of, read_json, recover, write_json, write_text
+from reimagen_jax.files import MARK, atomic_dir, growing_dir, kind_of, read_json, recover, write_json, write_text
 
 
 def names(folder):
@@ -255,6 +255,83 @@ def test_a_folder_of_another_kind_is_not_replaced(tmp_path, theirs, sign):
         pytest.fail("the block must not run")
     with atomic_dir(tmp_path / "out", kind=theirs, overwrite=True):
         pass
+
+
+def test_files_of_others_are_kept(tmp_path):
+    target = tmp_path / "out"
+    with atomic_dir(target, kind="records") as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "ours").touch()
+    (target / "deep" / "theirs").touch()
+    said = r"out holds deep/theirs, which it was not written with, so it is kept"
+    with pytest.raises(UserError, match=said), atomic_dir(target, kind="records", overwrite=True):
+        pytest.fail("the block must not run")
+    (target / "deep" / "theirs").unlink()
+    with atomic_dir(target, kind="records", overwrite=True):
+        pass
+    assert names(target) == []
+
+
+def test_what_grows_notes_what_it_is_written_with_and_leaves_the_rest_alone(tmp_path):
+    target = tmp_path / "out"
+
+    def grow(name):
+        with growing_dir(target, kind="images"):
+            (target / name).touch()
+
+    grow("first")
+    (target / "theirs").touch()
+    grow("second")
+    assert names(target) == ["first", "second", "theirs"]
+    assert files.foreign(target) == ["theirs"]
+    with pytest.raises(UserError, match="holds theirs, which"), atomic_dir(target, kind="images", overwrite=True):
+        pytest.fail("the block must not run")
+    (target / "theirs").unlink()
+    with atomic_dir(target, kind="images", overwrite=True):
+        pass
+
+
+def test_what_grows_and_is_killed_goes_on_and_can_be_replaced(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from reimagen_jax.files import growing_dir; out = Path(sys.argv[1])"
+    )
+    code += "\nwith growing_dir(out, kind='images'): (out / 'first').touch(); os.kill(os.getpid(), 9)"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], check=False)
+    assert done.returncode == -signal.SIGKILL
+    with growing_dir(tmp_path / "out", kind="images"):
+        pass
+    assert files.foreign(tmp_path / "out") == []
+    with atomic_dir(tmp_path / "out", kind="images", overwrite=True):
+        pass
+
+
+def test_only_the_same_command_replaces_and_goes_on(tmp_path):
+    target = tmp_path / "out"
+    with files.made_by("reimagen sample"), atomic_dir(target, kind="images"):
+        pass
+    with files.made_by("reimagen edit image"):
+        said = "out was made by `reimagen sample`, not by `reimagen edit image`, so it is kept"
+        with pytest.raises(UserError, match=said), atomic_dir(target, kind="images", overwrite=True):
+            pytest.fail("the block must not run")
+        with pytest.raises(UserError, match=said), growing_dir(target, kind="images"):
+            pytest.fail("the block must not run")
+    with atomic_dir(target, kind="images", overwrite=True):  # from Python, whose kind alone is known
+        pass
+    with files.made_by("reimagen sample"), atomic_dir(target, kind="images", overwrite=True):
+        pass
+
+
+def test_a_mark_of_an_older_version_is_read(tmp_path):
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / MARK).write_text(
+        "Written by reimagen_jax, which may replace this folder when asked to overwrite.\nIt holds records.\n"
+    )
+    (target / "old").touch()
+    assert kind_of(target) == "records" and files.foreign(target) == []
+    with atomic_dir(target, kind="records", overwrite=True):
+        pass
+    assert names(target) == []
 
 
 def test_a_failed_exchange_falls_back_to_renames(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from reimagen_jax.commands.options import (
     say_left_out,
     warn_without_neighbours,
 )
-from reimagen_jax.commands.usage import choose
+from reimagen_jax.commands.usage import run_one
 from reimagen_jax.diffusion.settings import Repeats
 from reimagen_jax.errors import require
 
@@ -301,4 +301,4 @@ COMMANDS = {
 
 def main(args: Sequence[str]) -> None:
     """Parses and runs; `args` are those after `edit`."""
-    choose(COMMANDS, "reimagen edit", DESCRIPTION, args).run()
+    run_one(COMMANDS, "reimagen edit", DESCRIPTION, args)

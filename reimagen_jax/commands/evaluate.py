@@ -12,7 +12,7 @@ from reimagen_jax.checked import Count, Natural, Options, Share
 from reimagen_jax.commands.evaluate_pictures import Pictures
 from reimagen_jax.commands.evaluate_seedselect import SeedSelect
 from reimagen_jax.commands.options import CascadeOptions, SamplingOptions, command_line, open_drawing
-from reimagen_jax.commands.usage import choose
+from reimagen_jax.commands.usage import run_one
 from reimagen_jax.errors import require
 from reimagen_jax.systems.reimagen.settings import ETAS
 from reimagen_jax.terminal import say
@@ -298,7 +298,7 @@ COMMANDS = {
 
 def main(args: Sequence[str]) -> None:
     """Parses and runs; `args` are those after `evaluate`."""
-    choose(COMMANDS, "reimagen evaluate", DESCRIPTION, args).run()
+    run_one(COMMANDS, "reimagen evaluate", DESCRIPTION, args)
 
 
 def _announce(bench: "EntityBench", missing: "Sequence[Arm]") -> None:

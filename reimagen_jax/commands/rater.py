@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reimagen_jax.checked import Count, NonNegative, Options, Seed, Steps
-from reimagen_jax.commands.usage import choose
+from reimagen_jax.commands.usage import run_one
 from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
@@ -137,4 +137,4 @@ COMMANDS = {"train": Train, "check": Check}
 
 def main(args: Sequence[str]) -> None:
     """Parses and runs; `args` are those after `rater`."""
-    choose(COMMANDS, "reimagen rater", DESCRIPTION, args).run()
+    run_one(COMMANDS, "reimagen rater", DESCRIPTION, args)

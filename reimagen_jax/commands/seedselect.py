@@ -22,7 +22,7 @@ from reimagen_jax.commands.options import (
     open_drawing,
     say_left_out,
 )
-from reimagen_jax.commands.usage import parse
+from reimagen_jax.commands.usage import run
 from reimagen_jax.errors import require
 from reimagen_jax.systems.seedselect.settings import OURS, PRESETS, SeedSelectConfig
 
@@ -146,7 +146,7 @@ def main(args: Sequence[str]) -> None:
     """Parses and runs; `args` are those after `seedselect`."""
     with_preset = type("SeedSelect", (SeedSelect,), {"__doc__": SeedSelect.__doc__, **_defaults(args)})
     command: Any = dataclasses.dataclass(frozen=True)(with_preset)
-    parse(command, PROGRAM, args).run()
+    run(command, PROGRAM, args)
 
 
 def _defaults(args: Sequence[str]) -> dict[str, Any]:

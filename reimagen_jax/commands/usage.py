@@ -33,6 +33,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from reimagen_jax import paths
 from reimagen_jax.checked import Checked, Options
 from reimagen_jax.commands.options import as_typed
+from reimagen_jax.files import made_by
 from reimagen_jax.terminal import say
 
 T = TypeVar("T")
@@ -128,10 +129,17 @@ def parse(
     return command
 
 
-def choose(commands: Mapping[str, type], prog: str, about: str, args: Sequence[str]) -> Any:
-    """The command of several, by the first word. Exits as `parse` does."""
+def run(kind: type, prog: str, args: Sequence[str]) -> int:
+    """Parses and runs a command; returns the exit status."""
+    command: Any = parse(kind, prog, args)
+    with made_by(prog):
+        return command.run() or 0
+
+
+def run_one(commands: Mapping[str, type], prog: str, about: str, args: Sequence[str]) -> int:
+    """Parses and runs one of several commands, by the first word. Exits as `parse` does."""
     if args and args[0] in commands:
-        return parse(commands[args[0]], f"{prog} {args[0]}", args[1:])
+        return run(commands[args[0]], f"{prog} {args[0]}", args[1:])
     if args[:1] and args[0] in (*HELP, HELP_ALL):
         width, summaries = max(map(len, commands)), {name: summary(kind) for name, kind in commands.items()}
         lines = [f"usage: {prog} COMMAND [options]", "", *_filled(about), "", "Commands:"]

@@ -32,7 +32,7 @@ from etils import epath
 
 from reimagen_jax.config import Experiment, differences, is_free, places, to_dict
 from reimagen_jax.errors import UserError, require
-from reimagen_jax.files import MARK, called, kind_of, read_json, write_json
+from reimagen_jax.files import MARK, called, kind_of, listed, read_json, write_json
 from reimagen_jax.paths import local
 from reimagen_jax.systems import kinds
 from reimagen_jax.systems.base import Params
@@ -44,6 +44,8 @@ FORMAT = 1
 """Of `run.json`."""
 DIGESTS = "digests"
 """The part of a checkpoint that tells what the others have to be."""
+BEGUN = {".lock", ".run.json.partial", "checkpoints"}
+"""What a run that is killed as it begins leaves in its folder, before there is a `run.json`."""
 LONGEST = 3840
 """Bytes of a working folder's path: the system reads 4096, and what lies in a checkpoint takes up to 200."""
 
@@ -87,6 +89,11 @@ def _lock(workdir: Path) -> TextIO:
         if not (workdir / "run.json").exists():
             kind = kind_of(workdir) or ("results" if (workdir / MARK).is_file() else "")
             require(not kind, f"{workdir} holds {called(kind)}, not a training run: choose another --workdir")
+            others = sorted(set(os.listdir(workdir)) - BEGUN) if workdir.is_dir() else []
+            require(
+                not others,
+                f"{workdir} holds {listed(others)}, of no training run: choose another --workdir, or an empty one",
+            )
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
     except OSError as error:

@@ -1,0 +1,159 @@
+"""No command replaces, or goes on in, a folder of another kind, of another command, or with files of others."""
+
+import dataclasses
+import os
+import re
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from reimagen_jax import files
+from reimagen_jax.cli import main
+from reimagen_jax.encoders import dual
+from reimagen_jax.encoders.settings import DualConfig
+from reimagen_jax.errors import UserError
+from reimagen_jax.training.checkpoint import claim
+from tests.commands.test_usage import LEAVES
+
+DRAWN = "--model {model} --prompt cat --out {out} --overwrite"
+COMMANDS = {
+    "prepare": ("records", "--source {photos} --out {out} --overwrite"),
+    "encode-train": ("encoder", "{records} --out {out} --num-steps 1 --overwrite"),
+    "index": ("knowledge base", "{records} --out {out} --overwrite"),
+    "triples": ("triples", "{records} --knowledge-base {index} --out {out} --overwrite"),
+    "export": ("weights", "{model} --out {out} --overwrite"),
+    "sample": ("images", DRAWN),
+    "edit image": ("images", f"{DRAWN} --image {{image}}"),
+    "edit inpaint": ("images", f"{DRAWN} --image {{image}} --mask {{image}}"),
+    "edit outpaint": ("images", f"{DRAWN} --image {{image}}"),
+    "edit vary": ("images", DRAWN),
+    "edit interpolate": ("images", f"{DRAWN} --reference {{image}} a --reference {{image}} b"),
+    "edit swap": ("images", f"{DRAWN} --to-prompt dog"),
+    "reproduce": ("reproduction", "{image} --out {out} --overwrite"),
+    "seedselect": ("seeds", f"{DRAWN} --encoder {{encoder}} --reference {{image}} a"),
+    "sweep": ("sweep", f"{DRAWN} --reference {{image}} a"),
+    "evaluate entities": ("evaluation", "--model {model} --knowledge-base {index} --out {out}"),
+    "evaluate seedselect": (
+        "evaluation",
+        "--model {model} --knowledge-base {index} --encoder {encoder} --out {out}",
+    ),
+    "evaluate people": ("pictures to judge", "--model {model} --knowledge-base {index} --out {out} --overwrite"),
+    "rater train": ("rater", "--out {out} --num-steps 1 --overwrite"),
+    "demo": ("demonstration", "--model {model} --out {out}"),
+}
+"""Command -> the kind of folder that it writes, and its options. With `seedselect` and `evaluate`, it goes on there."""
+GROWING = ("seedselect", "evaluate entities", "evaluate seedselect")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, model, world):
+    """What the commands read."""
+    folder = tmp_path_factory.mktemp("places")
+    Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(folder / "image.png")
+    (folder / "photos").mkdir()
+    Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(folder / "photos" / "a.png")
+    (folder / "photos" / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a cat"}\n')
+    config = DualConfig(16, 8, 8)
+    shapes = jax.eval_shape(lambda key: dual.init(config, key), jax.random.key(0))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    (folder / "encoder").mkdir()
+    dual.DualEncoder(config, zeros, {"measured": {}}).save(folder / "encoder")
+    named = {name: folder / name for name in ("photos", "encoder")} | {"image": folder / "image.png"}
+    return named | {"model": model, "records": world / "records", "index": world / "index"}
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def made(target, kind, command, *more):
+    """A folder of a kind, as the command leaves it; and files that somebody puts there afterwards."""
+    with files.made_by(f"reimagen {command}"), files.atomic_dir(target, kind=kind) as folder:
+        (folder / "precious").write_text("of many hours")
+    for name in more:
+        (target / name).parent.mkdir(exist_ok=True)
+        (target / name).write_text("mine")
+    return target
+
+
+def line_of(command, places, out):
+    options = COMMANDS[command][1].format(**places, out=out)
+    return [*command.split(), *options.split()]
+
+
+def test_all_commands_that_write_a_folder_are_here():
+    writes = [name for name, kind in LEAVES.items() if "out" in [item.name for item in dataclasses.fields(kind)]]
+    assert list(COMMANDS) == writes
+    kept = [name for name, kind in LEAVES.items() if name in COMMANDS and not hasattr(kind, "overwrite")]
+    assert kept == ["evaluate entities", "evaluate seedselect", "demo"]
+
+
+STATES = ("another kind", "another command", "files of others", "a run within", "a training run", "somebody's folder")
+WITHIN = ("files of others", "a run within")
+
+
+@pytest.mark.parametrize(
+    ("command", "state"),
+    # What goes on in a folder replaces nothing there, and leaves files of others alone (tests/test_files.py).
+    [(command, state) for command in COMMANDS for state in STATES if command not in GROWING or state not in WITHIN],
+)
+def test_what_is_not_the_same_is_kept(command, state, places, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kind, out = COMMANDS[command][0], tmp_path / "out"
+    if state == "another kind":
+        made(out, "weights" if kind == "records" else "records", command)
+        said = f"out holds {'weights' if kind == 'records' else 'records'}, not "
+    elif state == "another command":
+        made(out, kind, "other")
+        said = f"out was made by `reimagen other`, not by `reimagen {command}`, so it is kept"
+    elif state == "files of others":
+        made(out, kind, command, "notes.txt", "thesis.tex")
+        said = "out holds notes.txt, thesis.tex, which it was not written with, so it is kept"
+    elif state == "a run within":
+        made(out, kind, command, "mine/run.json")
+        said = "out holds mine/run.json, which it was not written with, so it is kept"
+    elif state == "a training run":
+        (out / "checkpoints" / "1").mkdir(parents=True)
+        (out / "run.json").write_text("{}")
+        said = "out holds a run, not " if command in GROWING else "out was not written by this program"
+    else:
+        out.mkdir()
+        (out / "photo.jpg").write_text("mine")
+        said = "something that this program did not write" if command in GROWING else "was not written by this program"
+    before = content(out)
+    status, errors = main(line_of(command, places, out)), capsys.readouterr().err
+    assert (status, errors.count("\n")) == (2, 1) and said in errors
+    assert content(out) == before
+
+
+@pytest.mark.parametrize("command", ["prepare", "index", "triples", "export"])
+def test_the_same_is_replaced_and_that_is_said(command, places, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = made(tmp_path / "out", COMMANDS[command][0], command)
+    (out / "Thumbs.db").touch()  # of a system that showed the folder
+    mark = out / files.MARK
+    os.utime(mark, (0, time.mktime((2026, 1, 2, 3, 4, 0, 0, 0, -1))))
+    assert main(line_of(command, places, out)) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("replacing ")]
+    what = f"{files.called(COMMANDS[command][0])} of 0.0 MiB, made 2026-01-02 03:04 by `reimagen {command}`"
+    assert said == [f"replacing {out} once the new one is complete: {what}"]
+    assert not (out / "precious").exists()
+    assert main(line_of(command, places, out)) == 0  # what it has written itself is not foreign
+
+
+def test_a_training_is_begun_in_an_empty_folder_alone(tmp_path):
+    for name in "abcde":
+        (tmp_path / f"{name}.jpg").write_text("mine")
+    said = f"{tmp_path} holds a.jpg, b.jpg, c.jpg and 2 more, of no training run: choose another --workdir"
+    with pytest.raises(UserError, match=re.escape(said)), claim(tmp_path):
+        pytest.fail("the block must not run")
+    assert len(content(tmp_path)) == 5
+    made(tmp_path / "records", "records", "prepare")
+    with pytest.raises(UserError, match="holds records, not a training run"), claim(tmp_path / "records"):
+        pytest.fail("the block must not run")
+    (tmp_path / "killed" / "checkpoints").mkdir(parents=True)
+    with claim(tmp_path / "killed"), claim(tmp_path / "new"):
+        pass

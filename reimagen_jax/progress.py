@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -10,6 +11,8 @@ from tqdm import tqdm
 from reimagen_jax.terminal import printable
 
 T = TypeVar("T")
+PATIENCE = 2.0
+"""Seconds of waiting that need no word."""
 
 
 def track(iterable: Iterable[T], total: int | None, what: str, unit: str = "it") -> Iterator[T]:
@@ -19,6 +22,29 @@ def track(iterable: Iterable[T], total: int | None, what: str, unit: str = "it")
     """
     shown = bool(what) and sys.stderr is not None and sys.stderr.isatty()
     return iter(tqdm(iterable, total=total, desc=printable(what), unit=unit, disable=not shown, dynamic_ncols=True))
+
+
+def about_compiling(what: str, kept: str | None, seconds: float | None = None) -> str:
+    """What is said before a program is compiled, which takes about so long unless it is `kept` in that folder."""
+    minutes = 0 if seconds is None else round(seconds / 60)
+    long = f"{minutes} minutes" if minutes > 1 else "a minute" if minutes else "less than a minute"
+    first = f"about {long} the first time" if seconds is not None else "the first time takes a while"
+    first = first.replace("about less", "less")
+    return f"compiling {what}: {first}, " + (f"kept for the next time in {kept}" if kept else "kept nowhere")
+
+
+@contextlib.contextmanager
+def compiling(what: str, kept: str | None) -> Iterator[None]:
+    """Says on a terminal what one waits for, if one does: a program that was kept is there at once."""
+    shown = sys.stderr is not None and sys.stderr.isatty()
+    later = threading.Timer(PATIENCE, say, [about_compiling(what, kept)])
+    later.daemon = True
+    if shown:
+        later.start()
+    try:
+        yield
+    finally:
+        later.cancel()
 
 
 def say(text: str) -> None:

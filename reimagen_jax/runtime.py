@@ -33,6 +33,10 @@ def configure() -> None:
 
 def cache() -> str | None:
     """The folder of compiled programs; None where none are kept."""
+    if "jax" in sys.modules:
+        import jax
+
+        return jax.config.jax_compilation_cache_dir or None
     return os.environ.get("JAX_COMPILATION_CACHE_DIR") or None
 
 

@@ -10,6 +10,7 @@ neighbours (decoded at each stage's own resolution) and the image's index are th
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice, pairwise
@@ -20,13 +21,13 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from reimagen_jax import randomness
+from reimagen_jax import randomness, runtime
 from reimagen_jax.checked import Count, Seed, checked
 from reimagen_jax.config import Experiment
 from reimagen_jax.data import images
 from reimagen_jax.diffusion.sampler import image_keys
 from reimagen_jax.errors import UserError, require
-from reimagen_jax.progress import track
+from reimagen_jax.progress import compiling, track
 from reimagen_jax.sharding import batch_sharding, make_mesh
 from reimagen_jax.systems import finite, kinds
 from reimagen_jax.systems.base import Params, Request, Settings
@@ -106,7 +107,8 @@ class Stage:
                     params = self._laid(self.params)
                 keys = image_keys(seed, [request.index for request in batch])
                 inputs = self.feed.collate([self.feed.limited(each, self.settings) for each in batch], self.settings)
-                running.append((asked, batch, self._program(params, *self._laid((inputs, keys), split=True))))
+                with nullcontext() if self.compilations else compiling("the sampler", runtime.cache()):
+                    running.append((asked, batch, self._program(params, *self._laid((inputs, keys), split=True))))
             if len(running) > 1:  # looking at one batch while the next one runs keeps the device busy
                 yield self._finished(*running.pop(0))
         if running:

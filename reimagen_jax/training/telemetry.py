@@ -148,6 +148,13 @@ class Writers:
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         self._each(lambda writer: writer.write_scalars(step, scalars))
 
+    def write_first(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Tells people of the first step of all as soon as it is done; it counts in the means of the next line."""
+        unknown = {"images_per_second": math.nan, "eta_seconds": math.nan}
+        for writer in self._writers:
+            if isinstance(writer, ConsoleWriter):
+                writer.write_scalars(step, {**scalars, **unknown, **memory()})
+
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         self._each(lambda writer: writer.write_images(step, images))
 

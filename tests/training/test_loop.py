@@ -92,6 +92,20 @@ def test_a_finished_run_has_nothing_to_do(tmp_path, capsys):
     assert (tmp_path / "run.json").read_bytes() == record, "nothing has followed the new settings"
 
 
+def test_the_first_step_is_told_at_once_and_counts_in_the_means(tmp_path, capsys):
+    train(experiment(num_steps=4), tmp_path / "each", Regression(), dataset())
+    capsys.readouterr()
+    train(experiment(num_steps=4, log_every=4), tmp_path / "seldom", Regression(), dataset())
+    compiling, first, last = capsys.readouterr().out.splitlines()[-3:]
+    assert compiling.startswith("compiling the step: less than a minute the first time, kept")
+    losses = [line["loss"] for line in lines(tmp_path / "each")]
+    assert first.startswith(f"step 1/4  loss {losses[0]:.4f}  lr ") and "peak_GiB" in first and "nan" not in first
+    assert last.startswith(f"step 4/4  loss {np.mean(losses):.4f}")
+    assert [line["step"] for line in lines(tmp_path / "seldom")] == [4]
+    train(experiment(num_steps=6, log_every=6), tmp_path / "seldom", Regression(), dataset())
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[-2:]] == ["step 5/6", "step 6/6"]
+
+
 def test_fewer_steps_than_are_done_are_refused_and_the_record_stays_true(tmp_path, capsys):
     train(experiment(num_steps=6), tmp_path, Regression(), dataset())
     record = (tmp_path / "run.json").read_bytes()

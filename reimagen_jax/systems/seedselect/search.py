@@ -20,6 +20,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from reimagen_jax import progress, runtime
 from reimagen_jax.diffusion import sampler
 from reimagen_jax.diffusion.base import Project
 from reimagen_jax.errors import require
@@ -80,7 +81,8 @@ class Objective:
             began = time.perf_counter()
             # Of leaves: lowered with their trees, classes that check their fields would be made of what is no array.
             flat = jax.jit(lambda *leaves: program(*jax.tree.unflatten(structure, leaves)))
-            self.programs[key] = flat.lower(*leaves).compile()
+            with progress.compiling("the search", runtime.cache()):
+                self.programs[key] = flat.lower(*leaves).compile()
             self.seconds_compiling += time.perf_counter() - began
         return self.programs[key](*leaves)
 

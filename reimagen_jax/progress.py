@@ -20,26 +20,29 @@ def track(iterable: Iterable[T], total: int | None, what: str, unit: str = "it")
 
     Without a title there is no bar: for a part of what has one.
     """
-    shown = bool(what) and sys.stderr is not None and sys.stderr.isatty()
+    shown = bool(what) and _watched()
     return iter(tqdm(iterable, total=total, desc=printable(what), unit=unit, disable=not shown, dynamic_ncols=True))
+
+
+def _watched() -> bool:
+    """Whether somebody sits before a terminal."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def about_compiling(what: str, kept: str | None, seconds: float | None = None) -> str:
     """What is said before a program is compiled, which takes about so long unless it is `kept` in that folder."""
     minutes = 0 if seconds is None else round(seconds / 60)
-    long = f"{minutes} minutes" if minutes > 1 else "a minute" if minutes else "less than a minute"
-    first = f"about {long} the first time" if seconds is not None else "the first time takes a while"
-    first = first.replace("about less", "less")
+    long = f"about {minutes} minutes" if minutes > 1 else "about a minute" if minutes else "less than a minute"
+    first = "the first time takes a while" if seconds is None else f"{long} the first time"
     return f"compiling {what}: {first}, " + (f"kept for the next time in {kept}" if kept else "kept nowhere")
 
 
 @contextlib.contextmanager
 def compiling(what: str, kept: str | None) -> Iterator[None]:
     """Says on a terminal what one waits for, if one does: a program that was kept is there at once."""
-    shown = sys.stderr is not None and sys.stderr.isatty()
     later = threading.Timer(PATIENCE, say, [about_compiling(what, kept)])
     later.daemon = True
-    if shown:
+    if _watched():
         later.start()
     try:
         yield

@@ -1,6 +1,5 @@
 """What is told while one waits: on a terminal alone, and only where there is something to wait for."""
 
-import sys
 import threading
 
 import pytest
@@ -9,9 +8,9 @@ from reimagen_jax import progress
 
 
 @pytest.fixture
-def terminal(capsys, monkeypatch):
-    """Standard error is a terminal."""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+def terminal(monkeypatch):
+    """Somebody watches."""
+    monkeypatch.setattr(progress, "_watched", lambda: True)
 
 
 @pytest.mark.parametrize(

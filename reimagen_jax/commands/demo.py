@@ -38,7 +38,7 @@ class Demo(Options):
     seed: Seed = 0
     """Of the noise."""
     model: Path = Path("shipped")
-    """Another model trained on EntityWorld: folder of a training run or of weights."""
+    """Another model trained on EntityWorld: folder of a training run or of weights; `shipped`: that in the package."""
     rater: Path | None = None
     """Another rater (default: the one that comes with the package)."""
 

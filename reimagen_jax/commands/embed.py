@@ -28,7 +28,7 @@ class EmbedOptions(Options):
     text_encoder: Path | None = None
     """Folder of the text encoder, a T5 or a CLIP as Hugging Face stores them (default: where --text-model has it)."""
     text_model: Path | None = None
-    """A model (run or weights) that the embeddings are for: it tells the five settings that follow."""
+    """A model (run, weights or `shipped`) that the embeddings are for: it tells the five settings that follow."""
     text_tokens: Count = 128
     """Texts are cut after this many tokens."""
     text_padding: Literal["masked", "kept"] = "masked"

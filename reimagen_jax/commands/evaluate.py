@@ -194,7 +194,7 @@ class People(Options):
     common: ClassVar = ("entity", "prompt", "num_prompts", "k", "eta", "overwrite")
 
     model: Path
-    """Folder of a training run (its last checkpoint is used) or of weights."""
+    """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""
     knowledge_base: Path
     """Folder written by `reimagen index`, over records that name entities."""
     out: Path

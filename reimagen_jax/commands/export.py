@@ -21,7 +21,7 @@ class Export(Options):
     """
 
     model: Annotated[Path, tyro.conf.Positional]
-    """Folder of a training run (its last checkpoint's averaged weights), or of weights."""
+    """Folder of a training run (its last checkpoint's averaged weights) or of weights, or `shipped`."""
     out: Path
     """Folder to write; it must not exist yet."""
     dtype: Literal["float32", "float16"] = "float32"

@@ -32,7 +32,7 @@ class Reproduce(Options):
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE|JSON|FOLDER")]
     """Pictures, what lies beside them, or folders of them."""
     model: tuple[Path, ...] = ()
-    """Folders of the models that drew them, in any order (default: where they were then)."""
+    """Folders of the models that drew them, in any order, or `shipped` (default: where they were then)."""
     knowledge_base: tuple[Path, ...] = ()
     """Knowledge bases that have their neighbours (default: where they were then). They may have grown."""
     reference: tuple[Path, ...] = ()

@@ -23,14 +23,20 @@ class Verify:
     """
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Written by `reimagen`."""
+    """Written by `reimagen`; `shipped`: the weights in the package."""
 
     def run(self) -> None:
         """Checks one after the other. Raises `UserError` naming what is damaged first."""
         if not self.folders:
             raise UserError("no folder is given: name folders written by `reimagen`")
         for folder in self.folders:
-            print(f"{folder} is whole: {verify(folder)}", flush=True)
+            print(f"{folder} is whole: {verify(_placed(folder))}", flush=True)
+
+
+def _placed(folder: Path) -> Path:
+    from reimagen_jax.inference.model import SHIPPED, SHIPPED_MODEL
+
+    return SHIPPED_MODEL if str(folder) == SHIPPED else folder
 
 
 def verify(folder: Path) -> str:

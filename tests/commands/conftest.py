@@ -1,11 +1,14 @@
 """What `sample`, `sweep` and `demo` need: tiny weights, a small EntityWorld with its knowledge base, a tiny rater."""
 
 import jax
+import numpy as np
 import pytest
 
 from reimagen_jax.data.entityworld import World
 from reimagen_jax.data.records import write_records
 from reimagen_jax.data.sources import WorldSource
+from reimagen_jax.encoders import dual
+from reimagen_jax.encoders.settings import DualConfig
 from reimagen_jax.evaluation.rater import Rater
 from reimagen_jax.inference.export import save_weights
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
@@ -32,6 +35,16 @@ def stages(tmp_path_factory):
     for config in (TINY_SR, TINY_CROPS):
         save_weights(folder / config.name, config, random_params(config))
     return [folder / TINY_SR.name, folder / TINY_CROPS.name]
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory):
+    """A folder with an encoder of zeros, which reads 16 pixels."""
+    folder, config = tmp_path_factory.mktemp("encoder"), DualConfig(16, 8, 8)
+    shapes = jax.eval_shape(lambda key: dual.init(config, key), jax.random.key(0))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    dual.DualEncoder(config, zeros, {"measured": {}}).save(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -5,15 +5,12 @@ import os
 import re
 import time
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from reimagen_jax import files
 from reimagen_jax.cli import main
-from reimagen_jax.encoders import dual
-from reimagen_jax.encoders.settings import DualConfig
 from reimagen_jax.errors import UserError
 from reimagen_jax.training.checkpoint import claim
 from tests.commands.test_usage import LEAVES
@@ -49,19 +46,14 @@ GROWING = ("seedselect", "evaluate entities", "evaluate seedselect")
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory, model, world):
+def places(tmp_path_factory, model, world, tiny_encoder):
     """What the commands read."""
     folder = tmp_path_factory.mktemp("places")
     Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(folder / "image.png")
     (folder / "photos").mkdir()
     Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(folder / "photos" / "a.png")
     (folder / "photos" / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a cat"}\n')
-    config = DualConfig(16, 8, 8)
-    shapes = jax.eval_shape(lambda key: dual.init(config, key), jax.random.key(0))
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    (folder / "encoder").mkdir()
-    dual.DualEncoder(config, zeros, {"measured": {}}).save(folder / "encoder")
-    named = {name: folder / name for name in ("photos", "encoder")} | {"image": folder / "image.png"}
+    named = {"photos": folder / "photos", "image": folder / "image.png", "encoder": tiny_encoder}
     return named | {"model": model, "records": world / "records", "index": world / "index"}
 
 

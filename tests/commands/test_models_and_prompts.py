@@ -1,4 +1,4 @@
-"""`shipped` is a model wherever one is asked for; a prompt that is too long for a model is told of wherever it is drawn."""
+"""`shipped` is a model wherever one is asked for; prompts that are too long for a model are told of wherever one draws."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ import reimagen_jax as rj
 from reimagen_jax.cli import main
 from reimagen_jax.commands import usage
 from reimagen_jax.errors import UserError
+from reimagen_jax.inference.prompts import Prompt
 from reimagen_jax.systems.reimagen.feed import ReImagenFeed
 from tests.commands.test_usage import LEAVES
 
@@ -50,7 +51,7 @@ def test_a_prompt_that_is_too_long_is_told_of(prepared, model, tmp_path, capsys,
 
 def test_a_prompt_that_is_too_long_is_told_of_in_python(prepared, model, capsys):
     with pytest.raises(UserError, match="prepared"):
-        rj.draw(rj.open_model(model), rj.ask([LONG]))
+        rj.draw(rj.open_model(model), [Prompt(LONG)])
     assert capsys.readouterr().err.count(SAID) == 1
 
 

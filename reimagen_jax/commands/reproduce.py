@@ -29,7 +29,7 @@ class Reproduce(Options):
     where one differs, 2 where one cannot be drawn.
     """
 
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE|JSON|FOLDER")]
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE|JSON|FOLDER ...")]
     """Pictures, what lies beside them, or folders of them."""
     model: tuple[Path, ...] = ()
     """Folders of the models that drew them, in any order, or `shipped` (default: where they were then)."""

@@ -168,7 +168,8 @@ def help_lines(kind: type, prog: str, default: Any, *, everything: bool, pairs: 
     options = list(options_of(kind, default))
     needed = [_optional(option) for option in options if option.positional]
     needed += [option.typed for option in options if option.needed and not option.positional]
-    lines = _filled(" ".join([*needed, "[options]"]), f"usage: {prog} ", " " * 7)
+    needed += ["[options]"] * any(not option.positional for option in options)
+    lines = _filled(" ".join(needed), f"usage: {prog} ", " " * 7)
     lines += ["", *_text(inspect.getdoc(kind) or "")]
     groups: dict[str, list[Option]] = {"Options:" if all(o.common for o in options) else "Common options:": []}
     for option in options:
@@ -210,7 +211,8 @@ def _entry(option: Option, pairs: bool) -> list[str]:
     if option.repeated and "epeat" not in text:
         text += " May be repeated."
     shown = option.default if isinstance(option.default, tuple) else (option.default,)
-    if not {None, False, "", tyro.MISSING} & {*shown} and shown and "default" not in text:
+    empty = any(value is None or value is False or value is tyro.MISSING or value == "" for value in shown)
+    if shown and not empty and "default" not in text:
         text = f"{text} (default: {' '.join('yes' if value is True else str(value) for value in shown)})".lstrip()
     head = f"  {typed}"
     if len(head) + 2 <= COLUMN:

@@ -1,4 +1,4 @@
-"""`shipped` is a model wherever one is asked for; prompts that are too long for a model are told of wherever one draws."""
+"""`shipped` is a model wherever one is asked for; prompts too long for a model are told of wherever one draws."""
 
 import numpy as np
 import pytest

@@ -115,6 +115,7 @@ def test_what_is_needed_comes_first(told):
     options = re.findall(r"^  --([\w.-]+)", text, re.MULTILINE)
     assert options[:2] == ["model", "out"]
     assert text.startswith("usage: reimagen edit outpaint --model PATH --out PATH [options]\n")
+    assert "(default: 0)" in text and "(default: 0.5 0.5)" in text
     assert {"scale", "mask", "overwrite"} < set(options) and "jump" not in options
 
 

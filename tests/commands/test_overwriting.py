@@ -18,6 +18,7 @@ from tests.commands.test_usage import LEAVES
 DRAWN = "--model {model} --prompt cat --out {out} --overwrite"
 COMMANDS = {
     "prepare": ("records", "--source {photos} --out {out} --overwrite"),
+    "split": ("split", "{records} --out {out} --overwrite"),
     "encode-train": ("encoder", "{records} --out {out} --num-steps 1 --overwrite"),
     "index": ("knowledge base", "{records} --out {out} --overwrite"),
     "triples": ("triples", "{records} --knowledge-base {index} --out {out} --overwrite"),

@@ -224,7 +224,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("reimagen s", ["sample", "search", "seedselect", "sweep"]),
+        ("reimagen se", ["search", "seedselect"]),
         ("reimagen edit in", ["inpaint", "interpolate"]),
         ("reimagen edit inpaint --ma", ["--mask"]),
         ("reimagen sample --solver uni", ["unipc"]),

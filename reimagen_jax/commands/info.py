@@ -109,9 +109,10 @@ def caches() -> list[dict[str, Any]]:
 
 
 def extras() -> dict[str, dict[str, Any]]:
-    """Extra -> the packages of it that are not installed, and what installs them."""
+    """Extra -> the packages of it that are not installed, and what installs them; nothing where we are not installed."""
     found = {}
-    for name in importlib.metadata.metadata(PACKAGE).get_all("Provides-Extra") or []:
+    declared = importlib.metadata.metadata(PACKAGE).get_all("Provides-Extra") if _version(PACKAGE) else None
+    for name in declared or []:
         asked = _required(PACKAGE, name)
         missing = [each for each in asked if not _installed(each)]
         found[name] = {"missing": missing, "pip": shlex.join(missing)}

@@ -109,7 +109,7 @@ def caches() -> list[dict[str, Any]]:
 
 
 def extras() -> dict[str, dict[str, Any]]:
-    """Extra -> the packages of it that are not installed, and what installs them; nothing where we are not installed."""
+    """Extra -> the packages of it that are not installed, and what installs them; none where we are not installed."""
     found = {}
     declared = importlib.metadata.metadata(PACKAGE).get_all("Provides-Extra") if _version(PACKAGE) else None
     for name in declared or []:

@@ -210,6 +210,7 @@ class Experiment(Checked):
     """All settings of one experiment."""
 
     name: str
+    """As logs, cards and reports call it."""
     system: Annotated[SystemConfig, tyro.conf.arg(name="")]
     """What is trained."""
     data: DataConfig | None = None

@@ -68,6 +68,7 @@ class EncodeTrain(Options):
     same_by: str = "caption"
     """Records that agree in this are not told apart: `caption`, or the name of an attribute (entity, for instance)."""
     num_steps: Steps = 2000
+    """Of the training."""
     batch_size: Annotated[int, Ge(2)] = 128
     """Records a step; more make it tell finer differences."""
     learning_rate: NonNegative = 1e-3
@@ -77,6 +78,7 @@ class EncodeTrain(Options):
     held_out: Annotated[Number, Gt(0), Lt(1)] = 0.1
     """Share of the records that it is measured on and does not learn from, 1000 at most."""
     seed: Seed = 0
+    """Of the training, and of which records are held out."""
     overwrite: bool = False
     """Replace an existing output folder, once the new one is complete."""
 

@@ -35,11 +35,13 @@ class Train(Options):
     resolution: Count = 32
     """Side in pixels of the images that it is to read."""
     num_steps: Steps = 4000
+    """Of the training."""
     batch_size: Count = 64
     """Renders a step."""
     learning_rate: NonNegative = 2e-3
     """At its highest; it decays to 0."""
     seed: Seed = 0
+    """Of the training."""
     num_images: Count = 8192
     """Fresh renders on which the result is measured."""
     overwrite: bool = False

@@ -49,7 +49,9 @@ class DiffusionConfig(Checked):
     variance_weight: NonNegative = 0.001
     """Of that term, in bits a pixel channel summed over the T steps, beside the squared error."""
     logsnr_min: LogSNR = -15.0
+    """Log signal-to-noise ratio at t = 1 (noise)."""
     logsnr_max: LogSNR = 15.0
+    """And at t = 0 (the image)."""
     logsnr_shift: LogSNR = 0.0
     """Added to the log signal-to-noise ratio at every t; negative values put more noise at every t (large images)."""
     time_exponent: Positive = 1.0
@@ -124,7 +126,9 @@ class SamplerConfig(Checked):
     section: ClassVar[str] = "sampler."
 
     solver: Solver = "ddim"
+    """How a step is taken (diffusion/solvers.py)."""
     num_steps: SamplerSteps = 25
+    """Steps from noise to the image."""
     thresholding: Thresholding = "static"
     """How a predicted sample is kept within [-1, 1] (Imagen section 2.3). A network that predicts noise needs it: near
     t = 1, an error of the noise is 1 / alpha times as large in the sample (1800 times in the cosine schedule)."""

@@ -50,8 +50,11 @@ class TextConfig(Checked):
     stride: Count = 4
     """Bytes merged into one token by strided convolution before the transformer."""
     width: Count = 128
+    """Channels of a token."""
     depth: Natural = 2
+    """Layers of the transformer."""
     head_width: Count = 64
+    """Channels of an attention head."""
     frozen: FrozenTextConfig | None = None
     """A published encoder instead; what is said above is then about nothing but captions in pictures of samples."""
 

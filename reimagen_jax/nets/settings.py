@@ -59,6 +59,7 @@ class UNetConfig(Checked):
     residual_scale: Positive = 1.0
     """What the sum of a block and its skip is multiplied by: 1/sqrt(2) keeps the variance (super-resolution)."""
     activation: Literal["swish", "gelu"] = "swish"
+    """Of all its layers."""
     norm_epsilon: Annotated[Number, Ge(1e-12), Le(1)] = 1e-6
     """Added to the variance in every norm."""
     time_features: Count | None = None

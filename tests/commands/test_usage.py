@@ -12,7 +12,7 @@ import pytest
 import tyro
 
 from reimagen_jax import cli
-from reimagen_jax.commands import COMMANDS, completion
+from reimagen_jax.commands import COMMANDS, completion, usage
 from reimagen_jax.commands.train import parse, unnamed
 from reimagen_jax.config import Experiment
 from tests.test_ranges import WALKED
@@ -108,6 +108,12 @@ def examples(text, start):
 def test_what_is_common_exists(kind):
     declared = inspect.get_annotations(kind)
     assert [name for name in kind.common if name not in declared] == []
+
+
+@pytest.mark.parametrize("words", LEAVES)
+def test_every_option_is_explained(words):
+    options = usage.options_of(LEAVES[words], unnamed() if words == "train" else tyro.MISSING)
+    assert [option.name for option in options if not option.told] == []
 
 
 def test_what_is_needed_comes_first(told):

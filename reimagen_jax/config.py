@@ -34,7 +34,7 @@ LOCAL = {"local": True}
 class DataConfig(Checked):
     """What is read, and how a step's batch is made of it. Systems add where their data lie."""
 
-    common: ClassVar = ("batch_size",)
+    common: ClassVar[tuple[str, ...]] = ("batch_size",)
 
     section: ClassVar[str] = "data."
 
@@ -94,7 +94,7 @@ class SystemConfig(Checked):
 class InitConfig(Checked):
     """What a run starts from, when it does not go on from its own checkpoint."""
 
-    common: ClassVar = ("weights",)
+    common: ClassVar[tuple[str, ...]] = ("weights",)
 
     section: ClassVar[str] = "init."
 
@@ -132,7 +132,14 @@ class GroupRate(Checked):
 class TrainConfig(Checked):
     """Optimisation, logging and checkpoints."""
 
-    common: ClassVar = ("num_steps", "learning_rate", "log_every", "checkpoint_every", "sample_every", "seed")
+    common: ClassVar[tuple[str, ...]] = (
+        "num_steps",
+        "learning_rate",
+        "log_every",
+        "checkpoint_every",
+        "sample_every",
+        "seed",
+    )
 
     section: ClassVar[str] = "train."
 

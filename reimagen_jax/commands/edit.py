@@ -39,7 +39,7 @@ Each writes a folder as `reimagen sample` does: an image each, grid.png, sample.
 class Edit(Options):
     """What all edits are told."""
 
-    common: ClassVar = ("eta", "overwrite")
+    common: ClassVar[tuple[str, ...]] = ("eta", "overwrite")
 
     model: Path
     """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""

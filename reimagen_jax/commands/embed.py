@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class EmbedOptions(Options):
     """How captions are embedded, and where the embeddings go."""
 
-    common: ClassVar = ("text_embeddings", "text_encoder", "text_model")
+    common: ClassVar[tuple[str, ...]] = ("text_embeddings", "text_encoder", "text_model")
 
     text_embeddings: Path | None = None
     """Folder of text embeddings to write, or to add to; it serves any number of records, and has each text once."""

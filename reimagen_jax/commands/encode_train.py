@@ -49,7 +49,7 @@ class EncodeTrain(Options):
     `reimagen train experiments/dual32.py`, where more can be set, and whose run becomes an encoder by --from-run.
     """
 
-    common: ClassVar = ("workdir", "resolution", "num_steps", "batch_size", "same_by", "overwrite")
+    common: ClassVar[tuple[str, ...]] = ("workdir", "resolution", "num_steps", "batch_size", "same_by", "overwrite")
 
     records: Annotated[Path, tyro.conf.Positional]
     """Folder written by `reimagen prepare`."""

@@ -45,7 +45,7 @@ class Entities(Options):
     Writes results.json, results.csv, parameters.csv, prompts.json, plots, and for each split a picture of its images.
     """
 
-    common: ClassVar = ("num_prompts", "splits", "conditions", "k", "eta")
+    common: ClassVar[tuple[str, ...]] = ("num_prompts", "splits", "conditions", "k", "eta")
 
     model: Path
     """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""
@@ -191,7 +191,7 @@ class People(Options):
         reimagen evaluate judged runs/pictures
     """
 
-    common: ClassVar = ("entity", "prompt", "num_prompts", "k", "eta", "overwrite")
+    common: ClassVar[tuple[str, ...]] = ("entity", "prompt", "num_prompts", "k", "eta", "overwrite")
 
     model: Path
     """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""

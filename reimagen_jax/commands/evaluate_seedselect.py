@@ -31,7 +31,7 @@ class SeedSelect(Options):
     after a stop, the same command goes on where it was. Writes results.json, and a picture for each split.
     """
 
-    common: ClassVar = ("num_prompts", "splits", "k", "references")
+    common: ClassVar[tuple[str, ...]] = ("num_prompts", "splits", "k", "references")
 
     model: Path
     """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class BuildOptions(Options):
     """How a new knowledge base finds its records; what is added to it later is treated in the same way."""
 
-    common: ClassVar = ("encoder",)
+    common: ClassVar[tuple[str, ...]] = ("encoder",)
 
     k1: Positive = 1.2
     """BM25: how soon a word that a caption repeats stops counting (above 0; usual values are 1.2 to 1.5)."""

@@ -101,7 +101,7 @@ class AskingOptions(Options):
 class PromptOptions(Options):
     """What to draw: prompts from one place; neighbours given by hand, from a knowledge base, or both."""
 
-    common: ClassVar = ("prompt", "prompts", "records", "knowledge_base", "reference", "k")
+    common: ClassVar[tuple[str, ...]] = ("prompt", "prompts", "records", "knowledge_base", "reference", "k")
 
     prompt: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT ...")] = ()
     """One or more prompts."""
@@ -314,7 +314,7 @@ def _flat(groups: Sequence[Sequence[str]]) -> list[str]:
 class SamplingOptions(Options):
     """How to draw it; what is not given is as in the model's experiment."""
 
-    common: ClassVar = ("num_images", "steps", "seed")
+    common: ClassVar[tuple[str, ...]] = ("num_images", "steps", "seed")
 
     num_images: Count = 1
     """Images of each prompt (and each eta), from different noise."""
@@ -514,7 +514,7 @@ _STAGE_WORD = tyro.constructors.PrimitiveConstructorSpec(
 class CascadeOptions(Options):
     """Super-resolution: further models that enlarge what --model draws."""
 
-    common: ClassVar = ()
+    common: ClassVar[tuple[str, ...]] = ()
 
     cascade: tuple[Annotated[StageOption, _STAGE_WORD], ...] = ()
     """Super-resolution models, each enlarging the images of the one before it; the first those of --model. What is not
@@ -593,7 +593,7 @@ class CascadeOptions(Options):
 class EnlargingOptions(CascadeOptions):
     """Super-resolution: further models that enlarge what --model draws, or an image for --model itself to enlarge."""
 
-    common: ClassVar = ()
+    common: ClassVar[tuple[str, ...]] = ()
 
     low_res: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE")] = None
     """An image to enlarge, where --model is a super-resolution model itself."""

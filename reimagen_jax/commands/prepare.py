@@ -39,7 +39,7 @@ class Prepare(Options):
     Interrupted, by whatever, it goes on where it was when the same command is given again.
     """
 
-    common: ClassVar = ("source", "caption", "split", "resolution", "where", "overwrite")
+    common: ClassVar[tuple[str, ...]] = ("source", "caption", "split", "resolution", "where", "overwrite")
 
     out: Path
     """Folder to write; it must not exist yet."""

@@ -62,7 +62,7 @@ class Sample(Options):
         reimagen sample --model runs/train --prompts 30k.jsonl --share 1 4 --num-images 1 --out runs/part1
     """
 
-    common: ClassVar = ("eta", "overwrite")
+    common: ClassVar[tuple[str, ...]] = ("eta", "overwrite")
 
     model: Path
     """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""

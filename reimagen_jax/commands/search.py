@@ -31,7 +31,7 @@ SIDE = 64
 class FusionOptions(Options):
     """How --method hybrid makes one list of two."""
 
-    common: ClassVar = ()
+    common: ClassVar[tuple[str, ...]] = ()
 
     fusion: Literal["reciprocal", "weighted"] = "reciprocal"
     """By ranks, or by scores."""

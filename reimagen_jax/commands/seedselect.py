@@ -57,7 +57,7 @@ class SeedSelect(Options):
     What was found is stored batch by batch: after a stop, the same command goes on where it was.
     """
 
-    common: ClassVar = ("references", "eta", "preset", "overwrite")
+    common: ClassVar[tuple[str, ...]] = ("references", "eta", "preset", "overwrite")
 
     model: Path
     """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""

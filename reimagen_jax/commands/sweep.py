@@ -58,7 +58,7 @@ class Sweep(Options):
     these; sweep.csv has all of them.
     """
 
-    common: ClassVar = ("etas", "over", "world_prompts", "split", "overwrite")
+    common: ClassVar[tuple[str, ...]] = ("etas", "over", "world_prompts", "split", "overwrite")
 
     model: Path
     """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""

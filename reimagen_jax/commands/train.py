@@ -38,7 +38,7 @@ class Train:
     stands before them.
     """
 
-    common: ClassVar = ()
+    common: ClassVar[tuple[str, ...]] = ()
 
     experiment_file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT.py")]
     """Python file that defines `config = Experiment(...)`."""

@@ -38,7 +38,7 @@ class BuildTriples(Options):
             --query-by entity entity caption --exclude-same style
     """
 
-    common: ClassVar = ("num_neighbours", "query_by", "method", "exclude_same", "overwrite")
+    common: ClassVar[tuple[str, ...]] = ("num_neighbours", "query_by", "method", "exclude_same", "overwrite")
 
     records: Annotated[Path, tyro.conf.Positional]
     """Records to train on: a folder written by `reimagen prepare`."""

@@ -4,7 +4,7 @@ tyro reads the words. What there is to give, and what help tells of it, is read 
 fields (`--train.num-steps`; a group with `tyro.conf.arg(name="")` adds no prefix), types, defaults, and the texts below
 the fields. `--help` shows what is needed, and what a class declares as
 
-    common: ClassVar = ("num_images", "steps", "seed")
+    common: ClassVar[tuple[str, ...]] = ("num_images", "steps", "seed")
 
 (of its own fields; without such a tuple all, if it is a class of options, and none of an experiment's settings); all
 else is for `--help-all`.

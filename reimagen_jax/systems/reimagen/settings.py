@@ -79,7 +79,7 @@ class GuidedSamplerConfig(SamplerConfig):
 class TriplesConfig(DataConfig):
     """KNN-ImageText triples (Re-Imagen section 3.2), and how many neighbours of an example are shown."""
 
-    common: ClassVar = ("triples",)
+    common: ClassVar[tuple[str, ...]] = ("triples",)
 
     triples: str = field(default="", metadata=FREE | LOCAL)
     """Folder written by `reimagen triples`. It may move; its content may not change within a run."""
@@ -116,7 +116,7 @@ class TriplesConfig(DataConfig):
 class ReImagenConfig(SystemConfig):
     """Text encoder, U-Net, process and sampler, and how often conditions are dropped in training."""
 
-    common: ClassVar = ("resolution",)
+    common: ClassVar[tuple[str, ...]] = ("resolution",)
 
     kind: ClassVar[str] = "reimagen"
     data: ClassVar[type[DataConfig]] = TriplesConfig

@@ -23,7 +23,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -187,10 +187,17 @@ def _files(folder: Path) -> Iterator[str]:
                 yield os.path.normpath(os.path.join(here, name))
 
 
-def _note_files(folder: Path, but: Sequence[str] = ()) -> None:
+def wrote(folder: Path, *names: str) -> None:
+    """Notes files that the command which has made a folder has added to it since."""
+    _note_files(folder, but=set(foreign(folder)) - set(names))
+
+
+def _note_files(folder: Path, but: Collection[str] = ()) -> None:
     """Notes in the mark the files that a folder is written with."""
     path, names = folder / MARK, sorted(set(_files(folder)) - set(but))
-    write_text(path, path.read_text(encoding="utf-8") + f"{_WITH}{json.dumps(names)}\n")
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = "".join(line for line in lines if not line.startswith(_WITH))
+    write_text(path, f"{kept}{_WITH}{json.dumps(names)}\n")
 
 
 def _announce(folder: Path) -> None:

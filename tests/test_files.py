@@ -272,6 +272,16 @@ def test_files_of_others_are_kept(tmp_path):
     assert names(target) == []
 
 
+def test_what_a_command_adds_to_its_folder_is_its_own(tmp_path):
+    target = tmp_path / "out"
+    with atomic_dir(target, kind="triples"):
+        pass
+    (target / "theirs").touch()
+    (target / "sheet.png").touch()
+    files.wrote(target, "sheet.png")
+    assert files.foreign(target) == ["theirs"] and kind_of(target) == "triples"
+
+
 def test_what_grows_notes_what_it_is_written_with_and_leaves_the_rest_alone(tmp_path):
     target = tmp_path / "out"
 

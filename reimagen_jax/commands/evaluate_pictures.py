@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -45,6 +45,8 @@ class Pictures(Options):
 
     Writes results.json, results.md, results.html and results.png.
     """
+
+    common: ClassVar[tuple[str, ...]] = ("entity", "rest", "arms", "gallery", "shown")
 
     model: Path
     """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""

@@ -61,6 +61,8 @@ Way = TypeVar("Way", bound=Asking)
 class AskingOptions(Options):
     """How the knowledge base is asked. What is not given is, when images are drawn, as in the model's training."""
 
+    common: ClassVar[tuple[str, ...]] = ("query_by", "method", "exclude_same")
+
     query_by: tuple[str, ...] = ()
     """What of a record (or of a prompt with fields, see --prompts) its neighbours are asked by: `caption`, and names of
     attributes. A field named n times counts n times: with `entity entity caption` the entity's name weighs three times
@@ -101,7 +103,7 @@ class AskingOptions(Options):
 class PromptOptions(Options):
     """What to draw: prompts from one place; neighbours given by hand, from a knowledge base, or both."""
 
-    common: ClassVar[tuple[str, ...]] = ("prompt", "prompts", "records", "knowledge_base", "reference", "k")
+    common: ClassVar[tuple[str, ...]] = ("prompt", "prompts", "records", "knowledge_base", "query", "reference", "k")
 
     prompt: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT ...")] = ()
     """One or more prompts."""

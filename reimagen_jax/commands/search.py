@@ -80,7 +80,7 @@ class Search(Options):
     limit: Count = 8
     """With --records: at most this many, spread evenly over all."""
     model: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Ask as this model's training did, where options do not say how."""
+    """Ask as this model's training did, where options do not say how; `shipped`: the one in the package."""
     asking: Annotated[AskingOptions, tyro.conf.arg(name="")] = field(default_factory=AskingOptions)
     ban: tuple[str, ...] = ()
     """Keys of records that are not to be found."""

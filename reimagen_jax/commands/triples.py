@@ -38,7 +38,7 @@ class BuildTriples(Options):
             --query-by entity entity caption --exclude-same style
     """
 
-    common: ClassVar[tuple[str, ...]] = ("num_neighbours", "query_by", "method", "exclude_same", "overwrite")
+    common: ClassVar[tuple[str, ...]] = ("num_neighbours", "candidates", "overwrite")
 
     records: Annotated[Path, tyro.conf.Positional]
     """Records to train on: a folder written by `reimagen prepare`."""
@@ -70,6 +70,7 @@ class BuildTriples(Options):
     def run(self) -> None:
         """Builds the triples and sums up. Raises `UserError` on bad options or input."""
         from reimagen_jax.data.records import Records
+        from reimagen_jax.files import wrote
         from reimagen_jax.reports.triples_sheet import triples_sheet
         from reimagen_jax.retrieval import serving
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
@@ -104,6 +105,7 @@ class BuildTriples(Options):
             overwrite=self.overwrite,
         )
         triples_sheet(triples).save(self.out / SHEET)
+        wrote(self.out, SHEET)
         kind = "" if self.neighbours == "retrieved" else f"{self.neighbours} "
         what = f"{kind}neighbours"
         if self.candidates is not None:

@@ -33,6 +33,10 @@ COMMANDS = {
     "reproduce": ("reproduction", "{image} --out {out} --overwrite"),
     "seedselect": ("seeds", f"{DRAWN} --encoder {{encoder}} --reference {{image}} a"),
     "sweep": ("sweep", f"{DRAWN} --reference {{image}} a"),
+    "evaluate pictures": (
+        "evaluation of pictures",
+        "--model {model} --records {records} --knowledge-base {index} --encoder {encoder} --out {out}",
+    ),
     "evaluate entities": ("evaluation", "--model {model} --knowledge-base {index} --out {out}"),
     "evaluate seedselect": (
         "evaluation",
@@ -43,7 +47,7 @@ COMMANDS = {
     "demo": ("demonstration", "--model {model} --out {out}"),
 }
 """Command -> the kind of folder that it writes, and its options. With `seedselect` and `evaluate`, it goes on there."""
-GROWING = ("seedselect", "evaluate entities", "evaluate seedselect")
+GROWING = ("seedselect", "evaluate pictures", "evaluate entities", "evaluate seedselect")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +85,7 @@ def test_all_commands_that_write_a_folder_are_here():
     writes = [name for name, kind in LEAVES.items() if "out" in [item.name for item in dataclasses.fields(kind)]]
     assert list(COMMANDS) == writes
     kept = [name for name, kind in LEAVES.items() if name in COMMANDS and not hasattr(kind, "overwrite")]
-    assert kept == ["evaluate entities", "evaluate seedselect", "demo"]
+    assert kept == ["evaluate pictures", "evaluate entities", "evaluate seedselect", "demo"]
 
 
 STATES = ("another kind", "another command", "files of others", "a run within", "a training run", "somebody's folder")

@@ -79,7 +79,7 @@ class GuidedSamplerConfig(SamplerConfig):
 class TriplesConfig(DataConfig):
     """KNN-ImageText triples (Re-Imagen section 3.2), and how many neighbours of an example are shown."""
 
-    common: ClassVar[tuple[str, ...]] = ("triples",)
+    common: ClassVar[tuple[str, ...]] = ("triples", "validation", "validation_share")
 
     triples: str = field(default="", metadata=FREE | LOCAL)
     """Folder written by `reimagen triples`. It may move; its content may not change within a run."""

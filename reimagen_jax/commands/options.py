@@ -50,7 +50,7 @@ def as_typed(options: Mapping[str, str]) -> Iterator[None]:
     except UserError as error:
         said = str(error)
         for name, option in options.items():
-            said = re.sub(rf"\b{re.escape(name)}(?: is)?\b", lambda _, option=option: option, said)
+            said = re.sub(rf"(?<![\w-]){re.escape(name)}(?: is)?\b", lambda _, option=option: option, said)
         raise UserError(said) from error
 
 

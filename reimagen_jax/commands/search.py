@@ -14,7 +14,7 @@ import tyro
 from reimagen_jax.checked import Count, Options, Share
 from reimagen_jax.commands.options import AskingOptions, said_left_out
 from reimagen_jax.errors import UserError, require
-from reimagen_jax.retrieval.asking import BY_CAPTION, CAPTION
+from reimagen_jax.retrieval.asking import BY_CAPTION, CAPTION, Match, matched
 from reimagen_jax.terminal import json_line, say
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Search(Options):
     @property
     def _filters(self) -> str:
         """The options that leave out records."""
-        given = {name: getattr(self.asking, name) for name in ("where", "where_not", "match", "exclude_same", "floor")}
+        given = {name: getattr(self.asking, name) for name in ("where", "where_not", "exclude_same", "floor")}
         given["ban"] = self.ban
         return " with ".join(f"--{name.replace('_', '-')}" for name, value in given.items() if value)
 
@@ -148,6 +148,13 @@ class Search(Options):
         named = [name for name in self.asking.query_by if name != CAPTION]
         if self.queries and named:
             raise UserError(f"--query-by {' '.join(named)}: a text has no fields; give --prompts, or --records")
+        fields = [name for name in self.asking.exclude_same if name != CAPTION]
+        require(
+            not (self.queries and fields),
+            f"--exclude-same {' '.join(fields)}: a text has no fields; give --prompts, or --records",
+        )
+        both = set(self.pin) & set(self.ban)
+        require(not both, f"{min(both, default='')} is given to --pin and to --ban: choose one")
         for query in self.queries:
             if not query.strip():
                 raise UserError(f"the query {query!r} is empty: say what to look for")
@@ -179,7 +186,9 @@ class Search(Options):
                 lines += [f"it shares {share:.2f} of what is asked for"] if how.method == "lexical" else []
                 say(*(f"         {line}" for line in lines))
         if not found.neighbours and not found.left_out:
-            say(f"  nothing found: {_why_nothing(base, query, how.method, self._filters)}")
+            match = matched(how, prompt.attributes, query)
+            why = _none_matches(match, self._filters) or _why_nothing(base, query, how.method, self._filters)
+            say(f"  nothing found: {why}")
         if found.left_out:
             say(f"  {said_left_out(found.left_out)}")
 
@@ -197,6 +206,12 @@ class Search(Options):
         about = f"{self.knowledge_base} ({len(base):,} records), {how.method} search{filters}"
         save(hits_sheet(sections, about), self.sheet)
         print(f"contact sheet in {self.sheet}", file=sys.stderr)
+
+
+def _none_matches(match: Match, filters: str) -> str:
+    """For people: what no other record has, as those that match are found whatever their captions say."""
+    wanted = " and ".join(f"{name}={' or '.join(sorted(values))}" for name, values in match)
+    return f"no other record{f' that {filters} leaves' if filters else ''} has {wanted} (--match)" if match else ""
 
 
 def _why_nothing(base: "KnowledgeBase", query: str, method: str, filters: str) -> str:

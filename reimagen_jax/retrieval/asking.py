@@ -23,6 +23,7 @@ from reimagen_jax.errors import UserError, require
 
 CAPTION = "caption"
 Method = Literal["lexical", "dense", "hybrid"]
+Match = tuple[tuple[str, frozenset[str]], ...]
 BELOW = "too little alike"
 """The reason of (4)."""
 FLOOR_OF_NAMES = 0.7
@@ -91,18 +92,6 @@ BY_CAPTION = Asking()
 """By the caption alone, best first, nothing left out but the record itself and its picture."""
 
 
-BY_CAPTION = Asking()
-"""By the caption alone, best first, nothing left out but the record itself and its picture."""
-
-
-BY_CAPTION = Asking()
-"""By the caption alone, best first, nothing left out but the record itself and its picture."""
-
-
-BY_CAPTION = Asking()
-"""By the caption alone, best first, nothing left out but the record itself and its picture."""
-
-
 def floor_of(query_by: Sequence[str]) -> float:
     """The floor of (4) where none is given."""
     return FLOOR_OF_NAMES if set(query_by) - {CAPTION} else 0.0
@@ -114,7 +103,7 @@ class Question(NamedTuple):
     query: str
     names: str = ""
     """What is asked for in (4); empty: nothing is left out by the floor."""
-    match: tuple[tuple[str, frozenset[str]], ...] = ()
+    match: Match = ()
     """(2): attributes, and the values that will do."""
     who: str = ""
     """A record's key, which is a part of the query in (5): records that ask the same find different ones."""
@@ -139,7 +128,7 @@ def question_of(how: Asking, text: str, attributes: Mapping[str, Any], key: str 
     return Question(query, " ".join(told[name] for name in how.names) or text, matched(how, attributes, query), key)
 
 
-def matched(how: Asking, attributes: Mapping[str, Any], query: str) -> tuple[tuple[str, frozenset[str]], ...]:
+def matched(how: Asking, attributes: Mapping[str, Any], query: str) -> Match:
     """The attributes that have to be equal, and their values: the query where there is no such attribute."""
     return tuple((name, frozenset(spellings(attributes, name) or {query.strip()})) for name in how.match)
 

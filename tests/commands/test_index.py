@@ -167,6 +167,14 @@ def test_reasons_filters_bans_and_pins(base, capsys):
     assert "in no caption: zebra" in out
 
 
+def test_what_no_record_matches_is_told_by_its_value(base, capsys):
+    capsys.readouterr()
+    assert run("search", "kb", "red", "pink", "--match", "colour", "--where", "colour=red", "--sheet", "None") == 0
+    out = capsys.readouterr().out
+    assert out.count("nothing found: no other record that --where leaves has colour=pink (--match)") == 1
+    assert out.count("nothing found") == 1
+
+
 def test_for_programs(base, capsys):
     capsys.readouterr()
     assert run("search", "kb", "red 猫", "--json", "--sheet", "None") == 0
@@ -203,6 +211,8 @@ def test_a_sheet_replaces_only_sheets(base, tmp_path, capsys):
         (["kb", "red", "--ban", "k7"], "no record with the key 'k7'"),
         (["kb", "red", "--where", "colour=pink"], "no record has it"),
         (["kb", "red", "--where", "shape=round"], "no record has the field shape, but colour"),
+        (["kb", "red", "--exclude-same", "colour"], "--exclude-same colour: a text has no fields"),
+        (["kb", "red", "--pin", "k0", "--ban", "k0"], "k0 is given to --pin and to --ban"),
         (["kb", "red", "--method", "dense"], "no vectors"),
         (["kb", "red", "--dense-weight", "2"], "--dense-weight 2.0: at most 1"),
         (["r", "red"], "holds records, not a knowledge base"),

@@ -10,6 +10,7 @@ import tyro
 from reimagen_jax.commands.embed import EmbedOptions
 from reimagen_jax.commands.options import (
     STAGE_SETTINGS,
+    AskingOptions,
     CascadeOptions,
     PromptOptions,
     SamplingOptions,
@@ -22,6 +23,7 @@ from reimagen_jax.diffusion.settings import DiffusionConfig
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.model import Model, experiment_of, settled
 from reimagen_jax.inference.provenance import sampler_facts
+from reimagen_jax.retrieval.asking import Asking
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
 from reimagen_jax.systems.reimagen.system import ReImagen
 from tests.tiny import TINY, TINY_CROPS, TINY_SR, changed
@@ -350,6 +352,12 @@ def test_what_does_not_fit_is_said_of_the_options_as_they_were_typed(tmp_path):
             how.pipeline(model, [])
         with pytest.raises(UserError, match=f"^{said}"):
             CascadeOptions().pipeline([model], how, how.settings(noise.system.sampler), 0)
+
+
+@pytest.mark.parametrize("option", ["where", "where_not"])
+def test_an_option_that_is_named_already_is_not_named_twice(option):
+    with pytest.raises(UserError, match=rf"^--{option.replace('_', '-')} 'brand' is not FIELD=VALUE"):
+        AskingOptions(**{option: ("brand",)}).settings(Asking())
 
 
 def test_a_backslash_in_what_was_typed_stays():

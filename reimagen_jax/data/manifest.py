@@ -17,7 +17,7 @@ from reimagen_jax import __version__
 from reimagen_jax.checked import Natural, parse
 from reimagen_jax.data.opened import Opened
 from reimagen_jax.errors import UserError
-from reimagen_jax.files import MARK, called, read_json, recover, signed, unchanged, write_json
+from reimagen_jax.files import MARK, called, kind_of, read_json, recover, signed, unchanged, write_json
 
 NAME = "manifest.json"
 VERSIONS = {"records": 1, "knowledge base": 2, "triples": 1, "encoder": 1, "weights": 1}
@@ -138,6 +138,9 @@ def _opened(path: Path, kind: str) -> Opened:
 def _checked(opened: Opened, kind: str, forms: tuple[type, ...], hold: bool) -> Folder:
     path, remedy = opened.path, _remedy(kind)
     if not (opened / NAME).is_file():
+        if kind == "records" and kind_of(path) == "split":
+            parts = sorted(each.parent for each in path.glob(f"*/{NAME}"))
+            raise UserError(f"{path} is a split, whose parts hold the records: give {' or '.join(map(str, parts))}")
         raise UserError(f"{path} holds no {kind} (there is no {NAME} in it); {remedy}")
     manifest = read_json(opened / NAME, f"the manifest of {called(kind)}")
     found = manifest.get("kind") if isinstance(manifest, dict) else None

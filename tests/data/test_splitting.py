@@ -11,6 +11,7 @@ from reimagen_jax.cli import main
 from reimagen_jax.data.image_text import ImageText
 from reimagen_jax.data.records import Records, write_records
 from reimagen_jax.data.splitting import Rarity, by_frequency, by_shares, grouped
+from reimagen_jax.errors import UserError
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import build_triples
 
@@ -154,6 +155,8 @@ def test_parts_are_records_with_their_part_noted_and_leaks_are_found_across_them
 def test_by_default_a_tenth_is_held_out_and_only_a_split_is_replaced(records, tmp_path, capsys):
     assert split(records, tmp_path / "parts") == 0
     assert capsys.readouterr().out.startswith("part      of picture  records\n")
+    with pytest.raises(UserError, match=r"parts is a split, .*: give .*parts/held-out or .*parts/train"):
+        Records.open(tmp_path / "parts")
     again = ("--parts", "a=0.5", "b=0.5", "--overwrite")
     assert split(records, records.path, *again) == 2 and "holds records, not a split" in capsys.readouterr().err
     assert split(records, tmp_path / "parts") == 2 and "already exists" in capsys.readouterr().err

@@ -124,6 +124,8 @@ def require_writable(target: Path, *, kind: str = "", overwrite: bool, say: bool
     if target.exists() and not overwrite:
         raise UserError(f"{target} already exists: pass --overwrite to replace it, or choose another --out")
     if target.exists() and not _replaceable(target):
+        if kind_of(target) == "run":
+            raise UserError(f"{target} holds a training run, which no command replaces: choose another --out")
         raise UserError(f"{target} was not written by this program, so it is not replaced: choose another --out")
     require_kind(target, kind)
     _require_maker(target)

@@ -115,7 +115,7 @@ def test_what_is_not_the_same_is_kept(command, state, places, tmp_path, capsys, 
     elif state == "a training run":
         (out / "checkpoints" / "1").mkdir(parents=True)
         (out / "run.json").write_text("{}")
-        said = "out holds a run, not " if command in GROWING else "out was not written by this program"
+        said = "out holds a run, not " if command in GROWING else "out holds a training run, which no command replaces"
     else:
         out.mkdir()
         (out / "photo.jpg").write_text("mine")

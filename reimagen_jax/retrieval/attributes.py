@@ -77,5 +77,5 @@ def _why_none(lists: Postings, name: str, value: str, option: str) -> str:
     known = fields(lists)
     if name not in known:
         return f"{option} {name}=...: no record has the field {name}, but {', '.join(known) or 'none'}"
-    near = difflib.get_close_matches(value, known[name], n=5) or list(known[name])[:10]
-    return f"{option} {name}={value}: no record has it; {name} is, for example, {', '.join(near)}"
+    near = difflib.get_close_matches(value, known[name], n=5) or [each for each in known[name] if each][:10]
+    return f"{option} {name}={value}: no record has it; {name} is, for example, {', '.join(near) or 'empty'}"

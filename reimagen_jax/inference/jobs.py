@@ -29,6 +29,13 @@ from reimagen_jax.systems.base import Request
 JOB, RESULTS = "job.json", "sample.json"
 PART = 256
 """Prompts whose neighbours are in memory at once."""
+_WHOSE = {
+    "its checksum": "the knowledge base's checksum",
+    "its size": "the knowledge base's size",
+    "its SHA-256": "the low-resolution image's SHA-256",
+    "their SHA-256": "the references' SHA-256",
+}
+"""Facts that stand in reports behind what they are of, as they are named where they stand alone."""
 _PICTURE = re.compile(r"\d{3,}-[a-z0-9-]+-\d+\.png")
 
 Tell = Callable[[int, Sequence[Request], Sequence[np.ndarray], Sequence[str]], list[Origin]]
@@ -99,7 +106,9 @@ class Job:
             before = read_json(folder / JOB, "what was drawn here")
             before = before if isinstance(before, dict) else {}
             differ = [name for name in {**before, **facts} if before.get(name) != facts.get(name)]
-            told = "; ".join(f"{name}: {_word(before, name)} then, {_word(facts, name)} now" for name in differ[:4])
+            told = "; ".join(
+                f"{_WHOSE.get(name, name)}: {_word(before, name)} then, {_word(facts, name)} now" for name in differ[:4]
+            )
             require(
                 not differ,
                 f"{folder} has the images of another job ({told}): give the same options to go on with it, choose "

@@ -110,7 +110,7 @@ def settled(config: Experiment, before: Experiment | None = None) -> Experiment:
 
 def _found(path: str | Path) -> Path:
     path = SHIPPED_MODEL if str(path) == SHIPPED else Path(path)
-    wanted = "give the folder of a training run (--workdir) or of weights"
+    wanted = f"give the folder of a training run (--workdir) or of weights, or `{SHIPPED}`"
     require(path.exists(), f"{path} not found: {wanted}")
     if path.is_dir() and _holds_model(path):
         return path

@@ -129,6 +129,7 @@ def test_what_is_there_is_not_drawn_and_what_is_missing_is(models, asked, out, m
         (["--share", "1", "2"], "share: [1, 1] then, [1, 2] now"),
         (["--hide-paths"], 'hidden paths: nothing then, "yes" now'),
         (["--reference", "OTHER", "else"], "k: 1 then, 2 now"),
+        (["--reference", "OTHER", "else"], "the references' SHA-256: "),
     ],
 )
 def test_another_job_is_refused_by_what_differs_and_changes_nothing(

@@ -129,7 +129,7 @@ def test_what_is_no_model_is_refused_by_name(weights, run, params, tmp_path):
     wide = dataclasses.replace(TINY.system.text, width=24)
     save_weights(other, changed(TINY, text=wide), params)
     for name, said in {
-        "none": "none not found: give the folder of a training run",
+        "none": "none not found: give the folder of a training run .* or `shipped`",
         "file": "file is a file: give the folder",
         "empty": "empty holds no model, .*: give the folder of a training run",
         "young": "young holds no checkpoint yet",

@@ -89,6 +89,9 @@ def test_a_prompt_that_finds_nothing_is_drawn_without_and_said(model, world, tmp
     assert "no neighbours found for 'xyzzy'" in capsys.readouterr().err
     (entry,) = json.loads((tmp_path / "a" / "sample.json").read_text())["images"]
     assert entry["neighbours"] == [] and entry["eta"] == 1.0, "without neighbours it is Imagen"
+    args[-1] = str(tmp_path / "b")
+    assert main(["sample", "--model", str(model), *args, "--k", "0"]) == 0
+    assert "no neighbours found" not in capsys.readouterr().err, "none was asked for"
 
 
 def test_references_pinned_banned_and_found_are_mixed_and_drawn_again(model, world, tmp_path):

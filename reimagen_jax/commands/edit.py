@@ -81,7 +81,7 @@ class Edit(Options):
                 f"--model {self.model} is a super-resolution model: give the base model, and this one as --cascade",
             )
             prompts = self.what.gather(models[0].config)
-            if self.what.knowledge_base:
+            if self.what.knowledge_base and self.what.k != 0:
                 warn_without_neighbours(prompts)
                 say_left_out([prompt.left_out for prompt in prompts])
             plan = self.plan(prompts, models)
@@ -264,6 +264,8 @@ class Swap(Edit):
 
     to_prompt: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     """The other prompt (default: the same). With --knowledge-base, its neighbours are looked for there."""
+    to_query: Annotated[str, tyro.conf.arg(metavar="TEXT")] = ""
+    """What the knowledge base is asked for the other prompt (default: that prompt; --query is for the first alone)."""
     to_reference: Annotated[
         tuple[tuple[Path, str], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="IMAGE CAPTION")
     ] = ()
@@ -275,14 +277,24 @@ class Swap(Edit):
 
     def plan(self, prompts: "list[Prompt]", models: "list[Model]") -> "Plan":
         from reimagen_jax.inference.edits import swapping
+        from reimagen_jax.inference.prompts import Prompt
 
         require(len(self.what.prompt) == 1 and len(prompts) == 1, "swapping takes one --prompt TEXT")
-        given = self.to_prompt or self.to_reference or self.to_pin
+        given = self.to_prompt or self.to_reference or self.to_pin or self.to_query
         require(bool(given), "there is nothing to swap to: give --to-prompt TEXT, --to-reference IMAGE CAPTION")
+        require(
+            not self.to_query or bool(self.what.knowledge_base), "--to-query asks a --knowledge-base: none is given"
+        )
         text = prompts[0].text if self.to_prompt is None else self.to_prompt
-        other = dataclasses.replace(self.what, prompt=((text,),), reference=self.to_reference, pin=self.to_pin)
+        query = self.what.query if self.to_prompt is None else ()
+        query = ((self.to_query,),) if self.to_query else query
+        other = dataclasses.replace(
+            self.what, prompt=((text,),), query=query, reference=self.to_reference, pin=self.to_pin
+        )
         other.check()
-        others = other.gather(models[0].config)
+        others = other.found(other.completed([Prompt(text.strip())], models[0].config), models[0].config)
+        if self.what.knowledge_base and self.what.k != 0:
+            warn_without_neighbours(others)
         return swapping(prompts, others, strength=self.strength, num_images=self.how.num_images)
 
     def files(self) -> dict[str, Path | None]:

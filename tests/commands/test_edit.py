@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from reimagen_jax.cli import main
+from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from tests.samples import picture
 
 
@@ -77,6 +78,26 @@ def test_each_leaves_images_a_grid_and_the_command_that_draws_them_again(folder,
         assert [len(entry["neighbours"]) for entry in noted["images"]] == [2, 1]
 
 
+def test_a_swap_asks_for_the_other_prompt_by_itself(folder, model, world, capsys):
+    """`--query` is for the first; what finds nothing is said of both."""
+    captions = [record.text for record in KnowledgeBase.open(world / "index").records]
+    first, other = captions[0], next(text for text in captions if text.split()[2] != captions[0].split()[2])
+    base = ["--knowledge-base", f"{world}/index", "--query", first, "--num-images", "1"]
+    found = {}
+    for name, args in {
+        "prompt": ["--to-prompt", other],
+        "query": ["--to-prompt", "xyzzy", "--to-query", other],
+        "none": ["--to-prompt", "xyzzy"],
+    }.items():
+        status, out = edit(folder, model, "swap", *PROMPT, *base, *args, "--overwrite")
+        assert status == 0
+        entries = json.loads((out / "sample.json").read_text())["images"]
+        found[name] = [[hit["key"] for hit in entry["neighbours"]] for entry in entries]
+        assert ("no neighbours found for 'xyzzy'" in capsys.readouterr().err) == (name == "none")
+    (mine, others), same, (_, none) = found.values()
+    assert mine and others and mine != others and same == [mine, others] and none == []
+
+
 def test_a_cascade_keeps_what_is_black_at_its_own_resolution(folder, model, stages):
     args = ["--image", "IN/image.png", "--mask", "IN/mask.png", "--cascade", str(stages[0])]
     status, out = edit(folder, model, "inpaint", *PROMPT, *args)
@@ -104,6 +125,7 @@ def test_a_cascade_keeps_what_is_black_at_its_own_resolution(folder, model, stag
         (["interpolate", *PROMPT], "has 0 neighbours"),
         (["interpolate", *TWO, "--weights", "0", "0"], "all neighbours have weight 0"),
         (["swap", *TWO], "nothing to swap to"),
+        (["swap", *TWO, "--to-query", "b"], "--to-query asks a --knowledge-base"),
         (["vary"], "nothing to draw"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -23,8 +23,8 @@ def test_a_tour_runs_and_writes_what_it_tells_of(tour, tmp_path):
     done = subprocess.run([sys.executable, tour], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert os.listdir(tmp_path) == ["runs"] and os.listdir(tmp_path / "runs") == [tour.stem]
-    pictures = [path for pattern in ("*.png", "*.html") for path in (tmp_path / "runs").rglob(pattern)]
-    assert pictures and all(path.stat().st_size > 1000 for path in pictures)
+    written = [path for pattern in ("*.png", "*.html") for path in (tmp_path / "runs").rglob(pattern)]
+    assert any(path.stat().st_size > 10_000 for path in written) and all(path.stat().st_size > 0 for path in written)
 
 
 def test_every_cell_begins_with_its_mark():

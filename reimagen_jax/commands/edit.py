@@ -293,8 +293,6 @@ class Swap(Edit):
         )
         other.check()
         others = other.found(other.completed([Prompt(text.strip())], models[0].config), models[0].config)
-        if self.what.knowledge_base and self.what.k != 0:
-            warn_without_neighbours(others)
         return swapping(prompts, others, strength=self.strength, num_images=self.how.num_images)
 
     def files(self) -> dict[str, Path | None]:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import shlex
 from collections import Counter
@@ -401,7 +402,7 @@ class StageOption:
     def parse(cls, word: str) -> "StageOption":
         """Reads the word. A folder's name may have commas in it. Raises `UserError` on settings that are not known."""
         parts, given = word.split(","), []
-        while len(parts) > 1 and not Path(",".join(parts)).exists():
+        while len(parts) > 1 and not os.path.exists(",".join(parts)):  # a word too long for a name is none
             name, equals, value = parts.pop().partition("=")
             known = [option.replace("_", "-") for option in (*STAGE_SETTINGS, "batch_size")]
             require(

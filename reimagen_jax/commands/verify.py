@@ -19,7 +19,7 @@ class Verify:
 
     Records, knowledge bases, triples, text embeddings, encoders, raters, exported weights, and training runs with all
     their checkpoints. Opening a folder compares the sizes of its files and the checksums of small ones; this reads
-    everything.
+    everything but what is only for people to look at (cards, tables and pictures).
     """
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]

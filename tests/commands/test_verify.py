@@ -70,6 +70,7 @@ def test_a_changed_bit_in_any_file_is_named(folders, tmp_path, capsys, kind):
     draw = np.random.default_rng(0)
     for path in sorted((root / kind).iterdir()):
         free = path.name in (".reimagen_jax", "README.md", "experiment.json", "text_embeddings.json")  # see the notes
+        free = free or path.name in ("serving.tsv", "triples.png")  # for people to look at: nothing reads them
         if free or not path.stat().st_size:
             continue
         content = path.read_bytes()

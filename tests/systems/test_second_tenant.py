@@ -113,7 +113,7 @@ def test_what_it_does_not_do_it_says(experiment_file, tmp_path, trained, capsys)
     """One line, exit status 2."""
     for options, said in (
         (["--init.adopt", "--init.weights", str(trained)], "a circle does not take its network over from weights"),
-        (["--train.parallel", "pmap", "--train.fsdp", "2"], "train.fsdp is 2, but train.parallel 'pmap'"),
+        (["--train.parallel", "pmap", "--train.fsdp", "2"], "--train.fsdp 2, but --train.parallel 'pmap'"),
     ):
         status = cli.main(["train", str(experiment_file), "--workdir", str(tmp_path / "run"), *options])
         error = capsys.readouterr().err

@@ -29,6 +29,13 @@ CHANGED = {
     },
     "if_finetune_64": ONE_MAP | SHOWN,
     "if_finetune_256": SHOWN | {"unet.levels.3.neighbour_attention": (True, False)},
+    "images32": {
+        "init.weights": ("", "shipped"),
+        "sampler.text_weight": (3.0, 2.0),
+        "sampler.neighbour_weight": (8.0, 3.0),
+        "train.learning_rate": (1e-3, 7e-4),
+        "train.warmup_steps": (200, 100),
+    },
     "entityworld32": {"sampler.num_steps": (25, 6), "sampler.guidance": ("interleaved", "stratified")},
 }
 """What later versions have brought nearer to the papers, or measured: (as version 0.1 had it, as the experiment has it

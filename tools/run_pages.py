@@ -98,6 +98,7 @@ NOT_HERE = (
     (r"pytest|ruff|lint-imports", "the tests are a run of their own"),
     (r"gcloud|gs://|^pod|^export|--distributed", "needs a TPU pod"),
     (r"docker|spark-submit", "needs a cluster"),
+    (r"runs/styles/(noto|quality)", "is about a set of emoji, which is not a part of the project"),
     (r"run_pages.py", "is this program"),
 )
 """Commands that are listed with the reason why they do not run here."""

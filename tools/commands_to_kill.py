@@ -115,7 +115,9 @@ SCENARIOS = {
     "export": Scenario("export model --out out", ("model",)),
     "export overwrite": Scenario("export run --out model --overwrite", ("run", "model"), ("model",)),
     "sample": Scenario(f"sample --model model --knowledge-base base --prompt cat --out out {FEW}", (*_BASE, "model")),
-    "edit": Scenario(f"edit vary --model model --knowledge-base base --prompt cat --out out {FEW}", (*_BASE, "model")),
+    "edit": Scenario(
+        f"edit vary --model model --knowledge-base base --prompt cat --strength 1 --out out {FEW}", (*_BASE, "model")
+    ),
     "sample many": Scenario(
         "sample --model model --prompt a b c d --out out --num-images 3 --steps 1 --batch-size 2", (*_BASE, "model")
     ),

@@ -119,14 +119,14 @@ class Pictures(Options):
         say(f"{len(bench.prompts)} prompts, {len(arms)} arms: {bench.prepare(arms):,} pictures to draw")
         for line in pictures.headings(bench):
             say(line)
-        rows, outcomes = [], {}
+        rows, outcomes, facts = [], {}, self._facts(models, bench)
         for arm in (Arm(TRUE), *arms):
             bench.draw(arm)
             outcomes[arm] = bench.outcome(arm)
-            for row in bench.rows(arm):
+            for row in bench.rows(arm, outcomes[arm]):
                 rows.append(row)
                 say(pictures.line(bench, row))
-            self._write(models, bench, rows, None, complete=False)
+            pictures.write(bench, rows, None, {"complete": False, **facts}, self.out, 0)
         choice = None
         if grid:
             own = bench.pipeline.settings
@@ -134,7 +134,7 @@ class Pictures(Options):
             best, tied = best_of(grid, outcomes, self.best, gentle)
             choice = pictures.Choice(self.best, best, tuple(tied), " ".join(_options(tied[0])))
             say(*choice.lines(rows))
-        self._write(models, bench, rows, choice, complete=True)
+        pictures.write(bench, rows, choice, {"complete": True, **facts}, self.out, self.shown)
         say(f"results: {self.out / pictures.PAGE}, {self.out / pictures.SHEET}")
 
     def _bench(self, models: "Sequence[Model]") -> "PictureBench":
@@ -222,22 +222,13 @@ class Pictures(Options):
     def _cascade(self) -> list[Path]:
         return [stage.model for stage in self.stages.cascade]
 
-    def _write(
-        self,
-        models: "Sequence[Model]",
-        bench: "PictureBench",
-        rows: Sequence[Mapping[str, Any]],
-        choice: Any,
-        *,
-        complete: bool,
-    ) -> None:
+    def _facts(self, models: "Sequence[Model]", bench: "PictureBench") -> dict[str, Any]:
+        """What the results tell besides their rows."""
         from reimagen_jax.inference.provenance import sampler_facts, versions
-        from reimagen_jax.reports import pictures
 
         what, how = self.what.resolved(models[0].config), self.how.resolved(bench.pipeline.settings)
         command = dataclasses.replace(self, what=what, how=how, stages=self.stages.resolved(bench.pipeline))
-        facts = {
-            "complete": complete,
+        return {
             "command": command_line("pictures", command).replace("reimagen", "reimagen evaluate", 1),
             "model": models[0].facts(),
             **({"cascade": [model.facts() for model in models[1:]]} if len(models) > 1 else {}),
@@ -245,7 +236,6 @@ class Pictures(Options):
             "sampler": sampler_facts(bench.pipeline.settings, self.how.seed, self.how.num_images),
             "versions": versions(),
         }
-        pictures.write(bench, rows, choice, facts, self.out, self.shown if complete else 0)
 
 
 def judged(bench: "PictureBench") -> list[str]:

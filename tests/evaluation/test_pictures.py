@@ -193,7 +193,7 @@ def test_pictures_that_are_right_are_judged_right_and_copies_are_counted(bench_o
     assert copies["copied"].mean() > 0.8 and not copies["entity"].any() and not copies["rest"].any()
     np.testing.assert_array_equal(truth["entity"], right["entity"])
     assert "nearest" not in truth
-    rows = list(bench.rows(Arm(WITH)))
+    rows = list(bench.rows(Arm(WITH), bench.outcome(Arm(WITH))))
     assert [(row["group"], row["prompts"]) for row in rows] == [("all", 6), ("frequent", 5), ("rare", 1)]
     assert rows[0]["KID"].low <= rows[0]["KID"].mean and "KID" not in rows[1]
     report.write(bench, rows, None, {"command": "reimagen <again>"}, tmp_path, 4)

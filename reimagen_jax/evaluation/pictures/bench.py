@@ -251,9 +251,9 @@ class PictureBench:
             row |= {"KID": measures.kid_ci(vectors, self._true_ND), "FID": measures.fid(vectors, self._true_ND)}
         return row
 
-    def rows(self, arm: Arm) -> Iterator[dict[str, Any]]:
-        """A row for everything, and for each group."""
-        outcome, groups = self.outcome(arm), list(dict.fromkeys(self.groups))
+    def rows(self, arm: Arm, outcome: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+        """A row for everything, and for each group, of what `outcome` has found."""
+        groups = list(dict.fromkeys(self.groups))
         for group in [EVERYTHING, *(groups if len(groups) > 1 else [])]:
             yield self.row(arm, group, outcome)
 

@@ -28,6 +28,7 @@ from reimagen_jax.inference.model import SHIPPED, Model
 from reimagen_jax.nets.unet import UNet
 from reimagen_jax.progress import track
 from reimagen_jax.systems import kinds
+from reimagen_jax.systems.reimagen.system import to_model
 
 Pictures = UInt8[np.ndarray, "n r r 3"]
 Vectors = Float[np.ndarray, "n d"]
@@ -177,8 +178,9 @@ def _unet() -> tuple[Callable, dict]:
     def program(params: dict, pictures: jax.Array) -> jax.Array:
         B, width = len(pictures), system.model.text.width
         text = jnp.zeros((B, 1, 1, width), jnp.float32), jnp.zeros((B, 1, 1), bool)
-        x_BKHWC = (pictures.astype(jnp.float32) / 127.5 - 1.0)[:, None]
-        memory = system.unet.apply({"params": params}, x_BKHWC, *text, method=UNet.encode_neighbours)
+        memory = system.unet.apply(
+            {"params": params}, to_model(pictures)[:, None], *text, method=UNet.encode_neighbours
+        )
         return jnp.concatenate([_cells(memory[level].value_BKMHD) for level in sorted(memory)], axis=1)
 
     return jax.jit(program), model.params["unet"]

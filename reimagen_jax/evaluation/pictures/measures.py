@@ -51,22 +51,20 @@ def kid(x_ND: Vectors, y_MD: Vectors) -> float:
     """(2). NaN with fewer than two of either."""
     if min(len(x_ND), len(y_MD)) < 2:
         return float("nan")
-    xx, yy, xy = (_kernel(a, b) for a, b in ((x_ND, x_ND), (y_MD, y_MD), (x_ND, y_MD)))
-    return float(_off_diagonal(xx) + _off_diagonal(yy) - 2 * xy.mean())
+    return _discrepancy(*_kernels(x_ND, y_MD))
 
 
 def kid_ci(x_ND: Vectors, y_MD: Vectors) -> Interval:
     """(2), with the 2.5 % and 97.5 % quantiles of pictures drawn with replacement; no picture is paired with itself."""
-    mean, rng = kid(x_ND, y_MD), np.random.default_rng(0)
-    if np.isnan(mean):
-        return Interval(mean, mean, mean)
-    xx, yy, xy = (_kernel(a, b) for a, b in ((x_ND, x_ND), (y_MD, y_MD), (x_ND, y_MD)))
-    found = []
+    if min(len(x_ND), len(y_MD)) < 2:
+        return Interval(*[float("nan")] * 3)
+    xx, yy, xy = _kernels(x_ND, y_MD)
+    rng, found = np.random.default_rng(0), []
     for _ in range(_RESAMPLES):
         i, j = (rng.integers(len(each), size=len(each)) for each in (x_ND, y_MD))
         within = [_apart(kernel[np.ix_(k, k)], k) for kernel, k in ((xx, i), (yy, j))]
         found.append(sum(within) - 2 * xy[np.ix_(i, j)].mean())
-    return Interval(mean, *map(float, np.quantile(found, (0.025, 0.975))))
+    return Interval(_discrepancy(xx, yy, xy), *map(float, np.quantile(found, (0.025, 0.975))))
 
 
 def fid(x_ND: Vectors, y_MD: Vectors) -> float:
@@ -120,8 +118,14 @@ def blank(pictures: Pictures, true: Pictures) -> Bool[np.ndarray, " n"]:
     return contrast(pictures) < np.quantile(contrast(true), BLANK_TRUE, method="lower")
 
 
-def _kernel(x_ND: Vectors, y_MD: Vectors) -> np.ndarray:
-    return polynomial_kernel(x_ND.astype(np.float64), y_MD.astype(np.float64), degree=3, coef0=1.0)
+def _kernels(x_ND: Vectors, y_MD: Vectors) -> list[np.ndarray]:
+    """Of x with x, y with y, x with y."""
+    pairs = ((x_ND, x_ND), (y_MD, y_MD), (x_ND, y_MD))
+    return [polynomial_kernel(*(each.astype(np.float64) for each in pair), degree=3, coef0=1.0) for pair in pairs]
+
+
+def _discrepancy(xx: np.ndarray, yy: np.ndarray, xy: np.ndarray) -> float:
+    return float(_off_diagonal(xx) + _off_diagonal(yy) - 2 * xy.mean())
 
 
 def _off_diagonal(kernel: np.ndarray) -> float:

@@ -81,7 +81,7 @@ class Edit(Options):
                 f"--model {self.model} is a super-resolution model: give the base model, and this one as --cascade",
             )
             prompts = self.what.gather(models[0].config)
-            if self.what.knowledge_base and self.what.k != 0:
+            if self.what.searches:
                 warn_without_neighbours(prompts)
                 say_left_out([prompt.left_out for prompt in prompts])
             plan = self.plan(prompts, models)

@@ -93,11 +93,19 @@ class AskingOptions(Options):
 
     def settings(self, default: Way) -> Way:
         """`default`, with what was given. Raises `UserError` on what contradicts itself."""
-        given = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        with as_typed({name: f"--{name.replace('_', '-')}" for name in given}):
-            return dataclasses.replace(
-                default, **{name: value for name, value in given.items() if value not in ((), None)}
-            )
+        with as_typed({item.name: f"--{item.name.replace('_', '-')}" for item in dataclasses.fields(self)}):
+            return dataclasses.replace(default, **self.given)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options that were given."""
+        own = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {name: value for name, value in own.items() if value not in ((), None)}
+
+    def require_fields(self, who: str, remedy: str) -> None:
+        """Raises `UserError` where `who` asks, that has no fields, and one is to be unlike its neighbours'."""
+        fields = [name for name in self.exclude_same if name != CAPTION]
+        require(not fields, f"--exclude-same {' '.join(fields)}: {who} has no fields; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -149,16 +157,11 @@ class PromptOptions(Options):
             f"--k {self.k} asks for neighbours, but there are none: give --knowledge-base DIR, or --reference IMAGE "
             "CAPTION",
         )
-        asked = {item.name: getattr(self.asking, item.name) for item in dataclasses.fields(self.asking)}
-        for name, value in (asked | {"query": self.query, "pin": self.pin, "ban": self.ban}).items():
-            given = value not in ((), None)
-            require(
-                not given or bool(self.knowledge_base),
-                f"--{name.replace('_', '-')} asks a --knowledge-base: none is given",
-            )
+        more = {"query": self.query, "pin": self.pin, "ban": self.ban}
+        for name in [*self.asking.given, *(name for name, value in more.items() if value)]:
+            require(bool(self.knowledge_base), f"--{name.replace('_', '-')} asks a --knowledge-base: none is given")
         self._check_query(*others)
-        both = set(_flat(self.pin)) & set(_flat(self.ban))
-        require(not both, f"{min(both, default='')} is given to --pin and to --ban: choose one")
+        require_apart(_flat(self.pin), _flat(self.ban))
 
     def _check_query(self, *others: str) -> None:
         query = _flat(self.query)
@@ -169,12 +172,14 @@ class PromptOptions(Options):
             not self.prompt or len(query) in (0, 1, len(self._texts)),
             f"--query has {len(query)} texts for {len(self._texts)} prompts: give one for all, or one for each",
         )
-        fields = [name for name in self.asking.exclude_same if name != CAPTION]
-        require(
-            not (self.prompt and fields),
-            f"--exclude-same {' '.join(fields)}: a --prompt has no fields; give prompts that have, "
-            "--prompts FILE.jsonl or --records DIR",
-        )
+        if self.prompt:
+            remedy = "give prompts that have, --prompts FILE.jsonl or --records DIR"
+            self.asking.require_fields("a --prompt", remedy)
+
+    @property
+    def searches(self) -> bool:
+        """Whether neighbours are looked for, so that it is to be said where none are found."""
+        return self.knowledge_base is not None and self.k != 0
 
     def gather(self, config: Experiment) -> "list[Prompt]":
         """The prompts with their neighbours, decoded for the model. Raises `UserError` on bad input."""
@@ -607,6 +612,12 @@ class EnlargingOptions(CascadeOptions):
             return {}
         checksum = hashlib.sha256(self.low_res.read_bytes()).hexdigest()
         return {"low-resolution image": str(self.low_res.resolve()), "its SHA-256": checksum}
+
+
+def require_apart(pin: Sequence[str], ban: Sequence[str]) -> None:
+    """Raises `UserError` for a key that is both pinned and banned."""
+    both = set(pin) & set(ban)
+    require(not both, f"{min(both, default='')} is given to --pin and to --ban: choose one")
 
 
 def warn_without_neighbours(prompts: "Sequence[Prompt]") -> None:

@@ -147,7 +147,7 @@ class Sample(Options):
 
         def find(prompts: "Sequence[Prompt]") -> "list[Prompt]":
             found = asked.find(prompts)
-            if self.what.knowledge_base and self.what.k != 0:
+            if self.what.searches:
                 warn_without_neighbours([prompt for prompt in found if prompt.text not in said])
                 said.update(prompt.text for prompt in found if not prompt.neighbours)
                 left_out.update({(each.source, each.key, each.text, each.query): each.left_out for each in found})

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from reimagen_jax.checked import Count, Options, Share
-from reimagen_jax.commands.options import AskingOptions, said_left_out
+from reimagen_jax.commands.options import AskingOptions, require_apart, said_left_out
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.retrieval.asking import BY_CAPTION, CAPTION, Match, matched
 from reimagen_jax.terminal import json_line, say
@@ -148,13 +148,9 @@ class Search(Options):
         named = [name for name in self.asking.query_by if name != CAPTION]
         if self.queries and named:
             raise UserError(f"--query-by {' '.join(named)}: a text has no fields; give --prompts, or --records")
-        fields = [name for name in self.asking.exclude_same if name != CAPTION]
-        require(
-            not (self.queries and fields),
-            f"--exclude-same {' '.join(fields)}: a text has no fields; give --prompts, or --records",
-        )
-        both = set(self.pin) & set(self.ban)
-        require(not both, f"{min(both, default='')} is given to --pin and to --ban: choose one")
+        if self.queries:
+            self.asking.require_fields("a text", "give --prompts, or --records")
+        require_apart(self.pin, self.ban)
         for query in self.queries:
             if not query.strip():
                 raise UserError(f"the query {query!r} is empty: say what to look for")

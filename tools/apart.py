@@ -27,6 +27,9 @@ READS = 400
 """Inputs after which a process is replaced, so that what it keeps is not taken for what one input needs."""
 CHANGED = "CHANGED"
 """A file beside the specimens that names the first one that was changed, for readers of one file among many."""
+INTERPRETERS_OWN = "AST constructor recursion depth mismatch"
+"""What Python 3.11 says once in some ten thousand times when two threads parse at once (CPython issue 106905): NumPy
+parses the head of a file, tyro the texts of options. The input is then read again."""
 _POLL = 0.05
 _IMPORTS = 20
 """Seconds that the first answer of a process may take besides: it compiles the search."""
@@ -225,6 +228,8 @@ def _work(connection: Connection, module: str, specimens: Path, scratch: Path, l
         faulthandler.dump_traceback_later(seconds, file=2)
         began = time.perf_counter()
         outcome, said = read(targets, specimens, given, scratch)
+        if INTERPRETERS_OWN in outcome:  # two threads that parsed at once: nothing of the input's
+            outcome, said = read(targets, specimens, given, scratch)
         taken = time.perf_counter() - began
         faulthandler.cancel_dump_traceback_later()
         connection.send((outcome, said, taken, memory(os.getpid(), "VmHWM:")))

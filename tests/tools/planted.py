@@ -65,6 +65,16 @@ def eats():
     return "too much"
 
 
+def stumbles(folder):
+    """Ends every other time as an interpreter may whose threads parse at once; reads what is given all the same."""
+    stumbles.times += 1
+    if stumbles.times % 2:
+        raise SystemError("AST constructor recursion depth mismatch (before=90, after=59)")
+    return unsealed(folder)
+
+
+stumbles.times = 0
+
 TARGETS = {
     name: Target(read, ("thing",), ("thing/*",))
     for name, read in {
@@ -73,6 +83,7 @@ TARGETS = {
         "unsealed": unsealed,
         "checked": unsealed,
         "raises": when_changed(raises),
+        "stumbles": stumbles,
         "hangs": when_changed(lambda: time.sleep(60)),
         "eats": when_changed(eats),
         "aborts": when_changed(os.abort),

@@ -49,6 +49,13 @@ def test_the_fuzzer_finds_what_raises_hangs_eats_memory_and_aborts(tmp_path):
     assert status == 1 and "now: KeyError" in printed
 
 
+def test_the_fuzzer_does_not_accuse_an_input_of_what_the_interpreter_stumbles_over(tmp_path):
+    limits = ("--inputs", 3, "--workers", 1, "--findings", tmp_path / "findings")
+    status, printed = tool("fuzz", *limits, "--targets", "stumbles")
+    assert status == 0 and rows(printed)["stumbles"][:4] == [3, 3, 0, 0], printed
+    assert not (tmp_path / "findings").exists()
+
+
 def test_inputs_are_the_same_for_the_same_seed():
     import random
 

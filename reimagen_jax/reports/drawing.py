@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 INK, FAINT, PAPER = (28, 30, 34), (110, 115, 125), (255, 255, 255)
+STRUCK = (200, 60, 50)
 GAP = 6
 MARGIN = 20
 LINE_SPACING = 1.3
@@ -73,8 +75,22 @@ def words(text: str, face: ImageFont.FreeTypeFont, width: int, max_lines: int, i
     return box
 
 
-def cell(image: np.ndarray | str | None, side: int) -> Image.Image:
-    """A square box with an image, or a few words, in its middle; None: with nothing."""
+@dataclass(frozen=True)
+class Struck:
+    """An image that is shown as one that was left out."""
+
+    image: np.ndarray
+    """uint8 [R, R, 3]"""
+
+
+def cell(image: np.ndarray | Struck | str | None, side: int) -> Image.Image:
+    """A square box with an image, or a few words, in its middle; pale and crossed out where it is struck; None: with
+    nothing."""
+    if isinstance(image, Struck):
+        box = Image.blend(cell(image.image, side), blank(side, side), 0.5)
+        for y in (0, side - 1):
+            ImageDraw.Draw(box).line([(0, y), (side - 1, side - 1 - y)], fill=STRUCK, width=max(2, side // 40))
+        return box
     if isinstance(image, str):
         return placed(words(image, font(11), side - 2 * GAP, 5, FAINT), side, side, 0.5, 0.5)
     return blank(side, side) if image is None else placed(fit(image, side), side, side, 0.5, 0.5)

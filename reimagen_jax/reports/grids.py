@@ -8,7 +8,20 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from reimagen_jax.reports.drawing import FAINT, GAP, MARGIN, beside, cell, cell_side, font, framed, placed, stack, words
+from reimagen_jax.reports.drawing import (
+    FAINT,
+    GAP,
+    MARGIN,
+    Struck,
+    beside,
+    cell,
+    cell_side,
+    font,
+    framed,
+    placed,
+    stack,
+    words,
+)
 
 LABEL_WIDTH = 260
 
@@ -21,13 +34,14 @@ def contact_sheet(images: Sequence[np.ndarray], num_columns: int | None = None, 
 
 
 def labelled_grid(
-    rows: Sequence[Sequence[np.ndarray | str | None]],
+    rows: Sequence[Sequence[np.ndarray | Struck | str | None]],
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
     side: int = 96,
+    note: str = "",
 ) -> Image.Image:
-    """Rows of images, uint8 [R, R, 3] each (words in its place; None: an empty one), with words left of rows and above
-    columns."""
+    """Rows of images, uint8 [R, R, 3] each (words in its place; None: an empty one), with words left of rows, above
+    columns, and below all."""
     shown = (image for row in rows for image in row if isinstance(image, np.ndarray))
     resolution = next((image.shape[0] for image in shown), side)
     side = cell_side(resolution, side)
@@ -43,4 +57,6 @@ def labelled_grid(
             beside([placed(label, left, line.height, down=0.5), line])
             for label, line in zip(labels, lines, strict=True)
         ]
+    if note:
+        lines.append(words(note, font(11), lines[-1].width, 3, FAINT))
     return framed(stack(lines, GAP), MARGIN)

@@ -1,6 +1,6 @@
 """The picture that is drawn as training goes on: a few examples, and what the averaged parameters make of them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -8,11 +8,13 @@ import numpy as np
 
 from reimagen_jax.data import images
 from reimagen_jax.inference.examples import Draw, draw_all, drawing, held_out
+from reimagen_jax.reports.drawing import Struck
 from reimagen_jax.reports.grids import labelled_grid
 from reimagen_jax.systems.base import Batch, Feed, Params, System
 from reimagen_jax.training import distributed, telemetry
 
 ABSENT = "none found"
+CROSSED = "crossed out: found, but too little alike what is asked for, and not shown to the model"
 
 
 def preview_hook(
@@ -40,9 +42,7 @@ def preview_hook(
     program = draw or drawing(system)
 
     def hook(step: int, ema_params: Params) -> Path:
-        rows = dict(preview.shown)
-        if watched:
-            rows = {name: [ABSENT if image is None else image for image in row] for name, row in rows.items()}
+        rows = {name: _told(row, preview.left_out.get(name)) if watched else row for name, row in preview.shown.items()}
         for name, inputs in preview.drawn.items():
             drawn, broken_B = draw_all(program, ema_params, inputs, train.seed, len(preview.captions))
             rows[name] = [
@@ -58,10 +58,19 @@ def preview_hook(
             path.parent.mkdir(parents=True, exist_ok=True)
             names, captions = list(rows), preview.captions
             if watched:
-                grid = labelled_grid(list(zip(*rows.values(), strict=True)), captions, names)
+                note = CROSSED if any(isinstance(each, Struck) for row in rows.values() for each in row) else ""
+                grid = labelled_grid(list(zip(*rows.values(), strict=True)), captions, names, note=note)
             else:
                 grid = labelled_grid(list(rows.values()), names, captions)
             grid.save(path)
         return path
 
     return hook
+
+
+def _told(
+    row: Sequence[np.ndarray | None], left_out: Sequence[np.ndarray | None] | None
+) -> list[np.ndarray | Struck | str]:
+    """A row in which what is missing is told: what was left out in its place, or that nothing was found."""
+    pairs = zip(row, left_out or [None] * len(row), strict=True)
+    return [shown if shown is not None else ABSENT if left is None else Struck(left) for shown, left in pairs]

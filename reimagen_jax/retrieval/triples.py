@@ -13,7 +13,7 @@ from reimagen_jax.data.manifest import Folder, Manifest, Text, fingerprint, foll
 from reimagen_jax.data.opened import load_array
 from reimagen_jax.data.records import Records, open_linked
 from reimagen_jax.errors import UserError
-from reimagen_jax.retrieval.asking import Asking
+from reimagen_jax.retrieval.asking import BELOW, Asking
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
 KIND = "triples"
@@ -125,6 +125,19 @@ class Triples:
                 f"{self.path} was made by a version that only counted what it left out: run `reimagen triples` again"
             )
         return read_lines(self.folder / EXCLUDED_FILE, Exclusion, "what was left out")
+
+    @cached_property
+    def too_little_alike(self) -> dict[int, list[int]]:
+        """Record -> the candidates, best first, that the floor left out; not those whose key several records of the
+        base share. Empty for triples of versions that did not list them."""
+        if not self.manifest.get("excluded", {}).get(BELOW) or EXCLUDED_FILE not in self.manifest["files"]:
+            return {}
+        place, found = {key: i for i, key in enumerate(self.records.keys())}, {}
+        for each in self.excluded():
+            ids = self.knowledge_base.ids_of([each.left_out]) if each.reason == BELOW else ()
+            if len(ids) == 1:
+                found.setdefault(place[each.record], []).append(int(ids[0]))
+        return found
 
     def verify(self) -> None:
         """Checks everything: checksums of all files, and the records and the knowledge base that they are made from.

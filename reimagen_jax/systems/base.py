@@ -210,6 +210,8 @@ class Preview(NamedTuple):
     """Rows of images that are there; `target` is what is to be drawn, the rows `neighbour ...` what it is shown."""
     drawn: Mapping[str, Inputs]
     """Rows to draw, all with inputs of one shape."""
+    left_out: Mapping[str, Sequence[np.ndarray | None]] = {}
+    """For rows of `shown`: what was found, but is not shown to the system, in places where there is nothing."""
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ from PIL import Image
 
 from reimagen_jax.config import Experiment
 from reimagen_jax.encoders.tokenizers import ByteTokenizer
-from reimagen_jax.reports.drawing import GAP, MARGIN
+from reimagen_jax.reports.drawing import GAP, MARGIN, STRUCK, font, line_height
 from reimagen_jax.reports.previews import preview_hook
 from reimagen_jax.systems.reimagen.condition import Batch
 from reimagen_jax.systems.reimagen.feed import ReImagenFeed
@@ -108,3 +108,25 @@ def test_a_feed_that_holds_examples_out_has_a_row_for_each_of_them(params, tmp_p
     assert (np.array(cells[2][3]) == np.array(cells[2][4])).all(), "without any neighbours, both are drawn alike"
     assert (np.array(cells[0][3]) != np.array(cells[0][4])).any()
     assert missing.min() < 200
+
+
+def test_what_was_left_out_is_crossed_out_in_the_rows_of_held_out_examples(params, tmp_path):
+    mask = np.array([[True, True], [True, False], [False, False]])
+    shown = batch(0, 1, mask).replace(left_out_BK=np.array([[False, False], [False, True], [False, False]]))
+
+    class Keeping(ReImagenFeed):
+        def held_out(self, number, process_index=None, process_count=None):
+            return [shown]
+
+    config = replace(TINY, train=replace(TINY.train, sample_every=1, sample_images=3))
+    path = preview_hook(ReImagen(config), Keeping(config), [], tmp_path)(7, params)
+    picture = np.asarray(Image.open(path)).astype(int)
+    red = (picture == STRUCK).all(axis=2).nonzero()
+    bottom = picture.shape[0] - MARGIN - line_height(font(11)) - GAP
+    top, right = bottom - 2 * 96 - GAP, picture.shape[1] - MARGIN - 3 * (96 + GAP)
+    assert top <= red[0].min() < top + 3 and top + 93 <= red[0].max() < top + 96, "its own row"
+    assert right - 96 <= red[1].min() < right - 93 and right - 3 <= red[1].max() < right, "its own column"
+    faces = picture[top : top + 96, right - 96 : right]
+    pale = (np.kron(shown.nbr_image_BKHWC[1, 1], np.ones((6, 6, 1), int)) + 255) // 2
+    assert (np.abs(faces - pale).max(axis=2) <= 1).mean() > 0.85, "the picture itself, paler"
+    assert (picture[bottom + GAP :] < 200).any(), "what the cross means is said"

@@ -14,8 +14,9 @@ from reimagen_jax.config import Experiment
 from reimagen_jax.data import images
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.examples import held_out
+from reimagen_jax.retrieval.asking import BELOW
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
-from reimagen_jax.retrieval.neighbours import build_triples
+from reimagen_jax.retrieval.neighbours import Rules, build_triples
 from reimagen_jax.systems.reimagen.feed import ReImagenFeed
 from reimagen_jax.systems.reimagen.settings import TriplesConfig
 from reimagen_jax.systems.reimagen.system import ReImagen
@@ -143,6 +144,35 @@ def test_processes_share_what_is_held_out_and_it_is_the_same_again(triples):
     assert whole.nbr_mask_BK.all(), "all neighbours are shown"
     few = held_out(feed, 3)
     assert same(few, jax.tree.map(lambda leaf: leaf[:3], whole))
+
+
+def test_what_the_floor_left_out_is_kept_for_the_eye_and_changes_no_number(tmp_path, key):
+    """It lies in the places of missing neighbours, masked."""
+    texts = ["a red fox", "a red fox", "a blue whale", "a red hen"]
+    records = records_of(tmp_path / "r", texts)
+    base = KnowledgeBase.build(records, tmp_path / "kb")
+    made = build_triples(records, base, 2, tmp_path / "t", Rules(floor=0.7, near_duplicates=0.0))
+    assert made.manifest["excluded"][BELOW]
+    config = config_of([made], validation=str(made.path), num_neighbours=2)
+    (found,) = ReImagenFeed(config).held_out(4)
+    pictures = [images.decode(record.image, 8) for record in records]
+    place = {image.tobytes(): i for i, image in enumerate(pictures)}
+    rows = {place[image.tobytes()]: b for b, image in enumerate(found.image_BHWC)}
+    assert found.nbr_mask_BK[rows[0]].tolist() == [True, False]
+    np.testing.assert_array_equal(found.nbr_image_BKHWC[rows[0]], [pictures[1], pictures[3]])
+    assert not found.nbr_mask_BK[rows[3]].any()
+    np.testing.assert_array_equal(found.nbr_image_BKHWC[rows[3]], pictures[:2])
+    preview = ReImagenFeed(config).preview(found)
+    np.testing.assert_array_equal(preview.left_out["neighbour 2"][rows[0]], pictures[3])
+    assert preview.shown["neighbour 2"][rows[0]] is None and preview.left_out["neighbour 1"][rows[0]] is None
+
+    hidden = found.nbr_mask_BK[..., None, None, None]
+    bare = found.replace(
+        nbr_image_BKHWC=found.nbr_image_BKHWC * hidden,
+        nbr_tokens_BKL=found.nbr_tokens_BKL * found.nbr_mask_BK[..., None],
+    )
+    measure, params = jax.jit(ReImagen(config).measure), random_params(config)
+    assert same(measure(params, found, key), measure(params, bare, key))
 
 
 def test_held_out_records_that_are_trained_on_are_told_of(triples, capsys):

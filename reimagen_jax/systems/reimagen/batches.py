@@ -92,7 +92,8 @@ def held_out_batches(
     process_count: int | None = None,
 ) -> list[Batch]:
     """This process's share of whole batches of about `number` of these triples, always the same, in a drawn order,
-    with all their neighbours; again and again the same ones where there are too few for a batch.
+    with all their neighbours; again and again the same ones where there are too few for a batch. In the places of
+    neighbours that are missing, masked, is what the floor left out.
     """
     data, model = config.data, config.system
     index = jax.process_index() if process_index is None else process_index
@@ -101,9 +102,18 @@ def held_out_batches(
     batches = max(1, min(number, len(ids)) // B)
     chosen = np.resize(rng.permutation(ids), batches * B)
     nbr_NK = triples.neighbours[chosen, : data.num_neighbours]
+    seen_NK = nbr_NK.copy()
+    for seen_K, record in zip(seen_NK, chosen.tolist(), strict=True):
+        free, left_out = np.flatnonzero(seen_K < 0), triples.too_little_alike.get(record, [])
+        seen_K[free[: len(left_out)]] = left_out[: len(free)]
     corner_N2, read = draw_corners(rng, len(chosen), model), _BatchReader(triples, config, 0)
     parts = [slice(b * B + index * share, b * B + (index + 1) * share) for b in range(batches)]
-    return [read(chosen[part], nbr_NK[part], corner_N2[part]) for part in parts]
+    return [
+        read(chosen[part], seen_NK[part], corner_N2[part]).replace(
+            nbr_mask_BK=nbr_NK[part] >= 0, left_out_BK=seen_NK[part] > nbr_NK[part]
+        )
+        for part in parts
+    ]
 
 
 def check(triples: Triples, config: Experiment) -> None:

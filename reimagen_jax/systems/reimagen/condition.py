@@ -27,6 +27,9 @@ class Batch:
     nbr_tokens_BKL: Texts
     nbr_mask_BK: Bool[AnyArray, "b k"]
     """True where there is a neighbour."""
+    left_out_BK: Bool[AnyArray, "b k"] | None = None
+    """Of held-out examples, for people to see: True where, in place of a neighbour that is missing, there is what was
+    found but left out as too little alike."""
 
 
 @no_type_check  # see `Embedded`

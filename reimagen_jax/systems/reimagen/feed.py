@@ -73,6 +73,11 @@ class ReImagenFeed:
         return Triples.open(path)
 
     @cached_property
+    def _validation(self) -> Triples:
+        """What the training is watched by."""
+        return Triples.open(self.config.data.validation)
+
+    @cached_property
     def texts(self) -> TextInput:
         """How texts to draw become arrays."""
         return text_input(self.model.text)
@@ -121,7 +126,7 @@ class ReImagenFeed:
             return []
         triples = self.triples
         if data.validation:
-            triples = Triples.open(data.validation)
+            triples = self._validation
             check(triples, self.config)
             learned = set(zip(self.triples.records.sources(), self.triples.records.keys(), strict=True))
             again = learned.intersection(zip(triples.records.sources(), triples.records.keys(), strict=True))
@@ -134,13 +139,15 @@ class ReImagenFeed:
         return held_out_batches(triples, ids, self.config, number, **share)
 
     def preview(self, batch: Batch) -> Preview:
-        """The neighbours, what a super-resolution stage enlarges, the target; drawn without and with the neighbours."""
+        """The neighbours, and what was left out, what a super-resolution stage enlarges, the target; drawn without and
+        with the neighbours."""
         model, settings = self.model, self.model.sampler
-        mask_BK, low_res = np.asarray(batch.nbr_mask_BK), None
-        (B, K), shown = mask_BK.shape, {}
-        for j in range(K):
-            there = zip(np.asarray(batch.nbr_image_BKHWC)[:, j], mask_BK[:, j], strict=True)
-            shown[f"neighbour {j + 1}"] = [image if found else None for image, found in there]
+        mask_BK, image_BKHWC, low_res = np.asarray(batch.nbr_mask_BK), np.asarray(batch.nbr_image_BKHWC), None
+        (B, K), shown, left_out = mask_BK.shape, {}, {}
+        for rows, there_BK in ((shown, mask_BK), (left_out, batch.left_out_BK)):
+            for j in range(K if there_BK is not None else 0):
+                there = zip(image_BKHWC[:, j], there_BK[:, j], strict=True)
+                rows[f"neighbour {j + 1}"] = [image if found else None for image, found in there]
         if model.super_resolution is not None:
             low_res = to_bytes(shrink(to_model(jnp.asarray(batch.image_BHWC)), model.train_resolution // model.factor))
             shown["low resolution"] = list(np.asarray(low_res))
@@ -154,7 +161,7 @@ class ReImagenFeed:
             return Inputs(batch.tokens_BL, *neighbours, low_res_BHWC=low_res, **numbers)
 
         drawn = {"without neighbours": inputs(False)} | ({"with neighbours": inputs(True)} if K else {})
-        return Preview(to_captions(batch.tokens_BL, model.text), shown, drawn)
+        return Preview(to_captions(batch.tokens_BL, model.text), shown, drawn, left_out)
 
     def check(self, request: Request, settings: GuidedSamplerConfig) -> None:
         """Raises `UserError` for more neighbours than there is room for, for numbers that guidance does not have, and

@@ -7,7 +7,7 @@ so that brighter, darker, stronger and flatter copies keep their shape u. The di
 They are near duplicates when d is at most a threshold, 0.08 unless told otherwise (a correlation of 0.997), while
     (3) |m_1 - m_2| <= 32 levels  and  3/4 <= c_1 / c_2 <= 4/3
 without which a white and a black square on grey would be one. At 8 x 8 pixels small things on a plain ground are alike,
-so such pairs are looked at once more, at S x S pixels: half of the smaller picture's side, 64 at most. With u of (1) at
+so such pairs are looked at once more, at S x S pixels: half of the smaller picture's side, 8 to 64. With u of (1) at
 that side, no cell of the 8 x 8 may differ more than if all of the difference (2) were there:
     (4) max over cells of sqrt(mean over the cell of (u_1 - u_2)^2) <= 8 times the threshold
 Found so are copies recompressed (JPEG of quality 75), resized, and made brighter or flatter by a tenth; not found:
@@ -144,7 +144,7 @@ def finely_near(first: Image.Image, second: Image.Image, limit: float = SIDE * T
     """Equation (4); `limit` is its right side."""
     half = min(*first.size, *second.size) // 2
     side = max(SIDE, min(_FINE_SIDE, half // SIDE * SIDE))
-    u_SSC, other_SSC = (_shape(_shrunk(image, side)) for image in (first, second))
+    u_SSC, other_SSC = (_shape(images.square(_shrunk(image, side), side)) for image in (first, second))
     square_SSC = (u_SSC - other_SSC) ** 2
     cell_PP = square_SSC.reshape(SIDE, side // SIDE, SIDE, -1).mean(axis=(1, 3))
     return bool(cell_PP.max() <= limit**2)

@@ -14,8 +14,11 @@ from reimagen_jax.retrieval.duplicates import (
     finely_near,
     hash_records,
     hash_thumbnails,
+    near_pictures,
 )
-from tests.samples import SHAPES, encoded, icon
+from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+from reimagen_jax.retrieval.neighbours import build_triples
+from tests.samples import SHAPES, encoded, icon, picture
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +143,24 @@ def test_records_are_hashed_in_order(pictures, tmp_path):
     for ours, expected in zip(hashes, hashed(pictures), strict=True):
         np.testing.assert_array_equal(ours, expected)
     assert hashes.shape_NP.dtype == np.int8 and hashes.mean_N.dtype == hashes.contrast_N.dtype == np.float32
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 7, 8, 9])
+def test_pictures_of_few_pixels_have_near_duplicates_too(side):
+    one, other = picture(1, (side, side)), picture(2, (side, side))
+    enlarged = one.resize((8 * side, 8 * side), Image.Resampling.NEAREST)
+    assert finely_near(one, one) and finely_near(one, enlarged, 8 * 0.5)
+    assert near_pictures(np.asarray(one), np.asarray(one))
+    assert not near_pictures(np.asarray(one), np.asarray(other)) or side == 1, "one pixel has no shape"
+
+
+def test_triples_of_pictures_of_few_pixels(tmp_path):
+    sizes = [(1, 1), (3, 7), (5, 5), (7, 7), (7, 7), (40, 7)]
+    pictures = [picture(0, size) for size in sizes[:-2]] + [picture(3, (7, 7)).resize((40, 40)), picture(9, (40, 7))]
+    examples = [ImageText(f"k{i}", encoded(each), "a small thing") for i, each in enumerate(pictures)]
+    examples.append(ImageText("copy", encoded(pictures[3], "BMP"), "a small thing"))
+    records = write_records(examples, tmp_path / "r", source="test")
+    triples = build_triples(records, KnowledgeBase.build(records, tmp_path / "kb"), 3, tmp_path / "t")
+    assert (triples.neighbours >= 0).all()
+    copy = len(records) - 1
+    assert not (triples.neighbours[[3, copy]] == np.array([[copy], [3]])).any(), "not its own copy"

@@ -17,8 +17,9 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -73,15 +74,37 @@ def _checkpoints(workdir: Path) -> _Folder:
 def claim(workdir: Path) -> Iterator[None]:
     """Makes `workdir` and holds it for this process.
 
-    Raises `UserError` if it is unwritable, if another run has it, or if it holds something else than a run.
+    A start that is refused before anything was trained leaves no more than there was. Raises `UserError` if it is
+    unwritable, if another run has it, or if it holds something else than a run.
 
     The lock is the operating system's: it goes with the process, however that ends. Of several processes of one run,
     the first holds it for all.
     """
     _checkpoints(workdir)
+    begins, new = (
+        not (workdir / "run.json").exists(),
+        [each for each in (workdir, *workdir.parents) if not each.exists()],
+    )
     lock = distributed.on_first_process(lambda: _lock(workdir))
     with lock or nullcontext():
-        yield
+        try:
+            yield
+        except UserError:
+            if lock and begins:
+                _give_up(workdir, new)
+            raise
+
+
+def _give_up(workdir: Path, new: list[Path]) -> None:
+    """Removes what a run has that was refused as it began, and the folders that are `new`."""
+    begun_with = {"run.json", *BEGUN}
+    if set(os.listdir(workdir)) <= begun_with and not _steps(_checkpoints(workdir)):
+        shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
+        for name in begun_with - {"checkpoints"}:
+            (workdir / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            for folder in new:
+                folder.rmdir()
 
 
 def _lock(workdir: Path) -> TextIO:

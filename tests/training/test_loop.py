@@ -190,6 +190,10 @@ def test_parameters_of_another_network_are_refused_by_name(tmp_path):
     other = Regression(width=64).init(jax.random.key(0))
     with pytest.raises(UserError, match=r"another network.*hidden.*kernel"):
         train(experiment(), tmp_path, Regression(), dataset(), initial=lambda: other)
+    assert list(tmp_path.iterdir()) == [], "of a folder that was there, nothing but the folder"
+    with pytest.raises(UserError, match="another network"):
+        train(experiment(), tmp_path / "new" / "run", Regression(), dataset(), initial=lambda: other)
+    assert list(tmp_path.iterdir()) == [], "a start that is refused leaves nothing"
 
 
 # --- kill -9 -----------------------------------------------------------------------------------------------------

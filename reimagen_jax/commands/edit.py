@@ -57,7 +57,8 @@ class Edit(Options):
     """Steps of such a stretch (RePaint's j)."""
     stages: Annotated[CascadeOptions, tyro.conf.arg(name="")] = field(default_factory=CascadeOptions)
     overwrite: bool = False
-    """Replace an existing output folder, once the new one is complete."""
+    """Replace the folder in --out, if this command wrote it, once the new one is complete; one of another kind, or with
+    other files in it, is kept."""
 
     @abstractmethod
     def plan(self, prompts: "list[Prompt]", models: "list[Model]") -> "Plan":

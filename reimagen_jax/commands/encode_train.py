@@ -80,7 +80,8 @@ class EncodeTrain(Options):
     seed: Seed = 0
     """Of the training, and of which records are held out."""
     overwrite: bool = False
-    """Replace an existing output folder, once the new one is complete."""
+    """Replace the folder in --out, if this command wrote it, once the new one is complete; one of another kind, or with
+    other files in it, is kept."""
 
     def run(self) -> None:
         """Trains, measures, writes and prints the table. Raises `UserError` on bad options and too few records.

@@ -212,7 +212,8 @@ class People(Options):
     eta: Share | None = None
     """Share of text-enhanced steps (default: as in the model's experiment)."""
     overwrite: bool = False
-    """Replace an existing output folder, once the new one is complete."""
+    """Replace the folder in --out, if this command wrote it, once the new one is complete; one of another kind, or with
+    other files in it, is kept."""
     how: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(
         default_factory=lambda: SamplingOptions(num_images=4)
     )

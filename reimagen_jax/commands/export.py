@@ -31,7 +31,8 @@ class Export(Options):
     licence: str = ""
     """Of the weights, as the card states it (an SPDX name, such as apache-2.0)."""
     overwrite: bool = False
-    """Replace an existing output folder, once the new one is complete."""
+    """Replace the folder in --out, if this command wrote it, once the new one is complete; one of another kind, or with
+    other files in it, is kept."""
 
     def run(self) -> None:
         """Writes the folder. Raises `UserError` when the model cannot be opened."""

@@ -97,7 +97,8 @@ class Index(Options):
     verify: bool = False
     """Check all files against their checksums, and the index against the captions: `reimagen verify`."""
     overwrite: bool = False
-    """Replace an existing output folder, once the new one is complete."""
+    """Replace the folder in --out, if this command wrote it, once the new one is complete; one of another kind, or with
+    other files in it, is kept."""
 
     def run(self) -> None:
         """Does the one thing that was asked and sums up. Raises `UserError` on bad input."""

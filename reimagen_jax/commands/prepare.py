@@ -69,7 +69,8 @@ class Prepare(Options):
     strict: bool = False
     """Stop at the first bad item instead of reporting and leaving out every one."""
     overwrite: bool = False
-    """Replace an existing output folder, once the new one is complete."""
+    """Replace the folder in --out, if this command wrote it, once the new one is complete; one of another kind, or with
+    other files in it, is kept."""
     embed: Annotated[EmbedOptions, tyro.conf.arg(name="")] = field(default_factory=EmbedOptions)
     world: World = field(default_factory=World)
     """The EntityWorld to draw from (when the source is `entityworld`)."""

@@ -45,7 +45,8 @@ class Train(Options):
     num_images: Count = 8192
     """Fresh renders on which the result is measured."""
     overwrite: bool = False
-    """Replace an existing output folder, once the new one is complete."""
+    """Replace the folder in --out, if this command wrote it, once the new one is complete; one of another kind, or with
+    other files in it, is kept."""
 
     def run(self) -> None:
         """Trains, measures, writes and prints the table. Raises `UserError` on bad options.

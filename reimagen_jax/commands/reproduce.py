@@ -44,7 +44,8 @@ class Reproduce(Options):
     out: Path | None = None
     """Folder to write the new images to, each with a picture of both beside each other (NAME-compared.png)."""
     overwrite: bool = False
-    """Replace an existing output folder, once the new one is complete."""
+    """Replace the folder in --out, if this command wrote it, once the new one is complete; one of another kind, or with
+    other files in it, is kept."""
 
     def run(self) -> int:
         """Draws and compares; returns the exit status. Raises `UserError` on bad options or input."""

@@ -86,7 +86,8 @@ class Sample(Options):
     hide_paths: bool = False
     """Leave folders and files of this machine out of what is written, which `reimagen reproduce` is told then."""
     overwrite: bool = False
-    """Replace an existing output folder, once the new one is complete."""
+    """Replace the folder in --out, if this command wrote it, once the new one is complete; one of another kind, or with
+    other files in it, is kept."""
 
     def run(self) -> None:
         """Draws and saves. Raises `UserError` on bad options or input."""

@@ -80,7 +80,8 @@ class SeedSelect(Options):
     """Whose search it is, where nothing else is said below: ours, the paper's, or the published code's."""
     search: Annotated[SeedSelectConfig, tyro.conf.arg(name="")] = OURS
     overwrite: bool = False
-    """Begin anew, where the output folder holds another search."""
+    """Begin anew where the folder in --out, if this command wrote it, holds another search; one of another kind, or
+    with other files in it, is kept."""
 
     def run(self) -> None:
         """Searches, draws and saves. Raises `UserError` on bad options or input."""

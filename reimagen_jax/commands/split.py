@@ -53,7 +53,8 @@ class Split(Options):
     seed: Seed = 0
     """Of what is drawn."""
     overwrite: bool = False
-    """Replace an existing output folder, once the new one is complete."""
+    """Replace the folder in --out, if this command wrote it, once the new one is complete; one of another kind, or with
+    other files in it, is kept."""
 
     def run(self) -> None:
         """Writes the parts and prints how much is in each. Raises `UserError` on bad options or input."""

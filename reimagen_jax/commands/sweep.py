@@ -86,7 +86,8 @@ class Sweep(Options):
     rater: Path | None = None
     """A rater of EntityWorld for the model's resolution (default: the one that comes with the package)."""
     overwrite: bool = False
-    """Replace an existing output folder, once the new one is complete; of a grid, draw all images anew."""
+    """Replace the folder in --out, if this command wrote it, once the new one is complete (of a grid, draw all images
+    anew); one of another kind, or with other files in it, is kept."""
 
     def run(self) -> None:
         """Draws, rates where that is possible, and writes the report. Raises `UserError` on bad options or input."""

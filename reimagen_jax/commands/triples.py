@@ -65,7 +65,8 @@ class BuildTriples(Options):
     """Say of the values of these attributes how much of the base, and of the neighbours, they are (default: those in
     --exclude-same)."""
     overwrite: bool = False
-    """Replace an existing output folder, once the new one is complete."""
+    """Replace the folder in --out, if this command wrote it, once the new one is complete; one of another kind, or with
+    other files in it, is kept."""
 
     def run(self) -> None:
         """Builds the triples and sums up. Raises `UserError` on bad options or input."""

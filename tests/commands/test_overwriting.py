@@ -7,10 +7,13 @@ import time
 
 import numpy as np
 import pytest
+import tyro
 from PIL import Image
 
 from reimagen_jax import files
 from reimagen_jax.cli import main
+from reimagen_jax.commands import usage
+from reimagen_jax.commands.train import unnamed
 from reimagen_jax.errors import UserError
 from reimagen_jax.training.checkpoint import claim
 from tests.commands.test_usage import LEAVES
@@ -90,6 +93,20 @@ def test_all_commands_that_write_a_folder_are_here():
 
 STATES = ("another kind", "another command", "files of others", "a run within", "a training run", "somebody's folder")
 WITHIN = ("files of others", "a run within")
+
+
+def test_help_says_what_is_replaced_and_what_is_kept():
+    told = {
+        words: " ".join(option.told.split())
+        for words, kind in LEAVES.items()
+        for option in usage.options_of(kind, unnamed() if words == "train" else tyro.MISSING)
+        if option.name == "overwrite"
+    }
+    assert len(told) > 10
+    for words, text in told.items():
+        assert (
+            "if this command wrote it" in text and "one of another kind, or with other files in it, is kept" in text
+        ), words
 
 
 @pytest.mark.parametrize(

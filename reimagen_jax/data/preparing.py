@@ -62,6 +62,8 @@ def prepare_records(
         for problem in read_lines(records.folder / SKIPPED, Problem, "what was left out"):
             on_problem(problem)
         return records
+    if not overwrite:
+        _require_same(Path(out), identity)
     total = source.count()
     with resumable_dir(out, identity, kind=KIND, overwrite=overwrite) as unfinished:
         try:
@@ -75,10 +77,40 @@ def prepare_records(
 
 def _is_made_from(out: Path, identity: dict[str, Any]) -> bool:
     """Whether records are there, and are those that would be made."""
+    return kind_of(out) == KIND and _noted(out, identity) == as_json(identity)
+
+
+def _require_same(out: Path, identity: dict[str, Any]) -> None:
+    """Raises `UserError` where records are there that were made otherwise, saying in what they differ."""
     if kind_of(out) != KIND:
-        return False
+        return
+    there, here = _flat(_noted(out, identity)), _flat(as_json(identity))
+    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    said = [f"{name.replace('_', ' ')} {_said(there.get(name))}, not {_said(here.get(name))}" for name in names]
+    raise UserError(
+        f"{out} already exists, and its records were made with {'; '.join(said)}: pass --overwrite to replace them, or "
+        "choose another --out"
+    )
+
+
+def _noted(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """What the records there were made from, and how."""
     manifest = Records.open(out).manifest
-    return {name: manifest.get(name) for name in identity} == as_json(identity)
+    return {name: manifest.get(name) for name in identity}
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of nested groups among the others."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value) if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _said(value: Any) -> str:
+    """A setting as one would type it."""
+    words = value if isinstance(value, list) else [] if value is None else [value]
+    return " ".join(map(str, words)) or "none"
 
 
 class _Preparation:

@@ -256,8 +256,12 @@ def test_when_all_is_done_nothing_is_left_to_do(tmp_path, shards, monkeypatch):
     assert "complete: nothing is left to do" in said[0]
     assert len(seen) == len((tmp_path / "out" / "skipped.jsonl").read_text().splitlines())
     assert checksums(tmp_path / "out") == before
-    with pytest.raises(UserError, match="already exists"):
+    with pytest.raises(
+        UserError, match="already exists, and its records were made with a 1 2, not 1 3: pass --overwrite"
+    ):
         prepare_records(shards, tmp_path / "out", settings={"a": (1, 3)})
+    with pytest.raises(UserError, match="made with a 1 2, not none; where none, not role=train: pass"):
+        prepare_records(shards, tmp_path / "out", settings={"where": ["role=train"], "world": {}})
 
 
 KILLED_IN_PLACE = """

@@ -10,7 +10,6 @@
 (3) is how Re-Imagen's EntityDrawBench and the sets of concepts in studies of rare ones are made.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from reimagen_jax.data.image_text import ImageText
 from reimagen_jax.data.manifest import link
 from reimagen_jax.data.records import ImageTexts, Records, write_records
 from reimagen_jax.data.shards import in_batches
-from reimagen_jax.data.sources.where import lookup
+from reimagen_jax.data.sources.where import told
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.files import atomic_dir, write_json
 from reimagen_jax.progress import track
@@ -74,12 +73,13 @@ def grouped(records: ImageTexts, fields: Sequence[str]) -> Grouped:
     columns: list[list[str]] = [[] for _ in fields]
     for record in track(records, len(records), "reading fields", "record") if fields else ():
         for column, name in zip(columns, fields, strict=True):
-            column.append(_value(record, name))
+            column.append(told({**record.attributes, "caption": record.text}, name))
     without = {name: column.count("") for name, column in zip(fields, columns, strict=True) if "" in column}
     for name, count in without.items():
         require(
             count < len(records),
-            f"no record in {records.path} has the field {name!r}: the first one has {', '.join(_fields(records[0]))}",
+            f"no record in {records.path} has the field {name!r}: the first one has "
+            f"{', '.join(['caption', *records[0].attributes])}",
         )
     picture_N, *number_FN = (_numbered(column) for column in (records.digests(), *columns))
     group_N = _components([picture_N, *number_FN])
@@ -147,8 +147,8 @@ def write_split(
         for name in names:
             ids_M = np.flatnonzero(role_N == name)
             noted = {**records.manifest["settings"], KIND: {**settings, "part": name}}
-            told = _told(records, ids_M, name, split_N)
-            write_records(told, folder / name, source=records.source, total=len(ids_M), settings=noted)
+            part = _told(records, ids_M, name, split_N)
+            write_records(part, folder / name, source=records.source, total=len(ids_M), settings=noted)
             counts[name] = len(ids_M)
         facts = {"records": link(records.path, out), "records_fingerprint": records.fingerprint}
         write_json(folder / FILE, {**facts, "settings": dict(settings), "parts": counts})
@@ -223,18 +223,6 @@ def _kept(found: Grouped, of_N: np.ndarray, keep: int, random: np.random.RandomS
     kept = {tuple(pair) for pair in pairs_P2[np.arange(len(pairs_P2)) - first_P < keep].tolist()}
     pairs_N2 = zip(found.entity_N.tolist(), rank_P[found.picture_N].tolist(), strict=True)
     return of_N & np.array([pair in kept for pair in pairs_N2])
-
-
-def _fields(record: ImageText) -> list[str]:
-    return ["caption", *record.attributes]
-
-
-def _value(record: ImageText, name: str) -> str:
-    """A field's value as text; empty where there is none."""
-    value = record.text if name == "caption" else lookup(record.attributes, name)
-    if value is None or value in ("", [], {}):
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def _numbered(column: Sequence[str]) -> Int[np.ndarray, " n"]:

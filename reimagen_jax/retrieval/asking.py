@@ -13,7 +13,8 @@ Triples tell how they were asked for, and a model how its triples were: that is 
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -122,10 +123,17 @@ def question_of(how: Asking, text: str, attributes: Mapping[str, Any], key: str 
         value = lookup(fields, name, _NOTHING)
         if value is _NOTHING:
             who = f"record {key}" if key else repr(text)
-            raise UserError(f"{who} has no attribute {name!r} to be asked by: it has {list(fields)}")
+            raise UserError(f"{who} has no attribute {name!r} to be asked by: it has {among(fields, name)}")
         told[name] = "" if value is None else str(value)
     query = " ".join(told[name] for name in how.query_by)
     return Question(query, " ".join(told[name] for name in how.names) or text, matched(how, attributes, query), key)
+
+
+def among(known: Iterable[str], name: str) -> str:
+    """The names that there are, for people, and what was perhaps meant by one that is not among them."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return ", ".join(names) + (f" (did you mean {near[0]}?)" if near else "")
 
 
 def matched(how: Asking, attributes: Mapping[str, Any], query: str) -> Match:

@@ -1,6 +1,5 @@
 """Fields of records, the caption and the attributes, as queries and as numbers that tell equal values."""
 
-import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from reimagen_jax.data.records import ImageText, ImageTexts, Records
+from reimagen_jax.data.sources.where import told
 from reimagen_jax.errors import UserError
 from reimagen_jax.progress import track
-from reimagen_jax.retrieval.asking import CAPTION, Asking, Question, question_of
+from reimagen_jax.retrieval.asking import CAPTION, Asking, Question, among, question_of
 
 
 def questions(records: Records, how: Asking) -> list[Question]:
@@ -56,7 +56,7 @@ def _numbered(records: ImageTexts, names: Sequence[str], numbering: list[dict[st
                 number_FN[f, i] = numbering[f].setdefault(value, len(numbering[f]))
     for name, number_N in zip(names, number_FN, strict=True):
         if (number_N < 0).all():
-            known = [CAPTION, *records[0].attributes]
+            known = among((CAPTION, *records[0].attributes), name)
             raise UserError(f"no record in {records.path} has the attribute {name!r}: the first one has {known}")
     return number_FN
 
@@ -66,10 +66,7 @@ def value_of(text: str, attributes: Mapping[str, Any], name: str) -> str:
     none."""
     if name == CAPTION:
         return _plain(text)
-    value = attributes.get(name)
-    if value is None or value in ("", [], {}):
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return told(attributes, name)
 
 
 def _plain(text: str) -> str:

@@ -53,6 +53,8 @@ def test_neighbours_for_ablations(world, tmp_path, capsys, kind):
     [
         (["--num-neighbours", "0"], "--num-neighbours 0"),
         (["--query-by", "flavour"], "has no attribute 'flavour'"),
+        (["--query-by", "entitty"], "to be asked by: it has caption, entity, entity_index, category, "),
+        (["--query-by", "entitty"], "(did you mean entity?)"),
         (["--exclude-same", "flavour"], "has the attribute 'flavour'"),
         (["--near-duplicates", "2"], "--near-duplicates 2.0"),
         (["--neighbours", "wrong", "--entity-field", "flavour"], "has the attribute 'flavour'"),

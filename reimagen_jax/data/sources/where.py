@@ -46,6 +46,14 @@ def lookup(fields: Mapping[str, Any], name: str, default: Any = None) -> Any:
     return lookup(inner, rest, default) if dot and isinstance(inner, Mapping) else default
 
 
+def told(fields: Mapping[str, Any], name: str) -> str:
+    """The value of a field as a text, equal for equal values; empty where there is none."""
+    value = lookup(fields, name)
+    if value is None or value in ("", [], {}):
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
 def spellings(fields: Mapping[str, Any], name: str) -> set[str]:
     """The values of a field as the user would type them; none when it is absent."""
     value = lookup(fields, name, default=[])

@@ -12,6 +12,7 @@ from reimagen_jax.encoders.settings import DualConfig
 from reimagen_jax.encoders.tokenizers import ByteTokenizer
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.progress import track
+from reimagen_jax.retrieval.asking import among
 from reimagen_jax.systems.dual.settings import DualData
 from reimagen_jax.systems.dual.system import DualBatch
 
@@ -90,7 +91,7 @@ def split(group_NG: np.ndarray, data: DualData) -> tuple[np.ndarray, np.ndarray]
 def _attribute(records: Records, name: str) -> list[str]:
     def value(record: ImageText) -> str:
         if name not in record.attributes:
-            raise UserError(f"record {record.key} has no attribute {name!r}: it has {list(record.attributes)}")
+            raise UserError(f"record {record.key} has no attribute {name!r}: it has {among(record.attributes, name)}")
         return str(record.attributes[name])
 
     return [value(record) for record in track(records, len(records), name, "record")]

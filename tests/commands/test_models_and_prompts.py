@@ -55,6 +55,13 @@ def test_a_prompt_that_is_too_long_is_told_of_in_python(prepared, model, capsys)
     assert capsys.readouterr().err.count(SAID) == 1
 
 
+def test_it_is_told_of_once_however_often_a_pipeline_is_called(model, capsys):
+    feed = rj.open_model(model).stage().feed
+    for prompt in (LONG, LONG, LONG + "!", "a cat", LONG):
+        feed.prepare([Prompt(prompt).request(0)])
+    assert capsys.readouterr().err.count(SAID) == 2
+
+
 def test_every_option_for_a_model_says_that_there_is_one():
     asked = [
         (words, option.name)

@@ -217,13 +217,14 @@ class ReImagenFeed:
     def prepare(self, requests: Sequence[Request]) -> None:
         """Embeds all texts, where that is done by a frozen encoder; raises `UserError` when it is missing.
 
-        Says which prompts are longer than what the model reads.
+        Says, once of each, which prompts are longer than what the model reads.
         """
         negatives = [each.negative for each in requests if each.negative]
         told = [text for each in requests for text in (each.prompt, *(n.text for n in each.neighbours))]
         self.texts.prepare(told + negatives)
         for prompt in dict.fromkeys([each.prompt for each in requests] + negatives):
-            if cut := self.texts.cut(prompt):
+            if prompt not in self._told_of_cut and (cut := self.texts.cut(prompt)):
+                self._told_of_cut.add(prompt)
                 say(f"{self.config.name} does not read the end of a prompt, {cut}: {prompt!r}", error=True)
         self._tell_of_small([neighbour for each in requests for neighbour in each.neighbours])
 
@@ -243,6 +244,11 @@ class ReImagenFeed:
     def _told_of_small(self) -> list[int]:
         """What was said already."""
         return []
+
+    @cached_property
+    def _told_of_cut(self) -> set[str]:
+        """The prompts of which it was said."""
+        return set()
 
     def collate(self, requests: Sequence[Request], settings: GuidedSamplerConfig) -> Inputs:
         """The inputs of `requests`."""

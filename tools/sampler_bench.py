@@ -294,9 +294,10 @@ def compared(outcome: "Outcome", first: "Outcome") -> dict[str, Any]:
 
 def table(entries: list[dict[str, Any]]) -> list[str]:
     """A table in Markdown."""
-    lines = [list(entries[0]), ["---"] * len(entries[0])]
-    lines += [[("yes" if v else "no") if isinstance(v, bool) else str(v) for v in e.values()] for e in entries]
-    return [f"| {' | '.join(line)} |" for line in lines]
+    from reimagen_jax.reports import words
+
+    rows = [[("yes" if v else "no") if isinstance(v, bool) else str(v) for v in e.values()] for e in entries]
+    return words.table([list(entries[0]), *rows])
 
 
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:

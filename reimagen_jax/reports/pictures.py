@@ -13,6 +13,7 @@ from reimagen_jax.evaluation.pictures.bench import AMONG, EVERYTHING, SHARES, TR
 from reimagen_jax.evaluation.pictures.judges import Judge
 from reimagen_jax.evaluation.statistics import Interval
 from reimagen_jax.files import write_json, write_text
+from reimagen_jax.reports import words
 from reimagen_jax.reports.grids import labelled_grid
 from reimagen_jax.reports.report import environment
 
@@ -120,10 +121,10 @@ def write(
     }
     write_json(folder / RESULTS, _finite({**facts, **measured}))
     names = columns(bench)
-    table = [[row["arm"], row["group"], str(row["prompts"]), *(cell(row.get(name)) for name in names)] for row in rows]
     head = ["arm", "group", "prompts", *names.values()]
-    lines = ["| " + " | ".join(each) + " |" for each in (head, ["---"] * len(head), *table)]
-    text = ["# Pictures of held-out records", "", *lines, "", *(f"- {each}" for each in (*said, *legend(bench))), ""]
+    table = [[row["arm"], row["group"], str(row["prompts"]), *(cell(row.get(name)) for name in names)] for row in rows]
+    notes = [f"- {each}" for each in (*said, *legend(bench))]
+    text = ["# Pictures of held-out records", "", *words.table([head, *table]), "", *notes, ""]
     write_text(folder / TABLE, "\n".join([*text, f"    {facts['command']}", ""]))
     if not shown:
         return

@@ -1,6 +1,7 @@
-"""Numbers in words."""
+"""Numbers in words, and tables of them."""
 
 import math
+from collections.abc import Sequence
 
 from reimagen_jax.evaluation.statistics import Interval
 from reimagen_jax.systems.base import Neighbour
@@ -9,6 +10,11 @@ from reimagen_jax.systems.base import Neighbour
 def say(share: Interval) -> str:
     """A share with its interval."""
     return f"{share.mean:.2f} ({share.low:.2f} to {share.high:.2f})"
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown; the first row is its head."""
+    return [f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
 
 
 def origin(hit: Neighbour) -> str:

@@ -1,14 +1,16 @@
 """`reimagen verify`: whether folders are whole, whatever they hold."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Annotated
 
 import tyro
 
-from reimagen_jax.errors import UserError
+from reimagen_jax.errors import UserError, require
+from reimagen_jax.terminal import say
 
 
 @dataclass(frozen=True)
@@ -19,24 +21,29 @@ class Verify:
 
     Records, knowledge bases, triples, text embeddings, encoders, raters, exported weights, and training runs with all
     their checkpoints. Opening a folder compares the sizes of its files and the checksums of small ones; this reads
-    everything but what is only for people to look at (cards, tables and pictures).
+    everything but what is only for people to look at (cards, tables and pictures). Where one is damaged, the others are
+    checked all the same.
     """
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Written by `reimagen`; `shipped`: the weights in the package."""
 
     def run(self) -> None:
-        """Checks one after the other. Raises `UserError` naming what is damaged first."""
-        if not self.folders:
-            raise UserError("no folder is given: name folders written by `reimagen`")
+        """Checks all, one after the other. Raises `UserError` that names those that are not whole, of which each was
+        told of; of a single folder, what is wrong."""
+        from reimagen_jax.inference.model import placed
+
+        require(bool(self.folders), "no folder is given: name folders written by `reimagen`")
+        damaged = []
         for folder in self.folders:
-            print(f"{folder} is whole: {verify(_placed(folder))}", flush=True)
-
-
-def _placed(folder: Path) -> Path:
-    from reimagen_jax.inference.model import SHIPPED, SHIPPED_MODEL
-
-    return SHIPPED_MODEL if str(folder) == SHIPPED else folder
+            try:
+                say(f"{folder} is whole: {verify(placed(folder))}")
+            except UserError as error:
+                if len(self.folders) == 1:
+                    raise
+                say(f"{folder} is not whole: {error}", error=True)
+                damaged.append(str(folder))
+        require(not damaged, f"{len(damaged)} of {len(self.folders)} folders are not whole: {', '.join(damaged)}")
 
 
 def verify(folder: Path) -> str:
@@ -51,6 +58,17 @@ def verify(folder: Path) -> str:
         what = f"{called(kind)}, of which no checksums are kept" if kind else "nothing that `reimagen` knows"
         raise UserError(f"{folder} holds {what}")
     return _KINDS[kind](folder)
+
+
+def _all(checks: Iterable[Callable[[], object]]) -> None:
+    """Makes all checks. Raises `UserError` with what is wrong by any of them."""
+    wrong = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            wrong.append(str(error))
+    require(not wrong, "; ".join(wrong))
 
 
 def _opened(place: str, told: str) -> Callable[[Path], str]:
@@ -95,8 +113,7 @@ def _run(folder: Path) -> str:
     checkpoints = folder / "checkpoints"
     names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
     steps = sorted(int(name) for name in names if name.isdigit())
-    for step in steps or [None]:
-        Model.open(folder, on_host=True, step=step)
+    _all(partial(Model.open, folder, on_host=True, step=step) for step in steps or [None])
     return f"a training run with {len(steps)} checkpoints, each as it was written"
 
 
@@ -105,8 +122,7 @@ def _split(folder: Path) -> str:
     from reimagen_jax.files import read_json
 
     parts = read_json(folder / FILE, "what a split has written")["parts"]
-    for name in parts:
-        verify(folder / name)
+    _all(partial(verify, folder / name) for name in parts)
     return f"{len(parts)} parts of records, {' and '.join(parts)}, each as it should be"
 
 

@@ -108,8 +108,13 @@ def settled(config: Experiment, before: Experiment | None = None) -> Experiment:
     return dataclasses.replace(config, system=config.system.adopt(experiment_of(config.init.weights).system))
 
 
+def placed(path: str | Path) -> Path:
+    """Where a model lies that is asked for by this name."""
+    return SHIPPED_MODEL if str(path) == SHIPPED else Path(path)
+
+
 def _found(path: str | Path) -> Path:
-    path = SHIPPED_MODEL if str(path) == SHIPPED else Path(path)
+    path = placed(path)
     wanted = f"give the folder of a training run (--workdir) or of weights, or `{SHIPPED}`"
     require(path.exists(), f"{path} not found: {wanted}")
     if path.is_dir() and _holds_model(path):

@@ -86,6 +86,32 @@ def test_a_changed_bit_in_any_file_is_named(folders, tmp_path, capsys, kind):
     assert main(["verify", str(root / kind)]) == 0
 
 
+@pytest.mark.parametrize("command", [["verify"], ["index", "--verify"]])
+def test_all_folders_are_checked_and_all_that_is_wrong_is_told(folders, tmp_path, capsys, command):
+    root = copied(folders, tmp_path)
+    (root / "text" / "text_embeddings.json").unlink()
+    (root / "encoder" / "weights.safetensors").write_bytes(b"")
+    names = [str(root / kind) for kind in ("text", "records", "nowhere", "encoder", "base")]
+    assert main([*command, *names]) == 2
+    said = capsys.readouterr()
+    whole = [line.split(" is whole: ")[0] for line in said.out.splitlines()]
+    assert whole == [names[1], names[4]]
+    *each, last = said.err.splitlines()
+    damaged = [names[0], names[2], names[3]]
+    assert [line.split(" is not whole: ")[0] for line in each] == damaged
+    assert last == f"error: 3 of 5 folders are not whole: {', '.join(damaged)}"
+
+
+def test_all_parts_of_a_split_are_checked(folders, tmp_path, capsys):
+    parts = tmp_path / "parts"
+    assert main(["split", str(folders / "records"), "--out", str(parts), "--parts", "a=0.25", "b=0.25", "c=0.5"]) == 0
+    for name in ("a", "c"):
+        (parts / name / "manifest.json").write_text("{}")
+    assert main(["verify", str(parts)]) == 2
+    said = capsys.readouterr().err
+    assert str(parts / "a") in said and str(parts / "c") in said and str(parts / "b") not in said
+
+
 def test_what_cannot_be_verified(tmp_path, capsys):
     for name, content, said in (
         ("nowhere", None, "no folder"),

@@ -49,7 +49,7 @@ class FusionOptions(Options):
 
 @dataclass(frozen=True)
 class Search(Options):
-    """Ask a knowledge base: prints the records found for each query, best first, and draws them on a contact sheet.
+    """Ask a knowledge base: prints the records found for each query, best first; --sheet draws them.
 
     For example:
         reimagen search runs/index "a red bird" "a dog at the beach" --k 6 --sheet hits.png
@@ -87,8 +87,9 @@ class Search(Options):
     pin: tuple[str, ...] = ()
     """Keys of records that come first, whatever is asked."""
     how: Annotated[FusionOptions, tyro.conf.arg(name="")] = field(default_factory=FusionOptions)
-    sheet: Path | None = Path("search.png")
-    """The contact sheet to write (None: none); a sheet of an earlier search is replaced, no other file."""
+    sheet: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
+    """Draw what is found on a contact sheet, and write it there; a sheet of an earlier search is replaced, no other
+    file."""
     explain: bool = False
     """Say what makes each score."""
     json: bool = False

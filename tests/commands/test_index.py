@@ -132,6 +132,12 @@ def test_bad_requests_of_index(base, tmp_path, capsys, args, said):
 # ---- search
 
 
+def test_search_leaves_nothing_behind_that_was_not_asked_for(base, tmp_path):
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert run("search", "kb", "red") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
 def test_prints_hits_and_draws_them(base, capsys):
     capsys.readouterr()
     assert run("search", "kb", "the red bird", "Vogel", "--k", 3, "--sheet", "hits.png") == 0

@@ -17,6 +17,7 @@ import tyro
 
 from reimagen_jax.checked import Count, Natural, NonNegative, Options, Seed, Share, checked
 from reimagen_jax.config import Experiment
+from reimagen_jax.data.sources.where import Where
 from reimagen_jax.diffusion.settings import SamplerSteps, Solver, Thresholding, WeightSchedule
 from reimagen_jax.diffusion.spacing import Spacing
 from reimagen_jax.errors import UserError, require
@@ -71,9 +72,10 @@ class AskingOptions(Options):
     method: Method | None = None
     """Search by words, by vectors, or by both (where the base has vectors; default: lexical)."""
     where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Only records with FIELD=VALUE, such as licence=cc0. Repeat it for further values, or for further fields."""
+    """Only records of the knowledge base with FIELD=VALUE, such as licence=cc0, are neighbours. Repeat it for further
+    values, or for further fields."""
     where_not: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """No records with FIELD=VALUE. Repeat it for more."""
+    """No records of the knowledge base with FIELD=VALUE. Repeat it for more."""
     match: tuple[str, ...] = ()
     """Only records that have the very value of these attributes that the asking record or prompt has; for one that has
     none, its query is that value: `man` is not `kiss between man and man`."""
@@ -123,8 +125,11 @@ class PromptOptions(Options):
     """What guidance leads away from, for every prompt that has none of its own, in place of no text at all."""
     records: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Records (`reimagen prepare`) whose captions are the prompts. No record finds itself, or its own picture."""
+    records_where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """With --records: only those with FIELD=VALUE, such as split=test, are prompts; neighbours are chosen by --where.
+    Repeat it for further values, or for further fields."""
     limit: Count = 8
-    """With --records: at most this many, spread evenly over all."""
+    """With --records: at most this many, spread evenly over all (of --records-where)."""
     knowledge_base: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Where neighbours are looked for: a folder written by `reimagen index`. Any will do, whatever the model was
     trained with."""
@@ -160,6 +165,7 @@ class PromptOptions(Options):
         more = {"query": self.query, "pin": self.pin, "ban": self.ban}
         for name in [*self.asking.given, *(name for name, value in more.items() if value)]:
             require(bool(self.knowledge_base), f"--{name.replace('_', '-')} asks a --knowledge-base: none is given")
+        require_records(self.records, self.records_where)
         self._check_query(*others)
         require_apart(_flat(self.pin), _flat(self.ban))
 
@@ -197,7 +203,7 @@ class PromptOptions(Options):
     def source(self, config: Experiment) -> "PromptSource":
         """Prompts and neighbours, to be gathered in parts. Raises `UserError` on bad input."""
         from reimagen_jax.data.records import Records
-        from reimagen_jax.inference.prompts import Prompt, PromptSource, from_file, from_records
+        from reimagen_jax.inference.prompts import Prompt, PromptSource, from_file, from_records, satisfying
 
         k, side = self.resolved(config).k, config.system.resolution
         self.say_how(config)
@@ -205,14 +211,16 @@ class PromptOptions(Options):
             prompts = from_file(self.prompts) if self.prompts else [Prompt(text.strip()) for text in self._texts]
             return PromptSource.of(self.completed(prompts, config), self._finder(config), k)
         records = Records.open(self.records)
+        among = satisfying(records, Where.parse(self.records_where, "--records-where"))
 
         def gather(numbers: Sequence[int]) -> "list[Prompt]":
-            return self.completed(from_records(records, self.limit, side, numbers), config)
+            return self.completed(from_records(records, self.limit, side, numbers, among), config)
 
         how = self.how_asked(config)
-        told = json.dumps([records.fingerprint, self.limit, self.negative, how.told() if how.options() else None])
-        digest = hashlib.sha256(told.encode()).hexdigest()[:16]
-        return PromptSource(min(self.limit, len(records)), digest, gather, self._finder(config), k)
+        told = [records.fingerprint, self.limit, self.negative, how.told() if how.options() else None]
+        told += [sorted(self.records_where)] if self.records_where else []
+        digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+        return PromptSource(min(self.limit, len(among)), digest, gather, self._finder(config), k)
 
     def completed(self, prompts: "list[Prompt]", config: Experiment) -> "list[Prompt]":
         """Prompts with what the base is asked for, and what they are led away from, where it is not of their own."""
@@ -282,7 +290,8 @@ class PromptOptions(Options):
         if self.prompts:
             facts["prompts"] = str(self.prompts.resolve())
         if self.records:
-            facts["prompts"] = f"captions of {self.records.resolve()}"
+            those = f" with {', '.join(self.records_where)}" if self.records_where else ""
+            facts["prompts"] = f"captions of {self.records.resolve()}{those}"
             facts["records' checksum"] = Records.open(self.records).fingerprint
         if self.knowledge_base:
             base = KnowledgeBase.open(self.knowledge_base)
@@ -612,6 +621,12 @@ class EnlargingOptions(CascadeOptions):
             return {}
         checksum = hashlib.sha256(self.low_res.read_bytes()).hexdigest()
         return {"low-resolution image": str(self.low_res.resolve()), "its SHA-256": checksum}
+
+
+def require_records(records: Path | None, where: Sequence[str]) -> None:
+    """Raises `UserError` for a filter of --records that cannot be read, or without them."""
+    require(records is not None or not where, "--records-where chooses among --records: none are given")
+    Where.parse(where, "--records-where")
 
 
 def require_apart(pin: Sequence[str], ban: Sequence[str]) -> None:

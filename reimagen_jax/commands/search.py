@@ -12,7 +12,8 @@ import numpy as np
 import tyro
 
 from reimagen_jax.checked import Count, Options, Share
-from reimagen_jax.commands.options import AskingOptions, require_apart, said_left_out
+from reimagen_jax.commands.options import AskingOptions, require_apart, require_records, said_left_out
+from reimagen_jax.data.sources.where import Where
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.retrieval.asking import BY_CAPTION, CAPTION, Match, matched
 from reimagen_jax.terminal import json_line, say
@@ -77,8 +78,10 @@ class Search(Options):
     """Ask for the prompts of a file, as `reimagen sample` would; a .jsonl gives them fields."""
     records: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Ask for records, as `reimagen sample` would: their captions are the prompts. No record finds itself."""
+    records_where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """With --records: only those with FIELD=VALUE ask; what is found is chosen by --where. Repeat it for more."""
     limit: Count = 8
-    """With --records: at most this many, spread evenly over all."""
+    """With --records: at most this many, spread evenly over all (of --records-where)."""
     model: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Ask as this model's training did, where options do not say how; `shipped`: the one in the package."""
     asking: Annotated[AskingOptions, tyro.conf.arg(name="")] = field(default_factory=AskingOptions)
@@ -129,11 +132,14 @@ class Search(Options):
 
     def _prompts(self, how: "Asking") -> "list[Prompt]":
         from reimagen_jax.data.records import Records
-        from reimagen_jax.inference.prompts import Prompt, asking, from_file, from_records
+        from reimagen_jax.inference.prompts import Prompt, asking, from_file, from_records, satisfying
 
         prompts = [Prompt(query) for query in self.queries]
         prompts += from_file(self.prompts) if self.prompts else []
-        prompts += from_records(Records.open(self.records), self.limit, SIDE) if self.records else []
+        if self.records:
+            records = Records.open(self.records)
+            among = satisfying(records, Where.parse(self.records_where, "--records-where"))
+            prompts += from_records(records, self.limit, SIDE, among=among)
         return asking(prompts, how, strict=bool(self.asking.query_by), floor_of_texts=True)
 
     @property
@@ -151,6 +157,7 @@ class Search(Options):
             raise UserError(f"--query-by {' '.join(named)}: a text has no fields; give --prompts, or --records")
         if self.queries:
             self.asking.require_fields("a text", "give --prompts, or --records")
+        require_records(self.records, self.records_where)
         require_apart(self.pin, self.ban)
         for query in self.queries:
             if not query.strip():

@@ -17,8 +17,10 @@ import numpy as np
 
 from reimagen_jax.data.images import decode
 from reimagen_jax.data.records import ImageText, Records
+from reimagen_jax.data.sources.where import EVERYTHING, Census, Where
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.requests import neighbours_of
+from reimagen_jax.progress import track
 from reimagen_jax.retrieval import asker
 from reimagen_jax.retrieval.asking import BELOW, BY_CAPTION, CAPTION, Asking, Question, matched
 from reimagen_jax.retrieval.duplicates import near_pictures
@@ -112,10 +114,33 @@ def from_file(path: str | Path) -> list[Prompt]:
     return prompts
 
 
-def from_records(records: Records, limit: int, resolution: int, numbers: Sequence[int] | None = None) -> list[Prompt]:
-    """The captions of at most `limit` records, spread evenly over all, with their images as targets; or, of these, the
-    ones with these numbers."""
-    ids = np.linspace(0, len(records) - 1, min(limit, len(records))).round().astype(int)
+def satisfying(records: Records, where: Where) -> np.ndarray:
+    """The ids of the records with attributes that satisfy a filter, rising. Raises `UserError` where none does, saying
+    what there is instead."""
+    if where == EVERYTHING:
+        return np.arange(len(records))
+    census, ids = Census(where), []
+    for i, record in enumerate(track(records, len(records), "reading fields", "record")):
+        if where(record.attributes):
+            ids.append(i)
+        else:
+            census.add(record.attributes)
+    if not ids:
+        raise UserError(census.explain(str(records.path)))
+    return np.array(ids)
+
+
+def from_records(
+    records: Records,
+    limit: int,
+    resolution: int,
+    numbers: Sequence[int] | None = None,
+    among: np.ndarray | None = None,
+) -> list[Prompt]:
+    """The captions of at most `limit` records, spread evenly over all (or over the ids of `among`), with their images
+    as targets; or, of these, the ones with these numbers."""
+    among = np.arange(len(records)) if among is None else among
+    ids = among[np.linspace(0, len(among) - 1, min(limit, len(among))).round().astype(int)]
     ids = ids if numbers is None else ids[list(numbers)]
     return [from_record(record, records.source, resolution) for record in records.fetch(ids)]
 

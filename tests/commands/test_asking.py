@@ -112,9 +112,39 @@ def test_the_fields_of_a_prompt_file_ask_as_those_of_records(drawn, tmp_path):
     assert keys(dataclasses.replace(what, asking=exact), TINY)[0] == ["bubble tea/old"]
 
 
+def test_records_that_are_prompts_and_records_that_are_found_have_filters_of_their_own(drawn, capsys):
+    what = PromptOptions(records=drawn / "records", limit=3, knowledge_base=drawn / "index", k=1)
+    old = dataclasses.replace(what, records_where=("style=old", "style=flat", "entity=palm tree"))
+    prompts = old.gather(TINY)
+    assert [prompt.key for prompt in prompts] == ["palm tree/flat", "palm tree/old"]
+    assert old.source(TINY).digest != what.source(TINY).digest, "a job does not go on with other records"
+    assert "with style=old, style=flat, entity=palm tree" in old.sources(TINY)["prompts"]
+    apart = dataclasses.replace(old, asking=AskingOptions(where=("style=round",)))
+    assert keys(apart, TINY) == [["palm tree/round"]] * 2, "--where is about neighbours"
+    each = dataclasses.replace(what, records_where=("style=round",), limit=2)
+    assert [prompt.key for prompt in each.gather(TINY)] == ["bubble tea/round", "palm tree/round"], "spread over all"
+    assert (
+        main(["search", str(drawn / "index"), "--records", str(drawn / "records"), "--records-where", "style=old"]) == 0
+    )
+    said = capsys.readouterr().out
+    assert [line for line in said.splitlines() if not line.startswith(" ")] == [
+        f"{t}, in the old style" for t in THINGS
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"prompt": (("a",),), "records_where": ("style=old",)}, "--records-where chooses among --records: none are"),
+        ({"records": "records", "records_where": ("style",)}, "--records-where 'style' is not FIELD=VALUE"),
+        (
+            {"records": "records", "records_where": ("style=new",)},
+            "--records-where style=new: in .*records, style is one of round, flat, old",
+        ),
+        (
+            {"records": "records", "records_where": ("age=1",)},
+            "--records-where age=.*has the field age, but entity, style",
+        ),
         ({"prompt": (("a", "b", "c"),), "query": (("x", "y"),)}, "--query has 2 texts for 3 prompts"),
         ({"prompt": (("a",),), "query": ((" ",),)}, "--query is empty"),
         ({"records": "records", "query": (("x",),)}, "--query is for --prompt and --prompts"),

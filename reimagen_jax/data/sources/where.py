@@ -17,6 +17,8 @@ class Where:
     """A filter on attributes: for each field one of the values given for it; a dot reaches into nested objects."""
 
     allowed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    option: str = field(default="--where", compare=False)
+    """As it was typed."""
 
     @classmethod
     def parse(cls, conditions: Iterable[str], option: str = "--where") -> "Where":
@@ -27,7 +29,7 @@ class Where:
             if not (name and equals):
                 raise UserError(f"{option} {condition!r} is not FIELD=VALUE, such as role=train")
             allowed.setdefault(name, set()).add(value)
-        return cls({name: frozenset(values) for name, values in allowed.items()})
+        return cls({name: frozenset(values) for name, values in allowed.items()}, option)
 
     def __call__(self, attributes: Mapping[str, Any]) -> bool:
         """True where every condition holds; a list satisfies it with any of its elements."""
@@ -82,12 +84,13 @@ class Census:
 
     def explain(self, source: str) -> str:
         """Says which condition fits nothing in `source`, and what there is instead."""
+        option = self._where.option
         for name, allowed in self._where.allowed.items():
             counts = self._values[name]
             if not counts:
                 fields = ", ".join(sorted(self._fields)) or "none"
-                return f"--where {name}=...: nothing in {source} has the field {name}, but {fields}"
+                return f"{option} {name}=...: nothing in {source} has the field {name}, but {fields}"
             if not counts.keys() & allowed:
                 known = ", ".join(value for value, _ in counts.most_common(10))
-                return f"--where {name}={min(allowed)}: in {source}, {name} is one of {known}"
-        return f"nothing in {source} satisfies all of the --where conditions at once"
+                return f"{option} {name}={min(allowed)}: in {source}, {name} is one of {known}"
+        return f"nothing in {source} satisfies all of the {option} conditions at once"

@@ -41,7 +41,7 @@ class Pictures(Options):
 
     With --over, as for `sweep`, it chooses guidance:
         reimagen evaluate pictures --model runs/train --records runs/held_out --knowledge-base runs/index \\
-            --query-by entity --out runs/quality --over eta=0,0.5 --over neighbour-weight=1,2,4,8
+            --query-by entity --out runs/quality --over eta=0,0.5 --over neighbour-weight=1,2,4,8 --set-default
 
     Writes results.json, results.md, results.html and results.png.
     """
@@ -69,6 +69,9 @@ class Pictures(Options):
     is named."""
     best: Literal["entity", "rest", "both", "nearest", "first five", "likeness"] = "likeness"
     """With --over: the measure that it is chosen by."""
+    set_default: bool = False
+    """With --over, of a training run: let it draw by the guidance to take from then on, in every command, where options
+    do not say otherwise (guidance.json in its folder; deleting that undoes it)."""
     gallery: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR ...")] = ()
     """Records whose pictures judges learn from (default: --records and those of the knowledge base). No prompt's own
     record is among them."""
@@ -96,6 +99,7 @@ class Pictures(Options):
         self.what.check()
         require(self.what.records is not None, "give --records DIR: their captions are drawn, their pictures are true")
         require(bool(self.arms), "--arms is empty: give at least one of with, without, wrong")
+        require(bool(self.over) or not self.set_default, "--set-default writes down what --over chooses: give --over")
         self._axes()
         with growing_dir(self.out, kind="evaluation of pictures"):
             self._evaluate()
@@ -109,6 +113,8 @@ class Pictures(Options):
             models[0].config.system.super_resolution is None,
             f"--model {self.model} enlarges images: give it to --cascade, behind the model that draws them",
         )
+        if self.set_default:
+            models[0].require_run()
         bench = self._bench(models)
         measured = self.best in pictures.columns(bench)
         require(measured or not self.over, f"--best {self.best} is not measured: no field of it is judged")
@@ -134,6 +140,9 @@ class Pictures(Options):
             best, tied = best_of(grid, outcomes, self.best, gentle)
             choice = pictures.Choice(self.best, best, tuple(tied), " ".join(_options(tied[0])))
             say(*choice.lines(rows))
+            if self.set_default:
+                models[0].choose(f"{self.best} of {len(bench.prompts)} held-out records", **dict(tied[0].guidance))
+                say(f"{self.model} draws so from now on, where options say nothing else")
         pictures.write(bench, rows, choice, {"complete": True, **facts}, self.out, self.shown)
         say(f"results: {self.out / pictures.PAGE}, {self.out / pictures.SHEET}")
 

@@ -36,11 +36,13 @@ if TYPE_CHECKING:
 
 def open_drawing(path: Path, text_encoder: Path | None = None, *, on_host: bool = False) -> "Model":
     """Opens a model to draw with by these options. Raises `UserError` also for one of a system that has others."""
-    from reimagen_jax.inference.model import Model
+    from reimagen_jax.inference.model import CHOSEN, Model
 
     model = Model.open(path, text_encoder=text_encoder, on_host=on_host)
     system = model.config.system
     require(isinstance(system, ReImagenConfig), f"{path} is a {system.kind}: images are drawn here by a Re-Imagen")
+    if model.chosen is not None:
+        say(f"{path} draws by the guidance of its {CHOSEN}, where options say nothing else: {model.chosen}", error=True)
     return model
 
 

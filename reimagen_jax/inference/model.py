@@ -10,10 +10,11 @@ import jax
 from clu import parameter_overview
 
 from reimagen_jax import randomness
+from reimagen_jax.checked import Checked, Natural, NonNegative, Share, parse
 from reimagen_jax.config import Experiment
 from reimagen_jax.data.manifest import NAME, open_folder
 from reimagen_jax.errors import UserError, require
-from reimagen_jax.files import read_json
+from reimagen_jax.files import read_json, write_json
 from reimagen_jax.inference.pipeline import Stage
 from reimagen_jax.pretrained.finite import require_finite_tree
 from reimagen_jax.pretrained.weights import WEIGHTS, fingerprint, load_params
@@ -24,6 +25,30 @@ from reimagen_jax.training import checkpoint
 SHIPPED = "shipped"
 SHIPPED_MODEL = Path(__file__).parent.parent / "assets" / "entityworld32"
 EXPERIMENT = "experiment.json"
+CHOSEN = "guidance.json"
+
+
+@dataclass(frozen=True)
+class Chosen(Checked):
+    """Numbers of guidance by which a run draws in place of its experiment's: `guidance.json` in its folder."""
+
+    step: Natural
+    """Of the checkpoint that they were chosen for."""
+    by: str
+    """What was measured."""
+    eta: Share | None = None
+    text_weight: NonNegative | None = None
+    neighbour_weight: NonNegative | None = None
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Those that were chosen."""
+        own = {name: getattr(self, name) for name in ("eta", "text_weight", "neighbour_weight")}
+        return {name: value for name, value in own.items() if value is not None}
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in self.numbers.items())
+        return f"{told}, chosen at step {self.step} by {self.by}"
 
 
 @dataclass(frozen=True)
@@ -35,6 +60,8 @@ class Model:
     params: Params
     step: int | None
     """Of the checkpoint; None for a folder of weights."""
+    chosen: Chosen | None = None
+    """Where the guidance of `config` is not that of the experiment."""
 
     @classmethod
     def open(
@@ -46,7 +73,7 @@ class Model:
         With `on_host` the parameters are arrays of numpy: one device alone may not have room for what many are to
         share. Raises `UserError` when there is no model, and for a text encoder where the model has none.
         """
-        path, config = _found(path), experiment_of(path)
+        path, config, chosen = _found(path), experiment_of(path), None
         if (path / EXPERIMENT).is_file():
             if (path / NAME).is_file():  # as `reimagen export` writes it
                 open_folder(path, "weights")
@@ -56,9 +83,13 @@ class Model:
         else:
             step, params = checkpoint.load_ema(path, step, on_host=on_host)
             require_finite_tree(params, f"{path}, step {step}")
+            if (path / CHOSEN).is_file() and hasattr(config.system, "sampler"):
+                chosen = parse(Chosen, read_json(path / CHOSEN, "the guidance of a run"), str(path / CHOSEN))
+                sampler = config.system.sampler.changed(**chosen.numbers)
+                config = dataclasses.replace(config, system=dataclasses.replace(config.system, sampler=sampler))
         if text_encoder is not None:
             config = dataclasses.replace(config, system=config.system.with_text_encoder(str(text_encoder)))
-        return cls(path, config, params, step)
+        return cls(path, config, params, step, chosen)
 
     @cached_property  # reports ask for it again after every row
     def digest(self) -> str:
@@ -79,7 +110,23 @@ class Model:
             "checkpoint": "weights" if self.step is None else f"step {self.step}",
             "parameters": f"{int(parameter_overview.count_parameters(self.params)):,}",
             "SHA-256": self.digest,
+            **({"guidance": str(self.chosen)} if self.chosen else {}),
         }
+
+    def choose(self, by: str, **numbers: float) -> None:
+        """Lets the run draw by these numbers of guidance from now on, where nothing else is asked for, whoever opens or
+        exports it; deleting `guidance.json` in its folder undoes that. Raises `UserError` for a folder of weights."""
+        self.require_run()
+        chosen = dataclasses.asdict(Chosen(self.step, by, **numbers))
+        write_json(self.path / CHOSEN, {name: value for name, value in chosen.items() if value is not None})
+
+    def require_run(self) -> None:
+        """Raises `UserError` for a folder of weights."""
+        require(
+            self.step is not None,
+            f"{self.path} holds weights, which stay as they are: choose guidance for the training run, then export it; "
+            f"or edit the sampler in {EXPERIMENT} of a copy",
+        )
 
 
 def experiment_of(path: str | Path) -> Experiment:

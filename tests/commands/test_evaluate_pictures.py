@@ -2,11 +2,18 @@
 
 import json
 import shlex
+from contextlib import closing
 
+import grain
+import jax.numpy as jnp
 import pytest
 
 from reimagen_jax.commands import evaluate
+from reimagen_jax.commands.options import SamplingOptions, open_drawing
 from reimagen_jax.errors import UserError
+from reimagen_jax.inference.model import Model
+from reimagen_jax.training.checkpoint import Checkpoints, settle
+from reimagen_jax.training.state import TrainState
 
 
 def run(model, world, out, options=""):
@@ -52,9 +59,33 @@ def test_guidance_is_chosen_and_the_options_are_named(model, world, tmp_path, ca
     assert words[::2] == ["--eta", "--neighbour-weight"] and words[1] in ("0", "1") and words[3] in ("1", "2")
 
 
+def test_a_run_keeps_the_guidance_that_was_found_best_and_says_so_when_it_draws(model, world, tmp_path, capsys):
+    weights = Model.open(model)
+    (tmp_path / "run").mkdir()
+    settle(tmp_path / "run", weights.config, "data", None)
+    state = TrainState(step=jnp.int32(3), params=weights.params, ema=weights.params, opt_state=())
+    with closing(Checkpoints(tmp_path / "run", keep=1)) as checkpoints:
+        checkpoints.save(state, iter(grain.MapDataset.range(9).to_iter_dataset()))
+    run(tmp_path / "run", world, tmp_path / "q", "--arms with --over neighbour-weight=1,5 --set-default")
+    chosen = results(tmp_path / "q")["guidance"]["take"]
+    assert "draws so from now on" in capsys.readouterr().out
+    drawing = open_drawing(tmp_path / "run")
+    assert drawing.config.system.sampler.neighbour_weight == chosen["neighbour_weight"] in (1, 5)
+    assert f"neighbour weight {chosen['neighbour_weight']:g}, chosen at step 3" in capsys.readouterr().err
+    given = SamplingOptions(neighbour_weight=7.0).settings(drawing.config.system.sampler)
+    assert given.neighbour_weight == 7, "options go before"
+
+
+def test_guidance_is_not_written_into_weights(model, world, tmp_path):
+    with pytest.raises(UserError, match="holds weights, which stay as they are"):
+        run(model, world, tmp_path / "q", "--over eta=0,1 --set-default")
+    assert not (model / "guidance.json").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ("--set-default", "--set-default writes down what --over chooses: give --over"),
         ("--over steps=4,8", "--over steps is no number of guidance: there are eta, text-weight, neighbour-weight"),
         ("--entity nothing", "--entity nothing: no record has such a field"),
         ("--rest nothing", "--rest nothing: no record has such a field"),

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from reimagen_jax.errors import UserError
-from reimagen_jax.inference.export import save_weights
+from reimagen_jax.inference.export import export, save_weights
 from reimagen_jax.inference.model import SHIPPED_MODEL, Model, experiment_of
 from reimagen_jax.pretrained.weights import WEIGHTS, fingerprint
 from reimagen_jax.systems.base import Request
@@ -61,6 +61,38 @@ def test_weights_open_as_they_were_saved(weights, params):
     assert model.facts() | {"checkpoint": "weights", "SHA-256": model.digest, "model": "tiny"} == model.facts()
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(model.params))
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(Model.open(weights, on_host=True).params))
+
+
+def test_a_run_draws_by_the_guidance_that_was_chosen_for_it_whoever_opens_it(run, weights, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    Model.open(tmp_path / "run").choose("likeness of 9 records", eta=0.0, neighbour_weight=1.5)
+    model = Model.open(tmp_path / "run")
+    own = TINY.system.sampler
+    assert model.config == changed(TINY, sampler=dataclasses.replace(own, eta=0.0, neighbour_weight=1.5)) != TINY
+    told = "eta 0, neighbour weight 1.5, chosen at step 4 by likeness of 9 records"
+    assert str(model.chosen) == told == model.facts()["guidance"]
+    assert experiment_of(tmp_path / "run") == TINY, "the experiment is that of before"
+    export(tmp_path / "out", model.config, model.params)
+    assert Model.open(tmp_path / "out").config.system.sampler == model.config.system.sampler
+    (tmp_path / "run" / "guidance.json").unlink()
+    assert Model.open(tmp_path / "run").config == TINY and "guidance" not in Model.open(tmp_path / "run").facts()
+    with pytest.raises(UserError, match="holds weights, which stay as they are"):
+        Model.open(weights).choose("likeness", eta=0.0)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ('{"step": 4, "by": "eye", "eta": 2}', "eta"),
+        ('{"step": 4, "by": "eye", "solver": "none"}', "solver"),
+        ("[", "cannot be read as the guidance of a run"),
+    ],
+)
+def test_guidance_that_makes_no_sense_is_refused(run, tmp_path, written, said):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "guidance.json").write_text(written)
+    with pytest.raises(UserError, match=f"guidance.json.*{said}"):
+        Model.open(tmp_path / "run")
 
 
 @pytest.mark.parametrize("on_host", [False, True])

@@ -17,12 +17,12 @@ import numpy as np
 
 from reimagen_jax.data.images import decode
 from reimagen_jax.data.records import ImageText, Records
-from reimagen_jax.data.sources.where import EVERYTHING, Census, Where
+from reimagen_jax.data.sources.where import EVERYTHING, Census, Where, lookup
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.requests import neighbours_of
 from reimagen_jax.progress import track
 from reimagen_jax.retrieval import asker
-from reimagen_jax.retrieval.asking import BELOW, BY_CAPTION, CAPTION, Asking, Question, matched
+from reimagen_jax.retrieval.asking import BELOW, BY_CAPTION, CAPTION, Asking, Question, matched, told_by
 from reimagen_jax.retrieval.duplicates import near_pictures
 from reimagen_jax.retrieval.fields import value_of
 from reimagen_jax.retrieval.hybrid import BY_RANK, Fusion
@@ -173,9 +173,10 @@ def asking(
     def of(prompt: Prompt) -> Prompt:
         if prompt.query and not strict:
             return replace(prompt, names=prompt.query)
+        told = {name: said for name, said in told_by(how, prompt.text, prompt.attributes).items() if said.strip()}
         fields = {CAPTION: prompt.text, **prompt.attributes}
-        told = {name: value for name in how.query_by if isinstance(value := fields.get(name), str) and value.strip()}
-        if strict and (missing := [name for name in how.query_by if name not in told]):
+        texts = [name for name in told if isinstance(lookup(fields, name), str)]
+        if strict and (missing := [name for name in how.query_by if name not in texts]):
             known = ", ".join(name for name, value in prompt.attributes.items() if isinstance(value, str)) or "none"
             raise UserError(f"--query-by {missing[0]}: {prompt.text!r} has no such text; the texts it has: {known}")
         names = " ".join(told[name] for name in how.names if name in told)

@@ -117,16 +117,19 @@ def question_of(how: Asking, text: str, attributes: Mapping[str, Any], key: str 
     """
     if query:
         return Question(query, query, matched(how, attributes, query), key)
-    fields = {CAPTION: text, **attributes}
-    told = {}
-    for name in dict.fromkeys(how.query_by):
-        value = lookup(fields, name, _NOTHING)
-        if value is _NOTHING:
-            who = f"record {key}" if key else repr(text)
-            raise UserError(f"{who} has no attribute {name!r} to be asked by: it has {among(fields, name)}")
-        told[name] = "" if value is None else str(value)
+    told = told_by(how, text, attributes)
+    if missing := [name for name in how.query_by if name not in told]:
+        who, known = f"record {key}" if key else repr(text), among((CAPTION, *attributes), missing[0])
+        raise UserError(f"{who} has no attribute {missing[0]!r} to be asked by: it has {known}")
     query = " ".join(told[name] for name in how.query_by)
     return Question(query, " ".join(told[name] for name in how.names) or text, matched(how, attributes, query), key)
+
+
+def told_by(how: Asking, text: str, attributes: Mapping[str, Any]) -> dict[str, str]:
+    """Those fields of `query_by` that there are, as texts."""
+    fields = {CAPTION: text, **attributes}
+    found = {name: lookup(fields, name, _NOTHING) for name in how.query_by}
+    return {name: "" if value is None else str(value) for name, value in found.items() if value is not _NOTHING}
 
 
 def among(known: Iterable[str], name: str) -> str:

@@ -12,6 +12,7 @@ from reimagen_jax.inference.prompts import Prompt, asking, from_records, with_re
 from reimagen_jax.retrieval import serving
 from reimagen_jax.retrieval.asker import ask
 from reimagen_jax.retrieval.asking import BELOW, Asking, Question, floor_of, question_of
+from reimagen_jax.retrieval.fields import value_of
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import Rules, build_triples, find_neighbours
 from reimagen_jax.retrieval.triples import Triples
@@ -200,6 +201,23 @@ def test_fields_of_a_prompt_ask_as_those_of_a_record_and_a_text_without_is_asked
     assert len(hits[1]) == 4 and {hit.attributes["entity"] for hit in hits[2]} == {"palm tree"}
     with pytest.raises(UserError, match=r"--query-by entity: 'rain' has no such text"):
         asking([Prompt("rain", query="palm tree")], how, strict=True)
+
+
+@pytest.mark.parametrize("attributes", [{"shelf": 7}, {"shelf": "seven"}, {"shelf": {"row": 3}}, {"shelf": None}, {}])
+def test_a_prompt_asks_by_its_fields_whatever_their_kind_as_a_record_does(attributes):
+    """Else a model that was trained by numbers would be drawn from by captions."""
+    name = "shelf.row" if isinstance(attributes.get("shelf"), dict) else "shelf"
+    how = Asking(query_by=(name, "caption"))
+    (asked,) = asking([Prompt("a jar", attributes=attributes)], how)
+    if attributes.get("shelf") is None:
+        assert asked.query == "", "by its text"
+    else:
+        question = question_of(how, "a jar", attributes)
+        assert (asked.query, asked.names) == (question.query, question.names)
+
+
+def test_records_have_the_same_value_of_a_nested_field():
+    assert value_of("a", {"made": {"by": "Noto"}}, "made.by") == "Noto" != value_of("a", {"made": {}}, "made.by") == ""
 
 
 def test_triples_of_earlier_versions_do_not_tell_how_they_were_asked_for(drawn, tmp_path):

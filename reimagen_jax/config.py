@@ -191,7 +191,8 @@ class TrainConfig(Checked):
     validate_examples: Count = field(default=256, metadata=FREE)
     """Held-out examples that it is measured on, about: whole batches."""
     evaluate_every: Natural = field(default=0, metadata=FREE)
-    """Steps between measurements of what is drawn for held-out examples, where the data hold any out; 0: none."""
+    """Steps between measurements of what is drawn for held-out examples, where the data hold any out; 0: none. At the
+    end, weights of guidance that draw them better than the experiment's are kept with the run."""
     evaluate_images: Count = field(default=48, metadata=FREE)
     """Held-out examples that are drawn for it."""
     fsdp: Count = field(default=1, metadata=FREE)

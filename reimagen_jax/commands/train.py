@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
@@ -19,6 +19,10 @@ from reimagen_jax.config import Experiment, load_experiment, places
 from reimagen_jax.errors import UserError
 from reimagen_jax.paths import local
 from reimagen_jax.systems.reimagen.settings import ReImagenConfig
+
+if TYPE_CHECKING:
+    from reimagen_jax.evaluation.pictures.watching import HeldOut
+    from reimagen_jax.training.loop import Outcome
 
 PROGRAM = "reimagen train"
 
@@ -62,7 +66,7 @@ def train_experiment(config: Experiment, workdir: Path) -> None:
 
     Raises `UserError` on bad settings or data.
     """
-    from reimagen_jax.evaluation.pictures.watching import evaluation
+    from reimagen_jax.evaluation.pictures.watching import HeldOut
     from reimagen_jax.inference.examples import drawing
     from reimagen_jax.inference.model import Model, settled
     from reimagen_jax.reports.previews import preview_hook
@@ -81,7 +85,8 @@ def train_experiment(config: Experiment, workdir: Path) -> None:
     if config.init.weights:
         initial = lambda: Model.open(config.init.weights, on_host=True).params  # noqa: E731
     draw = drawing(system)
-    watches = (validation(system, feed, config.train), evaluation(feed, draw))
+    held_out = HeldOut.of(feed, draw)
+    watches = (validation(system, feed, config.train), None if held_out is None else held_out.watch)
     outcome = train(
         config,
         workdir,
@@ -94,6 +99,28 @@ def train_experiment(config: Experiment, workdir: Path) -> None:
     )
     if outcome.stopped is not None:
         sys.exit(128 + outcome.stopped)
+    if held_out is not None and outcome.taken:
+        keep_guidance(held_out, outcome, workdir)
+
+
+def keep_guidance(held_out: "HeldOut", outcome: "Outcome", workdir: Path) -> None:
+    """Lets a run draw by other weights than its experiment's, where those draw held-out examples better; says so. What
+    was chosen for fewer steps is no more."""
+    import jax
+
+    from reimagen_jax.inference.model import CHOSEN, Chosen
+    from reimagen_jax.training import telemetry
+
+    found = held_out.better_guidance(outcome.state.ema)
+    if jax.process_index() != 0:
+        return
+    if found:
+        chosen = Chosen(outcome.step, f"likeness of {len(held_out)} held-out examples", **found)
+        chosen.write(workdir)
+        telemetry.say(f"guidance: {chosen}; so the run draws from now on ({workdir / CHOSEN})")
+    else:
+        (workdir / CHOSEN).unlink(missing_ok=True)
+        telemetry.say("guidance: no other draws held-out examples better than the experiment's")
 
 
 def require_untouched(command: Any, *others: str) -> None:

@@ -46,6 +46,11 @@ class Chosen(Checked):
         own = {name: getattr(self, name) for name in ("eta", "text_weight", "neighbour_weight")}
         return {name: value for name, value in own.items() if value is not None}
 
+    def write(self, run: Path) -> None:
+        """Into the folder of a run."""
+        told = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        write_json(run / CHOSEN, told)
+
     def __str__(self) -> str:
         told = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in self.numbers.items())
         return f"{told}, chosen at step {self.step} by {self.by}"
@@ -117,8 +122,7 @@ class Model:
         """Lets the run draw by these numbers of guidance from now on, where nothing else is asked for, whoever opens or
         exports it; deleting `guidance.json` in its folder undoes that. Raises `UserError` for a folder of weights."""
         self.require_run()
-        chosen = dataclasses.asdict(Chosen(self.step, by, **numbers))
-        write_json(self.path / CHOSEN, {name: value for name, value in chosen.items() if value is not None})
+        Chosen(self.step, by, **numbers).write(self.path)
 
     def require_run(self) -> None:
         """Raises `UserError` for a folder of weights."""

@@ -64,6 +64,8 @@ class Outcome:
     state: TrainState
     stopped: signal.Signals | None = None
     """The signal that ended it before `num_steps`, if one did."""
+    taken: int = 0
+    """Steps of this call."""
 
 
 def train(
@@ -144,7 +146,7 @@ def train(
     stopped = stop.received if int(state.step) < config.train.num_steps else None
     if stopped is not None:
         telemetry.say(f"{stopped.name}: saved step {int(state.step)}; the same command goes on from there")
-    return Outcome(int(state.step), state, stopped)
+    return Outcome(int(state.step), state, stopped, int(state.step) - start)
 
 
 def _begin(state: TrainState, params: Params, config: Experiment, workdir: Path) -> TrainState:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -16,12 +18,13 @@ import pytest
 from PIL import Image
 
 from reimagen_jax import cli
-from reimagen_jax.commands.train import parse
+from reimagen_jax.commands.train import keep_guidance, parse
 from reimagen_jax.config import Experiment
 from reimagen_jax.data.records import ImageText, write_records
 from reimagen_jax.errors import UserError
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import build_triples
+from reimagen_jax.training.loop import Outcome
 from tests.tiny import TINY, TINY_CROPS, changed
 from tests.training.tiny_system import read_state, same
 
@@ -241,3 +244,24 @@ def test_kill_9_and_the_same_command_end_where_an_undisturbed_run_does_bit_for_b
     ]
     assert losses[0] == losses[1] and len(losses[0]) == 24
     assert [path.name for path in (tmp_path / "whole" / "samples").iterdir()] == ["00000016.png"]
+
+
+def test_a_run_keeps_guidance_that_draws_held_out_examples_better_as_long_as_it_does(tmp_path, capsys):
+    class Held:
+        better: ClassVar[dict] = {"text_weight": 1.5, "neighbour_weight": 2.0}
+
+        def __len__(self):
+            return 48
+
+        def better_guidance(self, params):
+            return self.better
+
+    outcome = Outcome(7, SimpleNamespace(ema={}), taken=7)
+    keep_guidance(Held(), outcome, tmp_path)
+    kept = json.loads((tmp_path / "guidance.json").read_text())
+    assert kept == {"step": 7, "by": "likeness of 48 held-out examples", "text_weight": 1.5, "neighbour_weight": 2.0}
+    assert "text weight 1.5, neighbour weight 2, chosen at step 7" in capsys.readouterr().out
+    Held.better = {}
+    keep_guidance(Held(), outcome, tmp_path)
+    assert not (tmp_path / "guidance.json").exists()
+    assert "no other draws held-out examples better" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from reimagen_jax.evaluation.pictures import measures
 from reimagen_jax.evaluation.pictures.bench import TRUE, WITH, WITHOUT, WRONG, Arm, PictureBench, best_of, gallery
 from reimagen_jax.evaluation.pictures.features import FEATURES, Spaces, resized
 from reimagen_jax.evaluation.pictures.judges import choose
-from reimagen_jax.evaluation.pictures.watching import evaluation
+from reimagen_jax.evaluation.pictures.watching import HeldOut
 from reimagen_jax.evaluation.store import Images
 from reimagen_jax.inference.pipeline import Pipeline, Stage
 from reimagen_jax.inference.prompts import from_record
@@ -23,7 +23,7 @@ from reimagen_jax.systems.base import Neighbour
 from reimagen_jax.systems.reimagen.condition import Batch
 from reimagen_jax.systems.reimagen.feed import ReImagenFeed
 from tests.samples import SHAPES, encoded, icon
-from tests.tiny import TINY, random_params
+from tests.tiny import TINY, changed, random_params
 
 INKS = ("red", "blue", "green")
 SIDE = 16
@@ -248,11 +248,23 @@ def test_a_training_is_watched_by_what_it_draws(tmp_path, prompts):
         return jnp.where(inputs.nbr_mask_BK.any(), target, jnp.full_like(target, 128))
 
     draw = jax.jit(finite.watched(draw))
-    watch = evaluation(feed, draw)
+    held = HeldOut.of(feed, draw)
+    watch = held.watch
     assert watch.every == 5 and watch.due(10, 12) and watch.due(12, 12) and not watch.due(11, 12)
     found = watch.measure({})
     assert found["evaluation/nearest_with_neighbours"] == 1 and found["evaluation/blank_with_neighbours"] < 0.2
     assert found["evaluation/blank_without_neighbours"] == 1 and found["evaluation/nearest_without_neighbours"] < 0.5
     assert found["evaluation/likeness_with_neighbours"] == 1 > found["evaluation/likeness_without_neighbours"]
-    assert evaluation(ReImagenFeed(replace(TINY, train=train)), draw) is None, "nothing is held out"
-    assert evaluation(Keeping(TINY), draw) is None, "it is not asked for"
+    assert HeldOut.of(ReImagenFeed(replace(TINY, train=train)), draw) is None, "nothing is held out"
+    assert HeldOut.of(Keeping(TINY), draw) is None, "it is not asked for"
+    assert held.better_guidance({}) == {}, "pictures do not depend on it"
+
+    def gentle(params, inputs, keys):
+        weight = inputs.neighbour_weight_B.max()
+        return jnp.where(weight < params["most"], target, jnp.full_like(target, 128))
+
+    sampler = replace(TINY.system.sampler, text_weight=2.0, neighbour_weight=4.0)
+    held = HeldOut.of(Keeping(replace(changed(TINY, sampler=sampler), train=train)), jax.jit(finite.watched(gentle)))
+    assert held.better_guidance({"most": 5.0}) == {}, "the experiment's own is not changed without need"
+    assert held.better_guidance({"most": 3.0}) == {"text_weight": 1.5, "neighbour_weight": 2.5}
+    assert held.better_guidance({"most": 2.0}) == {"text_weight": 1.0, "neighbour_weight": 1.0}

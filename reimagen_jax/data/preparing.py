@@ -19,7 +19,7 @@ from reimagen_jax.data.records import KIND, SKIPPED, Draft, Records, as_line
 from reimagen_jax.data.shards import Shard, shard_path
 from reimagen_jax.data.sources.base import Place, Source
 from reimagen_jax.data.unfinished import Unfinished, as_json, completed, resumable_dir
-from reimagen_jax.errors import UserError
+from reimagen_jax.errors import UserError, require
 from reimagen_jax.files import kind_of
 from reimagen_jax.progress import track
 
@@ -87,9 +87,10 @@ def _require_same(out: Path, identity: dict[str, Any]) -> None:
     there, here = _flat(_noted(out, identity)), _flat(as_json(identity))
     names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
     said = [f"{name.replace('_', ' ')} {_said(there.get(name))}, not {_said(here.get(name))}" for name in names]
-    raise UserError(
+    require(
+        not said,
         f"{out} already exists, and its records were made with {'; '.join(said)}: pass --overwrite to replace them, or "
-        "choose another --out"
+        "choose another --out",
     )
 
 

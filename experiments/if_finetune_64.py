@@ -10,9 +10,9 @@ r"""A Re-Imagen at 64 x 64 that starts from DeepFloyd IF's first stage and learn
 
 The network is that of the weights (`init.adopt`): medium, large (935M) or XL (4.3B, with --train.fsdp); what stands
 below is the medium one. The first samples are IF's own: attention over neighbours starts as the identity. Its layers
-learn ten times as fast as IF's. To train the new layers alone, without gradients and moments of all others:
---train.rates.1.factor 0. Not trained by us, for want of the weights. That converted weights draw what IF draws is
-tested with random ones (tests/parity/test_if_pipeline.py). What is whose:
+learn ten times as fast as IF's. To train the new layers alone, without gradients, moments and average of all others:
+--train.rates.1.factor 0 --train.frozen-dtype bfloat16. Not trained by us, for want of the weights. That converted
+weights draw what IF draws is tested with random ones (tests/parity/test_if_pipeline.py). What is whose:
 
   DeepFloyd IF   network, process, text encoder, thresholding, 100 steps of sampling and the text's weight 7.0
   Re-Imagen      two neighbours, shown all or none, dropped in 10 %, text too; attended at one feature map (which one:

@@ -118,7 +118,7 @@ class GroupRate(Checked):
     where: str
     """Regular expression; the group has the parameters in whose path (`unet/dstack/stem/kernel`) it is found."""
     factor: NonNegative
-    """What the learning rate is multiplied by; 0 freezes: no gradient, no moments, no decay."""
+    """What the learning rate is multiplied by; 0 freezes: no gradient, no moments, no decay, no average."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -157,6 +157,10 @@ class TrainConfig(Checked):
     """At its highest, after warm-up."""
     rates: tuple[GroupRate, ...] = ()
     """Groups with a rate of their own; a parameter belongs to the first that fits, and to none otherwise (1)."""
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision in which matrices and kernels that are frozen (`rates`) are held; what they compute in is the network's
+    own. bfloat16 halves their memory. A network that computes in bfloat16 rounds all of them anyway, but for the few
+    that it keeps in float32 (the embedding of the time, the last convolution)."""
     warmup_steps: Natural = 500
     """Linear warm-up from 0."""
     decay: Literal["constant", "cosine", "tail"] = "cosine"

@@ -119,7 +119,7 @@ class Trainer:
         mesh, optimizer, key = sharding.make_mesh(1), make_optimizer(config.train), jax.random.key(0)
 
         def init() -> Any:
-            return init_state(system, optimizer, key)
+            return init_state(system, optimizer, key, config.train)
 
         abstract = parallel.abstract_state(init, mesh)
         step = train_step(parallel.Gathered(system, mesh), optimizer, config.train)
@@ -143,7 +143,7 @@ def stage_figures(config: Experiment, rounds: int, sampler_steps: int) -> dict[s
     one = jax.tree.map(lambda leaf: leaf[:1], batch)
     model_flops = flops.TRAINING * flops.count(system.loss, trainer.state.params, one, trainer.key)
     rate = model_flops * batch_size / devices / step["seconds"]
-    params = trainer.state.ema
+    params = trainer.state.averaged
     del trainer  # its moments and gradients, for the room that drawing takes
     drawing = timed(samplers(system, params, batch, sampler_steps), max(rounds // 2, 1))
     figures = {
@@ -321,7 +321,7 @@ def rival_figures(config: Experiment, rounds: int) -> dict[str, Any]:
     actions = {
         "train": trainer.advance,
         "rival train": theirs.train,
-        "guided": lambda: guided(trainer.state.ema, batch).block_until_ready(),
+        "guided": lambda: guided(trainer.state.averaged, batch).block_until_ready(),
         "rival guided": theirs.guided,
     }
     forward = [flops.count(ours.predict, params, one), theirs.forward_flops()]

@@ -24,8 +24,8 @@ class Export(Options):
     """Folder of a training run (its last checkpoint's averaged weights) or of weights, or `shipped`."""
     out: Path
     """Folder to write; it must not exist yet."""
-    dtype: Literal["float32", "float16"] = "float32"
-    """How weights are stored; they are read as float32."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """How weights are stored; they are read as float32, those of bfloat16 as they are, in half the memory."""
     about: str = ""
     """The card's first paragraph: what the model draws, from which images, what it is meant for."""
     licence: str = ""
@@ -36,7 +36,7 @@ class Export(Options):
 
     def run(self) -> None:
         """Writes the folder. Raises `UserError` when the model cannot be opened."""
-        import numpy as np
+        import jax.numpy as jnp
 
         from reimagen_jax.files import atomic_dir
         from reimagen_jax.inference.export import export
@@ -57,7 +57,7 @@ class Export(Options):
                 folder,
                 model.config,
                 model.params,
-                dtype=np.dtype(self.dtype),
+                dtype=jnp.dtype(self.dtype),
                 facts=told,
                 about=self.about,
                 licence=self.licence,

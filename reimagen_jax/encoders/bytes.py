@@ -22,11 +22,11 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x_BLD: Float[Array, "b l d"], mask_BL: Bool[Array, "b l"]) -> Float[Array, "b l d"]:
         D = x_BLD.shape[-1]
-        qkv = nn.Dense(3 * D, name="qkv")(nn.LayerNorm(name="norm1")(x_BLD))
+        qkv = nn.Dense(3 * D, dtype=jnp.float32, name="qkv")(nn.LayerNorm(name="norm1")(x_BLD))
         out = attend(*(heads(x, self.head_width) for x in jnp.split(qkv, 3, axis=-1)), mask_BL)
-        x_BLD = x_BLD + nn.Dense(D, name="out")(out.reshape(x_BLD.shape))
-        h = nn.Dense(4 * D, name="mlp1")(nn.LayerNorm(name="norm2")(x_BLD))
-        return x_BLD + nn.Dense(D, name="mlp2")(nn.gelu(h))
+        x_BLD = x_BLD + nn.Dense(D, dtype=jnp.float32, name="out")(out.reshape(x_BLD.shape))
+        h = nn.Dense(4 * D, dtype=jnp.float32, name="mlp1")(nn.LayerNorm(name="norm2")(x_BLD))
+        return x_BLD + nn.Dense(D, dtype=jnp.float32, name="mlp2")(nn.gelu(h))
 
 
 class ByteEncoder(nn.Module):
@@ -40,15 +40,16 @@ class ByteEncoder(nn.Module):
         config = self.config
         B, L = tokens_BL.shape
         real_BL = tokens_BL != PADDING
-        x = nn.Embed(self.vocabulary, config.width // 2, embedding_init=nn.initializers.normal(1.0), name="embed")(
-            tokens_BL
-        )
+        embed = {"embedding_init": nn.initializers.normal(1.0), "dtype": jnp.float32, "name": "embed"}
+        x = nn.Embed(self.vocabulary, config.width // 2, **embed)(tokens_BL)
         x = jnp.where(real_BL[..., None], x, 0.0)
-        x = nn.swish(nn.Conv(config.width, (5,), name="conv1")(x))
-        x = nn.Conv(config.width, (2 * config.stride + 1,), strides=(config.stride,), name="conv2")(x)
+        x = nn.swish(nn.Conv(config.width, (5,), dtype=jnp.float32, name="conv1")(x))
+        strided = {"strides": (config.stride,), "dtype": jnp.float32, "name": "conv2"}
+        x = nn.Conv(config.width, (2 * config.stride + 1,), **strided)(x)
         # A merged token counts when any of its bytes does.
         mask_BM = real_BL.reshape(B, L // config.stride, config.stride).any(axis=-1)
-        x = x + self.param("position", nn.initializers.normal(0.02), (1, x.shape[1], config.width))
+        position = self.param("position", nn.initializers.normal(0.02), (1, x.shape[1], config.width))
+        x = x + position.astype(jnp.float32)
         for i in range(config.depth):
             x = Block(config.head_width, name=f"block{i}")(x, mask_BM)
         return nn.LayerNorm(name="norm")(x), mask_BM

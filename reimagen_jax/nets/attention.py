@@ -9,16 +9,20 @@ which count w_n times, and 0 where there are no weights. W_o starts at zero, so 
 A masked token has weight exactly zero, and where no text is left (2), where no neighbour is left (3) adds exactly
 nothing: a network without neighbours *is* Imagen. The keys and values of (3), and those of the text in (1) and (2), do
 not depend on t: a sampler has them made once (`NeighbourMemory`, unet.py:read), for all its denoising steps.
+
+cuDNN's fused attention keeps no scores. It takes whole blocks of keys, and a mask as the number of keys that count,
+from the first on: so keys are padded, and tokens and neighbours that are present come first (`present_first`), which
+changes nothing, as attention knows of no order.
 """
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
 from reimagen_jax.nets.layers import group_norm, layer_norm, once
 from reimagen_jax.nets.settings import UNetConfig
@@ -31,7 +35,29 @@ CACHED_SCORES = 2**16
 CACHED_IMAGES = 8
 """So many at a time, at most."""
 
+KEY_BLOCK = 64
+"""Keys are padded to a multiple of so many for cuDNN, whose gradient refuses odd numbers of them."""
+FUSED = "cudnn"
+"""jax's name of the fused attention."""
+
 Implementation = Literal["einsum", "mapped", "xla", "cudnn"]
+
+
+class Choice(NamedTuple):
+    """An implementation, and why it is that one."""
+
+    implementation: Implementation
+    reason: str
+
+
+class Attention(NamedTuple):
+    """An attention of a network, by its size for one image, and how it is computed."""
+
+    name: str
+    queries: int
+    tokens: int
+    head_width: int
+    choice: Choice
 
 
 @flax.struct.dataclass
@@ -52,7 +78,8 @@ def attend(
 ) -> Float[Array, "b q h d"]:
     """Scaled dot-product attention of Q queries over M tokens, those with a false mask left out; float32 softmax.
 
-    `bias_BM` is added to the scores of all queries and heads.
+    `bias_BM` is added to the scores of all queries and heads. With "cudnn" tokens that are present come before those
+    that are not (`present_first`).
 
     All implementations agree up to rounding where at least one token is left; where none is, the result is finite and
     otherwise not specified.
@@ -63,14 +90,13 @@ def attend(
         told = (query_BQHD, key_BMHD, value_BMHD, mask_BM, bias_BM)
         groups = jax.tree.map(lambda x: x.reshape(B // group, group, *x.shape[1:]), told)
         return jax.lax.map(lambda part: attend(*part[:4], bias_BM=part[4]), groups).reshape(query_BQHD.shape)
-    if implementation != "einsum":
-        (B, Q), M = query_BQHD.shape[:2], key_BMHD.shape[1]
-        # cuDNN takes masks and biases of full size only, biases in the type of the queries.
-        shape = (B, 1, Q if implementation == "cudnn" else 1, M)
+    if implementation == "cudnn":
+        return _attend_fused(query_BQHD, key_BMHD, value_BMHD, mask_BM, bias_BM)
+    if implementation == "xla":
         bias_BM = None if bias_BM is None else bias_BM.astype(query_BQHD.dtype)
-        mask, bias = (None if x is None else jnp.broadcast_to(x[:, None, None, :], shape) for x in (mask_BM, bias_BM))
+        mask, bias = (None if x is None else x[:, None, None, :] for x in (mask_BM, bias_BM))
         return jax.nn.dot_product_attention(
-            query_BQHD, key_BMHD, value_BMHD, bias=bias, mask=mask, implementation=implementation
+            query_BQHD, key_BMHD, value_BMHD, bias=bias, mask=mask, implementation="xla"
         )
     H, D = query_BQHD.shape[2:]
     # N = B x H products of matrices; with two batch axes, CPUs copy them about, at thrice the time.
@@ -89,16 +115,78 @@ def attend(
     return jnp.moveaxis(out_NQD.reshape(-1, H, *out_NQD.shape[1:]), 1, 2)
 
 
-def implementation_for(config: UNetConfig, queries: int, tokens: int, head_width: int) -> Implementation:
+def _attend_fused(query_BQHD: Array, key_BMHD: Array, value_BMHD: Array, mask_BM: Array | None, bias_BM: Array | None):
+    """`attend` by cuDNN, over keys that are padded to whole blocks; of a mask it is told how many keys count."""
+    (B, Q), M = query_BQHD.shape[:2], key_BMHD.shape[1]
+    spare, length_B, bias = -M % KEY_BLOCK, None, None
+    if mask_BM is not None:
+        # Zero forward, and nothing comes back, whatever a kernel leaves where no key counts.
+        kept = mask_BM[:, :, None, None]
+        key_BMHD, value_BMHD = (jnp.where(kept, x, jnp.zeros_like(x)) for x in (key_BMHD, value_BMHD))
+        # Where no token is left the first one, which is zero now, counts: a softmax over nothing is 0 / 0, and NaN
+        # times the gradient 0 of a result that is thrown away is NaN.
+        length_B = jnp.maximum(mask_BM.sum(axis=1, dtype=jnp.int32), 1)
+    elif spare:
+        length_B = jnp.full(B, M, jnp.int32)
+    if bias_BM is not None:  # taken in full size only, in the type of the queries
+        bias_BM = jnp.pad(bias_BM.astype(query_BQHD.dtype), ((0, 0), (0, spare)))
+        bias = jnp.broadcast_to(bias_BM[:, None, None, :], (B, 1, Q, M + spare))
+    key, value = (jnp.pad(x, ((0, 0), (0, spare), (0, 0), (0, 0))) for x in (key_BMHD, value_BMHD))
+    return jax.nn.dot_product_attention(
+        query_BQHD, key, value, bias=bias, key_value_seq_lengths=length_B, implementation=FUSED
+    )
+
+
+def present_first(
+    mask_BN: Bool[Array, "b n"], *told: Shaped[Array, "b n *_"]
+) -> tuple[Bool[Array, "b n"], *tuple[Shaped[Array, "b n *_"], ...]]:
+    """The mask and what is told of its N tokens (or neighbours), in another order: those present first, otherwise as
+    before."""
+    order_BN = jnp.argsort(~mask_BN, axis=1, stable=True)
+    in_order = jax.vmap(lambda x, order_N: x.at[order_N].get(mode="promise_in_bounds", unique_indices=True))
+    return tuple(in_order(x, order_BN) for x in (mask_BN, *told))
+
+
+def choose(config: UNetConfig, queries: int, tokens: int, head_width: int) -> Choice:
     """The implementation that `config.attention` asks for; `auto` decides by the default device and by the shapes."""
-    if config.attention != "auto":
-        return config.attention
-    backend = jax.default_backend()
-    if backend == "cpu":
-        return "mapped" if queries * tokens >= CACHED_SCORES else "einsum"
-    # cuDNN's flash attention: half precision, Ampere or later, heads of up to 128 in eights, even lengths (backward).
-    fits = config.dtype == "bfloat16" and head_width % 8 == 0 and head_width <= 128 and (queries | tokens) % 2 == 0
-    return "cudnn" if backend == "gpu" and fits and _has_flash() else "xla"
+    if config.attention in ("einsum", "xla"):
+        return Choice(config.attention, "unet.attention says so")
+    if config.attention == "auto":
+        backend = jax.default_backend()
+        if backend == "cpu" and queries * tokens >= CACHED_SCORES:
+            return Choice("mapped", "CPUs, many scores: a few images after the others")
+        if backend == "cpu":
+            return Choice("einsum", "CPUs, few scores")
+        if backend != "gpu" or not _has_flash():
+            return Choice(
+                "xla", "cuDNN's fused attention runs on NVIDIA GPUs of compute capability 8.0 (Ampere) or more"
+            )
+    if config.dtype != "bfloat16":
+        return Choice("xla", f"cuDNN's fused attention takes half precision: unet.dtype is {config.dtype!r}")
+    if head_width % 8 or head_width > 128:
+        return Choice("xla", f"cuDNN's fused attention takes heads of 8, 16, ... 128 channels, not of {head_width}")
+    if queries % 2:
+        return Choice("xla", f"cuDNN's fused attention takes even numbers of queries, not {queries}")
+    return Choice("cudnn", "fused: no scores in memory")
+
+
+def attentions(config: UNetConfig, side: int, text_tokens: int, neighbours: int) -> tuple[Attention, ...]:
+    """The attentions of a U-Net that is given images of `side` pixels, by level; blocks of one level have the same.
+
+    The pooling of the text ("attention"), of one query, is not among them: plain products serve it everywhere.
+    """
+    found = []
+    for i, level in enumerate(config.levels):
+        pixels, width = (side // config.patch // 2 ** (i + config.efficient)) ** 2, config.head_width_at(i)
+        tokens = {
+            "self and text": pixels + text_tokens if level.self_attention else 0,
+            "text alone": text_tokens if level.text_attention else 0,
+            "neighbours": neighbours * pixels if level.neighbour_attention else 0,
+        }
+        for kind, M in tokens.items():
+            if M:
+                found.append(Attention(f"level {i}, {kind}", pixels, M, width, choose(config, pixels, M, width)))
+    return tuple(found)
 
 
 def _has_flash() -> bool:
@@ -144,15 +232,18 @@ class SelfTextAttention(nn.Module):
             return nn.Dense(2 * C, dtype=dtype, name="text_kv")(normed_BLD)
 
         key, value = jnp.split(once(self, "key_value", key_value), 2, axis=-1)
+        tokens = key.shape[1] + (0 if self.text_alone else H * W)
+        implementation = choose(config, H * W, tokens, self.head_width).implementation
         mask_BM = text_mask_BL
+        if implementation == "cudnn":
+            mask_BM, key, value = present_first(mask_BM, key, value)
         if self.text_alone:
             query = nn.Dense(C, dtype=dtype, name="query")(x_BMC)
         else:
             query, pixel_key, pixel_value = jnp.split(nn.Dense(3 * C, dtype=dtype, name="qkv")(x_BMC), 3, axis=-1)
             key = jnp.concatenate([pixel_key, key], axis=1)
             value = jnp.concatenate([pixel_value, value], axis=1)
-            mask_BM = jnp.concatenate([jnp.ones((B, H * W), bool), text_mask_BL], axis=1)
-        implementation = implementation_for(config, H * W, key.shape[1], self.head_width)
+            mask_BM = jnp.concatenate([jnp.ones((B, H * W), bool), mask_BM], axis=1)
         out = attend(*(heads(x, self.head_width) for x in (query, key, value)), mask_BM, implementation)
         out = nn.Dense(C, kernel_init=nn.initializers.zeros, dtype=dtype, name="out")(out.reshape(B, H * W, C))
         if self.text_alone:
@@ -195,11 +286,17 @@ class NeighbourAttention(nn.Module):
         B, H, W, C = f_BHWC.shape
         _, K, M, *_ = memory.key_BKMHD.shape
         query = self.query(self.query_norm(f_BHWC.astype(jnp.float32)).reshape(B, H * W, C))
-        key, value = (x.reshape(B, K * M, *x.shape[3:]) for x in (memory.key_BKMHD, memory.value_BKMHD))
-        implementation, bias_BM = implementation_for(self.config, H * W, K * M, self.head_width), None
+        key, value, bias_BM = memory.key_BKMHD, memory.value_BKMHD, None
+        implementation = choose(self.config, H * W, K * M, self.head_width).implementation
         if nbr_weight_BK is not None:
             nbr_mask_BK = nbr_mask_BK & (nbr_weight_BK > 0.0)  # exactly left out
+        if implementation == "cudnn":
+            weights = () if nbr_weight_BK is None else (nbr_weight_BK,)
+            nbr_mask_BK, key, value, *weights = present_first(nbr_mask_BK, key, value, *weights)
+            nbr_weight_BK = weights[0] if weights else None
+        if nbr_weight_BK is not None:
             bias_BM = jnp.log(jnp.where(nbr_mask_BK, nbr_weight_BK, 1.0)).repeat(M, axis=1)
+        key, value = (x.reshape(B, K * M, *x.shape[3:]) for x in (key, value))
         mask_BM = nbr_mask_BK.repeat(M, axis=1)
         out = attend(heads(query, self.head_width), key, value, mask_BM, implementation, bias_BM)
         out_BHWC = self.out(out.reshape(B, H * W, C)).reshape(B, H, W, C)

@@ -49,17 +49,17 @@ class Conditioning(nn.Module):
     def _embed_time(self, name: str, t_B: Array) -> Array:
         config = self.config
         features = timestep_features(t_B, config.time_features or config.cond_width)
-        h = activation(config)(nn.Dense(config.cond_width, name=f"{name}1")(features))
-        return nn.Dense(config.cond_width, name=f"{name}2")(h)
+        h = activation(config)(nn.Dense(config.cond_width, dtype=jnp.float32, name=f"{name}1")(features))
+        return nn.Dense(config.cond_width, dtype=jnp.float32, name=f"{name}2")(h)
 
     def _pool_by_score(self, text_BLD: Array, text_mask_BL: Array) -> Array:
         """Equation (3)."""
         config, dtype = self.config, jnp.dtype(self.config.dtype)
-        score_BL = nn.Dense(1, name="pool_score")(layer_norm(config, "pool_norm")(text_BLD))[..., 0]
+        score_BL = nn.Dense(1, dtype=jnp.float32, name="pool_score")(layer_norm(config, "pool_norm")(text_BLD))[..., 0]
         weight_BL = jax.nn.softmax(jnp.where(text_mask_BL, score_BL, -1e9), axis=-1)
         value_BLD = nn.Dense(config.cond_width, dtype=dtype, name="pool_value")(text_BLD)
         pooled_BD = jnp.einsum("bl,bld->bd", weight_BL, value_BLD.astype(jnp.float32))
-        pooled_BD = nn.Dense(config.cond_width, name="pool_out")(activation(config)(pooled_BD))
+        pooled_BD = nn.Dense(config.cond_width, dtype=jnp.float32, name="pool_out")(activation(config)(pooled_BD))
         absent_D = self.param("no_text", nn.initializers.normal(0.02), (config.cond_width,))
         return jnp.where(text_mask_BL.any(axis=-1)[:, None], pooled_BD, absent_D[None, :])
 

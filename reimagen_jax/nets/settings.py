@@ -76,9 +76,9 @@ class UNetConfig(Checked):
     """What backpropagation computes again: nothing; all inside residual blocks and attentions (least memory); or that
     without the results of convolutions and projections (norms, activations and attention weights only)."""
     attention: Literal["auto", "einsum", "xla", "cudnn"] = "auto"
-    """Implementation: plain einsum, or `jax.nn.dot_product_attention` by XLA or by cuDNN (flash; bfloat16 on NVIDIA
-    GPUs). `auto` takes what is fastest where the program is traced: einsum on CPUs (in groups where
-    scores are many), cuDNN where it can, else XLA."""
+    """Implementation: plain einsum, or `jax.nn.dot_product_attention` by XLA or by cuDNN (fused, no scores in memory;
+    bfloat16 on NVIDIA GPUs, where it takes the sizes, else XLA). `auto` takes what is fastest where the program is
+    traced: einsum on CPUs (in groups where scores are many), cuDNN where it can, else XLA."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

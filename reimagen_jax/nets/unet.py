@@ -153,7 +153,8 @@ class UStack(nn.Module):
         rise = self._rise_efficient if config.efficient else self._rise
         h = rise(features, cond_BD, text_BLD, text_mask_BL)
         h = activation(config)(group_norm(config, "norm")(h))
-        h = nn.Conv(config.patch**2 * self.channels, (3, 3), kernel_init=nn.initializers.zeros, name="out")(h)
+        out = {"kernel_init": nn.initializers.zeros, "dtype": jnp.float32, "name": "out"}
+        h = nn.Conv(config.patch**2 * self.channels, (3, 3), **out)(h)
         return unfold(h, config.patch)
 
     def _rise(self, features: FeatureMaps, cond_BD: Array, text_BLD: Array, text_mask_BL: Array) -> Array:

@@ -49,7 +49,7 @@ def train_program(config: Experiment, mesh: Mesh) -> Program:
     """The step that `reimagen train` takes. Raises `UserError` if the devices do not divide the (micro-)batch."""
     sharding.check_batch_size(config.data.batch_size, mesh, config.train.accumulate)
     system, optimizer = kinds.system_of(config), make_optimizer(config.train)
-    abstract = parallel.abstract_state(lambda: init_state(system, optimizer, randomness.key(0)), mesh)
+    abstract = parallel.abstract_state(lambda: init_state(system, optimizer, randomness.key(0), config.train), mesh)
     step = train_step(parallel.Gathered(system, mesh), optimizer, config.train)
     batch = placed(system.batch_spec(config.data.batch_size), sharding.batch_sharding(mesh))
     key = jax.eval_shape(lambda: randomness.key(0))
@@ -57,7 +57,7 @@ def train_program(config: Experiment, mesh: Mesh) -> Program:
     def loss(params: Any, ema: Any, batch: Any, key: Any) -> Any:
         return system.loss(params, batch, key, ema=ema)
 
-    forward = flops.count(loss, abstract.params, abstract.ema, system.batch_spec(1), key)
+    forward = flops.count(loss, abstract.params, abstract.averaged, system.batch_spec(1), key)
     return Program(
         name="train",
         jitted=parallel.jit_step(step, abstract, mesh),

@@ -18,7 +18,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Self, TextIO
@@ -30,6 +30,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from reimagen_jax.config import Experiment, differences, is_free, places, to_dict
 from reimagen_jax.errors import UserError, require
@@ -39,7 +40,8 @@ from reimagen_jax.systems import kinds
 from reimagen_jax.systems.base import Params
 from reimagen_jax.training import digest, distributed
 from reimagen_jax.training.failing_reads import told_once
-from reimagen_jax.training.state import TrainState
+from reimagen_jax.training.groups import joined
+from reimagen_jax.training.state import TrainState, from_before
 
 FORMAT = 1
 """Of `run.json`."""
@@ -255,22 +257,28 @@ class Checkpoints:
             self._manager.save(step, args=args)
         self._unread = step
 
-    def restore(self, step: int, abstract: TrainState, data: Any) -> TrainState:
+    def restore(
+        self, step: int, abstract: TrainState, data: Any, earlier: Callable[[], TrainState] | None = None
+    ) -> TrainState:
         """The state of `step`, placed as `abstract` says; moves the iterator `data` to its position.
 
+        `earlier` tells what earlier versions held in its place (state.py:as_before), which is read where they wrote it.
         The number of devices, and of processes, may differ from when it was saved. Raises `UserError` if the checkpoint
         is damaged.
         """
         path = self.path / str(step)
         with _named(path):
             written = _written(path)
-            state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))).state
+            wanted = abstract
+            if earlier is not None and len(flatten_dict(_tree(path)["ema"])) > len(flatten_dict(abstract.ema)):
+                wanted = earlier()
+            state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted))).state
             position = _data_position(path / "data")
             if written is not None:
                 _require_same(state, written)
                 require(position == written["data"], "not as it was written: the position in the data")
             data.set_state(position)
-        return state
+        return state if wanted is abstract else from_before(state, abstract)
 
     def wait(self) -> None:
         """Returns when everything saved so far is on disk, and was found there."""
@@ -289,8 +297,9 @@ class Checkpoints:
 def load_ema(workdir: str | Path, step: int | None = None, *, on_host: bool = False) -> tuple[int, Params]:
     """The number and the averaged parameters of a run's checkpoint: of `step`, or the last one.
 
-    Reads nothing but the average; works on any number of devices. The parameters go to the default device or,
-    `on_host`, stay arrays of numpy. Raises `UserError` if there is no such checkpoint, or if it is damaged.
+    Reads nothing but the average, and what is frozen, which has none, as it is held; works on any number of devices.
+    The parameters go to the default device or, `on_host`, stay arrays of numpy. Raises `UserError` if there is no such
+    checkpoint, or if it is damaged.
     """
     workdir = Path(workdir)
     read_run(workdir)
@@ -305,15 +314,25 @@ def load_ema(workdir: str | Path, step: int | None = None, *, on_host: bool = Fa
     # The handler itself, not a Checkpointer around it: only `state` is read, and the rest need not be known here.
     with _named(path), closing(ocp.PyTreeCheckpointHandler()) as reader:
         written = _written(path)
-        ema = reader.metadata(path / "state").tree["ema"]
-        wanted = {"ema": jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), ema)}
+        tree = _tree(path)
+        frozen = flatten_dict(tree["params"]).keys() - flatten_dict(tree["ema"]).keys()
+        found = {"ema": tree["ema"]}
+        if frozen:
+            found["params"] = unflatten_dict({name: flatten_dict(tree["params"])[name] for name in sorted(frozen)})
+        wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), found)
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
         restored = reader.restore(path / "state", args=args)
         if written is not None:
             _require_same(restored, written)
-        ema = restored["ema"]
+        ema = joined(restored.get("params", {}), restored["ema"])
     return step, ema if on_host else jax.tree.map(jnp.asarray, ema)
+
+
+def _tree(path: Path) -> dict[str, Any]:
+    """What the state of a checkpoint is made of, by names; nothing of it is read."""
+    with closing(ocp.PyTreeCheckpointHandler()) as reader:
+        return reader.metadata(path / "state").tree
 
 
 def _steps(path: Path) -> list[int]:

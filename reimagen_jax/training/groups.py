@@ -1,8 +1,8 @@
 """Groups of parameters with a learning rate of their own, among them those that are frozen.
 
 A group is a pattern of paths (`unet/dstack/stem/kernel`) and a factor on the learning rate; a parameter belongs to the
-first group whose pattern is found in its path, and has the factor 1 where none is. With the factor 0 a parameter gets
-no gradient (backpropagation leaves its part out), no moments in the optimizer, and no decay.
+first group whose pattern is found in its path, and has the factor 1 where none is. With the factor 0 a parameter is
+frozen: it is held once, as `train.frozen_dtype` says, without gradient, moments, decay and average.
 """
 
 import re
@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from reimagen_jax.config import GroupRate
+from reimagen_jax.config import GroupRate, TrainConfig
 from reimagen_jax.errors import UserError
 from reimagen_jax.systems.base import Params
 
@@ -27,16 +29,32 @@ def trained(params: Params, rates: Sequence[GroupRate]) -> Any:
     return jax.tree.map(lambda factor: factor > 0, factors(params, rates))
 
 
-def hold(params: Params, rates: Sequence[GroupRate]) -> Params:
-    """The same parameters, to be differentiated: nothing flows back into the frozen ones."""
-    return jax.tree.map(lambda p, free: p if free else jax.lax.stop_gradient(p), params, trained(params, rates))
+def split(params: Params, rates: Sequence[GroupRate]) -> tuple[Params, Params]:
+    """The parameters that are trained, and those that are frozen: each without the other's branches."""
+    flat = flatten_dict(params)
+    free = {path: leaf for path, leaf in flat.items() if _factor("/".join(path), rates) > 0}
+    return unflatten_dict(free), unflatten_dict({path: leaf for path, leaf in flat.items() if path not in free})
+
+
+def joined(params: Params, others: Params) -> Params:
+    """One tree of both; where both have a parameter, that of `others`."""
+    return unflatten_dict(flatten_dict(params) | flatten_dict(others))
+
+
+def held(params: Params, config: TrainConfig) -> Params:
+    """The parameters in the precision that they are held in: matrices and kernels that are frozen in
+    `config.frozen_dtype`. Vectors stay as they are: norms compute with them in float32, and they take no room."""
+    dtype = jnp.dtype(config.frozen_dtype)
+    return jax.tree.map(
+        lambda p, free: p if free or p.ndim < 2 else p.astype(dtype), params, trained(params, config.rates)
+    )
 
 
 def scaled(descend: optax.GradientTransformation, rates: Sequence[GroupRate]) -> optax.GradientTransformation:
     """The optimizer with these groups; without any it is `descend` itself, whose state older checkpoints hold."""
     if not rates:
         return descend
-    if any(rate.factor == 0 for rate in rates):
+    if any(rate.factor == 0 for rate in rates):  # of older checkpoints, which had masks in the frozen ones' places
         descend = optax.masked(descend, lambda params: trained(params, rates))
     scale = optax.stateless(
         lambda updates, params: jax.tree.map(lambda u, factor: factor * u, updates, factors(params, rates))

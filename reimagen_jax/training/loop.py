@@ -31,7 +31,7 @@ from reimagen_jax.systems.base import Metrics, Params, System
 from reimagen_jax.training import groups, parallel, telemetry
 from reimagen_jax.training.checkpoint import Checkpoints, claim, note, settle, started_as
 from reimagen_jax.training.signals import stop_requests
-from reimagen_jax.training.state import TrainState, init_state, refitted, start_from
+from reimagen_jax.training.state import TrainState, as_before, init_state, refitted, start_from
 from reimagen_jax.training.step import make_optimizer, make_schedule
 
 COMPILING = 0.25
@@ -95,7 +95,7 @@ def train(
     sharding.check_batch_size(config.data.batch_size, mesh, config.train.accumulate)
     optimizer, key = make_optimizer(config.train), randomness.key(config.train.seed)
     key_init, key_steps = jax.random.split(key)
-    init = functools.partial(init_state, system, optimizer, key_init)
+    init = functools.partial(init_state, system, optimizer, key_init, config.train)
     abstract = parallel.abstract_state(init, mesh)
     groups.check(abstract.params, config.train.rates)
     advance = parallel.make_advance(system, optimizer, config.train, abstract, mesh)
@@ -113,7 +113,8 @@ def train(
             if initial is not None:
                 state = _begin(state, initial(), config, workdir)
         else:
-            state = checkpoints.restore(start, abstract, data)
+            earlier = functools.partial(as_before, system, optimizer, key_init)
+            state = checkpoints.restore(start, abstract, data, lambda: parallel.abstract_state(earlier, mesh))
         if start == config.train.num_steps:
             telemetry.say(f"nothing left to do: {workdir} holds a run of {start} steps, and so many are wanted")
             return Outcome(start, state)
@@ -133,11 +134,11 @@ def train(
                 # Reading step n-1 while n runs keeps the devices busy; only a state that is used has to be known good.
                 report.read(until=step if save or sample or due else step - 1, last=last)
                 for watch in due:  # before the checkpoint: what a run that goes on finds written is whole
-                    writers.write_scalars(step, watch.measure(state.ema))
+                    writers.write_scalars(step, watch.measure(state.averaged))
                 if save:
                     checkpoints.save(state, data)
                 if sample:
-                    writers.write_images(step, _picture(on_sample(step, state.ema)))
+                    writers.write_images(step, _picture(on_sample(step, state.averaged)))
                 if save or sample or due:
                     report.pause_over()
                 if last:

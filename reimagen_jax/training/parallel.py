@@ -54,12 +54,16 @@ class Gathered:
 
     def gather(self, params: Params) -> Params:
         """Whole parameters of those that are split."""
-        place = jax.lax.with_sharding_constraint
-        whole, split = NamedSharding(self.mesh, P()), state_sharding({"params": params}, self.mesh)["params"]
-        gather = jax.custom_vjp(lambda params: place(params, whole))
-        # Without a rule of its own, the gradient of a gathered parameter would be wanted whole on every device too.
-        gather.defvjp(lambda params: (place(params, whole), None), lambda _, gradient: (place(gradient, split),))
-        return gather(params)
+        place, whole = jax.lax.with_sharding_constraint, NamedSharding(self.mesh, P())
+
+        def gathered(parameter: Array, split: NamedSharding) -> Array:
+            gather = jax.custom_vjp(lambda parameter: place(parameter, whole))
+            # Without a rule of its own, the gradient of a gathered parameter would be wanted whole on every device too.
+            gather.defvjp(lambda parameter: (place(parameter, whole), None), lambda _, grad: (place(grad, split),))
+            return gather(parameter)
+
+        # One by one: what is frozen is not differentiated along with the others.
+        return jax.tree.map(gathered, params, state_sharding({"params": params}, self.mesh)["params"])
 
 
 def jit_step(step: Step, abstract: TrainState, mesh: Mesh) -> Step:

@@ -11,8 +11,10 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Int32, Key
 
+from reimagen_jax.config import TrainConfig
 from reimagen_jax.errors import UserError
 from reimagen_jax.systems.base import Params, System
+from reimagen_jax.training import groups
 
 Flat = dict[tuple[str, ...], Any]
 """A parameter tree by its paths."""
@@ -26,16 +28,46 @@ class TrainState:
     """Updates done so far, which is also the index of the next batch."""
     params: Params
     ema: Params
-    """The averaged parameters: what samples are drawn with."""
+    """The average of the parameters that are trained; those that are frozen have no branch here."""
     opt_state: optax.OptState
+    """Of the parameters that are trained."""
+
+    @property
+    def averaged(self) -> Params:
+        """The averaged parameters, with the frozen ones: what samples are drawn with. In the state's own memory."""
+        return groups.joined(self.params, self.ema)
 
 
-def init_state(system: System, optimizer: optax.GradientTransformation, key: Key[Array, ""]) -> TrainState:
-    """The state before the first step: random parameters, their average equal to them. Pure."""
+def init_state(
+    system: System, optimizer: optax.GradientTransformation, key: Key[Array, ""], config: TrainConfig | None = None
+) -> TrainState:
+    """The state before the first step: random parameters, their average equal to them. Pure.
+
+    `config` says what is frozen, and how that is held: nothing without it.
+    """
     params = system.init(key)
+    free = params
+    if config is not None:
+        params = groups.held(params, config)
+        free, _ = groups.split(params, config.rates)
     # The average is a copy: a step gives both away (donation), so they may not share memory.
-    ema = jax.tree.map(jnp.copy, params)
-    return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=ema, opt_state=optimizer.init(params))
+    ema = jax.tree.map(jnp.copy, free)
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=ema, opt_state=optimizer.init(free))
+
+
+def as_before(system: System, optimizer: optax.GradientTransformation, key: Key[Array, ""]) -> TrainState:
+    """The state as checkpoints of earlier versions have it, with an average of what is frozen too."""
+    return init_state(system, optimizer, key)
+
+
+def from_before(state: TrainState, like: TrainState) -> TrainState:
+    """A state `as_before` in the structure of `like`; what is frozen was equal to its average, so nothing is lost."""
+    ema = flatten_dict(state.ema)
+    return state.replace(
+        ema=unflatten_dict({path: ema[path] for path in flatten_dict(like.ema)}),
+        # The masks in the places of what is frozen are no leaves.
+        opt_state=jax.tree.unflatten(jax.tree.structure(like.opt_state), jax.tree.leaves(state.opt_state)),
+    )
 
 
 def start_from(state: TrainState, params: Params, fresh: Sequence[str] = ()) -> TrainState:

@@ -96,10 +96,12 @@ def train_step(
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
-        def loss_of(params: Params, batch: Any, key: Key[Array, ""]) -> tuple[Float[Array, ""], Metrics]:
-            return system.loss(groups.hold(params, config.rates), batch, key, ema=state.ema)
+        free, frozen = groups.split(state.params, config.rates)
 
-        (loss, metrics), grads = accumulation.value_and_grad(loss_of, state.params, batch, key, config.accumulate)
+        def loss_of(free: Params, batch: Any, key: Key[Array, ""]) -> tuple[Float[Array, ""], Metrics]:
+            return system.loss(groups.joined(frozen, free), batch, key, ema=groups.joined(frozen, state.ema))
+
+        (loss, metrics), grads = accumulation.value_and_grad(loss_of, free, batch, key, config.accumulate)
         metrics = {**metrics, "loss": loss}
         if axis_name is not None:
             grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
@@ -107,13 +109,11 @@ def train_step(
 
         # optax mixes integers and floats, which strict promotion (our tests) forbids; the rest of the step keeps to it.
         with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)  # (3), (4)
-        params = optax.apply_updates(state.params, updates)
+            updates, opt_state = optimizer.update(grads, state.opt_state, free)  # (3), (4)
+        free = optax.apply_updates(free, updates)
         a = ema_decay(state.step, config.ema_decay)
-        free = groups.trained(params, config.rates)
-        ema = jax.tree.map(
-            lambda old, new, free: a * old + (1.0 - a) * new if free else old, state.ema, params, free
-        )  # (5)
+        ema = jax.tree.map(lambda old, new: a * old + (1.0 - a) * new, state.ema, free)  # (5)
+        params = groups.joined(frozen, free)
         return TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state), metrics
 
     return step

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reimagen_jax.nets.attention import SelfTextAttention, attend, implementation_for, text_group_norm
+from reimagen_jax.nets.attention import SelfTextAttention, attend, choose, text_group_norm
 from reimagen_jax.nets.layers import ResBlock
 from reimagen_jax.nets.settings import Level, UNetConfig
 from tests.nets.draws import draw, draw_params
@@ -88,11 +88,17 @@ def test_a_bias_of_log_w_is_a_token_w_times(implementation):
     np.testing.assert_allclose(attend(query, key, value, None, implementation, bias), thrice, atol=1e-6)
 
 
+def chosen(*sizes):
+    choice = choose(*sizes)
+    assert choice.reason
+    return choice.implementation
+
+
 def test_auto_takes_what_the_device_is_good_at(monkeypatch):
     half = dataclasses.replace(CONFIG, dtype="bfloat16")
-    assert implementation_for(CONFIG, 64, 64, 64) == implementation_for(half, 64, 64, 64) == "einsum"  # this CPU
-    assert implementation_for(CONFIG, 256, 512, 48) == "mapped"  # many scores
-    assert implementation_for(dataclasses.replace(CONFIG, attention="xla"), 64, 64, 64) == "xla"
+    assert chosen(CONFIG, 64, 64, 64) == chosen(half, 64, 64, 64) == "einsum"  # this CPU
+    assert chosen(CONFIG, 256, 512, 48) == "mapped"  # many scores
+    assert chosen(dataclasses.replace(CONFIG, attention="xla"), 64, 64, 64) == "xla"
 
     def on(backend, capability=None):
         device = SimpleNamespace() if capability is None else SimpleNamespace(compute_capability=capability)
@@ -100,15 +106,16 @@ def test_auto_takes_what_the_device_is_good_at(monkeypatch):
         monkeypatch.setattr(jax, "devices", lambda: [device])
 
     on("tpu")
-    assert implementation_for(half, 64, 64, 64) == "xla"
+    assert chosen(half, 64, 64, 64) == "xla"
     on("gpu", "9.0")
-    assert implementation_for(half, 64, 96, 64) == "cudnn"
-    assert implementation_for(CONFIG, 64, 96, 64) == "xla"  # float32
-    assert implementation_for(half, 64, 77, 64) == "xla"  # odd
-    assert implementation_for(half, 64, 96, 256) == "xla"  # wide heads
+    assert chosen(half, 64, 96, 64) == "cudnn"
+    assert chosen(CONFIG, 64, 96, 64) == "xla"  # float32
+    assert chosen(half, 64, 77, 64) == "cudnn"  # keys are padded, queries are not
+    assert chosen(half, 81, 96, 64) == "xla"  # odd
+    assert chosen(half, 64, 96, 256) == "xla"  # wide heads
     for old in ("7.5", "gfx90a"):
         on("gpu", old)
-        assert implementation_for(half, 64, 96, 64) == "xla"
+        assert chosen(half, 64, 96, 64) == "xla"
 
 
 def test_group_norm_of_text_leaves_masked_tokens_out(key):

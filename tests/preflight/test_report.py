@@ -222,5 +222,7 @@ def test_the_samplers_work_grows_with_steps_and_images(mesh):
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_what_is_decided_by_the_device_is_decided_as_there(platform):
     assert programs.for_platform(TINY, platform).system.unet.attention == "xla"
+    half = changed(TINY, unet=dataclasses.replace(TINY.system.unet, dtype="bfloat16"))
+    assert programs.for_platform(half, platform).system.unet.attention == ("cudnn" if platform == "cuda" else "xla")
     chosen = changed(TINY, unet=dataclasses.replace(TINY.system.unet, attention="einsum"))
     assert programs.for_platform(chosen, platform) == chosen

@@ -46,6 +46,18 @@ def test_float16_refuses_what_it_cannot_hold_by_name(tmp_path):
     assert not (tmp_path / "over").exists() and not (tmp_path / ".over.partial").exists()
 
 
+@pytest.mark.parametrize("on_host", [False, True])
+def test_bfloat16_is_held_as_it_is_stored_and_vectors_are_whole(tmp_path, on_host):
+    whole = tree(kernel=[[1.00390625, -3.0]], scale=[1.00390625])
+    save_params(tmp_path / "half", whole, jnp.bfloat16)
+    read = load_params(tmp_path / "half", whole, on_host=on_host)["a"]
+    assert read["kernel"].dtype == jnp.bfloat16 and read["scale"].dtype == jnp.float32
+    np.testing.assert_array_equal(np.asarray(read["kernel"], np.float32), [[1.0, -3.0]])
+    np.testing.assert_array_equal(read["scale"], whole["a"]["scale"])
+    save_params(tmp_path / "again", {"a": read})  # any precision is written from any
+    assert load_params(tmp_path / "again", whole)["a"]["kernel"].dtype == jnp.float32
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_neither_written_nor_read(tmp_path, value):
     params = tree(good=np.ones(70_000), bad=[1.0, value])

@@ -21,7 +21,7 @@ def run(steps=2, **train):
     config = TrainConfig(**SETTINGS | train)
     optimizer = make_optimizer(config)
     step, batches = jax.jit(train_step(SYSTEM, optimizer, config)), iter(dataset())
-    before = state = init_state(SYSTEM, optimizer, jax.random.key(0))
+    before = state = init_state(SYSTEM, optimizer, jax.random.key(0), config)
     first = None
     for _ in range(steps):
         state, metrics = step(state, next(batches), jax.random.key(7))
@@ -42,7 +42,7 @@ def test_frozen_parameters_stay_and_the_others_move_as_without_them(optimizer):
     rates = (GroupRate("hidden", 0.0),)
     before, after, metrics = run(steps=1, optimizer=optimizer, weight_decay=0.1, rates=rates)
     assert same(before.params, plain_before.params)
-    for tree in (after.params, after.ema):
+    for tree in (after.params, after.averaged):
         assert same(tree["hidden"], before.params["hidden"])
     assert not same(after.params["out"], before.params["out"])
     jax.tree.map(

@@ -238,7 +238,8 @@ class ReImagenConfig(SystemConfig):
     def for_platform(self, platform: str) -> "ReImagenConfig":
         if self.unet.attention != "auto":
             return self
-        return dataclasses.replace(self, unet=dataclasses.replace(self.unet, attention="xla"))
+        implementation = "cudnn" if platform == "cuda" and self.unet.dtype == "bfloat16" else "xla"
+        return dataclasses.replace(self, unet=dataclasses.replace(self.unet, attention=implementation))
 
     def usage(self) -> str:
         low = " --low-res IMAGE" if self.super_resolution is not None else ""

@@ -21,6 +21,7 @@ from reimagen_jax.diffusion.base import Denoiser
 from reimagen_jax.encoders.bytes import ByteEncoder
 from reimagen_jax.encoders.texts import AnyArray, Embedded, Texts, abstract_texts
 from reimagen_jax.errors import UserError
+from reimagen_jax.nets.attention import Attention, attentions
 from reimagen_jax.nets.unet import Condition, UNet, predict, read
 from reimagen_jax.systems import finite
 from reimagen_jax.systems.base import Sums
@@ -120,7 +121,7 @@ class ReImagen:
         text_BLD, text_mask_BL = self._embed(params, told.tokens_BL)
         empty_BLD = None
         if self.model.text.frozen is not None and self.model.text.frozen.padding == "kept":
-            empty_BLD = jnp.broadcast_to(params["text"]["empty_LD"][None], text_BLD.shape)
+            empty_BLD = jnp.broadcast_to(params["text"]["empty_LD"].astype(jnp.float32)[None], text_BLD.shape)
         if told.nbr_image_BKHWC.shape[1] == 0:
             return Condition(text_BLD, text_mask_BL, empty_text_BLD=empty_BLD)
         nbr_text_BKLD, nbr_text_mask_BKL = self._embed(params, told.nbr_tokens_BKL)
@@ -311,6 +312,13 @@ class ReImagen:
         own_B = jax.vmap(lambda key: jax.random.fold_in(key, self.model.resolution))(keys_B)
         keys_B, aug_B = jnp.moveaxis(jax.vmap(jax.random.split)(own_B), 1, 0)
         return keys_B, aug_B
+
+    @property
+    def attentions(self) -> tuple[Attention, ...]:
+        """The network's, as it is trained, and what computes each of them and why."""
+        model, frozen = self.model, self.model.text.frozen
+        text_tokens = model.text.max_bytes if frozen is None else frozen.max_tokens
+        return attentions(model.unet, model.train_resolution, text_tokens, self.config.data.num_neighbours)
 
     def batch_spec(self, B: int) -> Batch:
         model, K, side = self.model, self.config.data.num_neighbours, self.model.train_resolution

@@ -196,7 +196,7 @@ def read_program(text: str, program: Program, where: Topology, mesh: Mesh) -> di
         "hbm_traffic": moved,
         "collectives": traffic,
         "activations": tuple(
-            f"{c.kind} of {array.dtype}{list(sides)} x {c.runs}, {c.source}"
+            f"{c.kind} of {array.dtype}{list(sides)} x {c.runs}, {_short(c.source)}"
             for c in found
             for array, sides in zip(c.arrays, c.whole, strict=True)
             if purpose(c.kind, sides, known, c.source) == "activations"
@@ -241,16 +241,22 @@ def purpose(kind: str, sides: Sequence[int], state: Sequence[Sequence[int]], sou
 
     Told by its sides: those of a leaf of the state, or of a device's share of it, in any order; the same with one side
     padded; a strip of it, passed on to the next device when shares are padded. Outside of the loss and its gradient
-    (`source` says so), where only the optimizer is, the number of elements is enough.
+    (`source` says so), where only the optimizer is, the number of elements is enough. Compilers for GPUs join small
+    gradients of many layers in one flat array (`source` has them all, parted by colons).
     """
     if prod(sides) < SMALL:
         return "small"
     ours, leaves = _unordered(sides), [_unordered(shape) for shape in state]
     alike = ours in leaves or any(_padded_or_strip(kind, ours, leaf) for leaf in leaves)
     alike |= bool(source) and "jvp(" not in source and prod(ours) in map(prod, leaves)
+    alike |= len(ours) == 1 and ":" in source
     if alike:
         return "gradients" if kind in ("all-reduce", "reduce-scatter") else "parameters"
     return "activations"
+
+
+def _short(source: str) -> str:
+    return source if len(source) <= 200 else f"{source[:200]} ..."
 
 
 def _unordered(sides: Sequence[int]) -> tuple[int, ...]:

@@ -103,6 +103,11 @@ class Slice:
         """Its coordinates in the box; other devices than TPUs have none, and are taken to fill it in order."""
         return getattr(device, "coords", None) or np.unravel_index(device.id, self.sides)
 
+    def way(self, coordinates: Sequence[Sequence[int]]) -> str:
+        """What a group talks by: there is one kind of links."""
+        del coordinates
+        return ""
+
     def bandwidth(self, coordinates: Sequence[Sequence[int]]) -> float:
         """What a chip can send a second, at best, to the others of its group, whose places in the box are given.
 

@@ -151,16 +151,24 @@ class Hosts:
         """(host, place in it); devices are numbered host by host."""
         return divmod(device.id, self.cards)
 
+    def way(self, places: Sequence[Sequence[int]]) -> str:
+        """What a group talks by: `by NVLink`, `by PCIe`, `between hosts`."""
+        return "between hosts" if len(_hosts(places)) > 1 else f"by {self.chip.link.split()[0]}"
+
     def bandwidth(self, places: Sequence[Sequence[int]]) -> float:
         """What a card can send a second, at best, to the others of its group, whose places are given.
 
         Within a host, its link. Rings through several hosts leave each by the network of all the group's cards there:
         they are as fast as that together, or as the link, whichever is slower.
         """
-        hosts = {place[0] for place in places}
+        hosts = _hosts(places)
         if len(hosts) == 1:
             return self.chip.link_bandwidth
         return min(self.chip.link_bandwidth, self.chip.hosts_bandwidth * len(places) / len(hosts))
+
+
+def _hosts(places: Sequence[Sequence[int]]) -> set[int]:
+    return {place[0] for place in places}
 
 
 def parse_hosts(name: str) -> Hosts:

@@ -61,6 +61,8 @@ class Traffic:
     kind: str
     purpose: str
     """parameters, gradients, activations, or small (see `SMALL`)."""
+    way: str
+    """What it travels by, of GPUs: `by NVLink`, `between hosts`."""
     count: int
     """Operations a step, those in loops as often as they run."""
     sent: float
@@ -276,13 +278,14 @@ def _padded_or_strip(kind: str, ours: tuple[int, ...], leaf: tuple[int, ...]) ->
 def _by_purpose(
     found: Sequence[hlo.Collective], state: Sequence[Sequence[int]], where: Topology, places: Sequence[Sequence[int]]
 ) -> tuple[Traffic, ...]:
-    rows: dict[tuple[str, str], list[float]] = {}
+    rows: dict[tuple[str, str, str], list[float]] = {}
     for c in found:
-        bandwidth = where.bandwidth([places[i] for i in c.group])
+        group = [places[i] for i in c.group]
+        bandwidth, way = where.bandwidth(group), where.way(group)
         total = sum(array.bytes for array in c.arrays) or 1
         purposes = [purpose(c.kind, sides, state, c.source) for sides in c.whole]
         for i, (array, what) in enumerate(zip(c.arrays, purposes, strict=True)):
-            row = rows.setdefault((c.kind, what), [0, 0.0, 0.0])
+            row = rows.setdefault((c.kind, what, way), [0, 0.0, 0.0])
             # A bundle of arrays is one operation, of each purpose in it.
             row[0] += c.runs if what not in purposes[:i] else 0
             sent = c.sent * array.bytes / total
@@ -358,7 +361,8 @@ def table(report: Report) -> str:
     rows.append(("needed in all", f"{_gib(memory.peak)}   {share}: {'fits' if memory.fits else 'DOES NOT FIT'}"))
     lines += _rows(f"memory a {word}, GiB", rows)
     if roof is not None:
-        rows = [(f"{row.kind} of {row.purpose}", _collective(row)) for row in report.collectives] or [("none", "")]
+        rows = [(f"{row.kind} of {row.purpose} {row.way}".strip(), _collective(row)) for row in report.collectives]
+        rows = rows or [("none", "")]
         lines += _rows(f"sent by a {word}, GiB", rows)
         images = report.settings["images"]
         rows = [

@@ -131,9 +131,13 @@ def test_a_report_is_of_gpus_where_it_is_for_gpus(mesh):
     assert found.sound and found.memory.available == CARDS["h100"].hbm - CARDS["h100"].reserved
     text = report.table(found)
     assert "memory a GPU" in text and "no activation travels between GPUs" in text and "chip" not in text
-    # Parameters are shared within a host, the loss is summed over both: their network is slower than NVLink.
-    link, speeds = CARDS["h100"].link_bandwidth, {row.purpose: row.sent / row.seconds for row in found.collectives}
-    assert speeds["parameters"] == pytest.approx(link) and speeds["small"] < link / 2
+    # Parameters are shared within a host, gradients summed over both, by network cards that are slower than NVLink.
+    card = CARDS["h100"]
+    speeds = {(row.purpose, row.way): row.sent / row.seconds for row in found.collectives}
+    assert speeds["parameters", "by NVLink"] == pytest.approx(card.link_bandwidth)
+    assert {way for _, way in speeds} == {"by NVLink", "between hosts"}
+    assert all(speed < card.link_bandwidth for (_, way), speed in speeds.items() if way == "between hosts")
+    assert "all-gather of parameters by NVLink" in text
 
 
 def test_what_fell_back_is_said_in_the_report(mesh):

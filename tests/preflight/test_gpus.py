@@ -77,6 +77,8 @@ def test_bandwidth_is_that_of_the_slowest_way_between_a_groups_cards():
     assert where.bandwidth(places[:8]) == where.bandwidth(places[:2]) == card.link_bandwidth
     assert where.bandwidth([(0, 3), (1, 3)]) == card.hosts_bandwidth  # one network card each
     assert where.bandwidth(places) == 8 * card.hosts_bandwidth < card.link_bandwidth  # eight network cards
+    assert (where.way(places[:8]), where.way(places)) == ("by NVLink", "between hosts")
+    assert parse_hosts("rtx4090:2").way(places[:2]) == "by PCIe"
     home = parse_hosts("l4:2x1")
     assert home.bandwidth([(0, 0), (1, 0)]) == CARDS["l4"].hosts_bandwidth
 

@@ -23,8 +23,9 @@ PLUGINS = ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")
 """Modules of JAX's compiler for NVIDIA GPUs."""
 INSTALL = "python -m venv cuda && cuda/bin/pip install '.[cuda]'"
 """An environment of its own, 4.4 GB, in which this runs by `cuda/bin/python`."""
-XLA_FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
-"""Autotuning wants a card, and Triton's products fail without it; cuBLAS has them then."""
+XLA_FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false --xla_backend_optimization_level=0"
+"""Autotuning wants a card, and Triton's products fail without it; cuBLAS has them then. Machine code that never runs
+need not be fast: optimizing it, a quarter of the time, changes neither the program's operations nor its memory."""
 USABLE = 0.95
 """Of the memory: CUDA, cuDNN, cuBLAS and NCCL keep the rest, about 1 GiB."""
 PREALLOCATED = 0.75

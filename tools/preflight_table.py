@@ -11,6 +11,7 @@ the end of what was said, stands in the table, and is tried again. Status 1: one
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from typing import Any, Literal
 
 import tyro
 
+from reimagen_jax.errors import UserError, require
 from reimagen_jax.files import read_json, write_json, write_text
 from reimagen_jax.preflight import gpus
 from reimagen_jax.preflight.topology import parse_topology
@@ -159,7 +161,11 @@ def compiled(row: Row, topology: str, args: PreflightTable) -> dict[str, Any]:
 
 
 def run(args: PreflightTable) -> int:
-    """Cell after cell; returns the exit status."""
+    """Cell after cell; returns the exit status. Raises `UserError` for what is asked wrongly."""
+    for topology in args.on:
+        parse_topology(topology)
+    for python in (args.cuda, args.tpu):
+        require(shutil.which(python) is not None, f"{python} is no Python that can be run: give that of an environment")
     kept: dict[str, Any] = read_json(args.kept, "cells") if args.kept.exists() else {}
     todo = [
         (f"{row.name}, {row.what}, {row.images}", row, topology)
@@ -228,5 +234,14 @@ def told(cell: Mapping[str, Any]) -> Sequence[str]:
     return [*begin, taken, f"{gib[2]:.1f}", fits, best, f"{roof['mfu']:.0%}" if roof else "", cudnn]
 
 
+def main(args: PreflightTable) -> int:
+    """The command; status 2 and one line on stderr on wrong input."""
+    try:
+        return run(args)
+    except UserError as error:
+        say(f"error: {' '.join(str(error).split())}", error=True)
+        return 2
+
+
 if __name__ == "__main__":
-    sys.exit(run(tyro.cli(PreflightTable, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))))
+    sys.exit(main(tyro.cli(PreflightTable, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))))

@@ -1,5 +1,6 @@
 """tools/preflight_table.py: what is tried, what is kept, what the page says. Nothing is compiled."""
 
+import dataclasses
 import json
 import subprocess
 from pathlib import Path
@@ -97,6 +98,21 @@ def test_some_of_it_can_be_asked_for(compiler, args, tmp_path):
     preflight_table.run(PreflightTable(args.kept, args.out, only=("sampler",)))
     preflight_table.run(PreflightTable(args.kept, args.out, limit=0))
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"on": ("h1000:1",)}, "did you mean h100"),
+        ({"cuda": Path("no/such/python")}, "no/such/python is no Python"),
+        ({"kept": Path(__file__)}, "test_preflight_table.py"),
+    ],
+)
+def test_wrong_input_ends_with_status_2_and_one_line(compiler, args, capsys, wrong, says):
+    assert preflight_table.main(dataclasses.replace(args, **wrong)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and says in error and error.count("\n") == 1
+    assert compiler[0] == []
 
 
 def test_each_kind_of_device_has_its_own_environment():

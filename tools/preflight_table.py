@@ -1,6 +1,6 @@
 """Every preset on every card and slice, in a table: compiled by preflight.py, one after the other, and kept.
 
-    python tools/preflight_table.py --kept runs/preflight.json --out experiments/DEVICES.md --cuda cuda/bin/python
+    python tools/preflight_table.py --kept runs/preflight.json --out DEVICES.md --cuda cuda/bin/python
     python tools/preflight_table.py --kept runs/preflight.json --out some.md --only IF-I-XL --on rtx4090:1 l4:1
 
 A cell is a program (a preset's training step or sampler) on one topology, compiled in a process of its own. Where it
@@ -187,15 +187,15 @@ def run(args: PreflightTable) -> int:
 
 HEAD = """# Every preset on every card
 
-    python tools/preflight_table.py --kept runs/preflight.json --out experiments/DEVICES.md --cuda cuda/bin/python
+    python tools/preflight_table.py --kept runs/preflight.json --out DEVICES.md --cuda cuda/bin/python
 
-Compiled for cards and slices that were not here, none of it run: [preflight](../reimagen_jax/preflight/README.md). Of
-one device, in GiB: *held* are parameters, their average, the optimizer's moments and the batch; *temporaries* are
-activations, gradients and gathered parameters; *of* is what programs can have of its memory (95 % of a GPU's; JAX takes
-75 % until `XLA_PYTHON_CLIENT_MEM_FRACTION=0.95` is set). *At best* is the slowest of compute, memory traffic and
-network at the vendor's peaks (`reimagen_jax/preflight/gpus.toml` has them, with their sources): no step, or drawing, is
-faster. *cuDNN* says how many of the attentions became cuDNN's; scores of the others lie in memory. Where a program did
-not fit, more accumulation, or fewer images, was tried: what stands here fits, or is the last that was tried. Two
+Compiled for cards and slices that were not here, none of it run (`reimagen_jax/preflight`). Of one device, in GiB:
+*held* are parameters, their average, the optimizer's moments and the batch; *temporaries* are activations, gradients
+and gathered parameters; *of* is what programs can have of its memory (95 % of a GPU's; JAX takes 75 % until
+`XLA_PYTHON_CLIENT_MEM_FRACTION=0.95` is set). *At best* is the slowest of compute, memory traffic and network at the
+vendor's peaks (`reimagen_jax/preflight/gpus.toml` has them, with their sources): no step, or drawing, is faster.
+*cuDNN* says how many of the attentions became cuDNN's; scores of the others lie in memory. Where a program did not
+fit, more accumulation, or fewer images, was tried: what stands here fits, or is the last that was tried. Two
 neighbours (256 to 1024: none), bfloat16, every block rematerialised. For TPUs compiled with little effort (`--quick`):
 upper bounds.
 """

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 from reimagen_jax.preflight import hlo
 
@@ -68,7 +69,8 @@ def place(source: str) -> str:
     """`jit(step)/transpose(jvp(UNet))/ustack/level1_attention0/dot_general` is at `UNet/ustack/level1_attention0`."""
     *parts, _ = source.split("/") if "/" in source else (source, "")
     named = (re.sub(r"^(?:transpose\(|jvp\()*(.*?)\)*$", r"\1", part) for part in parts if not STRUCTURE.match(part))
-    return "/".join(part for part in named if part)
+    # What is computed again names its network twice.
+    return "/".join(part for part, _ in groupby(part for part in named if part))
 
 
 def library_calls(module: hlo.Module) -> dict[str, int]:

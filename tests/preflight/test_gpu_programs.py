@@ -76,7 +76,7 @@ def test_a_convolution_costs_the_same_in_all_directions(target, operands, result
 
 SCORES = '"fmha_scale": 0.125, "intermediate_tensor_shape": {"element_type": "BF16", "dimensions": ["4", "2", "256", "320"], "layout": {}}'
 QKV = [("q", "bf16[4,256,2,64]{3,2,1,0}"), ("k", "bf16[4,320,2,64]{3,2,1,0}")]
-FORWARD = f'  %fwd = (bf16[4,2,256,64]{{3,1,2,0}}, f32[4,2,256]{{2,1,0}}, u8[0]{{0}}) custom-call(%q, %k, %k), custom_call_target="__cudnn$fmhaSoftmax", metadata={{op_name="jit(step)/transpose(jvp(UNet))/checkpoint/rematted_computation/dstack/level1_attention0/dot_product_attention_fwd"}}, backend_config={{"cudnn_fmha_backend_config": {{{SCORES}}}}}'
+FORWARD = f'  %fwd = (bf16[4,2,256,64]{{3,1,2,0}}, f32[4,2,256]{{2,1,0}}, u8[0]{{0}}) custom-call(%q, %k, %k), custom_call_target="__cudnn$fmhaSoftmax", metadata={{op_name="jit(step)/transpose(jvp(UNet))/checkpoint/rematted_computation/UNet/dstack/level1_attention0/dot_product_attention_fwd"}}, backend_config={{"cudnn_fmha_backend_config": {{{SCORES}}}}}'
 BACKWARD = f'  %bwd = (bf16[4,2,256,64]{{3,1,2,0}}, bf16[4,2,320,64]{{3,1,2,0}}, u8[0]{{0}}) custom-call(%q, %k, %k), custom_call_target="__cudnn$fmhaSoftmaxBackward", metadata={{op_name="jit(step)/transpose(jvp(UNet))/checkpoint/dstack/level1_attention0/dot_product_attention_bwd"}}, backend_config={{"cudnn_fmha_backend_config": {{{SCORES}}}}}'
 
 

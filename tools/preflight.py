@@ -1,14 +1,18 @@
-"""Whether an experiment fits a TPU slice, and how fast it can be there at best: its programs compiled without a TPU.
+"""Whether an experiment fits TPUs or GPUs that are not here, and how fast it can be there at best: it is compiled.
 
-    pip install "reimagen_jax[tpu]"
+    pip install '.[tpu]'                                                    # for TPUs
     python tools/preflight.py experiments/re_imagen_64.py --topology v4:4x4x4 [--batch 2048] [--fsdp 8]
         [--what train sampler] [--json FILE] [any setting of the experiment, such as --train.accumulate 8]
 
-Prints, for one chip: memory by what it is for, against what the chip has; FLOPs, memory traffic and what travels
-between chips, counted in the compiled program; the time that these take at best, and with it the highest possible
-MFU. Exits with status 1 when a program does not fit (and says what to change) or when it moves activations between
-chips, 2 when it was asked wrongly. A step of the paper's size takes some ten minutes to compile on two cores;
-`--quick` halves that.
+    python -m venv cuda && cuda/bin/pip install '.[cuda]'                   # for NVIDIA GPUs, 4.4 GB
+    cuda/bin/python tools/preflight.py experiments/if_finetune_64.py --topology rtx4090:1 [the same options]
+
+Prints, for one chip (or card): memory by what it is for, against what the chip has; FLOPs, memory traffic and what
+travels between chips, counted in the compiled program; the time that these take at best, and with it the highest
+possible MFU; on GPUs, what each attention became (cuDNN's or XLA's), and the calls of cuBLAS and cuDNN. Exits with
+status 1 when a program does not fit (and says what to change) or when it moves activations between chips, 2 when it
+was asked wrongly. A step of the paper's size takes some ten minutes to compile for TPUs on two cores, which `--quick`
+halves, and one to three for GPUs.
 """
 
 import json
@@ -22,34 +26,35 @@ import tyro
 
 from reimagen_jax.config import Experiment, load_experiment
 from reimagen_jax.errors import UserError
-from reimagen_jax.preflight.chips import mesh, parse_slice, prepare_environment
+from reimagen_jax.preflight.topology import mesh, parse_topology, prepare_environment
 from reimagen_jax.systems.reimagen.settings import ReImagenConfig
 from reimagen_jax.terminal import say
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """Compile an experiment's programs for a TPU slice that is not here, and say what they need of it."""
+    """Compile an experiment's programs for devices that are not here, and say what they need of them."""
 
     experiment_file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT.py")]
     """Python file that defines `config = Experiment(...)`."""
     topology: str
-    """Chip and sides of the slice: v4:4x4x4, v5e:8x8, v5p:4x4x4, v6e:8x8, ..."""
+    """A slice of TPUs by its sides, v4:4x4x4, v5e:8x8, v5p:4x4x4, v6e:8x8; or GPUs: h100:8, h200:1, a100-80:8,
+    a100-40:8, l4:1, rtx4090:1; two hosts of eight: h100:2x8."""
     config: Annotated[Experiment, tyro.conf.arg(name="")]
     batch: int | None = None
-    """Images a step over all chips (data.batch_size)."""
+    """Images a step over all devices (data.batch_size)."""
     fsdp: int | None = None
-    """Chips over which parameters are sharded (train.fsdp)."""
+    """Devices over which parameters are sharded (train.fsdp)."""
     what: tuple[Literal["train", "sampler"], ...] = ("train",)
     """Programs to compile."""
     sample_images: int | None = None
-    """Images that the sampler draws at once (default: one a chip)."""
+    """Images that the sampler draws at once (default: one a device)."""
     json: Path | None = None
     """File to write the figures to."""
     hlo: Path | None = None
     """Folder to write the optimized programs to, as text."""
     quick: bool = False
-    """Let the compiler do less: half the time, but more memory and traffic than the program would really need."""
+    """Let the compiler for TPUs do less: half the time, but more memory and traffic than would really be needed."""
 
     @property
     def settings(self) -> Experiment:
@@ -79,7 +84,7 @@ def parse(args: Sequence[str]) -> Preflight:
 
 def run(args: Preflight) -> int:
     """Compiles, prints, writes; returns the exit status. Raises `UserError` on what cannot be compiled for."""
-    where = parse_slice(args.topology)
+    where = parse_topology(args.topology)
     prepare_environment(where)
 
     # Only now: what is set above is read when JAX starts.
@@ -89,7 +94,7 @@ def run(args: Preflight) -> int:
 
     if args.quick:
         jax.config.update("jax_exec_time_optimization_effort", -1.0)
-    config = programs.for_platform(args.settings, "tpu")
+    config = programs.for_platform(args.settings, where.platform)
     chips = mesh(where, config.train.fsdp)
     reports = []
     for name in args.what:

@@ -92,7 +92,10 @@ NOT_HERE = (
     ),
     (r"reimagen reproduce sent.png", "is of a picture that somebody has sent"),
     (r"evaluate judged", "people fill in the table first; tests/evaluation/entities/test_people.py does"),
-    (r"tools/preflight.py", "needs '.[tpu]', and minutes of compiling; tests/tools/test_preflight.py runs it"),
+    (
+        r"tools/preflight",
+        "needs '.[tpu]' or '.[cuda]', and minutes of compiling; tests/tools/test_preflight*.py run it",
+    ),
     (r"retrieval.beam", "needs '.[beam]', in an environment of its own; tests/parity/test_beam.py runs it"),
     (r"^pip install|-m venv", "installs packages; CI does (.ci/run)"),
     (r"pytest|ruff|lint-imports", "the tests are a run of their own"),

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from reimagen_jax.errors import UserError
 
@@ -45,6 +47,11 @@ class Chip:
     reserved: int = GIB // 4
     """Of the memory, for the system: the compiler refuses programs that need more than the rest."""
 
+    def peak(self, kind: str) -> float:
+        """Of products of this type: a TPU multiplies bfloat16, whatever the type at default precision."""
+        del kind
+        return self.flops
+
 
 CHIPS = {
     chip.name: chip
@@ -68,6 +75,9 @@ class Slice:
     chip: Chip
     sides: tuple[int, ...]
 
+    platform: ClassVar[str] = "tpu"
+    word: ClassVar[str] = "chip"
+
     @property
     def size(self) -> int:
         """Chips."""
@@ -88,6 +98,15 @@ class Slice:
         """What an axis of a mesh can be long: JAX lays it along whole sides of the box."""
         subsets = (chosen for n in range(len(self.sides) + 1) for chosen in combinations(self.sides, n))
         return tuple(sorted({prod(chosen) for chosen in subsets}))
+
+    def place(self, device: Any) -> Sequence[int]:
+        """Its coordinates in the box; other devices than TPUs have none, and are taken to fill it in order."""
+        return getattr(device, "coords", None) or np.unravel_index(device.id, self.sides)
+
+    def way(self, coordinates: Sequence[Sequence[int]]) -> str:
+        """What a group talks by: there is one kind of links."""
+        del coordinates
+        return ""
 
     def bandwidth(self, coordinates: Sequence[Sequence[int]]) -> float:
         """What a chip can send a second, at best, to the others of its group, whose places in the box are given.

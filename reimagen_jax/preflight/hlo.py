@@ -8,12 +8,17 @@ as often as it runs:
      (pairs: output position and kernel position that meet an element: neither padding nor the zeros of a dilation)
   FLOPs(dot)         = 2 x elements of the result x elements summed over                                           (3)
   traffic            = what operations outside fusions read and write in main memory, with the padding of tiles    (4)
+  FLOPs(attention)   = 2 x queries x keys x width of all heads x its products: 2 forward, 5 backward                (5)
+
+On NVIDIA GPUs, products, convolutions and fused attention are calls of cuBLAS and cuDNN, which say the same of
+themselves: (2), (3), and (5), where the scores are computed again to go backward. Memory that a call asks for as a
+scratchpad is no traffic.
 """
 
 import functools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -97,6 +102,12 @@ class Instruction:
             for role, names in _CALLED.findall(self.attributes)
             if role != "to_apply" or self.opcode == "call"
         }
+
+    @property
+    def target(self) -> str:
+        """What a custom call calls; "" for other operations."""
+        found = re.search(r'custom_call_target="([^"]*)"', self.attributes) if self.opcode == "custom-call" else None
+        return found[1] if found else ""
 
     @property
     def source(self) -> str:
@@ -214,27 +225,68 @@ def _trip_count(module: Module, loop: Instruction) -> int | None:
 
 
 def matrix_flops(module: Module) -> float:
-    """(2) and (3) over the whole program, of one device."""
-    return float(
-        sum(
-            times * (_convolution_flops if x.opcode == "convolution" else _dot_flops)(computation, x)
-            for _, computation, x, times in module.instructions(fused=True)
-            if x.opcode in ("convolution", "dot")
-        )
-    )
+    """(2), (3) and (5) over the whole program, of one device."""
+    return float(flops_by_type(module).total())
+
+
+def flops_by_type(module: Module) -> Counter[str]:
+    """(2), (3) and (5) by the type that is multiplied: bf16, f32, or "f32 highest", where no precision may be lost."""
+    found: Counter[str] = Counter()
+    for _, computation, x, times in module.instructions(fused=True):
+        if count := _counter(x):
+            found[_multiplied(computation, x)] += times * count(computation, x)
+    return found
+
+
+def _counter(x: Instruction) -> Callable[[dict[str, Instruction], Instruction], int] | None:
+    if x.opcode == "dot" or x.target.startswith("__cublas$"):
+        return _dot_flops
+    if x.opcode == "convolution" or x.target.startswith("__cudnn$conv"):
+        return _convolution_flops
+    return _attention_flops if x.target.startswith(FUSED_ATTENTION) else None
+
+
+def _multiplied(computation: dict[str, Instruction], x: Instruction) -> str:
+    kind = computation[x.operands[0]].shapes[0].dtype
+    precise = re.search(r'operand_precision"?[=:][{\["]+highest', x.attributes, re.IGNORECASE)
+    return f"{kind} highest" if precise and kind == "f32" else kind
 
 
 def _dot_flops(computation: dict[str, Instruction], x: Instruction) -> int:
     left = computation[x.operands[0]].shapes[0]
-    summed = _ints(re.search(r"lhs_contracting_dims=\{([\d,]*)\}", x.attributes)[1])
+    written = r'lhs_contracting_dim(?:ension)?s"?[=:][{\[]([\d,"]*)'  # of the operation; in JSON, of cuBLAS's call
+    summed = _ints(re.search(written, x.attributes)[1].replace('"', ""))
     return 2 * prod(x.shapes[0].dims) * prod(left.dims[axis] for axis in summed)  # (3)
 
 
+FUSED_ATTENTION = "__cudnn$fmha"
+
+
+def scores(x: Instruction) -> tuple[int, ...]:
+    """(batch, heads, queries, keys) of cuDNN's attention, which it never writes down."""
+    return _ints(
+        re.search(r'"intermediate_tensor_shape".*?"dimensions":\s*\[([^\]]*)', x.attributes)[1].replace('"', "")
+    )
+
+
+def _attention_flops(computation: dict[str, Instruction], x: Instruction) -> int:
+    products = 5 if "Backward" in x.target else 2
+    return 2 * products * prod(scores(x)) * computation[x.operands[0]].shapes[0].dims[-1]  # (5)
+
+
+def _convolved(computation: dict[str, Instruction], x: Instruction) -> tuple[Shape, Shape, Shape]:
+    """Image, kernel and result of the convolution, of which cuDNN computes the gradients by calls of their own."""
+    (first, second), result = (computation[name].shapes[0] for name in x.operands[:2]), x.shapes[0]
+    if "BackwardFilter" in x.target:
+        return first, result, second
+    return (result, second, first) if "BackwardInput" in x.target else (first, second, result)
+
+
 def _convolution_flops(computation: dict[str, Instruction], x: Instruction) -> int:
-    left, right = (computation[name].shapes[0] for name in x.operands[:2])
+    left, right, out = _convolved(computation, x)
     left_axes, right_axes, out_axes = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", x.attributes).groups()
     window = dict(re.findall(r"(\w+)=(\S+?)[,}\s]", (re.search(r"window=\{[^}]*\}", x.attributes) or [" "])[0]))
-    sizes = {axis: x.shapes[0].dims[out_axes.index(axis)] for axis in out_axes}
+    sizes = {axis: out.dims[out_axes.index(axis)] for axis in out_axes}
     groups = re.search(r"batch_group_count=(\d+)", x.attributes)
     pairs = 1
     for i, axis in enumerate(sorted(filter(str.isdigit, out_axes))):
@@ -293,7 +345,7 @@ def _traffic(module: Module, computation: dict[str, Instruction], x: Instruction
         return _moved(x)
     operands = [computation[name] for name in x.operands if name in computation]
     read = [sum(shape.hbm_bytes for shape in operand.shapes) for operand in operands]
-    written = sum(shape.hbm_bytes for shape in x.shapes)
+    written = sum(shape.hbm_bytes for shape in _results(x))
     if x.opcode in SLICES:
         return written + min(written, read[0]) + sum(read[1:])
     if x.opcode == "dynamic-update-slice":
@@ -301,6 +353,13 @@ def _traffic(module: Module, computation: dict[str, Instruction], x: Instruction
     if x.opcode == "fusion":
         return _fusion_traffic(module.computations[x.called["calls"][0]], read, written)
     return written + sum(read)
+
+
+def _results(x: Instruction) -> Sequence[Shape]:
+    """Without the scratchpad of a library's call, which comes last: bytes in a row."""
+    calls, last = x.opcode in ("custom-call", "fusion") and len(x.shapes) > 1, x.shapes[-1:]
+    scratchpad = calls and last[0].dtype in ("s8", "u8") and len(last[0].dims) == 1
+    return x.shapes[:-1] if scratchpad else x.shapes
 
 
 def _moved(x: Instruction) -> float:

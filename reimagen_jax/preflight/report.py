@@ -1,6 +1,7 @@
 """What a compiled program needs of a chip, how fast it can be at best, and what to change where it does not fit.
 
   compute  = FLOPs / peak,   memory = traffic / HBM bandwidth,   network = sum over collectives of sent / links'     (1)
+             (summed over the types that are multiplied, each at its own peak)
   bound    = max(compute, memory, network):  no step is faster, if all three overlap perfectly                       (2)
   MFU      <= model FLOPs / (chips x peak x bound)                                                                   (3)
 
@@ -11,20 +12,23 @@ rematerialisation (flops.py). See Williams et al. 2009 (roofline).
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from reimagen_jax.config import Experiment
-from reimagen_jax.preflight import hlo
-from reimagen_jax.preflight.chips import GIB, Slice
+from reimagen_jax.errors import UserError
+from reimagen_jax.preflight import attentions, hlo
+from reimagen_jax.preflight.attentions import Attention
+from reimagen_jax.preflight.chips import GIB
+from reimagen_jax.preflight.gpus import PREALLOCATED, USABLE
 from reimagen_jax.preflight.programs import Program, bytes_per_device
+from reimagen_jax.preflight.topology import Topology
 
 SMALL = 4096
 """Arrays of fewer elements between devices are not worth a word: losses, norms, statistics."""
@@ -57,6 +61,8 @@ class Traffic:
     kind: str
     purpose: str
     """parameters, gradients, activations, or small (see `SMALL`)."""
+    way: str
+    """What it travels by, of GPUs: `by NVLink`, `between hosts`."""
     count: int
     """Operations a step, those in loops as often as they run."""
     sent: float
@@ -86,7 +92,7 @@ class Roofline:
 
 @dataclass(frozen=True)
 class Report:
-    """Of one program on one slice."""
+    """Of one program on one slice of TPUs, or on hosts of GPUs. A "chip" here is a card, too."""
 
     experiment: str
     topology: str
@@ -104,9 +110,15 @@ class Report:
     collectives: tuple[Traffic, ...] = ()
     activations: tuple[str, ...] = ()
     """Collectives that move activations: data parallelism needs none."""
+    attentions: tuple[Attention, ...] = ()
+    """What each became, on GPUs."""
+    calls: Mapping[str, int] = field(default_factory=dict)
+    """Of NVIDIA's libraries, a step."""
     roofline: Roofline | None = None
     notes: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
+    word: str = "chip"
+    """What a device is called."""
 
     @property
     def sound(self) -> bool:
@@ -114,13 +126,18 @@ class Report:
         return not self.activations
 
 
-def examine(program: Program, config: Experiment, where: Slice, mesh: Mesh, keep_text: Path | None = None) -> Report:
+def examine(program: Program, config: Experiment, where: Topology, mesh: Mesh, keep_text: Path | None = None) -> Report:
     """Compiles the program for the mesh and reads what came of it; its text is written to `keep_text`.
 
     Errors of the compiler other than a lack of memory are raised.
     """
     started = time.perf_counter()
-    lowered = program.jitted.lower(*program.arguments)
+    try:
+        lowered = program.jitted.lower(*program.arguments)
+    except NotImplementedError as refused:  # as `jax.nn.dot_product_attention` does
+        raise UserError(
+            f"{program.name} of {config.name} cannot run on {where.name} as it is set: {refused}"
+        ) from refused
     lowered_at = time.perf_counter()
     compiled, error = None, ""
     try:
@@ -147,6 +164,7 @@ def examine(program: Program, config: Experiment, where: Slice, mesh: Mesh, keep
             keep_text.parent.mkdir(parents=True, exist_ok=True)
             keep_text.write_text(text)
         found = read_program(text, program, where, mesh)
+        found["notes"] += _of_memory(memory, where)
     return Report(
         experiment=config.name,
         topology=where.name,
@@ -156,43 +174,63 @@ def examine(program: Program, config: Experiment, where: Slice, mesh: Mesh, keep
         memory=memory,
         model_flops=program.model_flops,
         advice=() if memory.fits else advice(program, config, where, memory),
+        word=where.word,
         **seconds,
         **found,
     )
 
 
-def read_program(text: str, program: Program, where: Slice, mesh: Mesh) -> dict[str, Any]:
+def read_program(text: str, program: Program, where: Topology, mesh: Mesh) -> dict[str, Any]:
     """What the text of the optimized program says: fields of `Report`, from FLOPs to notes."""
     module = hlo.parse(text)
     found = hlo.collectives(module, mesh.size)
     known = tuple({_unordered(shape) for shape in program.state})
-    traffic = _by_purpose(found, known, where, [_place(device, where) for device in mesh.devices.flat])
-    flops, moved = hlo.matrix_flops(module), hlo.hbm_traffic(module)
-    notes = ()
+    traffic = _by_purpose(found, known, where, [where.place(device) for device in mesh.devices.flat])
+    by_type, moved = hlo.flops_by_type(module), hlo.hbm_traffic(module)
+    # As if all of it ran at the peak of bfloat16: what is multiplied more slowly counts as often more.
+    at_peak = sum(flops * where.chip.flops / where.chip.peak(kind) for kind, flops in by_type.items())
+    became = attentions.attentions(module) if where.platform == "cuda" else ()
+    notes = _of_attentions(became)
     if module.unknown_loops:
-        notes = (f"{module.unknown_loops} loops of unknown length are counted as if they ran once",)
+        notes += (f"{module.unknown_loops} loops of unknown length are counted as if they ran once",)
     return {
-        "flops": flops,
+        "flops": float(by_type.total()),
         "hbm_traffic": moved,
         "collectives": traffic,
         "activations": tuple(
-            f"{c.kind} of {array.dtype}{list(sides)} x {c.runs}, {c.source}"
+            f"{c.kind} of {array.dtype}{list(sides)} x {c.runs}, {_short(c.source)}"
             for c in found
             for array, sides in zip(c.arrays, c.whole, strict=True)
             if purpose(c.kind, sides, known, c.source) == "activations"
         ),
-        "roofline": roofline(where, flops, moved, sum(row.seconds for row in traffic), program.model_flops),
+        "attentions": became,
+        "calls": attentions.library_calls(module),
+        "roofline": roofline(where, at_peak, moved, sum(row.seconds for row in traffic), program.model_flops),
         "notes": notes,
     }
 
 
-def _place(device: jax.Device, where: Slice) -> Sequence[int]:
-    """Its coordinates in the box; other devices than TPUs have none, and are taken to fill it in order."""
-    return getattr(device, "coords", None) or np.unravel_index(device.id, where.sides)
+def _of_memory(memory: Memory, where: Topology) -> tuple[str, ...]:
+    """What JAX has to be told, lest it take less of a GPU's memory than the program needs."""
+    if where.platform != "cuda" or not PREALLOCATED * where.chip.hbm < memory.peak <= memory.available:
+        return ()
+    return (f"JAX takes {PREALLOCATED:.0%} of the memory by itself: set XLA_PYTHON_CLIENT_MEM_FRACTION={USABLE}",)
 
 
-def roofline(where: Slice, flops: float, hbm_traffic: float, network_seconds: float, model_flops: float) -> Roofline:
-    """(1) to (3) from what one chip does, and the model's FLOPs over all chips."""
+def _of_attentions(found: Sequence[Attention]) -> tuple[str, ...]:
+    slow = [one for one in found if not one.fused]
+    if not slow:
+        return ()
+    places, all_places = (sum(len(one.places) for one in some) for some in (slow, found))
+    largest = max(slow, key=lambda one: one.score_bytes)
+    return (
+        f"{places} of {all_places} attentions are not cuDNN's but XLA's, with their scores in memory: "
+        f"up to {largest.score_bytes / GIB:.2f} GiB each ({largest.queries} queries, {largest.keys} keys)",
+    )
+
+
+def roofline(where: Topology, flops: float, hbm_traffic: float, network_seconds: float, model_flops: float) -> Roofline:
+    """(1) to (3) from what one chip does, at the peak of bfloat16, and the model's FLOPs over all chips."""
     chip = where.chip
     compute, memory = flops / chip.flops, hbm_traffic / chip.hbm_bandwidth  # (1)
     bound = max(compute, memory, network_seconds)  # (2)
@@ -205,16 +243,22 @@ def purpose(kind: str, sides: Sequence[int], state: Sequence[Sequence[int]], sou
 
     Told by its sides: those of a leaf of the state, or of a device's share of it, in any order; the same with one side
     padded; a strip of it, passed on to the next device when shares are padded. Outside of the loss and its gradient
-    (`source` says so), where only the optimizer is, the number of elements is enough.
+    (`source` says so), where only the optimizer is, the number of elements is enough. Compilers for GPUs join small
+    gradients of many layers in one flat array (`source` has them all, parted by colons).
     """
     if prod(sides) < SMALL:
         return "small"
     ours, leaves = _unordered(sides), [_unordered(shape) for shape in state]
     alike = ours in leaves or any(_padded_or_strip(kind, ours, leaf) for leaf in leaves)
     alike |= bool(source) and "jvp(" not in source and prod(ours) in map(prod, leaves)
+    alike |= len(ours) == 1 and ":" in source
     if alike:
         return "gradients" if kind in ("all-reduce", "reduce-scatter") else "parameters"
     return "activations"
+
+
+def _short(source: str) -> str:
+    return source if len(source) <= 200 else f"{source[:200]} ..."
 
 
 def _unordered(sides: Sequence[int]) -> tuple[int, ...]:
@@ -232,15 +276,16 @@ def _padded_or_strip(kind: str, ours: tuple[int, ...], leaf: tuple[int, ...]) ->
 
 
 def _by_purpose(
-    found: Sequence[hlo.Collective], state: Sequence[Sequence[int]], where: Slice, places: Sequence[Sequence[int]]
+    found: Sequence[hlo.Collective], state: Sequence[Sequence[int]], where: Topology, places: Sequence[Sequence[int]]
 ) -> tuple[Traffic, ...]:
-    rows: dict[tuple[str, str], list[float]] = {}
+    rows: dict[tuple[str, str, str], list[float]] = {}
     for c in found:
-        bandwidth = where.bandwidth([places[i] for i in c.group])
+        group = [places[i] for i in c.group]
+        bandwidth, way = where.bandwidth(group), where.way(group)
         total = sum(array.bytes for array in c.arrays) or 1
         purposes = [purpose(c.kind, sides, state, c.source) for sides in c.whole]
         for i, (array, what) in enumerate(zip(c.arrays, purposes, strict=True)):
-            row = rows.setdefault((c.kind, what), [0, 0.0, 0.0])
+            row = rows.setdefault((c.kind, what, way), [0, 0.0, 0.0])
             # A bundle of arrays is one operation, of each purpose in it.
             row[0] += c.runs if what not in purposes[:i] else 0
             sent = c.sent * array.bytes / total
@@ -260,27 +305,27 @@ def refused_sizes(message: str) -> tuple[int, int]:
     raise ValueError(f"no sizes in the compiler's message: {message[:500]}")
 
 
-def advice(program: Program, config: Experiment, where: Slice, memory: Memory) -> tuple[str, ...]:
+def advice(program: Program, config: Experiment, where: Topology, memory: Memory) -> tuple[str, ...]:
     """What to change so that it fits, the cheapest first."""
     lacking = memory.peak - memory.available
     state = sum(size for name, size in memory.held.items() if name != "batch")
     if program.name == "sampler":
         fewer = program.images // 2 // where.size * where.size
-        return (f"--sample-images {fewer}" if fewer else f"a chip with {lacking / GIB:.1f} GiB more memory",)
+        return (f"--sample-images {fewer}" if fewer else f"a {where.word} with {lacking / GIB:.1f} GiB more memory",)
     train, lines = config.train, []
     lines += config.system.savings()
     spared, larger = state - state * train.fsdp // where.size, [n for n in where.axis_sizes if n > train.fsdp]
     if larger and (spared > lacking / 2 or state > memory.available / 2):
         choices = ", or ".join(map(str, larger))
-        lines.append(f"--train.fsdp {choices}: the state takes {state / GIB:.1f} GiB a chip")
+        lines.append(f"--train.fsdp {choices}: the state takes {state / GIB:.1f} GiB a {where.word}")
     share = config.data.batch_size // (where.size * train.accumulate)
     if share > 1:
-        lines.append(f"--train.accumulate {2 * train.accumulate}: a micro-batch has {share} images a chip now")
+        lines.append(f"--train.accumulate {2 * train.accumulate}: a micro-batch has {share} images a {where.word} now")
     if train.optimizer == "adamw":
         lines.append("--train.optimizer adafactor: no moments of the parameters' size")
     if share == 1 and config.data.batch_size > where.size:
         lines.append(f"--data.batch-size {config.data.batch_size // 2}")
-    return tuple(lines) or (f"a chip with {lacking / GIB:.1f} GiB more memory, or a slice with more chips",)
+    return tuple(lines) or (f"a {where.word} with {lacking / GIB:.1f} GiB more memory, or more {where.word}s",)
 
 
 def _settings(program: Program, config: Experiment, mesh: Mesh) -> dict[str, Any]:
@@ -306,23 +351,24 @@ def to_dict(report: Report) -> dict[str, Any]:
 
 def table(report: Report) -> str:
     """The report to read."""
-    memory, roof = report.memory, report.roofline
+    memory, roof, word = report.memory, report.roofline, report.word
     settings = ", ".join(f"{name} {value}" for name, value in report.settings.items())
-    lines = [f"{report.experiment}, {report.program}, on {report.topology} ({report.chips} chips): {settings}", ""]
+    lines = [f"{report.experiment}, {report.program}, on {report.topology} ({report.chips} {word}s): {settings}", ""]
     rows = [(name, _gib(size)) for name, size in memory.held.items()]
     if memory.temporaries is not None:
         rows.append(("activations and other temporaries", _gib(memory.temporaries)))
     share = f"{memory.peak / memory.available:.0%} of {memory.available / GIB:.2f}"
     rows.append(("needed in all", f"{_gib(memory.peak)}   {share}: {'fits' if memory.fits else 'DOES NOT FIT'}"))
-    lines += _rows("memory a chip, GiB", rows)
+    lines += _rows(f"memory a {word}, GiB", rows)
     if roof is not None:
-        rows = [(f"{row.kind} of {row.purpose}", _collective(row)) for row in report.collectives] or [("none", "")]
-        lines += _rows("sent by a chip, GiB", rows)
+        rows = [(f"{row.kind} of {row.purpose} {row.way}".strip(), _collective(row)) for row in report.collectives]
+        rows = rows or [("none", "")]
+        lines += _rows(f"sent by a {word}, GiB", rows)
         images = report.settings["images"]
         rows = [
             ("model FLOPs an image", f"{report.model_flops / images / 1e12:9.3f} TFLOP"),
-            ("FLOPs a chip executes", f"{report.flops / 1e12:9.3f} TFLOP"),
-            ("memory traffic of a chip", f"{_gib(report.hbm_traffic)} GiB"),
+            (f"FLOPs a {word} executes", f"{report.flops / 1e12:9.3f} TFLOP"),
+            (f"memory traffic of a {word}", f"{_gib(report.hbm_traffic)} GiB"),
             ("time of compute", f"{1e3 * roof.compute:9.2f} ms"),
             ("time of memory", f"{1e3 * roof.memory:9.2f} ms"),
             ("time of the network", f"{1e3 * roof.network:9.2f} ms"),
@@ -330,7 +376,12 @@ def table(report: Report) -> str:
             ("MFU at most", f"{roof.mfu:9.1%}"),
         ]
         lines += _rows("roofline", rows)
-        verdict = "no activation travels between chips" if report.sound else "ACTIVATIONS TRAVEL BETWEEN CHIPS:"
+        if report.attentions:
+            lines += _rows("attention", [(_size(one), _became(one)) for one in report.attentions])
+        if report.calls:
+            lines += _rows("calls of libraries, a step", [(name, f"{n:6d}") for name, n in report.calls.items()])
+        travels = f"ACTIVATIONS TRAVEL BETWEEN {word.upper()}S:"
+        verdict = f"no activation travels between {word}s" if report.sound else travels
         lines += [verdict, *(f"  {line}" for line in report.activations[:20])]
     lines += [f"lowered in {report.lower_seconds:.0f} s, compiled in {report.compile_seconds:.0f} s", *report.notes]
     if report.advice:
@@ -340,6 +391,15 @@ def table(report: Report) -> str:
 
 def _gib(size: float) -> str:
     return f"{size / GIB:9.3f}"
+
+
+def _size(one: Attention) -> str:
+    return f"{one.queries} queries, {one.keys} keys, at {len(one.places)} place{'s' if len(one.places) > 1 else ''}"
+
+
+def _became(one: Attention) -> str:
+    calls = ", ".join(f"{name} x {n}" for name, n in one.calls.items())
+    return f"cuDNN's: {calls}" if one.fused else f"XLA's: {calls}; scores of {one.score_bytes / GIB:.3f} GiB in memory"
 
 
 def _collective(row: Traffic) -> str:

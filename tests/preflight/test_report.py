@@ -153,6 +153,10 @@ def test_shares_that_do_not_divide_evenly_are_padded_and_passed_on():
     assert report.purpose("all-gather", (1152, 120), state) == "activations"
     assert report.purpose("collective-permute", (1152, 512), state) == "activations"
     assert report.purpose("reduce-scatter", (1152, 4096), state) == "activations"
+    # Gradients of many layers in one flat array; one of one layer could be anything.
+    joined = "jit(step)/(transpose(jvp(UNet))/up3/conv2/transpose:transpose(jvp(UNet))/up3/conv1/transpose)"
+    assert report.purpose("all-reduce", (811008,), state, joined) == "gradients"
+    assert report.purpose("all-reduce", (811008,), state, joined.split(":")[0]) == "activations"
     # The optimizer's statistics, in another shape; the same in the loss could be anything.
     assert report.purpose("all-gather", (16, 64, 9), state, "jit(step)/mul") == "parameters"
     assert report.purpose("all-gather", (16, 64, 9), state, "jit(step)/jvp(UNet)/mul") == "activations"

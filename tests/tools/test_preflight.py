@@ -6,7 +6,7 @@ import json
 import jax
 import pytest
 
-from reimagen_jax.preflight import chips, programs
+from reimagen_jax.preflight import chips, gpus, programs
 from tests.preflight.test_report import regression_program
 from tools import preflight
 
@@ -18,6 +18,7 @@ def on_cpus(monkeypatch):
     """The compiler at hand in the place of that of TPUs, and a program that it compiles in a second."""
     monkeypatch.setattr(preflight, "prepare_environment", lambda where: None)
     monkeypatch.setattr(chips, "devices", lambda where: jax.devices()[: where.size])
+    monkeypatch.setattr(gpus, "devices", lambda where: jax.devices()[: where.size])
     monkeypatch.setattr(programs, "train_program", lambda config, mesh: regression_program(mesh, gathered=True))
 
 
@@ -31,6 +32,17 @@ def test_what_fits_ends_with_status_0_and_leaves_figures(on_cpus, tmp_path, caps
     assert figures["settings"]["fsdp"] == 4 and figures["chips"] == 8
     assert figures["memory"]["peak"] > 0 and figures["roofline"]["bound"] > 0
     assert (tmp_path / "entityworld32.train.txt").read_text().startswith("HloModule")
+
+
+def test_cards_have_the_same_table(on_cpus, tmp_path, capsys):
+    out = tmp_path / "figures.json"
+    arguments = ["--topology", "h100:2x4", "--fsdp", "4", "--batch", "1024", "--json", str(out)]
+    assert preflight.main([EXPERIMENT, *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "on h100:2x4 (8 GPUs)" in printed and "of 75.15: fits" in printed and "fastest possible" in printed
+    (figures,) = json.loads(out.read_text())
+    assert figures["topology"] == "h100:2x4" and figures["chips"] == 8 and figures["fits"]
+    assert figures["attentions"] == [] and figures["calls"] == {}  # CPUs have neither
 
 
 def test_what_does_not_fit_ends_with_status_1(on_cpus, monkeypatch, capsys):
@@ -47,6 +59,9 @@ def test_what_does_not_fit_ends_with_status_1(on_cpus, monkeypatch, capsys):
         (["nowhere.py", "--topology", "v4:2x2x2"], "nowhere.py not found"),
         ([EXPERIMENT, "--topology", "v4:8"], "3 sides"),
         ([EXPERIMENT, "--topology", "v1:2x2"], "no chip 'v1'"),
+        ([EXPERIMENT, "--topology", "h100"], "such as h100:8 or h100:2x8"),
+        ([EXPERIMENT, "--topology", "a100:8"], "did you mean a100-80 or a100-40?"),
+        ([EXPERIMENT, "--topology", "h100:8", "--fsdp", "3"], "train.fsdp 3 does not divide the 8 devices"),
         ([EXPERIMENT, "--topology", "v4:2x2x2", "--fsdp", "3"], "train.fsdp 3 does not divide the 8 devices"),
     ],
 )
@@ -67,3 +82,10 @@ def test_without_libtpu_it_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
     assert preflight.main([EXPERIMENT, "--topology", "v4:2x2x2"]) == 2
     assert 'pip install "jax[tpu]"' in capsys.readouterr().err
+
+
+def test_without_the_compiler_for_gpus_it_says_how_to_get_it(monkeypatch, capsys):
+    monkeypatch.setattr(gpus.importlib.util, "find_spec", lambda name: None)
+    assert preflight.main([EXPERIMENT, "--topology", "rtx4090:1"]) == 2
+    error = capsys.readouterr().err
+    assert "cuda/bin/pip install '.[cuda]'" in error and error.count("\n") == 1

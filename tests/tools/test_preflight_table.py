@@ -1,0 +1,148 @@
+"""tools/preflight_table.py: what is tried, what is kept, what the page says. Nothing is compiled."""
+
+import dataclasses
+import json
+import subprocess
+from pathlib import Path
+
+import jax
+import pytest
+
+from reimagen_jax import randomness
+from reimagen_jax.preflight.topology import parse_topology
+from reimagen_jax.systems import kinds
+from tools import preflight, preflight_table
+from tools.preflight_table import ROWS, PreflightTable, Row, tries
+
+ROW = Row("Small", "if_finetune_64", "train", 16, {"h100:2": (2, 2), "l4:1": (1, 1)})
+
+
+def figures(fits):
+    memory = {"held": {"parameters": 2**30}, "temporaries": 2**31, "peak": 3 * 2**30, "available": 20 * 2**30}
+    one = {"queries": 4, "keys": 6, "fused": True, "places": ["a", "b"]}
+    roofline = {"bound": 0.25, "limit": "memory", "mfu": 0.5}
+    return {"fits": fits, "memory": memory, "roofline": roofline, "attentions": [one, one | {"fused": False}]}
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """Stands in for preflight.py: what it was asked, and a program that fits from `accumulate` on."""
+    asked, needs = [], {"accumulate": 4, "fails": False}
+
+    def run(words, **_):
+        asked.append(words)
+        if needs["fails"]:
+            return subprocess.CompletedProcess(words, 1, "", "Traceback\nRuntimeError: it broke")
+        accumulate = int(words[words.index("--train.accumulate") + 1])
+        Path(words[-1]).write_text(json.dumps([figures(accumulate >= needs["accumulate"])]))
+        return subprocess.CompletedProcess(words, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(preflight_table, "ROWS", (ROW,))
+    return asked, needs
+
+
+@pytest.fixture
+def args(tmp_path):
+    return PreflightTable(tmp_path / "kept.json", tmp_path / "page.md")
+
+
+def test_micro_batches_are_halved_until_it_fits(compiler, args):
+    asked, _ = compiler
+    assert preflight_table.run(args) == 0
+    accumulated = [words[words.index("--train.accumulate") + 1] for words in asked]
+    assert accumulated == ["2", "4", "1", "2", "4"]  # of two cards, then of one
+    lines = [line for line in args.out.read_text().splitlines() if line.startswith("| Small")]
+    assert lines == [
+        "| Small | `h100:2` | 16 | 4 | 2 | 1.0 + 2.0 | 20.0 | fits | 0.25 s (memory) | 50% | 2 of 4 |",
+        "| Small | `l4:1` | 16 | 4 | 1 | 1.0 + 2.0 | 20.0 | fits | 0.25 s (memory) | 50% | 2 of 4 |",
+    ]
+
+
+def test_what_is_kept_is_not_compiled_again(compiler, args):
+    asked, _ = compiler
+    preflight_table.run(args)
+    page = args.out.read_text()
+    asked.clear()
+    args.out.unlink()
+    assert preflight_table.run(args) == 0
+    assert asked == [] and args.out.read_text() == page
+
+
+def test_what_does_not_fit_at_all_stands_there(compiler, args):
+    asked, needs = compiler
+    needs["accumulate"] = 1000
+    assert preflight_table.run(args) == 0
+    assert args.out.read_text().count("**does not fit**") == 2
+    assert asked[-1][asked[-1].index("--train.accumulate") + 1] == "16"  # one image at once
+
+
+def test_what_does_not_compile_is_told_and_tried_again(compiler, args):
+    asked, needs = compiler
+    needs["fails"] = True
+    assert preflight_table.run(args) == 1
+    kept = json.loads(args.kept.read_text())
+    assert "it broke" in kept["Small, train, 16"]["l4:1"]["failed"]
+    assert args.out.read_text().count("**does not compile**") == 2
+    needs["fails"] = False
+    asked.clear()
+    assert preflight_table.run(args) == 0 and asked
+    assert "does not compile" not in args.out.read_text()
+
+
+def test_some_of_it_can_be_asked_for(compiler, args, tmp_path):
+    asked, _ = compiler
+    preflight_table.run(PreflightTable(args.kept, args.out, on=("l4:1",)))
+    assert {words[words.index("--topology") + 1] for words in asked} == {"l4:1"}
+    asked.clear()
+    preflight_table.run(PreflightTable(args.kept, args.out, only=("sampler",)))
+    preflight_table.run(PreflightTable(args.kept, args.out, limit=0))
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"on": ("h1000:1",)}, "did you mean h100"),
+        ({"cuda": Path("no/such/python")}, "no/such/python is no Python"),
+        ({"kept": Path(__file__)}, "test_preflight_table.py"),
+    ],
+)
+def test_wrong_input_ends_with_status_2_and_one_line(compiler, args, capsys, wrong, says):
+    assert preflight_table.main(dataclasses.replace(args, **wrong)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and says in error and error.count("\n") == 1
+    assert compiler[0] == []
+
+
+def test_each_kind_of_device_has_its_own_environment():
+    args = PreflightTable(Path("kept"), Path("out"), cuda=Path("c/python"), tpu=Path("t/python"))
+    row = Row("Small", "re_imagen_64", "sampler", 4, {"l4:1": (1, 1), "v5e:2x2": (1, 1)}, "--sampler.eta 0.2")
+    card, tpu = (preflight_table.command(row, on, {"sample_images": 4}, args) for on in row.on)
+    assert (card[0], tpu[0]) == ("c/python", "t/python") and "--quick" in tpu and "--quick" not in card
+    assert card[-5:] == ["--sampler.eta", "0.2", "--sample-images", "4", "--json"]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.name}, {row.what}")
+def test_every_row_begins_with_settings_that_its_devices_can_share(row):
+    for topology in row.on:
+        size, (fsdp, _) = parse_topology(topology).size, row.on[topology]
+        assert size % fsdp == 0
+        first = next(tries(row, topology))
+        assert first.get("sample_images", first.get("batch", 0)) % size == 0
+
+
+PUBLISHED = {preflight_table.LARGE: 0.935e9, preflight_table.XL: 4.3e9}
+"""IF's first stage, by the options of its size (experiments/if_finetune_64.py)."""
+
+
+@pytest.mark.parametrize("options", sorted({row.options for row in ROWS}))
+def test_options_of_rows_are_settings_and_make_networks_of_the_published_size(options):
+    row = next(row for row in ROWS if row.options == options)
+    words = preflight_table.command(row, next(iter(row.on)), {"batch": 64}, PreflightTable(Path("kept"), Path("out")))
+    settings = preflight.parse([*words[2:], "figures.json"]).settings
+    assert settings.data.batch_size == 64
+    params = jax.eval_shape(lambda: kinds.system_of(settings).init(randomness.key(0)))
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    told = [size for name, size in PUBLISHED.items() if name in options]
+    assert count == pytest.approx(told[0] if told else count, rel=0.03)

@@ -1,0 +1,247 @@
+"""Every preset on every card and slice, in a table: compiled by preflight.py, one after the other, and kept.
+
+    python tools/preflight_table.py --kept runs/preflight.json --out DEVICES.md --cuda cuda/bin/python
+    python tools/preflight_table.py --kept runs/preflight.json --out some.md --only IF-I-XL --on rtx4090:1 l4:1
+
+A cell is a program (a preset's training step or sampler) on one topology, compiled in a process of its own. Where it
+does not fit, micro-batches (a sampler's images) are halved until it does, or until there is no half. What is done is
+kept at once, so that the same command, given again, does what is missing. A program that does not compile is kept with
+the end of what was said, stands in the table, and is tried again. Status 1: one did not compile.
+"""
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from reimagen_jax.errors import UserError, require
+from reimagen_jax.files import read_json, write_json, write_text
+from reimagen_jax.preflight import gpus
+from reimagen_jax.preflight.topology import parse_topology
+from reimagen_jax.terminal import say
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Row:
+    """A program and where it is compiled for."""
+
+    name: str
+    experiment: str
+    what: Literal["train", "sampler"]
+    images: int
+    """A step; drawn at once."""
+    on: Mapping[str, tuple[int, int]]
+    """Topology -> train.fsdp and the train.accumulate to begin with; both 1 for a sampler."""
+    options: str = ""
+
+
+def widths(base: int) -> str:
+    """A network of IF's first stage as wide as a published one: its four levels are 1, 2, 3 and 4 times `base`."""
+    levels = " ".join(f"--unet.levels.{i}.width {(i + 1) * base}" for i in range(4))
+    return f"{levels} --unet.cond-width {4 * base} --unet.text-width {4 * base} --unet.time-features {base}"
+
+
+LARGE, XL = widths(320), widths(704)
+FROZEN = "--train.rates.1.factor 0"
+"""Neighbour attention alone learns."""
+
+
+def everywhere(*names: str) -> dict[str, tuple[int, int]]:
+    """Single cards, nothing shared, the whole batch at once."""
+    return dict.fromkeys(names, (1, 1))
+
+
+SINGLE = ("rtx4090:1", "l4:1", "a100-40:1", "a100-80:1", "h100:1", "h200:1")
+ROWS = (
+    Row("IF-I-M, all of it", "if_finetune_64", "train", 64, everywhere(*SINGLE)),
+    Row("IF-I-L, all of it", "if_finetune_64", "train", 16, everywhere(*SINGLE), LARGE),
+    Row("IF-I-XL, neighbours alone", "if_finetune_64", "train", 16, everywhere(*SINGLE), f"{XL} {FROZEN}"),
+    Row("IF-I-XL, all of it", "if_finetune_64", "train", 64, {"h100:8": (8, 1), "a100-40:8": (8, 1)}, XL),
+    Row("IF-II-M, all of it", "if_finetune_256", "train", 32, everywhere(*SINGLE)),
+    Row("IF-I-M", "if_finetune_64", "sampler", 4, everywhere("rtx4090:1", "l4:1")),
+    Row("IF-I-XL", "if_finetune_64", "sampler", 4, everywhere("rtx4090:1", "l4:1", "h100:1"), XL),
+    Row("IF-II-M", "if_finetune_256", "sampler", 4, everywhere("rtx4090:1", "l4:1")),
+    *(
+        Row(name, experiment, "train", batch, {f"{card}:8": (8, accumulate) for card, accumulate in begin.items()})
+        for name, experiment, batch, begin in (
+            ("Re-Imagen 64, 2.5B", "re_imagen_64", 256, {"h100": 4, "h200": 2, "a100-80": 4, "a100-40": 8}),
+            ("Re-Imagen 64, 1.4B", "re_imagen_64_small", 256, {"h100": 2, "h200": 2, "a100-80": 2, "a100-40": 4}),
+            ("Re-Imagen 64 to 256", "re_imagen_256", 128, {"h100": 1, "h200": 1, "a100-80": 1, "a100-40": 1}),
+            ("Re-Imagen 256 to 1024", "re_imagen_1024", 128, {"h100": 1, "h200": 1, "a100-80": 1, "a100-40": 1}),
+        )
+    ),
+    Row("Re-Imagen 64, 2.5B", "re_imagen_64", "train", 256, {"h100:2x8": (8, 2)}),
+    *(
+        Row(name, experiment, "sampler", 4, everywhere("rtx4090:1", "a100-40:1", "h100:1"))
+        for name, experiment in (
+            ("Re-Imagen 64, 2.5B", "re_imagen_64"),
+            ("Re-Imagen 64, 1.4B", "re_imagen_64_small"),
+            ("Re-Imagen 64 to 256", "re_imagen_256"),
+            ("Re-Imagen 256 to 1024", "re_imagen_1024"),
+        )
+    ),
+    Row("Re-Imagen 64, 2.5B", "re_imagen_64", "train", 2048, {"v5p:4x4x4": (16, 8), "v6e:8x8": (8, 8)}),
+    Row("Re-Imagen 64, 1.4B", "re_imagen_64_small", "train", 2048, {"v5e:16x16": (16, 4)}),
+    Row("Re-Imagen 64, 2.5B", "re_imagen_64", "sampler", 64, {"v4:4x4x4": (1, 1)}),
+)
+
+
+@dataclass(frozen=True)
+class PreflightTable:
+    """Compile what is not kept yet, and write the table."""
+
+    kept: Path
+    """JSON of what is finished; made, or gone on with."""
+    out: Path
+    """Markdown with the table of all that is kept."""
+    cuda: Path = Path(sys.executable)
+    """Python of an environment with '.[cuda]', for cards."""
+    tpu: Path = Path(sys.executable)
+    """Python of an environment with '.[tpu]', for slices."""
+    only: tuple[str, ...] = ()
+    """Rows with one of these words in their name, or `train`, `sampler`; all."""
+    on: tuple[str, ...] = ()
+    """Topologies; all."""
+    limit: int | None = None
+    """Compile so many cells at most; 0 writes the table alone."""
+
+
+def tries(row: Row, topology: str) -> Iterator[dict[str, int]]:
+    """Settings to try one after the other: half as much at once each time, as long as all devices have something."""
+    size, (fsdp, accumulate) = parse_topology(topology).size, row.on[topology]
+    at_once = row.images // accumulate
+    while at_once >= size and at_once % size == 0:
+        if row.what == "sampler":
+            yield {"sample_images": at_once}
+        else:
+            yield {"batch": row.images, "fsdp": fsdp, "accumulate": row.images // at_once}
+        at_once = at_once // 2 if at_once % 2 == 0 else 0
+
+
+def command(row: Row, topology: str, settings: Mapping[str, int], args: PreflightTable) -> list[str]:
+    """What compiles a cell; its figures go to a file of which the name is to follow."""
+    card = isinstance(parse_topology(topology), gpus.Hosts)
+    options = shlex.split(row.options) + ([] if card else ["--quick"])
+    for name, value in settings.items():
+        options += [{"accumulate": "--train.accumulate"}.get(name, f"--{name.replace('_', '-')}"), str(value)]
+    experiment = f"experiments/{row.experiment}.py"
+    python = str(args.cuda if card else args.tpu)
+    tool = str(ROOT / "tools" / "preflight.py")
+    return [python, tool, experiment, "--topology", topology, "--what", row.what, *options, "--json"]
+
+
+def compiled(row: Row, topology: str, args: PreflightTable) -> dict[str, Any]:
+    """A cell: the figures of the first settings that fit (or of the last), or why there are none."""
+    cell: dict[str, Any] = {}
+    for settings in tries(row, topology):
+        words = command(row, topology, settings, args)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "figures.json"
+            begin = time.monotonic()
+            done = subprocess.run([*words, str(path)], cwd=ROOT, capture_output=True, text=True)
+            told = {"settings": settings, "command": shlex.join(words[1:-1]), "wall_s": round(time.monotonic() - begin)}
+            if not path.exists():
+                return told | {"failed": (done.stderr or done.stdout)[-1500:]}
+            (figures,) = json.loads(path.read_text())
+        cell = told | {"figures": figures}
+        if figures["fits"]:
+            break
+    return cell
+
+
+def run(args: PreflightTable) -> int:
+    """Cell after cell; returns the exit status. Raises `UserError` for what is asked wrongly."""
+    for topology in args.on:
+        parse_topology(topology)
+    for python in (args.cuda, args.tpu):
+        require(shutil.which(python) is not None, f"{python} is no Python that can be run: give that of an environment")
+    kept: dict[str, Any] = read_json(args.kept, "cells") if args.kept.exists() else {}
+    todo = [
+        (f"{row.name}, {row.what}, {row.images}", row, topology)
+        for row in ROWS
+        for topology in row.on
+        if (not args.on or topology in args.on)
+        and (not args.only or any(word in row.name or word == row.what for word in args.only))
+        and "figures" not in kept.get(f"{row.name}, {row.what}, {row.images}", {}).get(topology, {})
+    ]
+    for i, (key, row, topology) in enumerate(todo[: args.limit]):
+        say(f"{i + 1} of {len(todo)}: {key}, on {topology}")
+        cell = kept.setdefault(key, {})[topology] = compiled(row, topology, args)
+        args.kept.parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.kept, kept)
+        say(f"  {' | '.join(told(cell))}")
+    write_text(args.out, page(kept))
+    return 1 if any("failed" in cell for cells in kept.values() for cell in cells.values()) else 0
+
+
+HEAD = """# Every preset on every card
+
+    python tools/preflight_table.py --kept runs/preflight.json --out DEVICES.md --cuda cuda/bin/python
+
+Compiled for cards and slices that were not here, none of it run (`reimagen_jax/preflight`). Of one device, in GiB:
+*held* are parameters, their average, the optimizer's moments and the batch; *temporaries* are activations, gradients
+and gathered parameters; *of* is what programs can have of its memory (95 % of a GPU's; JAX takes 75 % until
+`XLA_PYTHON_CLIENT_MEM_FRACTION=0.95` is set). *At best* is the slowest of compute, memory traffic and network at the
+vendor's peaks (`reimagen_jax/preflight/gpus.toml` has them, with their sources): no step, or drawing, is faster.
+*cuDNN* says how many of the attentions became cuDNN's; scores of the others lie in memory. Where a program did not
+fit, more accumulation, or fewer images, was tried: what stands here fits, or is the last that was tried. Two
+neighbours (256 to 1024: none), bfloat16, every block rematerialised. For TPUs compiled with little effort (`--quick`):
+upper bounds.
+"""
+COLUMNS = ("program", "on", "images", "accumulate", "fsdp", "held + temporaries", "of", "", "at best", "MFU", "cuDNN")
+
+
+def page(kept: Mapping[str, Mapping[str, Any]]) -> str:
+    """The Markdown page of all cells, training first; in the order of `ROWS`."""
+    lines = [HEAD]
+    for what, title in (("train", "Training"), ("sampler", "Drawing")):
+        lines += [f"## {title}", "", f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+        for row in ROWS:
+            cells = kept.get(f"{row.name}, {row.what}, {row.images}", {}) if row.what == what else {}
+            lines += [
+                f"| {row.name} | `{where}` | {' | '.join(told(cells[where]))} |" for where in row.on if where in cells
+            ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def told(cell: Mapping[str, Any]) -> Sequence[str]:
+    """A cell's columns, from "images" on."""
+    settings = cell["settings"]
+    images = settings.get("batch", settings.get("sample_images"))
+    begin = [str(images), *(str(settings[name]) if name in settings else "" for name in ("accumulate", "fsdp"))]
+    if "failed" in cell:
+        return [*begin, "", "", "**does not compile**", "", "", ""]
+    figures = cell["figures"]
+    memory, roof, found = figures["memory"], figures["roofline"], figures["attentions"]
+    gib = [size / 2**30 for size in (sum(memory["held"].values()), memory["temporaries"] or 0, memory["available"])]
+    taken = f"{gib[0]:.1f} + {gib[1]:.1f}" if memory["temporaries"] is not None else f"{memory['peak'] / 2**30:.1f}"
+    fits = "fits" if figures["fits"] else "**does not fit**"
+    best = f"{roof['bound']:.3g} s ({roof['limit']})" if roof else ""
+    places = [sum(len(one["places"]) for one in found if one["fused"] or not fused) for fused in (True, False)]
+    cudnn = f"{places[0]} of {places[1]}" if found else ""
+    return [*begin, taken, f"{gib[2]:.1f}", fits, best, f"{roof['mfu']:.0%}" if roof else "", cudnn]
+
+
+def main(args: PreflightTable) -> int:
+    """The command; status 2 and one line on stderr on wrong input."""
+    try:
+        return run(args)
+    except UserError as error:
+        say(f"error: {' '.join(str(error).split())}", error=True)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(PreflightTable, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))))

@@ -52,8 +52,8 @@ from reimagen_jax.reports.report import Report, write_report
 from reimagen_jax.reports.results import as_json
 from reimagen_jax.retrieval.asking import BY_CAPTION, Asking, Method
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
-from reimagen_jax.systems.base import Neighbour, Request
 from reimagen_jax.systems.reimagen.settings import ETAS
+from reimagen_jax.systems.request import Neighbour, Request
 from reimagen_jax.systems.seedselect.settings import OURS, SeedSelectConfig
 
 GRID, IMAGES = "sweep over a grid", "images"

@@ -15,7 +15,7 @@ import reimagen_jax
 from reimagen_jax import randomness
 from reimagen_jax.diffusion.sampler import image_keys, initial_noise
 from reimagen_jax.inference.pipeline import Stage
-from reimagen_jax.systems.base import Request
+from reimagen_jax.systems.request import Request
 from reimagen_jax.training.loop import train
 from tests.tiny import TINY, TINY_SR, random_params
 from tests.training.tiny_system import Regression, dataset, experiment

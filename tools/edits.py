@@ -34,7 +34,7 @@ from reimagen_jax.inference import edits
 from reimagen_jax.inference.prompts import Prompt
 from reimagen_jax.reports.drawing import PAPER, blank, stack
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
-from reimagen_jax.systems.base import Edit
+from reimagen_jax.systems.request import Edit
 
 Kind = Literal["swap", "inpaint", "image", "vary", "interpolate"]
 SETTINGS = {"num_steps": 25, "guidance": "interleaved"}

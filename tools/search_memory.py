@@ -40,8 +40,8 @@ def main(args: SearchMemory) -> None:
     from reimagen_jax.config import load_experiment
     from reimagen_jax.diffusion.sampler import image_keys
     from reimagen_jax.systems import kinds
-    from reimagen_jax.systems.base import Request
     from reimagen_jax.systems.reimagen.system import ReImagen
+    from reimagen_jax.systems.request import Request
     from reimagen_jax.systems.seedselect.losses import Goal
     from reimagen_jax.systems.seedselect.search import Objective
     from reimagen_jax.systems.seedselect.settings import SeedSelectConfig

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from reimagen_jax.inference.model import Model
     from reimagen_jax.inference.pipeline import Pipeline
     from reimagen_jax.inference.prompts import Prompt, PromptSource
-    from reimagen_jax.systems.base import Request
+    from reimagen_jax.systems.request import Request
 
 
 @dataclass(frozen=True)

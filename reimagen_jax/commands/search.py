@@ -122,10 +122,11 @@ class Search(Options):
             self._draw(base, prompts, found, how)
 
     def _how(self) -> "Asking":
-        from reimagen_jax.inference.model import experiment_of
-
-        trained = None if self.model is None else getattr(experiment_of(self.model).data, "asked", None)
+        trained = None
         if self.model is not None:
+            from reimagen_jax.inference.model import experiment_of  # imports JAX, which others can do without
+
+            trained = getattr(experiment_of(self.model).data, "asked", None)
             told = "does not tell how its training asked" if trained is None else f"was trained by {trained.told()}"
             say(f"{self.model} {told}", error=True)
         return self.asking.settings(trained or BY_CAPTION)

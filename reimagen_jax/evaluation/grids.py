@@ -39,9 +39,9 @@ from reimagen_jax.inference.model import Model
 from reimagen_jax.inference.pipeline import Pipeline, Stage
 from reimagen_jax.inference.prompts import Prompt
 from reimagen_jax.progress import say, track
-from reimagen_jax.systems.base import Neighbour, Request
 from reimagen_jax.systems.reimagen.feed import GUIDANCE, guidance_of
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
+from reimagen_jax.systems.request import Neighbour, Request
 
 FORMAT = 1
 """Of what is stored."""

@@ -25,7 +25,7 @@ from reimagen_jax.checked import Count, NonNegative, Share, Strength, checked
 from reimagen_jax.data import images
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.inference.prompts import Prompt
-from reimagen_jax.systems.base import Edit, Neighbour, Request
+from reimagen_jax.systems.request import Edit, Neighbour, Request
 
 Place = tuple[Share, Share]
 """Across and down: 0 is left and top, 1 right and bottom."""

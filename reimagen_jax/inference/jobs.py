@@ -24,7 +24,7 @@ from reimagen_jax.inference.origin import Origin, read_origin, save_image
 from reimagen_jax.inference.pipeline import Pipeline
 from reimagen_jax.inference.prompts import Prompt, PromptSource
 from reimagen_jax.progress import track
-from reimagen_jax.systems.base import Request
+from reimagen_jax.systems.request import Request
 
 JOB, RESULTS = "job.json", "sample.json"
 PART = 256

@@ -30,7 +30,8 @@ from reimagen_jax.errors import UserError, require
 from reimagen_jax.progress import compiling, track
 from reimagen_jax.sharding import batch_sharding, make_mesh
 from reimagen_jax.systems import finite, kinds
-from reimagen_jax.systems.base import Params, Request, Settings
+from reimagen_jax.systems.base import Params, Settings
+from reimagen_jax.systems.request import Request
 
 
 class Stage:

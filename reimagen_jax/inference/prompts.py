@@ -27,7 +27,7 @@ from reimagen_jax.retrieval.duplicates import near_pictures
 from reimagen_jax.retrieval.fields import value_of
 from reimagen_jax.retrieval.hybrid import BY_RANK, Fusion
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
-from reimagen_jax.systems.base import Neighbour, Request
+from reimagen_jax.systems.request import Neighbour, Request
 
 TEXT_FIELDS = ("text", "prompt", "caption")
 

@@ -31,9 +31,9 @@ from reimagen_jax.inference.origin import (
     pixels_sha256,
 )
 from reimagen_jax.inference.pipeline import Pipeline, Stage
-from reimagen_jax.systems.base import Neighbour, Request
 from reimagen_jax.systems.reimagen.feed import guidance_of
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
+from reimagen_jax.systems.request import Neighbour, Request
 
 LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "pillow")
 

@@ -22,8 +22,8 @@ from reimagen_jax.inference.pipeline import Pipeline
 from reimagen_jax.inference.provenance import origins
 from reimagen_jax.inference.requests import from_file
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
-from reimagen_jax.systems.base import Neighbour, Request
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
+from reimagen_jax.systems.request import Neighbour, Request
 from reimagen_jax.terminal import say
 
 AT_ONCE = 256

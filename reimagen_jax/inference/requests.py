@@ -12,7 +12,7 @@ import numpy as np
 from reimagen_jax.data import images
 from reimagen_jax.errors import UserError
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase, Method
-from reimagen_jax.systems.base import Neighbour
+from reimagen_jax.systems.request import Neighbour
 
 
 def retrieve(

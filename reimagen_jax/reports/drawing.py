@@ -1,5 +1,6 @@
 """Pieces of pictures that show images with words: fonts, cells, lines of text, and parts under each other."""
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +20,9 @@ LINE_SPACING = 1.3
 @cache
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib and has Greek letters."""
-    import matplotlib
-
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+    folder = importlib.util.find_spec("matplotlib").submodule_search_locations[0]  # importing it takes a while
+    return ImageFont.truetype(str(Path(folder, "mpl-data", "fonts", "ttf", name)), size)
 
 
 def fit(image: np.ndarray, side: int) -> Image.Image:

@@ -25,7 +25,7 @@ from reimagen_jax.reports import figures, plots
 from reimagen_jax.reports.grids import labelled_grid
 from reimagen_jax.reports.report import PAGE, PICTURE, PIXEL_ART, cell_pixels, environment
 from reimagen_jax.reports.words import say
-from reimagen_jax.systems.base import Neighbour
+from reimagen_jax.systems.request import Neighbour
 
 PAGE_IMAGES = 480
 """On a page, at most; or one block."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from reimagen_jax.evaluation.statistics import Interval
-from reimagen_jax.systems.base import Neighbour
+from reimagen_jax.systems.request import Neighbour
 
 
 def say(share: Interval) -> str:

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shlex
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -235,3 +237,15 @@ def test_triples_print_a_table_and_draw_a_sheet(drawn, tmp_path, capsys):
     args[args.index(3)] = 1
     assert main(["triples", *map(str, args), "--overwrite"]) == 2
     assert "--candidates 1: at least as many as neighbours, 2, are needed" in capsys.readouterr().err
+
+
+def test_searching_by_words_imports_no_jax(drawn, tmp_path):
+    code = f"""
+import sys
+from reimagen_jax import cli
+status = cli.main(["search", {str(drawn / "index")!r}, "bubble tea", "--k", "2"])
+sys.exit(status or bool({{"jax", "flax", "orbax", "clu", "matplotlib"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("bubble tea") == 5

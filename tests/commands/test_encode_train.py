@@ -14,7 +14,7 @@ from reimagen_jax.encoders.vectors import open_encoder
 from reimagen_jax.inference.model import Model
 from reimagen_jax.retrieval.building import Dense
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
-from reimagen_jax.systems.base import Request
+from reimagen_jax.systems.request import Request
 from reimagen_jax.training import loop
 from tests.samples import records_of
 

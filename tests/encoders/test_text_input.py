@@ -9,7 +9,7 @@ from reimagen_jax.encoders import text_input as text_input_module
 from reimagen_jax.encoders.text_input import ByteTexts, FrozenTexts, text_input
 from reimagen_jax.encoders.texts import scattered
 from reimagen_jax.inference.pipeline import Stage
-from reimagen_jax.systems.base import Neighbour, Request
+from reimagen_jax.systems.request import Neighbour, Request
 from tests.fake_encoder import FROZEN, FakeEncoder
 from tests.tiny import TINY, changed, random_params
 

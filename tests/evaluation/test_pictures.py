@@ -19,9 +19,9 @@ from reimagen_jax.inference.pipeline import Pipeline, Stage
 from reimagen_jax.inference.prompts import from_record
 from reimagen_jax.reports import pictures as report
 from reimagen_jax.systems import finite
-from reimagen_jax.systems.base import Neighbour
 from reimagen_jax.systems.reimagen.condition import Batch
 from reimagen_jax.systems.reimagen.feed import ReImagenFeed
+from reimagen_jax.systems.request import Neighbour
 from tests.samples import SHAPES, encoded, icon
 from tests.tiny import TINY, changed, random_params
 

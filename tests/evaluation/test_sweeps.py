@@ -13,9 +13,9 @@ from reimagen_jax.evaluation.statistics import mean_ci
 from reimagen_jax.evaluation.sweeps import Sweep, draw_sweep
 from reimagen_jax.inference.pipeline import Pipeline, Stage
 from reimagen_jax.inference.prompts import Prompt
-from reimagen_jax.systems.base import Neighbour
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
 from reimagen_jax.systems.reimagen.system import ReImagen
+from reimagen_jax.systems.request import Neighbour
 from tests.tiny import TINY
 
 ATTRIBUTES = World(num_entities=20, num_images=200).example(3, 0, resolution=16)["attributes"]

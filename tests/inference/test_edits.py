@@ -11,7 +11,7 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.inference import edits
 from reimagen_jax.inference.pipeline import Pipeline, Stage
 from reimagen_jax.inference.prompts import Prompt
-from reimagen_jax.systems.base import Edit, Neighbour
+from reimagen_jax.systems.request import Edit, Neighbour
 from tests.inference.test_stage import request
 from tests.samples import picture
 from tests.tiny import TINY, TINY_SR, random_params

@@ -18,7 +18,7 @@ from reimagen_jax.inference import jobs
 from reimagen_jax.inference.export import save_weights
 from reimagen_jax.inference.model import Model
 from reimagen_jax.inference.prompts import Prompt, PromptSource
-from reimagen_jax.systems.base import Neighbour
+from reimagen_jax.systems.request import Neighbour
 from tests.samples import encoded, picture
 from tests.tiny import TINY, TINY_SR, random_params
 

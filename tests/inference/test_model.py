@@ -15,8 +15,8 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.inference.export import export, save_weights
 from reimagen_jax.inference.model import SHIPPED_MODEL, Model, experiment_of
 from reimagen_jax.pretrained.weights import WEIGHTS, fingerprint
-from reimagen_jax.systems.base import Request
 from reimagen_jax.systems.reimagen.system import ReImagen
+from reimagen_jax.systems.request import Request
 from reimagen_jax.training.checkpoint import Checkpoints, settle
 from reimagen_jax.training.state import TrainState
 from tests.fake_encoder import FROZEN

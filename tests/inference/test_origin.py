@@ -19,7 +19,7 @@ from reimagen_jax.inference.model import Model
 from reimagen_jax.inference.origin import KEY, NoOrigin, pixels_sha256, read_origin, save_image
 from reimagen_jax.inference.pipeline import Pipeline
 from reimagen_jax.inference.provenance import origins, rights
-from reimagen_jax.systems.base import Neighbour, Request
+from reimagen_jax.systems.request import Neighbour, Request
 from tests.samples import encoded, picture
 from tests.tiny import TINY, TINY_SR, random_params
 

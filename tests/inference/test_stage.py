@@ -9,7 +9,7 @@ import pytest
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.pipeline import Pipeline, Stage
 from reimagen_jax.inference.prompts import Prompt
-from reimagen_jax.systems.base import Neighbour, Request
+from reimagen_jax.systems.request import Neighbour, Request
 from tests.fake_encoder import FROZEN, FakeEncoder
 from tests.samples import encoded, picture
 from tests.tenant import RINGS, Ring

@@ -14,8 +14,8 @@ from reimagen_jax.evaluation.statistics import Curve, wilson
 from reimagen_jax.evaluation.sweeps import Sweep
 from reimagen_jax.inference.prompts import Prompt
 from reimagen_jax.reports.report import PAGE, PICTURE, Report, render, write_report
-from reimagen_jax.systems.base import Neighbour
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
+from reimagen_jax.systems.request import Neighbour
 
 ETAS = (0.0, 0.5, 1.0)
 EVIL = """<script>alert("1")</script> & 'others' <img src=x onerror=y>"""

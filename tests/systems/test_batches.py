@@ -13,11 +13,11 @@ from reimagen_jax.encoders.tokenizers import ByteTokenizer
 from reimagen_jax.errors import UserError
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import build_triples
-from reimagen_jax.systems.base import Neighbour, Request
 from reimagen_jax.systems.reimagen.batches import draw_kept_neighbours, make_dataset
 from reimagen_jax.systems.reimagen.feed import ReImagenFeed
 from reimagen_jax.systems.reimagen.settings import TriplesConfig
 from reimagen_jax.systems.reimagen.system import ReImagen
+from reimagen_jax.systems.request import Neighbour, Request
 from tests.samples import encoded, picture, records_of
 from tests.tiny import TINY, TINY_CROPS, changed
 

@@ -17,12 +17,12 @@ from reimagen_jax.inference.model import Model
 from reimagen_jax.inference.pipeline import Stage
 from reimagen_jax.preflight import programs
 from reimagen_jax.systems import kinds
-from reimagen_jax.systems.base import Request
 from reimagen_jax.systems.dual import measure, system
 from reimagen_jax.systems.dual.feed import DualFeed
 from reimagen_jax.systems.dual.pairs import Pairs, drop_words, split
 from reimagen_jax.systems.dual.settings import DualData, DualSampler, DualSystemConfig
 from reimagen_jax.systems.dual.system import DualBatch, DualSystem
+from reimagen_jax.systems.request import Request
 from reimagen_jax.training import loop
 from tests.encoders.test_dual import TINY
 from tests.samples import encoded, records_of

@@ -22,12 +22,12 @@ from reimagen_jax.inference.pipeline import Pipeline, Stage, check_chain
 from reimagen_jax.preflight import programs
 from reimagen_jax.reports import rater_card
 from reimagen_jax.systems import kinds
-from reimagen_jax.systems.base import Request
 from reimagen_jax.systems.rater import system as rater_system
 from reimagen_jax.systems.rater.net import RaterNet
 from reimagen_jax.systems.rater.rendering import average, draw_batch, soften
 from reimagen_jax.systems.rater.settings import RaterConfig, RaterSampler, RaterSystemConfig, RenderData, Softening
 from reimagen_jax.systems.rater.system import RaterBatch, RaterSystem
+from reimagen_jax.systems.request import Request
 from reimagen_jax.training import loop
 from tests.tiny import TINY, random_params
 

@@ -22,7 +22,7 @@ from reimagen_jax.inference.model import Model, experiment_of
 from reimagen_jax.inference.pipeline import Pipeline
 from reimagen_jax.preflight import programs
 from reimagen_jax.systems import kinds
-from reimagen_jax.systems.base import Request
+from reimagen_jax.systems.request import Request
 from reimagen_jax.training.loop import train
 from tests.tenant import CLASSES, RINGS, Ring, RingConfig, RingData, RingFeed, RingSampler
 from tests.tiny import TINY, TINY_SR

@@ -21,7 +21,7 @@ from reimagen_jax.evaluation.entities.inventory import Inventory
 from reimagen_jax.evaluation.entities.prompts import EntityPrompt, draw_prompts, find_neighbours
 from reimagen_jax.evaluation.rater import Rater
 from reimagen_jax.inference.pipeline import Pipeline
-from reimagen_jax.systems.base import Neighbour, Request
+from reimagen_jax.systems.request import Neighbour, Request
 
 FORMAT = 2
 """Of what is stored of an arm."""

@@ -11,7 +11,7 @@ from reimagen_jax.data.entityworld import World, entity_look
 from reimagen_jax.errors import UserError
 from reimagen_jax.progress import track
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
-from reimagen_jax.systems.base import Neighbour
+from reimagen_jax.systems.request import Neighbour
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,7 +36,7 @@ from reimagen_jax.inference.pipeline import Pipeline
 from reimagen_jax.inference.requests import pinned
 from reimagen_jax.progress import track
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
-from reimagen_jax.systems.base import Neighbour, Request
+from reimagen_jax.systems.request import Neighbour, Request
 
 SOURCES = ("own", "none")
 ENTITY_FIELDS = ("entity", "entity_name", "name", "subject", "label", "class", "title")

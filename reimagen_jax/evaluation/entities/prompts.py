@@ -23,7 +23,7 @@ from reimagen_jax.data.entityworld.scenes import draw_scene
 from reimagen_jax.errors import UserError
 from reimagen_jax.evaluation.entities.inventory import Inventory
 from reimagen_jax.inference.requests import retrieve
-from reimagen_jax.systems.base import Neighbour
+from reimagen_jax.systems.request import Neighbour
 
 SOURCES = ("retrieval", "caption", "none", "random", "wrong")
 

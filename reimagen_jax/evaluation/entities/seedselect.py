@@ -28,7 +28,7 @@ from reimagen_jax.evaluation.statistics import mean_ci, paired_difference_ci
 from reimagen_jax.files import write_json
 from reimagen_jax.inference.pipeline import Pipeline, Stage
 from reimagen_jax.inference.searching import SearchedStage
-from reimagen_jax.systems.base import Neighbour, Request
+from reimagen_jax.systems.request import Neighbour, Request
 
 NAMES = {
     (False, False): "plain",

@@ -32,8 +32,8 @@ from reimagen_jax.evaluation.store import Images, checksum
 from reimagen_jax.inference.pipeline import Pipeline
 from reimagen_jax.inference.prompts import Prompt
 from reimagen_jax.progress import track
-from reimagen_jax.systems.base import Neighbour, Request
 from reimagen_jax.systems.reimagen.feed import guidance_of
+from reimagen_jax.systems.request import Neighbour, Request
 
 WITH, WITHOUT, WRONG, TRUE = "with", "without", "wrong", "true"
 FORMAT = 1

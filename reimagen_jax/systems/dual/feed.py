@@ -12,10 +12,10 @@ from reimagen_jax.data.loader import make_steps
 from reimagen_jax.data.records import Records
 from reimagen_jax.encoders.tokenizers import ByteTokenizer
 from reimagen_jax.errors import require
-from reimagen_jax.systems.base import Request
 from reimagen_jax.systems.dual.pairs import Pairs, drop_words, split
 from reimagen_jax.systems.dual.settings import DualSampler, DualSystemConfig
 from reimagen_jax.systems.dual.system import DualBatch, DualInputs
+from reimagen_jax.systems.request import Request
 
 
 @dataclass(frozen=True)

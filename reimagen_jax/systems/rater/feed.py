@@ -10,9 +10,9 @@ from reimagen_jax.config import Experiment
 from reimagen_jax.data.entityworld.version import world_version
 from reimagen_jax.data.loader import make_steps
 from reimagen_jax.errors import require
-from reimagen_jax.systems.base import Request
 from reimagen_jax.systems.rater.settings import RaterSampler, RaterSystemConfig
 from reimagen_jax.systems.rater.system import RaterBatch, RaterInputs
+from reimagen_jax.systems.request import Request
 
 
 @dataclass(frozen=True)

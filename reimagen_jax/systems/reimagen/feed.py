@@ -20,11 +20,12 @@ from reimagen_jax.encoders.text_input import TextInput, text_input
 from reimagen_jax.encoders.texts import scattered, to_captions
 from reimagen_jax.errors import require
 from reimagen_jax.retrieval.triples import Triples
-from reimagen_jax.systems.base import Edit, Neighbour, Preview, Request
+from reimagen_jax.systems.base import Preview
 from reimagen_jax.systems.reimagen.batches import check, held_out_batches, make_dataset, split
 from reimagen_jax.systems.reimagen.condition import Batch, Inputs
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
 from reimagen_jax.systems.reimagen.system import to_bytes, to_model
+from reimagen_jax.systems.request import Edit, Neighbour, Request
 from reimagen_jax.terminal import say
 
 GUIDANCE = {

@@ -53,7 +53,7 @@ def widths(base: int) -> str:
 
 
 LARGE, XL = widths(320), widths(704)
-FROZEN = "--train.rates.1.factor 0"
+FROZEN = "--train.rates.1.factor 0 --train.frozen-dtype bfloat16"
 """Neighbour attention alone learns."""
 
 

@@ -60,7 +60,7 @@ class Axis:
     def parse(cls, text: str) -> "Axis":
         """Reads NAME=VALUE,... as typed after --over. Raises `UserError` naming axis and value."""
         name, equals, values = text.partition("=")
-        name = name.strip().removeprefix("--")
+        name = name.strip().removeprefix("--").replace("_", "-")
         require(bool(equals), f"--over {text!r} is no axis, such as eta=0,0.5,1")
         hint, place = _hint(name, "--over"), f"--over {name}"
         (words,) = csv.reader([values.replace("\n", " ")], skipinitialspace=True) if values.strip() else ([],)

@@ -1,7 +1,7 @@
 """What each attention of a network became in a program for NVIDIA GPUs, read from its text: cuDNN's, or XLA's.
 
-cuDNN's attention is one call (`__cudnn$fmha...`) that never writes its scores down. What it does not take (odd numbers
-of keys, float32, wide heads) falls back to two products, of cuBLAS, with queries x keys scores between them in memory.
+cuDNN's attention is one call (`__cudnn$fmha...`) that never writes its scores down. What it does not take (float32,
+wide heads) falls back to two products, of cuBLAS, with queries x keys scores between them in memory.
 """
 
 import re

@@ -14,6 +14,7 @@ from reimagen_jax.evaluation.axes import NAMES, Axis, axes_of, points_of, replac
         ("eta=0:0.5:0.2,0.5,0.2", (0.0, 0.2, 0.4, 0.5)),
         ("steps=10,25", (10, 25)),
         ("--steps=10:30:10", (10, 20, 30)),
+        ("neighbour_weight=1,2", (1.0, 2.0)),
         ("solver=ddim, unipc", ("ddim", "unipc")),
         ("guidance-interval=none,0.2:0.8", (None, (0.2, 0.8))),
         ("guidance-rescale=0,none", (0.0, None)),

@@ -1,7 +1,7 @@
 """`reimagen export`: a training run into weights to hand on."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Literal
 
 import tyro
@@ -21,7 +21,7 @@ class Export(Options):
     this machine are not in it; a model with a frozen text encoder asks for that encoder (--text-encoder) when it draws.
     """
 
-    model: Annotated[Path, PLACE, tyro.conf.Positional]
+    model: Annotated[PurePath, PLACE, tyro.conf.Positional]
     """Folder of a training run (its last checkpoint's averaged weights) or of weights, also in a bucket (gs://, s3://),
     or `shipped`."""
     out: Path

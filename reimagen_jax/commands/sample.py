@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
@@ -65,7 +65,7 @@ class Sample(Options):
 
     common: ClassVar[tuple[str, ...]] = ("eta", "overwrite")
 
-    model: Annotated[Path, PLACE]
+    model: Annotated[PurePath, PLACE]
     """Folder of a training run (its last checkpoint is used) or of weights, also in a bucket (gs://, s3://);
     `shipped`: the weights in the package."""
     out: Path

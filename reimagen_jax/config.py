@@ -13,7 +13,7 @@ import json
 import re
 import runpy
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -44,6 +44,8 @@ class DataConfig(Checked):
     """Of the order of the examples."""
     threads: Count = field(default=4, metadata=FREE)
     """Reader threads."""
+    stage: str = field(default="", metadata=FREE | LOCAL)
+    """Folder of this machine to which data in a bucket (gs://, s3://) are copied before they are read, and checked."""
 
 
 @dataclass(frozen=True)
@@ -310,6 +312,14 @@ def places(settings: Any) -> list[str]:
     """What the settings say of where things lie on this machine."""
     values = [functools.reduce(getattr, name.split("."), settings) for name in _marked(settings, "local", "")]
     return [value for value in values if isinstance(value, str) and value]
+
+
+def moved(settings: Any, move: Callable[[str], str]) -> Any:
+    """The settings with each of their own (not of nested) words on where things lie as `move` has it."""
+    said = {
+        item.name: getattr(settings, item.name) for item in dataclasses.fields(settings) if item.metadata.get("local")
+    }
+    return dataclasses.replace(settings, **{n: move(v) for n, v in said.items() if isinstance(v, str) and v})
 
 
 def without_local(settings: Any) -> Any:

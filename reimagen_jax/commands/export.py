@@ -1,12 +1,13 @@
 """`reimagen export`: a training run into weights to hand on."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Literal
 
 import tyro
 
 from reimagen_jax.checked import Options
+from reimagen_jax.commands.options import PLACE
 from reimagen_jax.terminal import say
 
 
@@ -20,8 +21,9 @@ class Export(Options):
     this machine are not in it; a model with a frozen text encoder asks for that encoder (--text-encoder) when it draws.
     """
 
-    model: Annotated[Path, tyro.conf.Positional]
-    """Folder of a training run (its last checkpoint's averaged weights) or of weights, or `shipped`."""
+    model: Annotated[PurePath, PLACE, tyro.conf.Positional]
+    """Folder of a training run (its last checkpoint's averaged weights) or of weights, also in a bucket (gs://, s3://),
+    or `shipped`."""
     out: Path
     """Folder to write; it must not exist yet."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"

@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from reimagen_jax.checked import Count, Natural, NonNegative, Options, Seed, Share, checked
 from reimagen_jax.config import Experiment
@@ -23,6 +24,7 @@ from reimagen_jax.diffusion.spacing import Spacing
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.paths import local
 from reimagen_jax.retrieval.asking import BELOW, BY_CAPTION, CAPTION, Asking, Method
+from reimagen_jax.stores import place
 from reimagen_jax.systems.reimagen.settings import AugNoise, Guidance, GuidedSamplerConfig, HandedOn, ReImagenConfig
 from reimagen_jax.terminal import say
 
@@ -32,6 +34,15 @@ if TYPE_CHECKING:
     from reimagen_jax.inference.model import Model
     from reimagen_jax.inference.pipeline import Pipeline
     from reimagen_jax.inference.prompts import Prompt, PromptSource
+
+PLACE = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="PATH",
+    instance_from_str=lambda words: place(words[0]),
+    is_instance=lambda value: isinstance(value, PurePath),
+    str_from_instance=lambda value: [str(value)],
+)
+"""Of an option whose path may be in a bucket as well; all others are of this machine (see `usage`)."""
 
 
 def open_drawing(path: Path, text_encoder: Path | None = None, *, on_host: bool = False) -> "Model":

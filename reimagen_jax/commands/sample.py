@@ -4,13 +4,14 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
 from reimagen_jax.checked import Count, Options, Share
 from reimagen_jax.commands.options import (
+    PLACE,
     EnlargingOptions,
     PromptOptions,
     SamplingOptions,
@@ -64,8 +65,9 @@ class Sample(Options):
 
     common: ClassVar[tuple[str, ...]] = ("eta", "overwrite")
 
-    model: Path
-    """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""
+    model: Annotated[PurePath, PLACE]
+    """Folder of a training run (its last checkpoint is used) or of weights, also in a bucket (gs://, s3://);
+    `shipped`: the weights in the package."""
     out: Path
     """Folder to write, or to go on with: an image file each (NAME.png, and NAME.json: all that is needed to draw it
     again), grid.png, sample.json; with --cascade, the images of the stages before the last are in folders stage1,

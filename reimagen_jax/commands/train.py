@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
+from reimagen_jax import stores
 from reimagen_jax.commands import usage
-from reimagen_jax.config import Experiment, load_experiment, places
-from reimagen_jax.errors import UserError
+from reimagen_jax.commands.options import PLACE
+from reimagen_jax.config import Experiment, InitConfig, load_experiment, moved, places
+from reimagen_jax.errors import UserError, require
 from reimagen_jax.paths import local
 from reimagen_jax.systems.reimagen.settings import ReImagenConfig
 
@@ -46,8 +48,9 @@ class Train:
 
     experiment_file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT.py")]
     """Python file that defines `config = Experiment(...)`."""
-    workdir: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """Folder of the run: checkpoints, logs, samples. Made if it does not exist."""
+    workdir: Annotated[Path, PLACE, tyro.conf.arg(metavar="DIR")]
+    """Folder of the run: checkpoints, logs, samples. Made if it does not exist. Or a place in a bucket,
+    gs://BUCKET/NAME or s3://BUCKET/NAME."""
     config: Annotated[Experiment, tyro.conf.arg(name="")]
     distributed: bool = False
     """This process is one of several of one run, each started with the same command. Not needed where the environment
@@ -77,10 +80,14 @@ def train_experiment(config: Experiment, workdir: Path) -> None:
 
     # Orbax logs, with a traceback, what it raises as well; the user needs it once.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    for place in places(config):
+    workdir, said = stores.place(workdir), config.data
+    copies = {path: staged(path, said.stage) for path in places(said)}
+    config = dataclasses.replace(config, data=moved(said, copies.__getitem__))
+    for place in places(dataclasses.replace(config, init=InitConfig())):
         local(place)
     feed = kinds.feed_of(settled(config, begun(workdir))).settled()
-    config, dataset = feed.config, feed.dataset()
+    addresses, dataset = {copy: path for path, copy in copies.items()}, feed.dataset()
+    config = dataclasses.replace(feed.config, data=moved(feed.config.data, lambda path: addresses.get(path, path)))
     system, initial = kinds.system_of(config), None
     if config.init.weights:
         initial = lambda: Model.open(config.init.weights, on_host=True).params  # noqa: E731
@@ -111,7 +118,7 @@ def keep_guidance(held_out: "HeldOut", outcome: "Outcome", workdir: Path) -> Non
     from reimagen_jax.inference.model import CHOSEN, Chosen
     from reimagen_jax.training import telemetry
 
-    found = held_out.better_guidance(outcome.state.ema)
+    found = held_out.better_guidance(outcome.state.averaged)
     if jax.process_index() != 0:
         return
     if found:
@@ -121,6 +128,20 @@ def keep_guidance(held_out: "HeldOut", outcome: "Outcome", workdir: Path) -> Non
     else:
         (workdir / CHOSEN).unlink(missing_ok=True)
         telemetry.say("guidance: no other draws held-out examples better than the experiment's")
+
+
+def staged(path: str, folder: str) -> str:
+    """Where what lies at `path` is read: there, or in its copy in `folder` where it is in a bucket (`data.stage`)."""
+    if stores.kind(path) is None:
+        return path
+    require(
+        bool(folder),
+        f"{path} is in a bucket, which is not read example by example: pass --data.stage DIR, a folder of this machine "
+        "with room for a copy",
+    )
+    from reimagen_jax.data.staging import stage
+
+    return str(stage(path, local(folder)))
 
 
 def require_untouched(command: Any, *others: str) -> None:

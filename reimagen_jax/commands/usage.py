@@ -24,7 +24,7 @@ import textwrap
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
@@ -40,7 +40,7 @@ T = TypeVar("T")
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 WIDEST, COLUMN = 100, 28
 USAGE_ERROR = 2
-_WORDS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: ""}
+_WORDS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", PurePath: "PATH", bool: ""}
 _NEEDED = {"INT": "a whole number", "FLOAT": "a number"}
 _PLAIN = re.compile(r"--?[A-Za-z][\w.-]*(=.*)?", re.DOTALL)
 

@@ -1,6 +1,7 @@
 """Opening models, here alone: the folder of a training run, a folder of weights (converted ones too), or `shipped`."""
 
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ from pathlib import Path
 import jax
 from clu import parameter_overview
 
-from reimagen_jax import randomness
+from reimagen_jax import randomness, stores
 from reimagen_jax.checked import Checked, Natural, NonNegative, Share, parse
 from reimagen_jax.config import Experiment
 from reimagen_jax.data.manifest import NAME, open_folder
@@ -79,6 +80,12 @@ class Model:
         share. Raises `UserError` when there is no model, and for a text encoder where the model has none.
         """
         path, config, chosen = _found(path), experiment_of(path), None
+        if stores.kind(path) and (path / EXPERIMENT).is_file():  # read from a copy
+            with tempfile.TemporaryDirectory(prefix="reimagen_jax_") as folder:
+                with stores.told(path):
+                    stores.fetch(path, Path(folder))
+                opened = cls.open(folder, text_encoder=text_encoder, on_host=on_host, step=step)
+            return dataclasses.replace(opened, path=path)
         if (path / EXPERIMENT).is_file():
             if (path / NAME).is_file():  # as `reimagen export` writes it
                 open_folder(path, "weights")
@@ -111,7 +118,7 @@ class Model:
         """For reports."""
         return {
             "model": self.config.name,
-            "folder": str(self.path.resolve()),
+            "folder": str(self.path if stores.kind(self.path) else self.path.resolve()),
             "checkpoint": "weights" if self.step is None else f"step {self.step}",
             "parameters": f"{int(parameter_overview.count_parameters(self.params)):,}",
             "SHA-256": self.digest,
@@ -161,12 +168,16 @@ def settled(config: Experiment, before: Experiment | None = None) -> Experiment:
 
 def placed(path: str | Path) -> Path:
     """Where a model lies that is asked for by this name."""
-    return SHIPPED_MODEL if str(path) == SHIPPED else Path(path)
+    return SHIPPED_MODEL if str(path) == SHIPPED else stores.place(path)
 
 
 def _found(path: str | Path) -> Path:
     path = placed(path)
     wanted = f"give the folder of a training run (--workdir) or of weights, or `{SHIPPED}`"
+    if stores.kind(path):
+        with stores.told(path):
+            require(_holds_model(path), f"{path} holds no model, neither {EXPERIMENT} nor a run's run.json: {wanted}")
+        return path
     require(path.exists(), f"{path} not found: {wanted}")
     if path.is_dir() and _holds_model(path):
         return path

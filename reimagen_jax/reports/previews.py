@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from reimagen_jax import stores
 from reimagen_jax.data import images
 from reimagen_jax.inference.examples import Draw, draw_all, drawing, held_out
 from reimagen_jax.reports.drawing import Struck
@@ -53,16 +54,17 @@ def preview_hook(
                     f"step {step}, preview {name}: {broken_B.sum()} of {len(drawn)} images are not finite and are left "
                     "out; the average of the parameters draws them, the training itself goes on"
                 )
-        path = Path(folder) / f"{step:08d}.png"
+        path = stores.place(folder) / f"{step:08d}.png"
         if jax.process_index() == 0:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            stores.make(path.parent)
             names, captions = list(rows), preview.captions
             if watched:
                 note = CROSSED if any(isinstance(each, Struck) for row in rows.values() for each in row) else ""
                 grid = labelled_grid(list(zip(*rows.values(), strict=True)), captions, names, note=note)
             else:
                 grid = labelled_grid(list(rows.values()), names, captions)
-            grid.save(path)
+            with stores.told(path), path.open("wb") as file:
+                grid.save(file, "PNG")
         return path
 
     return hook

@@ -3,7 +3,9 @@
 A working folder holds `run.json` (the experiment, and the fingerprint of its data) and `checkpoints/<step>/`, each with
 `state` (step, params, ema, opt_state), `data` (the position of the input pipeline, one file per process) and `digests`
 (of the state's arrays as they were in memory, and that position once more). Orbax writes a checkpoint under a temporary
-name and renames it when it is complete, so a killed run leaves only whole ones.
+name and renames it when it is complete, so a killed run leaves only whole ones. In a bucket (`stores`) nothing has a
+temporary name, and a checkpoint is whole when it has its mark. To gs:// Orbax writes itself, each process its part; it
+does not reach s3://, so there a whole checkpoint is copied up, and down again.
 
 What is restored is compared with the digests, by whomever and on however many devices; `run.json` bears a digest of
 its own. Runs of earlier versions have neither, and are read all the same.
@@ -18,9 +20,10 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Self, TextIO
 
 import grain.checkpoint
@@ -32,6 +35,7 @@ import tensorstore
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from reimagen_jax import stores
 from reimagen_jax.config import Experiment, differences, is_free, places, to_dict
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.files import MARK, called, kind_of, listed, read_json, write_json
@@ -63,8 +67,10 @@ class _Folder(type(epath.Path("/"))):
         return map(self._new, glob.glob(os.path.join(glob.escape(os.fspath(self)), pattern)))
 
 
-def _checkpoints(workdir: Path) -> _Folder:
+def _checkpoints(workdir: Path) -> PurePath:
     """Where the checkpoints lie. Raises `UserError` where none could be written, or read again."""
+    if stores.kind(workdir):
+        return stores.place(workdir) / "checkpoints"
     path = local(workdir).absolute()
     name = f"the name of {workdir}, or of a folder above it,"
     require("\\" not in str(path), f"{name} has a backslash, which checkpoints are not found by: rename or move it")
@@ -83,6 +89,10 @@ def claim(workdir: Path) -> Iterator[None]:
     the first holds it for all.
     """
     _checkpoints(workdir)
+    if stores.kind(workdir):
+        distributed.on_first_process(lambda: _look(workdir))
+        yield
+        return
     begins, new = (
         not (workdir / "run.json").exists(),
         [each for each in (workdir, *workdir.parents) if not each.exists()],
@@ -109,16 +119,25 @@ def _give_up(workdir: Path, new: list[Path]) -> None:
                 folder.rmdir()
 
 
+def _look(workdir: PurePath) -> None:
+    """Raises `UserError` unless there is a run or nothing in a place of a bucket, which knows no locks."""
+    with stores.told(workdir):
+        if workdir.exists() and not (workdir / "run.json").exists():
+            others = sorted({path.name for path in workdir.iterdir()} - BEGUN)
+            require(not others, _foreign(workdir, others))
+
+
+def _foreign(workdir: PurePath, others: list[str]) -> str:
+    return f"{workdir} holds {listed(others)}, of no training run: choose another --workdir, or an empty one"
+
+
 def _lock(workdir: Path) -> TextIO:
     try:
         if not (workdir / "run.json").exists():
             kind = kind_of(workdir) or ("results" if (workdir / MARK).is_file() else "")
             require(not kind, f"{workdir} holds {called(kind)}, not a training run: choose another --workdir")
             others = sorted(set(os.listdir(workdir)) - BEGUN) if workdir.is_dir() else []
-            require(
-                not others,
-                f"{workdir} holds {listed(others)}, of no training run: choose another --workdir, or an empty one",
-            )
+            require(not others, _foreign(workdir, others))
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
     except OSError as error:
@@ -225,17 +244,29 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int):
         self.path = _checkpoints(workdir)
+        self._keep, self._copied = keep, not _orbax_reaches(self.path)
+        self._here = self.path
+        """Where Orbax writes."""
+        if self._copied:
+            self._here, keep = (
+                _Folder(distributed.on_first_process(lambda: _spool(self.path)) or _spool_of(self.path)),
+                1,
+            )
+            require(self._here.is_dir(), f"{self.path}: {_SPOOL}")
         self._unread: int | None = None
         """The step whose checkpoint is being written, and is to be read back."""
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True
         )
         with _writing(self.path):
-            self._manager = ocp.CheckpointManager(self.path, options=options)
+            self._manager = ocp.CheckpointManager(self._here, options=options)
 
     def latest(self) -> int | None:
         """The step of the last whole checkpoint, or None."""
-        return self._manager.latest_step()
+        if not self._copied:
+            return self._manager.latest_step()
+        with stores.told(self.path):
+            return max(_steps(self.path), default=None)
 
     def save(self, state: TrainState, data: Any) -> None:
         """Starts writing `state` and the position of the iterator `data`; both may move on at once.
@@ -256,6 +287,8 @@ class Checkpoints:
         with _writing(self.path):
             self._manager.save(step, args=args)
         self._unread = step
+        if self._copied:
+            self.wait()
 
     def restore(
         self, step: int, abstract: TrainState, data: Any, earlier: Callable[[], TrainState] | None = None
@@ -267,13 +300,17 @@ class Checkpoints:
         is damaged.
         """
         path = self.path / str(step)
+        here = self._here / str(step)
+        if self._copied and not here.exists():
+            distributed.on_first_process(lambda: _fetch(path, here))
+            self._manager.reload()
         with _named(path):
-            written = _written(path)
+            written = _written(here)
             wanted = abstract
-            if earlier is not None and len(flatten_dict(_tree(path)["ema"])) > len(flatten_dict(abstract.ema)):
+            if earlier is not None and len(flatten_dict(_tree(here)["ema"])) > len(flatten_dict(abstract.ema)):
                 wanted = earlier()
             state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted))).state
-            position = _data_position(path / "data")
+            position = _data_position(here / "data")
             if written is not None:
                 _require_same(state, written)
                 require(position == written["data"], "not as it was written: the position in the data")
@@ -286,12 +323,24 @@ class Checkpoints:
             self._manager.wait_until_finished()
         step, self._unread = self._unread, None
         if step is not None:
-            distributed.on_first_process(lambda: _read_back(self.path / str(step)))
+            distributed.on_first_process(lambda: self._written(step))
+
+    def _written(self, step: int) -> None:
+        """Reads back what was written; then copies it to where it belongs, where Orbax does not reach."""
+        _read_back(self._here / str(step))
+        if self._copied:
+            with stores.told(self.path):
+                stores.upload(self._here / str(step), self.path / str(step))
+                kept = {str(number) for number in _steps(self.path)[-self._keep :]}
+                for other in [each for each in self.path.iterdir() if each.name.isdigit() and each.name not in kept]:
+                    stores.remove(other)  # an old one, or what a killed run has left
 
     def close(self) -> None:
         """Waits, then frees the threads."""
         with _writing(self.path):
             self._manager.close()
+        if self._copied:
+            distributed.on_first_process(lambda: shutil.rmtree(self._here, ignore_errors=True))
 
 
 def load_ema(workdir: str | Path, step: int | None = None, *, on_host: bool = False) -> tuple[int, Params]:
@@ -301,7 +350,7 @@ def load_ema(workdir: str | Path, step: int | None = None, *, on_host: bool = Fa
     The parameters go to the default device or, `on_host`, stay arrays of numpy. Raises `UserError` if there is no such
     checkpoint, or if it is damaged.
     """
-    workdir = Path(workdir)
+    workdir = stores.place(workdir)
     read_run(workdir)
     path = _checkpoints(workdir)
     steps = _steps(path)
@@ -312,9 +361,9 @@ def load_ema(workdir: str | Path, step: int | None = None, *, on_host: bool = Fa
     step = steps[-1] if step is None else step
     path = path / str(step)
     # The handler itself, not a Checkpointer around it: only `state` is read, and the rest need not be known here.
-    with _named(path), closing(ocp.PyTreeCheckpointHandler()) as reader:
-        written = _written(path)
-        tree = _tree(path)
+    with _within_reach(path) as here, _named(path), closing(ocp.PyTreeCheckpointHandler()) as reader:
+        written = _written(here)
+        tree = _tree(here)
         frozen = flatten_dict(tree["params"]).keys() - flatten_dict(tree["ema"]).keys()
         found = {"ema": tree["ema"]}
         if frozen:
@@ -322,7 +371,7 @@ def load_ema(workdir: str | Path, step: int | None = None, *, on_host: bool = Fa
         wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), found)
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
-        restored = reader.restore(path / "state", args=args)
+        restored = reader.restore(here / "state", args=args)
         if written is not None:
             _require_same(restored, written)
         ema = joined(restored.get("params", {}), restored["ema"])
@@ -337,7 +386,55 @@ def _tree(path: Path) -> dict[str, Any]:
 
 def _steps(path: Path) -> list[int]:
     """The steps of the whole checkpoints in a folder, in order."""
+    if stores.kind(path):
+        with stores.told(path):
+            found = list(path.iterdir()) if path.is_dir() else []
+            return sorted(int(each.name) for each in found if each.name.isdigit() and stores.whole(each))
     return sorted(ocp.utils.checkpoint_steps(path)) if path.is_dir() else []
+
+
+def _orbax_reaches(path: PurePath) -> bool:
+    kind = stores.kind(path)
+    return kind is None or kind.orbax
+
+
+_SPOOL = "the processes of this run do not see the same folder for checkpoints on their way there: set TMPDIR to one"
+
+
+def _spool_of(path: PurePath) -> Path:
+    """The folder of this machine in which checkpoints on their way to or from `path` lie; the same in every process."""
+    name = f"reimagen_jax_{os.getuid()}_{hashlib.sha256(os.fspath(path).encode()).hexdigest()[:16]}"
+    return Path(tempfile.gettempdir()) / name
+
+
+def _spool(path: PurePath) -> Path:
+    """Makes that folder, without what a killed run has left in it."""
+    folder = _spool_of(path)
+    with _writing(folder):
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(mode=0o700)
+    return folder
+
+
+def _fetch(path: PurePath, here: Path) -> None:
+    """Copies a checkpoint to this machine, where it appears when it is whole."""
+    partial = here.with_name(f"{here.name}.partial")
+    with stores.told(path), _writing(here):
+        stores.fetch(path, partial)
+        partial.rename(here)
+
+
+@contextmanager
+def _within_reach(path: PurePath) -> Iterator[PurePath]:
+    """A checkpoint where Orbax can read it: where it is, or a copy on this machine, for the time being."""
+    if _orbax_reaches(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="reimagen_jax_") as folder:
+        here = _Folder(folder) / path.name
+        _fetch(path, here)
+        yield here
 
 
 def _written(path: Path) -> dict[str, Any] | None:
@@ -375,7 +472,8 @@ def _read_back(path: Path) -> None:
 
 def _store(state: Path) -> tensorstore.KvStore:
     """The arrays of a checkpoint, as Orbax lays them down."""
-    return tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{state}/"}}).result()
+    base = f"{os.fspath(state)}/" if stores.kind(state) else {"driver": "file", "path": f"{state}/"}
+    return tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
 
 
 def _arrays(state: Path) -> set[str]:
@@ -412,21 +510,26 @@ def _named(path: Path) -> Iterator[None]:
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise  # no fault of the checkpoint's
     except Exception as error:  # whatever comes of bytes that are not as they were written
-        denied = next((file for file in (path, *path.rglob("*")) if not os.access(file, os.R_OK)), None)
+        files = () if stores.kind(path) else (path, *path.rglob("*"))
+        denied = next((file for file in files if not os.access(file, os.R_OK)), None)
         if denied is not None:
             raise UserError(f"checkpoint {path} may not be read: {denied} is not yours to read") from error
-        earlier = [step for step in _steps(path.parent) if step < int(path.name)]
-        advice = (
-            f"delete {path} to go on from step {earlier[-1]}" if earlier else "there is none before it to go on from"
-        )
-        raise UserError(f"checkpoint {path} cannot be restored ({_reason(error)}): {advice}") from error
+        raise UserError(f"checkpoint {path} cannot be restored ({_reason(error)}): {_advice(path)}") from error
+
+
+def _advice(path: PurePath) -> str:
+    """What to do about a damaged checkpoint."""
+    earlier = [step for step in _steps(path.parent) if step < int(path.name)]
+    advice = f"delete {path} to go on from step {earlier[-1]}" if earlier else "there is none before it to go on from"
+    return f"try again; if that is no help, {advice}" if stores.kind(path) else advice
 
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     """Turns a failure to write (a full disk, above all) into one line; what was there before stays whole."""
     try:
-        yield
+        with stores.told(path):
+            yield
     except (OSError, ValueError) as error:  # tensorstore reports what the system refuses as ValueError, in words
         number = _system_error(error)
         if number is None:

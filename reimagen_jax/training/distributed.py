@@ -1,8 +1,8 @@
 """Several processes as one run: finding each other, and letting the first one act for all.
 
 Every process runs the same command, sees its own devices and reads its own share of each batch; `jax.distributed`
-brings them together. The working folder has to be one that all of them see: each writes its part of a checkpoint, the
-first one alone writes logs, pictures and `run.json`.
+brings them together. The working folder has to be one that all of them see, or in a bucket: each writes its part of a
+checkpoint, the first one alone writes logs, pictures and `run.json`.
 
 How they find each other, in this order:
   JAX_COORDINATOR_ADDRESS   host:port of the first process, with JAX_NUM_PROCESSES and JAX_PROCESS_ID

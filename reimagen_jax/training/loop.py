@@ -22,7 +22,7 @@ import numpy as np
 from clu import parameter_overview
 from PIL import Image
 
-from reimagen_jax import progress, randomness, runtime, sharding
+from reimagen_jax import progress, randomness, runtime, sharding, stores
 from reimagen_jax.config import Experiment, differences
 from reimagen_jax.errors import UserError
 from reimagen_jax.pretrained.weights import fingerprint
@@ -90,7 +90,7 @@ def train(
     checkpoint is damaged, if the devices do not divide the batch, if the data end, or if the loss stops being finite
     (the checkpoints stay as they were).
     """
-    workdir = Path(workdir)
+    workdir = stores.place(workdir)
     mesh = sharding.make_mesh(config.train.fsdp)
     sharding.check_batch_size(config.data.batch_size, mesh, config.train.accumulate)
     optimizer, key = make_optimizer(config.train), randomness.key(config.train.seed)
@@ -136,6 +136,7 @@ def train(
                 for watch in due:  # before the checkpoint: what a run that goes on finds written is whole
                     writers.write_scalars(step, watch.measure(state.averaged))
                 if save:
+                    writers.flush()
                     checkpoints.save(state, data)
                 if sample:
                     writers.write_images(step, _picture(on_sample(step, state.averaged)))
@@ -204,7 +205,10 @@ class _Report:
 
 def _picture(path: Path) -> dict[str, np.ndarray]:
     """What the first process has drawn, for its writers."""
-    return {"samples": np.asarray(Image.open(path))} if jax.process_index() == 0 else {}
+    if jax.process_index() != 0:
+        return {}
+    with stores.told(path), path.open("rb") as file:
+        return {"samples": np.asarray(Image.open(file))}
 
 
 def _due(step: int, every: int) -> bool:

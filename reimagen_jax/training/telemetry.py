@@ -8,20 +8,22 @@ import json
 import math
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Protocol
 
 import jax
 import numpy as np
 from clu import metrics
 
-from reimagen_jax import progress
+from reimagen_jax import progress, stores
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.files import write_text
 
 GIB = 1024.0**3
+LOG = "metrics.jsonl"
 
 
 class Writer(Protocol):
@@ -172,14 +174,48 @@ class Writers:
             raise UserError(f"logs cannot be written ({error}): make room, then run the same command again") from error
 
 
-def default_writers(workdir: Path, start: int, num_steps: int) -> Writers:
+class Uploaded(Writers):
+    """TensorBoard and JSON lines for a bucket, where no file grows: written here, copied there at every `flush`."""
+
+    def __init__(self, place: PurePath, start: int):
+        self._here = tempfile.TemporaryDirectory(prefix="reimagen_jax_logs_", ignore_cleanup_errors=True)
+        self._place, self._copied = place, {}
+        log = Path(self._here.name) / LOG
+        with stores.told(place):
+            if (place / LOG).exists():
+                stores.copy(place / LOG, log)
+        super().__init__(TensorBoardWriter(log.with_name("tensorboard"), start), JsonLinesWriter(log, start))
+
+    def flush(self) -> None:
+        super().flush()
+        self._copy()
+
+    def close(self) -> None:
+        try:
+            super().close()
+            self._copy()
+        finally:
+            self._here.cleanup()
+
+    def _copy(self) -> None:
+        for file in sorted(Path(self._here.name).rglob("*")):
+            size = file.stat().st_size
+            if file.is_file() and self._copied.get(file) != size:  # logs only grow
+                with stores.told(self._place):
+                    stores.copy(file, self._place / file.relative_to(self._here.name).as_posix())
+                self._copied[file] = size
+
+
+def default_writers(workdir: PurePath, start: int, num_steps: int) -> Writers:
     """Console, TensorBoard and JSON lines on the first process; nothing on the others."""
     if jax.process_index() != 0:
         return Writers()
+    if stores.kind(workdir):
+        return Writers(ConsoleWriter(num_steps), Uploaded(workdir, start))
     return Writers(
         ConsoleWriter(num_steps),
         TensorBoardWriter(workdir / "tensorboard", start),
-        JsonLinesWriter(workdir / "metrics.jsonl", start),
+        JsonLinesWriter(workdir / LOG, start),
     )
 
 

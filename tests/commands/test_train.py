@@ -186,8 +186,8 @@ def test_an_experiment_file_that_cannot_be_run_is_named_with_its_line(tmp_path, 
 @pytest.mark.parametrize(
     "options",
     [
-        ["--workdir", "gs://bucket/run"],
-        ["--workdir", "run", "--data.triples", "s3://bucket/triples"],
+        ["--workdir", "hdfs://host/run"],
+        ["--workdir", "run", "--data.triples", "file:///triples"],
         ["--workdir", "run", "--data.triples", "t", "--init.weights", "hdfs://host/weights"],
         ["--workdir", "run", "--data.triples", "t", "--data.text-embeddings", "file:///embeddings"],
     ],

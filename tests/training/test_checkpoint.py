@@ -385,8 +385,8 @@ def test_a_run_may_have_any_name(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("gs://bucket/run", "is an address"),
-        (Path("s3://bucket/run"), "is an address"),
+        ("hdfs://host/run", "is an address"),
+        (Path("file:///run"), "is an address"),
         ("back\\slash", "backslash"),
         ("back\\slash/run", "backslash"),
         ("\udcff", "no UTF-8 text"),

@@ -1,0 +1,157 @@
+"""From a bucket to a bucket: data are staged, a run is trained there, pictures and weights are made of it."""
+
+import json
+import os
+import shutil
+
+import fsspec
+import pytest
+
+from reimagen_jax import cli, stores
+from reimagen_jax.data.manifest import NAME
+from reimagen_jax.data.staging import stage
+from reimagen_jax.errors import UserError
+from reimagen_jax.inference.model import Model
+from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+from reimagen_jax.retrieval.neighbours import build_triples
+from reimagen_jax.retrieval.triples import Triples
+from tests.emulators import BUCKET, KINDS, emulator
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def bucket(request):
+    """The address of a bucket."""
+    with emulator(request.param) as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield f"{request.param}://{BUCKET}"
+
+
+@pytest.fixture(scope="module")
+def data(world, tmp_path_factory):
+    """Records, knowledge base and triples, side by side."""
+    folder = tmp_path_factory.mktemp("data") / "world"
+    shutil.copytree(world, folder)
+    base = KnowledgeBase.open(folder / "index")
+    build_triples(base.records, base, 2, folder / "triples")
+    return folder
+
+
+@pytest.fixture
+def address(bucket, data, request):
+    """Of the data in the bucket, for each test its own."""
+    address = f"{bucket}/{request.node.originalname}/world"
+    system, _ = fsspec.core.url_to_fs(address)
+    system.put(f"{data}/", f"{address}/", recursive=True)
+    return address
+
+
+def fails(capsys, *args):
+    capsys.readouterr()
+    assert cli.main([str(arg) for arg in args]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    return error
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_triples_bring_along_what_they_refer_to_and_are_copied_once(address, data, tmp_path, capsys):
+    copy = stage(f"{address}/triples", tmp_path)
+    assert copy == tmp_path / address.split("://")[1] / "triples"
+    assert "copying" in capsys.readouterr().out
+    ours, theirs = Triples.open(copy), Triples.open(data / "triples")
+    assert ours.fingerprint == theirs.fingerprint and ours.records[0] == theirs.records[0]
+    told = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert stage(f"{address}/triples", tmp_path) == copy
+    assert capsys.readouterr().out == ""
+    assert {path: path.stat().st_mtime_ns for path in copy.iterdir()} == {
+        path: time for path, time in told.items() if path.parent == copy
+    }
+
+
+def test_what_was_interrupted_is_gone_on_with_and_what_differs_is_copied_again(address, tmp_path, monkeypatch):
+    copied, copy = [], stores.copy
+
+    def noting(source, target):
+        copied.append(source.name)
+        copy(source, target)
+
+    monkeypatch.setattr(stores, "copy", noting)
+    folder = stage(f"{address}/records", tmp_path)
+    names = sorted(copied)
+    changed, missing = names[:2]
+    (folder / NAME).unlink()  # as where the copy is not whole yet
+    (folder / missing).unlink()
+    (folder / changed).write_bytes(bytes((folder / changed).stat().st_size))
+    copied.clear()
+    assert stage(f"{address}/records", tmp_path) == folder
+    assert sorted(copied) == [changed, missing]
+
+
+def test_a_file_that_is_not_what_the_manifest_says_is_refused(address, tmp_path):
+    place = stores.place(address) / "records" / "dataset_info.json"
+    place.write_text(place.read_text().replace("1", "2"))
+    with pytest.raises(UserError, match=f"{place} does not have the checksum that its manifest notes"):
+        stage(f"{address}/records", tmp_path)
+    with pytest.raises(UserError, match=f"{address}/nothing holds nothing to copy"):
+        stage(f"{address}/nothing", tmp_path)
+
+
+def test_from_data_in_a_bucket_to_a_run_pictures_and_weights(address, bucket, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.py").write_text("from tests.tiny import TINY as config\n")
+    run, triples = f"{bucket}/run", f"{address}/triples"
+    train = ["train", "tiny.py", "--workdir", run, "--data.triples", triples, "--train.num-steps", "2"]
+    assert "pass --data.stage DIR" in fails(capsys, *train)
+    train += ["--data.stage", "copies", "--train.sample-every", "2", "--train.sample-images", "2"]
+    train += ["--train.num-steps"]
+    assert cli.main([*train, "2"]) == 0
+    place = stores.place(run)
+    assert {path.name for path in place.iterdir()} == {
+        "run.json",
+        "checkpoints",
+        "metrics.jsonl",
+        "tensorboard",
+        "samples",
+    }
+    assert (place / "samples" / "00000002.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((place / "run.json").read_text())["experiment"]["data"]["triples"] == triples
+    assert not (tmp_path / "gs:").exists() and not (tmp_path / "s3:").exists()
+
+    assert cli.main(["export", run, "--out", "weights"]) == 0
+    drawing = ["--prompt", "a red cat", "--num-images", "1", "--steps", "2"]
+    assert cli.main(["sample", "--model", run, *drawing, "--out", "drawn"]) == 0
+    assert cli.main(["sample", "--model", "weights", *drawing, "--out", "again"]) == 0
+    (picture,) = [path for path in (tmp_path / "drawn").glob("*.png") if path.name != "grid.png"]
+    assert "gs:/" not in str(picture)
+    system, _ = fsspec.core.url_to_fs(run)
+    system.put("weights/", f"{bucket}/weights/", recursive=True)
+    assert Model.open(f"{bucket}/weights").digest == Model.open(run).digest == Model.open("weights").digest
+    assert f"{bucket}/drawn is an address" in fails(
+        capsys, "sample", "--model", run, *drawing, "--out", f"{bucket}/drawn"
+    )
+
+
+@pytest.mark.parametrize(("kind", "module"), [("gs", "gcsfs"), ("s3", "s3fs")])
+def test_without_the_extra_its_name_is_told(monkeypatch, capsys, tmp_path, kind, module):
+    known = stores.importlib.util.find_spec
+    monkeypatch.setattr(stores.importlib.util, "find_spec", lambda name: None if name == module else known(name))
+    monkeypatch.chdir(tmp_path)
+    error = fails(capsys, "export", f"{kind}://bucket/run", "--out", "m")
+    assert f"pip install 'reimagen_jax[{stores.KINDS[kind].extra}]'" in error
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("gs:/bucket/run", "gs://bucket/run"),
+        ("gs://bucket/run/", "gs://bucket/run"),
+        ("s3:/bucket", "s3://bucket"),
+    ],
+)
+def test_an_address_is_understood_also_as_a_path_has_it(said, meant):
+    assert os.fspath(stores.place(said)) == meant

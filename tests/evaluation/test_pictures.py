@@ -103,6 +103,20 @@ def test_features_are_finite_and_tell_pictures_apart_one_by_one(name):
     assert len(np.unique(found.round(4), axis=0)) >= 2
 
 
+def test_a_colour_that_no_true_picture_has_does_not_swamp_the_others():
+    rng = np.random.default_rng(0)
+    true = np.stack([np.full((32, 32, 3), level, np.uint8) for level in range(256)])
+    true = np.clip(true.astype(int) + rng.integers(-20, 20, true.shape), 0, 255).astype(np.uint8)
+    drawn = true.copy()
+    drawn[:, :4, :4] = (255, 0, 255)
+    spaces = Spaces(true)
+    assert np.abs(spaces("surface", drawn)).max() < 30
+    assert (
+        measures.fid(spaces("surface", drawn), spaces.own("surface"))
+        > measures.fid(spaces("surface", true), spaces.own("surface")) + 1
+    )
+
+
 def test_judges_read_true_pictures_and_know_what_they_have_not_seen(prompts, true):
     spaces = Spaces(true.pictures)
     for field, least in (("entity", 0.8), ("style", 1.0)):

@@ -8,8 +8,8 @@
     unet      what the shipped model's attention reads of a neighbour: its encoder at t = 0, in 4 x 4 cells
     encoder   vectors of an encoder of one's own (`reimagen encode-train`)
 
-All read 32 x 32 pixels but for the last. A space is one or several of them side by side, each reduced to its first
-principal components and whitened (1), as fitted to pictures of the records.
+All read 32 x 32 pixels but for the last. A space is one or several of them side by side, each reduced to its
+principal components that vary, and whitened (1), as fitted to pictures of the records.
 """
 
 import functools
@@ -41,7 +41,8 @@ SPACES: Mapping[str, tuple[str, ...]] = {
     "encoder": ("encoder",),
 }
 """Name -> features."""
-COMPONENTS = 128
+COMPONENTS, LEAST_VARIANCE = 128, 1e-4
+"""Of each kind of features: so many at most, and those alone that have this share of the variance."""
 FITTED_TO = 4096
 """Pictures that the components are fitted to, at most."""
 _BATCH = 128
@@ -84,7 +85,9 @@ class Spaces:
         some_ND = raw_ND[:: -(-len(raw_ND) // FITTED_TO)]
         components = max(1, min(COMPONENTS, raw_ND.shape[1], len(some_ND) // 4))
         pca = PCA(components, whiten=True, svd_solver="randomized", random_state=0).fit(some_ND)  # (1)
-        self._reduce[part] = lambda raw_ND: pca.transform(raw_ND).astype(np.float32)
+        # What hardly varies here, whitened, would be huge in other pictures: a colour that none of these has.
+        kept = max(1, int((pca.explained_variance_ratio_ >= LEAST_VARIANCE).sum()))
+        self._reduce[part] = lambda raw_ND: pca.transform(raw_ND)[:, :kept].astype(np.float32)
         self._own[part] = self._reduce[part](raw_ND)
 
     def _features(self, part: str, pictures: Pictures) -> Vectors:

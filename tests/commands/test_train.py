@@ -256,7 +256,7 @@ def test_a_run_keeps_guidance_that_draws_held_out_examples_better_as_long_as_it_
         def better_guidance(self, params):
             return self.better
 
-    outcome = Outcome(7, SimpleNamespace(ema={}), taken=7)
+    outcome = Outcome(7, SimpleNamespace(averaged={}), taken=7)
     keep_guidance(Held(), outcome, tmp_path)
     kept = json.loads((tmp_path / "guidance.json").read_text())
     assert kept == {"step": 7, "by": "likeness of 48 held-out examples", "text_weight": 1.5, "neighbour_weight": 2.0}

@@ -79,7 +79,7 @@ def train_experiment(config: Experiment, workdir: Path) -> None:
     config, dataset = feed.config, feed.dataset()
     system, initial = kinds.system_of(config), None
     if config.init.weights:
-        initial = lambda: Model.open(config.init.weights, on_host=True).params  # noqa: E731
+        initial = lambda: config.system.begun(Model.open(config.init.weights, on_host=True).params)  # noqa: E731
     draw = drawing(system)
     watches = (validation(system, feed, config.train), evaluation(feed, draw))
     outcome = train(

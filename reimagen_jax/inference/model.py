@@ -46,7 +46,8 @@ class Model:
         With `on_host` the parameters are arrays of numpy: one device alone may not have room for what many are to
         share. Raises `UserError` when there is no model, and for a text encoder where the model has none.
         """
-        path, config = _found(path), experiment_of(path)
+        path, stored = _found(path), _stored(path)
+        config = _opened(stored)
         if (path / EXPERIMENT).is_file():
             if (path / NAME).is_file():  # as `reimagen export` writes it
                 open_folder(path, "weights")
@@ -55,6 +56,7 @@ class Model:
             params = load_params(path / WEIGHTS, expected, on_host=on_host)
         else:
             step, params = checkpoint.load_ema(path, step, on_host=on_host)
+            params = stored.system.opened_params(params)
             require_finite_tree(params, f"{path}, step {step}")
         if text_encoder is not None:
             config = dataclasses.replace(config, system=config.system.with_text_encoder(str(text_encoder)))
@@ -84,6 +86,15 @@ class Model:
 
 def experiment_of(path: str | Path) -> Experiment:
     """The experiment of a model; no weights are read. Raises `UserError` when there is none."""
+    return _opened(_stored(path))
+
+
+def _opened(stored: Experiment) -> Experiment:
+    return dataclasses.replace(stored, system=stored.system.opened)
+
+
+def _stored(path: str | Path) -> Experiment:
+    """The experiment as it was written."""
     path = _found(path)
     if (path / EXPERIMENT).is_file():
         return kinds.from_dict(read_json(path / EXPERIMENT, "a model's settings"))

@@ -81,10 +81,12 @@ def train_experiment(config: Experiment, workdir: Path) -> None:
     # Orbax logs, with a traceback, what it raises as well; the user needs it once.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     workdir, said = stores.place(workdir), config.data
+    for path in places(config):  # before anything is copied
+        stores.place(path)
     copies = {path: staged(path, said.stage) for path in places(said)}
     config = dataclasses.replace(config, data=moved(said, copies.__getitem__))
-    for place in places(dataclasses.replace(config, init=InitConfig())):
-        local(place)
+    for path in places(dataclasses.replace(config, init=InitConfig())):
+        local(path)
     feed = kinds.feed_of(settled(config, begun(workdir))).settled()
     addresses, dataset = {copy: path for path, copy in copies.items()}, feed.dataset()
     config = dataclasses.replace(feed.config, data=moved(feed.config.data, lambda path: addresses.get(path, path)))

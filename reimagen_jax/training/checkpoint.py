@@ -94,8 +94,8 @@ def claim(workdir: Path) -> Iterator[None]:
         yield
         return
     begins, new = (
-        not (workdir / "run.json").exists(),
-        [each for each in (workdir, *workdir.parents) if not each.exists()],
+        not os.path.exists(workdir / "run.json"),  # unlike a path's own method, of a name that is too long as well
+        [each for each in (workdir, *workdir.parents) if not os.path.exists(each)],
     )
     lock = distributed.on_first_process(lambda: _lock(workdir))
     with lock or nullcontext():

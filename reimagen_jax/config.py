@@ -71,6 +71,19 @@ class SystemConfig(Checked):
         """These settings with the network of `theirs`, from whose weights a run starts (`init.adopt`)."""
         raise UserError(f"init.adopt: a {self.kind} does not take its network over from weights")
 
+    @property
+    def opened(self) -> "SystemConfig":
+        """What a run of it is, when it is opened to draw: other settings where the training was for another system."""
+        return self
+
+    def opened_params(self, params: Any) -> Any:
+        """Of a run's parameters, those of `opened`."""
+        return params
+
+    def begun(self, params: Any) -> Any:
+        """The parameters that a run begins with, from those of `init.weights`."""
+        return params
+
     def with_text_encoder(self, folder: str) -> Self:
         """These settings with the frozen text encoder in `folder`. Raises `UserError` where there is none."""
         raise UserError(f"--text-encoder {folder}: this model has no frozen text encoder")

@@ -28,7 +28,7 @@ from reimagen_jax.checked import Count, NonNegative, Options, Seed, Share
 from reimagen_jax.diffusion.settings import SamplerSteps, Solver
 from reimagen_jax.diffusion.spacing import ANY_PROCESS, Spacing
 from reimagen_jax.errors import UserError, require
-from reimagen_jax.systems.reimagen.settings import Guidance, GuidedSamplerConfig
+from reimagen_jax.systems.reimagen.settings import EVALUATIONS, Guidance, GuidedSamplerConfig
 from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from reimagen_jax.evaluation.entities.bench import EntityBench, Outcome
 
 MEASURES = ("faithful", "aligned")
-LEVELS = {"compositional": 3, "none": 1}
+LEVELS = EVALUATIONS | {"none": 1}
 """Evaluations of a prediction; two where nothing is said."""
 Variant = Literal["linear", "cosine", "middle", "early-off", "rescaled"]
 VARIANTS: dict[Variant, dict[str, Any]] = {

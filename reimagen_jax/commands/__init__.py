@@ -9,6 +9,7 @@ COMMANDS = {
     "embed": ("embed:Embed", "captions of records -> embeddings by a frozen text encoder"),
     "triples": ("triples:BuildTriples", "records + knowledge base -> training data (KNN-ImageText)"),
     "train": ("train:main", "training data -> checkpoints"),
+    "distill": ("distill:Distill", "checkpoint -> a model that draws in a few evaluations of its network"),
     "export": ("export:Export", "checkpoint -> safetensors, settings and a model card, to hand on"),
     "sample": ("sample:Sample", "prompts -> images, with neighbours from a knowledge base or given by hand"),
     "edit": ("edit:main", "images -> images: drawn on, inpainted, outpainted, varied, mixed, swapped"),

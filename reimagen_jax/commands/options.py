@@ -367,8 +367,9 @@ class SamplingOptions(Options):
     """Guidance weight of steps that strengthen the neighbours; 1 is none."""
     guidance: Guidance | None = None
     """How text and neighbours are strengthened: each at some of the steps, drawn at random (interleaved) or evenly
-    spread (stratified); both at once by --text-weight (joint); or each by its own weight (compositional: three
-    evaluations a step, not two)."""
+    spread (stratified); both at once by --text-weight (joint); each by its own weight (compositional: three
+    evaluations a step, not two); or as interleaved steps do on average, at every step (mean: three, too; of a distilled
+    model, which has the forms with an eta, one)."""
     guidance_schedule: WeightSchedule | None = None
     """Whether both weights are constant, or rise from none to twice their strength."""
     guidance_interval: tuple[Share, Share] | None = None

@@ -90,7 +90,7 @@ def train_experiment(config: Experiment, workdir: Path) -> None:
     config = dataclasses.replace(feed.config, data=moved(feed.config.data, lambda path: addresses.get(path, path)))
     system, initial = kinds.system_of(config), None
     if config.init.weights:
-        initial = lambda: Model.open(config.init.weights, on_host=True).params  # noqa: E731
+        initial = lambda: config.system.begun(Model.open(config.init.weights, on_host=True).params)  # noqa: E731
     draw = drawing(system)
     held_out = HeldOut.of(feed, draw)
     watches = (validation(system, feed, config.train), None if held_out is None else held_out.watch)

@@ -11,11 +11,16 @@ eps(a, b) is the prediction at x_t under a condition of two parts, 0 in the plac
   plan at random   step i of T is of the first kind where R_i ~ U[0, 1] lies below its share                     (4)
   plan stratified  where floor((i + 1) n / T + 1/2) > floor(i n / T + 1/2), with n = round(share T)              (5)
 
+  mean        eps(a, b) + g_1 (eps(a, b) - eps(0, b)) + g_2 (eps(a, b) - eps(a, 0)),                             (9)
+              g_1 = share (w_1 - 1),  g_2 = (1 - share) (w_2 - 1):  the mean of (2) over plans, at every step
+  told        a network that has learned (9) is told g_1 and g_2: one evaluation                                (10)
+
   over time   w(t) = 1 + (w - 1) f(t),  f = 1, or linear 2 (1 - t), or cosine 1 + cos(pi t): of mean 1           (6)
   interval    w(t) where low <= t <= high, and 1 elsewhere                                                       (7)
   rescaled    (phi std(eps(a, b)) / std(eps_w) + 1 - phi) eps_w,  eps_w guided, std of a sample's own numbers    (8)
 
-(1) and (2) are two evaluations, [full, dropped], made as one doubled batch, whatever plan and weight say; (3) is three.
+(1) and (2) are two evaluations, [full, dropped], made as one doubled batch, whatever plan and weight say; (3) and (9)
+are three. A step of (2) is (9) with the share 1 or 0, so a network that is told can follow a plan, too (`planned`).
 (3) is InstructPix2Pix's (Brooks et al. 2023, equation 3, the neighbours in the image's place), not the sum of
 w_j (eps(c_j) - eps(0)) of Composable Diffusion (Liu et al. 2022): that never asks for both parts at once, and is not
 the plain prediction where all weights are 1. Steps of (5) are n exactly, spread as evenly as whole numbers can be, the
@@ -27,7 +32,7 @@ guiding any of the three is guiding eps. (8) is not: it is of the quantity that 
 a network says of the variance (variance.py) is not guided: it is taken as it is said with the full condition.
 
 Sources: (6) Wang et al. 2024, analysis of weight schedulers; (7) Kynkaanniemi et al. 2024, equation 5, in t for sigma;
-(8) Lin et al. 2024, equations 15 and 16.
+(8) Lin et al. 2024, equations 15 and 16; (10) Meng et al. 2023, section 3.1, there with one weight.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,6 +48,8 @@ from reimagen_jax.diffusion.settings import WeightSchedule
 Numbers = Float[Array, " b"] | Float[Array, ""] | float
 Weight = Numbers | Callable[[Float[Array, " b"]], Numbers]
 """A weight, or what it is at t."""
+Excess = Callable[[Float[Array, " b"], Int[Array, ""]], Float[Array, "b 2"]]
+"""(t, i) -> g_1 and g_2 of (9)."""
 EDGE = 1e-6
 """Times are of float32: one that was meant to lie on the edge of an interval lies within."""
 
@@ -101,6 +108,49 @@ def compositional(
         return _finished(prediction, full, rescale)
 
     return guide
+
+
+def mean(
+    drop_first: Callable[[Condition], Condition],
+    drop_second: Callable[[Condition], Condition],
+    excess: Excess,
+    rescale: Numbers | None = None,
+) -> Guide:
+    """(9): three evaluations a step."""
+
+    def guide(denoise: Denoiser, x: Array, t_B: Array, condition: Condition, i: Array) -> Array:
+        conditions = condition, drop_first(condition), drop_second(condition)
+        full, second, first = _evaluated(denoise, x, t_B, conditions)
+        C, g_B2 = x.shape[-1], excess(t_B, i)
+        g_1, g_2 = (expand(g_B2[:, j], x) for j in range(2))
+        prediction = (1.0 + g_1 + g_2) * full[..., :C] - g_1 * second[..., :C] - g_2 * first[..., :C]
+        return _finished(prediction, full, rescale)
+
+    return guide
+
+
+def told(tell: Callable[[Condition, Float[Array, "b 2"]], Condition], excess: Excess) -> Guide:
+    """(10): `tell` puts the numbers into the condition."""
+
+    def guide(denoise: Denoiser, x: Array, t_B: Array, condition: Condition, i: Array) -> Array:
+        return denoise(x, t_B, tell(condition, excess(t_B, i)))
+
+    return guide
+
+
+def shared(share: Numbers, first_weight: Weight, second_weight: Weight) -> Excess:
+    """g of (9)."""
+
+    def excess(t_B: Array, i: Array) -> Array:
+        parts = share * (at(first_weight, t_B) - 1.0), (1.0 - share) * (at(second_weight, t_B) - 1.0)
+        return jnp.stack([jnp.broadcast_to(jnp.asarray(part, jnp.float32), t_B.shape) for part in parts], axis=-1)
+
+    return excess
+
+
+def planned(plan_BT: Bool[Array, "b t"], first_weight: Weight, second_weight: Weight) -> Excess:
+    """g of (9) for the steps of (2)."""
+    return lambda t_B, i: shared(plan_BT[:, i].astype(jnp.float32), first_weight, second_weight)(t_B, i)
 
 
 def interleave(share: Float[Array, ""] | float, num_steps: int, key: Key[Array, ""]) -> Bool[Array, " t"]:

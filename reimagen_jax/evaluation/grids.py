@@ -97,9 +97,7 @@ class Program:
     @property
     def evaluations(self) -> int:
         """Of the network for an image: of one condition of one sample."""
-        settings = self.stage.settings
-        each = 3 if settings.guidance == "compositional" else 2
-        return each * (2 * settings.num_steps - 1 if settings.solver == "heun" else settings.num_steps)
+        return self.stage.config.system.evaluations(self.stage.settings)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ class Model:
         With `on_host` the parameters are arrays of numpy: one device alone may not have room for what many are to
         share. Raises `UserError` when there is no model, and for a text encoder where the model has none.
         """
-        path, config, chosen = _found(path), experiment_of(path), None
+        path, stored, chosen = _found(path), _stored(path), None
+        config = _opened(stored)
         if stores.kind(path) and (path / EXPERIMENT).is_file():  # read from a copy
             with tempfile.TemporaryDirectory(prefix="reimagen_jax_") as folder:
                 with stores.told(path):
@@ -94,6 +95,7 @@ class Model:
             params = load_params(path / WEIGHTS, expected, on_host=on_host)
         else:
             step, params = checkpoint.load_ema(path, step, on_host=on_host)
+            params = stored.system.opened_params(params)
             require_finite_tree(params, f"{path}, step {step}")
             if (path / CHOSEN).is_file() and hasattr(config.system, "sampler"):
                 chosen = parse(Chosen, read_json(path / CHOSEN, "the guidance of a run"), str(path / CHOSEN))
@@ -142,6 +144,15 @@ class Model:
 
 def experiment_of(path: str | Path) -> Experiment:
     """The experiment of a model; no weights are read. Raises `UserError` when there is none."""
+    return _opened(_stored(path))
+
+
+def _opened(stored: Experiment) -> Experiment:
+    return dataclasses.replace(stored, system=stored.system.opened)
+
+
+def _stored(path: str | Path) -> Experiment:
+    """The experiment as it was written."""
     path = _found(path)
     if (path / EXPERIMENT).is_file():
         return kinds.from_dict(read_json(path / EXPERIMENT, "a model's settings"))

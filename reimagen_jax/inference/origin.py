@@ -73,6 +73,8 @@ class ModelOrigin(_Known):
     """Of the checkpoint; None for weights."""
     sha256: Checksum
     """Of the parameters, its beginning."""
+    teacher: Text = ""
+    """What it was distilled from, name and SHA-256; empty for others."""
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,9 @@ def _stage_origins(
         plan_BT = None if plan_BT is None else np.asarray(plan_BT)
         times = tuple(float(str(t)) for t in np.asarray(stage.system.visited(stage.settings)))
     folder = SHIPPED if model.path == SHIPPED_MODEL else str(model.path) if paths else ""
-    about = ModelOrigin(model.config.name, folder, model.step, model.digest)
+    distilled = model.config.system.distilled
+    teacher = "" if distilled is None else f"{distilled.teacher} {distilled.sha256}"
+    about = ModelOrigin(model.config.name, folder, model.step, model.digest, teacher)
     steps = [None if plan_BT is None else tuple(np.flatnonzero(plan_BT[i]).tolist()) for i in range(len(asked))]
     settings = json.loads(json.dumps(dataclasses.asdict(stage.settings)))
     return [StageOrigin(about, settings, own, times, steps[i], stage.batch_size) for i, own in enumerate(numbers)]

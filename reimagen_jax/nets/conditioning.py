@@ -1,12 +1,14 @@
-"""What every residual block is told: the timestep, the augmentation level and the pooled text, as one vector.
+"""What every residual block is told: time, augmentation level, guidance and the pooled text, as one vector.
 
-  c = mlp(features(t)) + mlp_aug(features(a)) + pool(text)                                                   (1)
+  c = mlp(features(t)) + mlp_aug(features(a)) + mlp_guidance(g) + pool(text)                                 (1)
   features(t) = [cos 1000 t w_i, sin 1000 t w_i],  w_i = 10000^(-i / n),  i = 0 ... n - 1                     (2)
   pool(text), "score":      W_2 act(sum_l softmax_l(score(text_l)) W_1 text_l)                                (3)
   pool(text), "attention":  LN(W attend(q = z, k, v = [z; text])),  z = mean_l text_l + learned              (4)
 
-t and the augmentation level a of a super-resolution stage lie in [0, 1]. A masked token has no part in (3) and (4);
-without any text a learned vector stands in: as a whole in (3), in place of the mean in (4).
+t and the augmentation level a of a super-resolution stage lie in [0, 1]. g are the two numbers of guidance that a
+distilled network is told (diffusion/guidance.py, equation 9); the last layer of their mlp starts at zero, so that such
+a network begins as one that is told none. A masked token has no part in (3) and (4); without any text a learned vector
+stands in: as a whole in (3), in place of the mean in (4).
 Sources: Imagen (Saharia et al. 2022) appendix B; (4) is DeepFloyd IF's.
 """
 
@@ -28,7 +30,7 @@ def timestep_features(t_B: Float[Array, " b"], width: int) -> Float[Array, "b wi
 
 
 class Conditioning(nn.Module):
-    """Equation (1), float32; without an augmentation level its term is absent, and so are its parameters."""
+    """Equation (1), float32; without an augmentation level, or guidance, its term is absent with its parameters."""
 
     config: UNetConfig
 
@@ -39,10 +41,13 @@ class Conditioning(nn.Module):
         text_BLD: Float[Array, "b l d"],
         text_mask_BL: Bool[Array, "b l"],
         aug_level_B: Float[Array, " b"] | None = None,
+        guidance_B2: Float[Array, "b 2"] | None = None,
     ) -> Float[Array, "b width"]:
         cond_BD = self._embed_time("time", t_B)
         if aug_level_B is not None:
             cond_BD = cond_BD + self._embed_time("aug", aug_level_B)
+        if guidance_B2 is not None:
+            cond_BD = cond_BD + self._embed_guidance(guidance_B2)
         pool = self._pool_by_score if self.config.text_pooling == "score" else self._pool_by_attention
         return cond_BD + once(self, "pooled", lambda: pool(text_BLD, text_mask_BL))
 
@@ -51,6 +56,11 @@ class Conditioning(nn.Module):
         features = timestep_features(t_B, config.time_features or config.cond_width)
         h = activation(config)(nn.Dense(config.cond_width, dtype=jnp.float32, name=f"{name}1")(features))
         return nn.Dense(config.cond_width, dtype=jnp.float32, name=f"{name}2")(h)
+
+    def _embed_guidance(self, guidance_B2: Array) -> Array:
+        config = self.config
+        h = activation(config)(nn.Dense(config.cond_width, name="guidance1")(guidance_B2))
+        return nn.Dense(config.cond_width, kernel_init=nn.initializers.zeros, name="guidance2")(h)
 
     def _pool_by_score(self, text_BLD: Array, text_mask_BL: Array) -> Array:
         """Equation (3)."""

@@ -73,6 +73,8 @@ class Condition:
     """A dropped text, read: the modules for which it is another than the text with other tokens masked."""
     nbr_weight_BK: Float[Array, "b k"] | None = None
     """How much of the attention each neighbour gets, beside the others; None: they are alike."""
+    guidance_B2: Float[Array, "b 2"] | None = None
+    """What a distilled network is told of guidance (diffusion/guidance.py, equation 9); None for all others."""
 
 
 def residual_block(config: UNetConfig, width: int, how: str, name: str) -> nn.Module:
@@ -246,7 +248,7 @@ class UNet(nn.Module):
         text_BLD, mask_BL = condition.text_BLD, condition.text_mask_BL
         if (condition.low_res_BHWC is None) != (condition.aug_level_B is None):
             raise ValueError("a condition has low_res_BHWC and aug_level_B both (super-resolution) or neither")
-        cond_BD = self.conditioning(t_B, text_BLD, mask_BL, condition.aug_level_B)
+        cond_BD = self.conditioning(t_B, text_BLD, mask_BL, condition.aug_level_B, condition.guidance_B2)
         if condition.low_res_BHWC is not None:
             x_BHWC = jnp.concatenate([x_BHWC, condition.low_res_BHWC], axis=-1)
         if self.config.text_width is not None:

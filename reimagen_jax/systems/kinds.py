@@ -32,6 +32,11 @@ _kinds = {
     kind.settings.kind: kind
     for kind in (
         Kind(reimagen.ReImagenConfig, f"{_HERE}.reimagen.system:ReImagen", f"{_HERE}.reimagen.feed:ReImagenFeed"),
+        Kind(
+            reimagen.DistillationConfig,
+            f"{_HERE}.reimagen.distillation:Distillation",
+            f"{_HERE}.reimagen.feed:ReImagenFeed",
+        ),
         Kind(DualSystemConfig, f"{_HERE}.dual.system:DualSystem", f"{_HERE}.dual.feed:DualFeed"),
         Kind(RaterSystemConfig, f"{_HERE}.rater.system:RaterSystem", f"{_HERE}.rater.feed:RaterFeed"),
     )

@@ -31,6 +31,11 @@ def one_of(condition, first_B):
     return {"a": jnp.where(first_B, 0.0, condition["a"]), "b": jnp.where(first_B, condition["b"], 0.0)}
 
 
+def mean(share, w_1, w_2, rescale=None):
+    excess = guidance.shared(share, w_1, w_2)
+    return guidance.mean(partial(without, "a"), partial(without, "b"), excess, rescale)
+
+
 def guides(w_1, w_2, rescale=None):
     """Every guide, with its weights of the first and of the second part."""
     plan_BT = jnp.asarray([[True], [False]])
@@ -39,6 +44,7 @@ def guides(w_1, w_2, rescale=None):
         "interleaved": guidance.interleaved(one_of, plan_BT, w_1, w_2, rescale),
         "joint": guidance.single(partial(without, "ab"), w_1, rescale),
         "compositional": guidance.compositional(partial(without, "a"), partial(without, "ab"), w_1, w_2, rescale),
+        "mean": mean(0.3, w_1, w_2, rescale),
     }
 
 
@@ -81,6 +87,40 @@ def test_without_the_second_part_compositional_is_joint_whatever_its_weight():
         np.testing.assert_allclose(at(guides(3.0, w_2)["compositional"], b=0.0 * B)[0], joint, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_the_mean_is_that_of_interleaved_steps(share):
+    def interleaved(first):
+        return at(guidance.interleaved(one_of, jnp.full((2, 1), first), 3.0, 2.0))[0]
+
+    expected = share * interleaved(True) + (1.0 - share) * interleaved(False)
+    np.testing.assert_allclose(at(mean(share, 3.0, 2.0))[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_that_is_told_is_asked_once_for_what_others_are_asked_for_thrice():
+    """By plans, too: a step of one kind is the mean with the share 1 or 0."""
+    seen = []
+
+    def learned(x, t_B, condition):
+        seen.append(len(x))
+        g_B2 = condition.pop("g")
+        full, second, first = (
+            toy(x, t_B, each) for each in (condition, without("a", condition), without("b", condition))
+        )
+        g_1, g_2 = (g_B2[:, j, None, None, None] for j in range(2))
+        return full + g_1 * (full - second) + g_2 * (full - first)
+
+    def drawn(excess):
+        guide = guidance.told(lambda condition, g_B2: {**condition, "g": g_B2}, excess)
+        return guide(learned, TEXTURE, jnp.full(2, 0.5), {"a": A, "b": B}, jnp.int32(0))[..., :C]
+
+    share_B, w_1, w_2 = jnp.asarray([0.2, 0.9]), jnp.asarray([3.0, 1.5]), 2.0
+    told = drawn(guidance.shared(share_B, w_1, w_2))
+    np.testing.assert_allclose(told, at(mean(share_B, w_1, w_2))[0], rtol=1e-5, atol=1e-5)
+    told = drawn(guidance.planned(jnp.asarray([[True], [False]]), w_1, w_2))
+    np.testing.assert_allclose(told, at(guides(w_1, w_2)["interleaved"])[0], rtol=1e-5, atol=1e-5)
+    assert seen == [2, 2]
+
+
 def test_evaluations_are_one_call_of_as_many_samples_as_the_guide_says():
     seen = []
 
@@ -91,7 +131,7 @@ def test_evaluations_are_one_call_of_as_many_samples_as_the_guide_says():
 
     for guide in guides(3.0, 2.0).values():
         guide(counted, TEXTURE, jnp.full(2, 0.5), {"a": A, "b": B}, jnp.int32(0))
-    assert seen == [4, 4, 4, 6]
+    assert seen == [4, 4, 4, 6, 6]
 
 
 # --- plans -------------------------------------------------------------------------------------------------------

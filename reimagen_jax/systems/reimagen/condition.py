@@ -92,14 +92,30 @@ def drop_text(condition: Condition) -> Condition:
     return drop(condition, text_B, ~text_B)
 
 
+def drop_neighbours(condition: Condition) -> Condition:
+    """The condition of the text alone."""
+    neighbours_B = jnp.ones(len(condition.text_BLD), bool)
+    return drop(condition, ~neighbours_B, neighbours_B)
+
+
 def drop_both(condition: Condition) -> Condition:
     """The condition without text and without neighbours."""
     both_B = jnp.ones(len(condition.text_BLD), bool)
     return drop(condition, both_B, both_B)
 
 
-def guide_of(settings: GuidedSamplerConfig, inputs: Inputs, keys_B: Key[Array, " b"]) -> Guide:
-    """The guide that the settings name, with the numbers of the inputs; `keys_B` are those of plans at random."""
+def mean_guide(excess: guidance.Excess, distilled: bool, rescale: Float[AnyArray, " b"] | None = None) -> Guide:
+    """Guidance of text and neighbours by its two numbers: of a model that is told them, or of any other."""
+    if distilled:
+        return guidance.told(lambda condition, g_B2: condition.replace(guidance_B2=g_B2), excess)
+    return guidance.mean(drop_text, drop_neighbours, excess, rescale)
+
+
+def guide_of(settings: GuidedSamplerConfig, inputs: Inputs, keys_B: Key[Array, " b"], distilled: bool = False) -> Guide:
+    """The guide that the settings name, with the numbers of the inputs; `keys_B` are those of plans at random.
+
+    A `distilled` model is told what others are evaluated for: of the forms that it has learned (`Distilled`).
+    """
     weights, rescale = [inputs.text_weight_B, inputs.neighbour_weight_B], inputs.guidance_rescale_B
     weights = [guidance.over_time(weight, settings.guidance_schedule) for weight in weights]
     if inputs.guidance_interval_B2 is not None:
@@ -109,7 +125,12 @@ def guide_of(settings: GuidedSamplerConfig, inputs: Inputs, keys_B: Key[Array, "
         return guidance.single(drop_both, weights[0], rescale)
     if settings.guidance == "compositional":
         return guidance.compositional(drop_text, drop_both, *weights, rescale)
-    return guidance.interleaved(drop_one, plan_of(settings, inputs.eta_B, keys_B), *weights, rescale)
+    if settings.guidance == "mean":
+        return mean_guide(guidance.shared(inputs.eta_B, *weights), distilled, rescale)
+    plan_BT = plan_of(settings, inputs.eta_B, keys_B)
+    if distilled:
+        return mean_guide(guidance.planned(plan_BT, *weights), distilled)
+    return guidance.interleaved(drop_one, plan_BT, *weights, rescale)
 
 
 def plan_of(

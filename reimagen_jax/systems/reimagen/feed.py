@@ -178,6 +178,9 @@ class ReImagenFeed:
             settings.checked(name, number)
         if "guidance_interval" in request.guidance:  # whose two numbers have an order
             dataclasses.replace(settings, guidance_interval=request.guidance["guidance_interval"])
+        if self.model.distilled is not None:
+            require(not request.negative, "a distilled model has not learned to be led away from a negative prompt")
+            self.model.distilled.check(dataclasses.replace(settings, **request.guidance))
         self._check_weights(request)
         if self._drawn_on(request):
             self._check_edit(request.edit, settings)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Lt
 
-from reimagen_jax.checked import Count, Natural, NonNegative, Share
+from reimagen_jax.checked import Checked, Count, Natural, NonNegative, Share
 from reimagen_jax.config import FREE, LOCAL, DataConfig, Experiment, SystemConfig
 from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig, SuperResolutionConfig, WeightSchedule
 from reimagen_jax.encoders.settings import TextConfig
@@ -17,7 +17,9 @@ from reimagen_jax.retrieval.asking import Asking
 
 ETAS = tuple(i / 10 for i in range(11))
 """What a sweep over eta draws by default."""
-Guidance = Literal["interleaved", "stratified", "joint", "compositional"]
+Guidance = Literal["interleaved", "stratified", "joint", "compositional", "mean"]
+EVALUATIONS = {"compositional": 3, "mean": 3}
+"""Of the network for a guided prediction, where they are not two."""
 AugNoise = Literal["once", "every_call"]
 HandedOn = Literal["bytes", "floats"]
 
@@ -32,7 +34,8 @@ class GuidedSamplerConfig(SamplerConfig):
     """How text and neighbours are strengthened (diffusion/guidance.py). interleaved: at each step one of them, drawn at
     random (the paper); stratified: the same with exactly round(eta num_steps) steps of text, evenly spread; joint: both
     at once against neither, by text_weight alone; compositional: each by its own weight, three evaluations a step.
-    The last two have no eta."""
+    These two have no eta. mean: at every step the mean of what interleaved steps would do, so that a few steps know any
+    eta; three evaluations a step, and one of a distilled model, which draws by the forms that have an eta."""
     guidance_schedule: WeightSchedule = "constant"
     """Of both weights' excess over 1, as t falls: linear and cosine rise from 0 to twice the weight's, of the same
     mean."""
@@ -112,6 +115,62 @@ class TriplesConfig(DataConfig):
         )
 
 
+Weights = tuple[NonNegative, NonNegative]
+
+
+@dataclass(frozen=True)
+class Distilled(Checked):
+    """Of a model that has learned what another one's guidance does: it is told eta and weights, and evaluated once."""
+
+    section: ClassVar[str] = "distilled."
+
+    teacher: str = ""
+    """Name of the model that it was distilled from."""
+    sha256: str = ""
+    """Of the teacher's parameters, its beginning."""
+    text_weights: Weights = (1.0, 3.0)
+    """Least and largest text_weight that it has learned."""
+    neighbour_weights: Weights = (1.0, 5.0)
+    """Least and largest neighbour_weight."""
+    steps: Natural = 0
+    """Of the sampler that it was made for (ddim, evenly spaced); 0: guidance alone was distilled, for any sampler."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("text_weights", "neighbour_weights"):
+            low, high = getattr(self, name)
+            require(low <= high, f"distilled.{name} {low:g} .. {high:g} is not a range")
+
+    def check(self, settings: GuidedSamplerConfig) -> None:
+        """Raises `UserError` for guidance that was not learned."""
+        require(
+            settings.guidance not in ("joint", "compositional"),
+            f"sampler.guidance is {settings.guidance!r}, which a distilled model has not learned: draw with 'mean', "
+            "'stratified' or 'interleaved'",
+        )
+        require(
+            settings.guidance_rescale is None,
+            "sampler.guidance_rescale: a distilled model has no plain prediction to rescale by, leave it out",
+        )
+        rising = settings.guidance_schedule != "constant"
+        for name in ("text_weight", "neighbour_weight"):
+            (low, high), weight = getattr(self, f"{name}s"), getattr(settings, name)
+            most = 2.0 * weight - 1.0 if rising else weight
+            said = f"{weight:g}, rising to {most:g}" if rising else f"{weight:g}"
+            require(
+                low <= min(weight, most) and max(weight, most) <= high,
+                f"sampler.{name} is {said}: this model was distilled for {low:g} to {high:g}",
+            )
+
+    @property
+    def said(self) -> str:
+        """For a card."""
+        low_high = "text weight {:g} to {:g}, neighbour weight {:g} to {:g}"
+        steps = f", {self.steps} steps" if self.steps else ""
+        weights = low_high.format(*self.text_weights, *self.neighbour_weights)
+        return f"{self.teacher} (SHA-256 `{self.sha256}`): {weights}, any eta{steps}"
+
+
 @dataclass(frozen=True)
 class ReImagenConfig(SystemConfig):
     """Text encoder, U-Net, process and sampler, and how often conditions are dropped in training."""
@@ -128,6 +187,8 @@ class ReImagenConfig(SystemConfig):
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     super_resolution: SuperResolutionConfig | None = None
     """Of a stage that enlarges another stage's image; None for one that draws from text and neighbours alone."""
+    distilled: Distilled | None = None
+    """Of a model whose guidance is told, not evaluated (`reimagen distill`); None for all others."""
     sampler: GuidedSamplerConfig = field(default_factory=GuidedSamplerConfig, metadata=FREE)
     text_drop: Share = 0.1
     """Probability that an example's caption is dropped in training (independent of its neighbours)."""
@@ -161,6 +222,8 @@ class ReImagenConfig(SystemConfig):
         """Raises `UserError` for settings that do not fit the process, and for an augmentation level that a
         super-resolution stage is not trained for."""
         settings.check_process(self.diffusion)
+        if self.distilled is not None:
+            self.distilled.check(settings)
         if self.super_resolution is not None:
             low_level, high_level = self.super_resolution.aug_levels
             require(
@@ -168,6 +231,11 @@ class ReImagenConfig(SystemConfig):
                 f"sampler.aug_level {settings.aug_level} is outside of what the stage is trained for: "
                 f"super_resolution.aug_levels {low_level} .. {high_level}",
             )
+
+    def evaluations(self, settings: GuidedSamplerConfig) -> int:
+        """Of the network for an image: of one condition of one sample."""
+        each = 1 if self.distilled is not None else EVALUATIONS.get(settings.guidance, 2)
+        return each * (2 * settings.num_steps - 1 if settings.solver == "heun" else settings.num_steps)
 
     def check(self, data: TriplesConfig) -> None:
         crop = self.super_resolution.crop if self.super_resolution is not None else 0
@@ -257,6 +325,36 @@ class ReImagenConfig(SystemConfig):
         if self.unet.remat != "none":
             return ()
         return ('--unet.remat blocks: activations are computed again, not kept ("matmuls" keeps more, is faster)',)
+
+
+@dataclass(frozen=True)
+class DistillationConfig(ReImagenConfig):
+    """The training of a distilled model (distillation.py): the settings are the student's."""
+
+    kind: ClassVar[str] = "distillation"
+
+    distilled: Distilled = field(default_factory=Distilled)
+    teacher_distilled: bool = False
+    """The teacher is a distilled model itself, whose steps are made fewer."""
+    teacher_steps: Count = 1
+    """Of the teacher, that become one of the student's `distilled.steps`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.teacher_steps == 1 or self.distilled.steps > 0,
+            f"teacher_steps is {self.teacher_steps}: of how many steps of the student's, distilled.steps has to say",
+        )
+
+    @property
+    def opened(self) -> ReImagenConfig:
+        return ReImagenConfig(**{item.name: getattr(self, item.name) for item in dataclasses.fields(ReImagenConfig)})
+
+    def opened_params(self, params: Any) -> Any:
+        return params["student"]
+
+    def begun(self, params: Any) -> Any:
+        return {"teacher": params, "student": params}
 
 
 def from_version_1(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,6 +79,7 @@ class ReImagen:
         params, (text, mask) = self._init_text(key_text)
         image = jnp.zeros((1, model.train_resolution, model.train_resolution, 3), jnp.float32)
         zero, low_res = jnp.zeros(1, jnp.float32), {}
+        guidance = {} if model.distilled is None else {"guidance_B2": jnp.zeros((1, 2), jnp.float32)}
         if model.super_resolution is not None:
             low_res = {"low_res_BHWC": image, "aug_level_B": zero}
 
@@ -86,7 +87,7 @@ class ReImagen:
             memory = unet.encode_neighbours(
                 image[:, None], text[:, None], mask[:, None], *self._clean_low_res(image[:, None])
             )
-            return unet(image, zero, Condition(text, mask, memory, jnp.ones((1, 1), bool), **low_res))
+            return unet(image, zero, Condition(text, mask, memory, jnp.ones((1, 1), bool), **low_res, **guidance))
 
         return {**params, "unet": self.unet.init(key_unet, method=both)["params"]}
 
@@ -274,7 +275,7 @@ class ReImagen:
             once_B = aug_B if settings.aug_noise == "once" else None
             condition = self.enlarged(condition, low_res_BHWC, settings.aug_level, once_B)
         start_B, plan_B, step_B = sampler.split_keys(keys_B)
-        guide = guide_of(settings, inputs, plan_B)
+        guide = guide_of(settings, inputs, plan_B, model.distilled is not None)
         if low_res_BHWC is not None and settings.aug_noise == "every_call":
             guide = degrade.anew(guide, self.noised, aug_B)
         sampling = sampler.Sampling(
@@ -356,6 +357,7 @@ class ReImagen:
             "Images": f"{takes}{model.resolution} x {model.resolution} pixels",
             "Neighbours": f"{self.config.data.num_neighbours} in training",
             "Text encoder": text,
+            **({} if model.distilled is None else {"Distilled from": model.distilled.said}),
             "Process": f"{model.diffusion.schedule} schedule, predicts {model.diffusion.prediction}"
             + (", learned variance" if model.diffusion.learned_variance else ""),
             "Sampler": f"{model.sampler.solver}, {model.sampler.num_steps} steps, text weight "

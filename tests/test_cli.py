@@ -170,6 +170,7 @@ def test_full_disks_are_the_users_and_other_errors_are_bugs(photos, tmp_path, ca
         "embed file:///r --text-embeddings e",
         "triples r --knowledge-base gs://kb --out t",
         "encode-train r --out gs://e",
+        "distill --model hdfs://run --triples t --out m",
         "export hdfs://run --out m",
         "rater train --out gs://rater",
         "rater check --rater https://host/rater",

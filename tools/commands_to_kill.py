@@ -14,6 +14,7 @@ from tqdm import tqdm
 from reimagen_jax import cli
 from reimagen_jax.commands import (  # noqa: F401 (imported before processes are forked, so that each is quick)
     demo,
+    distill,
     embed,
     encode_train,
     evaluate,
@@ -111,6 +112,9 @@ SCENARIOS = {
         "encode-train records --out out --resolution 8 --width 8 --max-bytes 8 --num-steps 2 --batch-size 2 "
         "--held-out 0.4",
         ("records",),
+    ),
+    "distill": Scenario(
+        "distill --model model --triples triples --out out --num-steps 2 --batch-size 2", (*_BASE, "triples", "model")
     ),
     "export": Scenario("export model --out out", ("model",)),
     "export overwrite": Scenario("export run --out model --overwrite", ("run", "model"), ("model",)),

@@ -47,6 +47,7 @@ SMALL = (
     (r"reimagen train ring/", ""),
     (r"reimagen train .*--workdir runs/train ", f"{TRAIN} --train.sample-every 2 --sampler.num-steps 2"),
     (r"reimagen train", f"{TRAIN} --train.sample-every 0"),
+    (r"reimagen distill", "--num-steps 2 --batch-size 8"),
     (r"reimagen sweep .*--world-prompts", "--world-prompts 2 --batch-size 2"),
     (r"reimagen sweep .*--over", "--batch-size 2"),
     (r"reimagen sweep", "--limit 2 --etas 0 1 --steps 2 --batch-size 2"),
@@ -109,8 +110,8 @@ NOT_HERE = (
 SLOW_COMPILER = re.compile(r"reimagen demo|ring|bench|cost")
 """What computes enough for optimised programs to be worth compiling."""
 OVERWRITES = re.compile(
-    r"reimagen (prepare|split|index|triples|sample|edit \w+|sweep|export|encode-train|rater train|evaluate people)\b"
-    r".*--out "
+    r"reimagen (prepare|split|index|triples|sample|edit \w+|sweep|distill|export|encode-train|rater train|"
+    r"evaluate people)\b.*--out "
 )
 WORKING_FIRST = (
     "reimagen_jax/inference",

@@ -473,6 +473,7 @@ OPTIONS = (
     "triples none --knowledge-base none --out out --num-neighbours 2 --near-duplicates 0.1 --seed 3 --query-by entity",
     "triples none --knowledge-base none --out out --candidates 4 --exclude-same style --floor 0.5 --tie-seed 2",
     "embed none --text-encoder none --text-embeddings out --text-tokens 32 --text-batch-size 4",
+    "distill --model none --triples none --out out --steps 2 --teacher-steps 2 --num-steps 3 --text-weights 1 3",
     "export none --out out --dtype float16",
     "encode-train none --out out --resolution 32 --width 8 --num-steps 3 --learning-rate 1e-3 --held-out 0.1",
     "evaluate entities --model none --knowledge-base none --out out --num-prompts 4 --ks 0 1 --etas 0 1 --k 2",

@@ -69,9 +69,9 @@ def test_the_same_command_goes_on(distilled, model, triples, capsys):
 
 
 def test_images_tell_whose_student_drew_them_and_a_sweep_over_eta_is_one_evaluation_a_step(distilled, model, tmp_path):
-    drawn = ["--model", str(distilled), "--prompt", "a cat", "--steps", "2"]
+    drawn = ["--model", str(distilled), "--prompt", "a cat", "--steps", "2", "--num-images", "1"]
     assert main(["sample", *drawn, "--out", str(tmp_path / "drawn")]) == 0
-    (told,) = (tmp_path / "drawn").glob("0*.json")
+    (told,) = (tmp_path / "drawn").glob("000-*.json")
     stage = json.loads(told.read_text())["stages"][0]
     assert stage["model"]["teacher"] == f"tiny {Model.open(model).digest}" and stage["text_steps"] is None
     assert main(["reproduce", str(tmp_path / "drawn"), "--model", str(distilled)]) == 0

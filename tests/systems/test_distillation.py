@@ -148,9 +148,9 @@ def test_the_student_begins_as_its_teacher(steps):
 
 
 def test_what_it_learns_is_the_guided_prediction_of_its_teacher():
-    """In a few steps on random weights, which guidance changes much; the parameters of the teacher are left alone."""
+    """In a few steps on random weights, which guidance changes much; of examples that it has not seen."""
     system = distillation(sampler=MEAN, neighbour_drop=0.0)
-    params, optimizer = begun(system), optax.adam(3e-3)
+    params, optimizer = begun(system), optax.adam(3e-4)
     teacher = params["teacher"]
 
     @jax.jit
@@ -162,17 +162,16 @@ def test_what_it_learns_is_the_guided_prediction_of_its_teacher():
         return optax.apply_updates(student, updates), state, value
 
     student, state = params["student"], optimizer.init(params["student"])
-    for i in range(150):
+    for i in range(60):
         student, state, _ = step(student, state, random_batch(i, 8), jax.random.key(i))
     measured = jax.jit(system.measure)({"teacher": teacher, "student": student}, random_batch(999), jax.random.key(5))
-    assert measured["loss"][0] < 0.5 * measured["loss_untaught"][0]
+    assert measured["loss"][0] < 0.75 * measured["loss_untaught"][0]
 
 
 def test_no_gradient_reaches_the_teacher():
     system = distillation(sampler=MEAN)
-    gradient = jax.jit(jax.grad(lambda params: system.loss(params, random_batch(0), jax.random.key(0))[0]))(
-        begun(system)
-    )
+    loss = lambda params, batch: system.loss(params, batch, jax.random.key(0))[0]  # noqa: E731
+    gradient = jax.jit(jax.grad(loss))(begun(system), random_batch(0))
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient["teacher"]))
     assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient["student"]))
 
@@ -188,18 +187,19 @@ def test_every_kind_of_re_imagen_can_be_taught(config, steps):
     system = distillation(config, steps=steps, teacher_steps=2 if steps else 1)
     batch = system.batch_spec(2)
     batch = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), batch)
-    loss = jax.jit(lambda params, key: system.loss(params, batch, key)[0])(begun(system), jax.random.key(3))
+    loss = jax.jit(lambda *args: system.loss(*args)[0])(begun(system), batch, jax.random.key(3))
     assert loss.shape == () and np.isfinite(loss) and loss > 0
 
 
 def test_a_distilled_teacher_is_told_as_its_student_is():
     """Whose first prediction, of one step for one, is right already."""
-    system = distillation(sampler=MEAN, teacher_distilled=True, steps=2)
+    plain = dataclasses.replace(MEAN, thresholding="none")
+    system = distillation(sampler=plain, teacher_distilled=True, steps=2)
     params = begun(system)
     assert jax.tree.structure(params["teacher"]) == jax.tree.structure(params["student"])
     sums = jax.jit(system.measure)(params, random_batch(0), jax.random.key(1))
     assert sums["loss"][0] < 1e-4 * 8
-    more = distillation(sampler=MEAN, teacher_distilled=True, steps=2, teacher_steps=3)
+    more = distillation(sampler=plain, teacher_distilled=True, steps=2, teacher_steps=3)
     assert jax.jit(more.measure)(params, random_batch(0), jax.random.key(1))["loss"][0] > 1e-3
 
 

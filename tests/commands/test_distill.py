@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(model, triples,
         with pytest.raises(UserError, match=match):
             Distill(model=model, triples=triples, out=tmp_path / "out", **options).experiment()
 
-    refused("--teacher-steps is 2: of how many steps of the student's, --steps has to say", teacher_steps=2)
+    refused("--teacher-steps 2: of how many steps of the student's, --steps has to say", teacher_steps=2)
     refused("text_weight is 2: this model was distilled for 3 to 4", text_weights=(3.0, 4.0))
     refused(r"--neighbour-weights 3 \.\. 1 is not a range", neighbour_weights=(3.0, 1.0))
     assert TINY.system.sampler.text_weight == 2.0 and not list(tmp_path.iterdir())

@@ -113,7 +113,7 @@ def test_a_folder_may_have_commas_and_settings_in_its_name(tmp_path):
             "--cascade m,solver=euler: solver is one of ddpm, ddim, dpmpp_2m, dpmpp_2m_sde, unipc, heun, not 'euler'",
         ),
         ("m,thresholding=hard", "thresholding is one of dynamic, static, none, not 'hard'"),
-        ("m,guidance=both", "guidance is one of interleaved, stratified, joint, compositional, not 'both'"),
+        ("m,guidance=both", "guidance is one of interleaved, stratified, joint, compositional, mean, not 'both'"),
         ("m,guidance-schedule=up", "m,guidance-schedule=up: guidance-schedule is one of constant, linear, cosine"),
         (
             "m,spacing=odd",

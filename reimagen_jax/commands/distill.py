@@ -139,7 +139,7 @@ class Distill(Options):
                 num_steps=self.num_steps,
                 learning_rate=self.learning_rate,
                 rates=(GroupRate("^teacher/", 0.0),),
-                warmup_steps=self.num_steps // 30,
+                warmup_steps=80,  # whatever the length, so that a run may be made longer
                 decay="tail",
                 ema_decay=0.999,
                 sample_every=0,

@@ -79,8 +79,7 @@ class Model:
         With `on_host` the parameters are arrays of numpy: one device alone may not have room for what many are to
         share. Raises `UserError` when there is no model, and for a text encoder where the model has none.
         """
-        path, chosen = _found(path), None
-        stored = _stored(path)
+        path, stored, chosen = _found(path), _stored(path), None
         config = _opened(stored)
         if stores.kind(path) and (path / EXPERIMENT).is_file():  # read from a copy
             with tempfile.TemporaryDirectory(prefix="reimagen_jax_") as folder:

@@ -168,7 +168,15 @@ FREE = {
     *(f"train.{name}" for name in ("log_every", "checkpoint_every", "keep_checkpoints")),
     *(f"train.{name}" for name in ("validate_every", "validate_examples", "evaluate_every", "evaluate_images")),
     "data.validation",
-    *("data.threads", "data.triples", "data.text_embeddings", "data.asked", "data.enlarge", "text.frozen.encoder"),
+    *(
+        "data.threads",
+        "data.triples",
+        "data.text_embeddings",
+        "data.asked",
+        "data.stage",
+        "data.enlarge",
+        "text.frozen.encoder",
+    ),
     *(f"sampler.{item.name}" for item in dataclasses.fields(GuidedSamplerConfig)),
 }
 """Lengths and cadences, what spreads or saves memory, where things lie, what the data tell, how samples are drawn."""

@@ -6,7 +6,7 @@ import math
 import pkgutil
 import types
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import pytest
@@ -143,7 +143,9 @@ def made(kind: type, name: str, value: Any) -> Any:
         hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
         if get_origin(hint) is tuple:
             return ()
-        return Path("x") if hint is Path else get_args(hint)[0] if get_origin(hint) is Literal else plain[hint]
+        return (
+            Path("x") if hint in (Path, PurePath) else get_args(hint)[0] if get_origin(hint) is Literal else plain[hint]
+        )
 
     needed = [
         item.name

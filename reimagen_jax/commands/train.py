@@ -48,7 +48,7 @@ class Train:
 
     experiment_file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT.py")]
     """Python file that defines `config = Experiment(...)`."""
-    workdir: Annotated[Path, PLACE, tyro.conf.arg(metavar="DIR")]
+    workdir: Annotated[Path, tyro.conf.arg(metavar="DIR"), PLACE]
     """Folder of the run: checkpoints, logs, samples. Made if it does not exist. Or a place in a bucket,
     gs://BUCKET/NAME or s3://BUCKET/NAME."""
     config: Annotated[Experiment, tyro.conf.arg(name="")]

@@ -101,7 +101,7 @@ def test_help_shows_every_setting_with_the_experiments_values(experiment, capsys
 def settings(value, prefix=""):
     """All option names: fields of dataclasses, their fields, elements of tuples; not of a part that is absent. Those of
     the system have no prefix."""
-    if prefix in ("super_resolution", "text.frozen", "data.asked") and value is None:
+    if prefix in ("super_resolution", "distilled", "text.frozen", "data.asked") and value is None:
         return
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):

@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
+from etils.epath.backend import fsspec_backend
+from fsspec import get_filesystem_class
+
 BUCKET, KINDS = "bucket", ["gs", "s3"]
 
 
@@ -44,6 +47,8 @@ def emulator(kind: str) -> Iterator[Mapping[str, str]]:
     server = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
+    get_filesystem_class(kind).clear_instance_cache()  # those of an emulator that has ended
+    type(fsspec_backend)._get_filesystem.cache_clear()
     try:
         yield settings(kind, int(server.stdout.readline()))
     finally:

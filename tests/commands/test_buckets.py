@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 
 import fsspec
 import pytest
@@ -19,11 +20,14 @@ from tests.emulators import BUCKET, KINDS, emulator
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def bucket(request):
+def bucket(request, tmp_path_factory):
     """The address of a bucket."""
     with emulator(request.param) as environment, pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
+        # Another run of these tests on this machine copies its checkpoints elsewhere.
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("spool")))
+        patch.setattr(tempfile, "tempdir", None)
         yield f"{request.param}://{BUCKET}"
 
 

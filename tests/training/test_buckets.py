@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -25,11 +26,14 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def bucket(request):
+def bucket(request, tmp_path_factory):
     """The address of a bucket."""
     with emulator(request.param) as environment, pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
+        # Another run of these tests on this machine copies its checkpoints elsewhere.
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("spool")))
+        patch.setattr(tempfile, "tempdir", None)
         yield f"{request.param}://{BUCKET}"
 
 

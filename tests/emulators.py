@@ -7,10 +7,13 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any
 
+import pytest
 from etils.epath.backend import fsspec_backend
 from fsspec import get_filesystem_class
 
@@ -54,6 +57,18 @@ def emulator(kind: str) -> Iterator[Mapping[str, str]]:
     finally:
         server.stdin.close()
         server.wait(timeout=30)
+
+
+@contextmanager
+def reached(kind: str, spool: Path) -> Iterator[str]:
+    """The address of an empty bucket, which this process and those that it starts reach; `spool` is an empty folder."""
+    with emulator(kind) as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        # Another run of these tests on this machine copies its checkpoints elsewhere.
+        patch.setenv("TMPDIR", str(spool))
+        patch.setattr(tempfile, "tempdir", None)
+        yield f"{kind}://{BUCKET}"
 
 
 def _telling_generations(download: Callable[..., None]) -> Callable[..., None]:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tempfile
 
 import fsspec
 import pytest
@@ -16,19 +15,14 @@ from reimagen_jax.inference.model import Model
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import build_triples
 from reimagen_jax.retrieval.triples import Triples
-from tests.emulators import BUCKET, KINDS, emulator
+from tests.emulators import KINDS, reached
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def bucket(request, tmp_path_factory):
     """The address of a bucket."""
-    with emulator(request.param) as environment, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        # Another run of these tests on this machine copies its checkpoints elsewhere.
-        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("spool")))
-        patch.setattr(tempfile, "tempdir", None)
-        yield f"{request.param}://{BUCKET}"
+    with reached(request.param, tmp_path_factory.mktemp("spool")) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.training.checkpoint import Checkpoints, load_ema, read_run, settle
 from reimagen_jax.training.loop import train
 from reimagen_jax.training.state import TrainState
-from tests.emulators import BUCKET, KINDS, emulator
+from tests.emulators import BUCKET, KINDS, reached
 from tests.training.tiny_system import Regression, dataset, experiment, same
 
 ROOT = Path(__file__).parents[2]
@@ -28,13 +27,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module", params=KINDS)
 def bucket(request, tmp_path_factory):
     """The address of a bucket."""
-    with emulator(request.param) as environment, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        # Another run of these tests on this machine copies its checkpoints elsewhere.
-        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("spool")))
-        patch.setattr(tempfile, "tempdir", None)
-        yield f"{request.param}://{BUCKET}"
+    with reached(request.param, tmp_path_factory.mktemp("spool")) as address:
+        yield address
 
 
 def run(workdir, num_steps, **settings):

@@ -66,7 +66,8 @@ class Distill(Options):
     seed: Seed = 0
     """Of the training."""
     overwrite: bool = False
-    """Replace an existing output folder, once the new one is complete."""
+    """Replace the folder in --out, if this command wrote it, once the new one is complete; one of another kind, or with
+    other files in it, is kept."""
 
     def run(self) -> None:
         """Trains and writes. Raises `UserError` on bad options and data, and for a teacher that cannot be one.

@@ -25,6 +25,7 @@ COMMANDS = {
     "encode-train": ("encoder", "{records} --out {out} --num-steps 1 --overwrite"),
     "index": ("knowledge base", "{records} --out {out} --overwrite"),
     "triples": ("triples", "{records} --knowledge-base {index} --out {out} --overwrite"),
+    "distill": ("weights", "--model {model} --triples {index} --out {out} --overwrite"),
     "export": ("weights", "{model} --out {out} --overwrite"),
     "sample": ("images", DRAWN),
     "edit image": ("images", f"{DRAWN} --image {{image}}"),

@@ -239,12 +239,12 @@ def test_triples_print_a_table_and_draw_a_sheet(drawn, tmp_path, capsys):
     assert "--candidates 1: at least as many as neighbours, 2, are needed" in capsys.readouterr().err
 
 
-def test_searching_by_words_imports_no_jax(drawn, tmp_path):
+def test_searching_by_words_imports_neither_jax_nor_compilers(drawn, tmp_path):
     code = f"""
 import sys
 from reimagen_jax import cli
 status = cli.main(["search", {str(drawn / "index")!r}, "bubble tea", "--k", "2"])
-sys.exit(status or bool({{"jax", "flax", "orbax", "clu", "matplotlib"}} & set(sys.modules)))
+sys.exit(status or bool({{"jax", "flax", "orbax", "clu", "matplotlib", "numba", "scipy"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -189,11 +189,6 @@ def _files(folder: Path) -> Iterator[str]:
                 yield os.path.normpath(os.path.join(here, name))
 
 
-def wrote(folder: Path, *names: str) -> None:
-    """Notes files that the command which has made a folder has added to it since."""
-    _note_files(folder, but=set(foreign(folder)) - set(names))
-
-
 def _note_files(folder: Path, but: Collection[str] = ()) -> None:
     """Notes in the mark the files that a folder is written with."""
     path, names = folder / MARK, sorted(set(_files(folder)) - set(but))

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reimagen_jax.checked import Count, Options, Seed
-from reimagen_jax.commands.options import SamplingOptions, command_line, open_drawing
+from reimagen_jax.commands.options import command_line
+from reimagen_jax.commands.sampling_options import SamplingOptions, open_drawing
 from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 import tyro
 
 from reimagen_jax.checked import Count, Options, Seed
-from reimagen_jax.commands.options import AskingOptions
+from reimagen_jax.commands.prompt_options import AskingOptions
 from reimagen_jax.errors import require
 from reimagen_jax.retrieval.asking import CAPTION, floor_of
 from reimagen_jax.terminal import say

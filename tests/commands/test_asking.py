@@ -11,7 +11,8 @@ import pytest
 
 import reimagen_jax as rj
 from reimagen_jax.cli import main
-from reimagen_jax.commands.options import AskingOptions, PromptOptions, command_line
+from reimagen_jax.commands.options import command_line
+from reimagen_jax.commands.prompt_options import AskingOptions, PromptOptions
 from reimagen_jax.config import to_json
 from reimagen_jax.data.records import write_records
 from reimagen_jax.errors import UserError

@@ -114,6 +114,13 @@ def growing_dir(target: Path, *, kind: str) -> Iterator[None]:
                     _note_files(target, but=others)
 
 
+def just_begun(target: Path, kind: str) -> bool:
+    """Whether `growing_dir` has made the folder, and its process died before any file was complete."""
+    if not target.is_dir() or kind_of(target) != kind:
+        return False
+    return all(name == MARK or name.endswith(".partial") for name in os.listdir(target))
+
+
 def require_writable(target: Path, *, kind: str = "", overwrite: bool, say: bool = True) -> None:
     """Makes the folder that the output folder `target` lies in, and says what is going to be replaced.
 

@@ -166,7 +166,7 @@ def _with_alias(name: str, axes: tuple[int, ...] | None = None) -> Source:
     return Source(name, axes, () if short == name else (short,))
 
 
-def _check_end(settings: Mapping[str, Any], words: HFTokenizer) -> None:
+def check_end(settings: Mapping[str, Any], words: HFTokenizer) -> None:
     """Raises `UserError` unless a text's vector is read, there and here, at the same token: the first end.
 
     Transformers takes the token of the highest id for the end where `eos_token_id` is 2, as old folders have it: the
@@ -341,7 +341,7 @@ def open(
     if config.text is not None:
         words = open_clip_tokenizer(folder if tokenizer is None else tokenizer)
         words.check_fits(config.text.vocabulary)
-        _check_end(settings, words)
+        check_end(settings, words)
     checkpoint = open_checkpoint(folder)
     params = load_params(checkpoint, config, dtype, mesh)
     network, read = Clip(config, dtype), None if words is None else words.fingerprint

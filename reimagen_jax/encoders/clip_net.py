@@ -3,6 +3,7 @@
   x = x + W_o attend(h W_q, h W_k, h W_v),  h = norm(x)            norms, and a bias in every product       (1)
   x = x + W_2 act(W_1 norm(x))                                     act(y) = y sigmoid(1.702 y) mostly       (2)
   text:   x = E[token] + position; causal attention; z = P norm(x at the first end token)                   (3)
+          with a stride s, E[token] is conv(act(conv(E[token]))), each s tokens in one that sees no later ones
   image:  x = norm([class; patches] + position);     z = P norm(x at the class token)                       (4)
 
 Texts and images are compared by the cosine of their z. Both towers are transformers of blocks (1, 2). Norms, softmax
@@ -19,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int32
 
 from reimagen_jax.encoders.frozen import Dtype, biased_attention
+from reimagen_jax.encoders.settings import ImageTowerConfig, TextTowerConfig, Tower
 from reimagen_jax.nets.attention import MASKED
 from reimagen_jax.sharding import Rules
 
@@ -32,36 +34,6 @@ RULES: Rules = (
     (r"(scale|bias)$", P()),
 )
 """How parameters are split over a mesh ("data", "fsdp"): as T5's, one sum over devices after (1) and after (2)."""
-
-
-@dataclass(frozen=True)
-class Tower:
-    """The transformer of a tower."""
-
-    width: int
-    depth: int
-    heads: int
-    mlp_width: int
-    activation: str = "quick_gelu"
-    epsilon: float = 1e-5
-
-
-@dataclass(frozen=True)
-class TextTowerConfig:
-    """CLIP's text tower."""
-
-    tower: Tower
-    vocabulary: int
-    max_tokens: int
-
-
-@dataclass(frozen=True)
-class ImageTowerConfig:
-    """CLIP's image tower."""
-
-    tower: Tower
-    resolution: int
-    patch: int
 
 
 @dataclass(frozen=True)
@@ -80,6 +52,9 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
+LECUN = nn.initializers.lecun_normal()
+
+
 class Block(nn.Module):
     """Equations (1) and (2)."""
 
@@ -95,13 +70,15 @@ class Block(nn.Module):
             self.dense(D, name)(h).reshape(B, L, tower.heads, head_width) for name in ("query", "key", "value")
         )
         out = biased_attention(query, key, value, bias_BHLL, jnp.ones((B, L), bool), scale=head_width**-0.5)
-        x_BLD = x_BLD + self.dense(D, "out")(out.reshape(B, L, D)).astype(jnp.float32)  # (1)
+        # What joins the sum begins smaller the more blocks there are, as CLIP has it.
+        last = nn.initializers.variance_scaling(0.5 / tower.depth, "fan_in", "normal")
+        x_BLD = x_BLD + self.dense(D, "out", last)(out.reshape(B, L, D)).astype(jnp.float32)  # (1)
         h = self.dense(tower.mlp_width, "mlp1")(norm(tower, "norm2")(x_BLD))
-        return x_BLD + self.dense(D, "mlp2")(ACTIVATIONS[tower.activation](h)).astype(jnp.float32)  # (2)
+        return x_BLD + self.dense(D, "mlp2", last)(ACTIVATIONS[tower.activation](h)).astype(jnp.float32)  # (2)
 
-    def dense(self, width: int, name: str) -> nn.Dense:
+    def dense(self, width: int, name: str, init: nn.initializers.Initializer = LECUN) -> nn.Dense:
         """A matrix product in `dtype`, of parameters in `dtype`."""
-        return nn.Dense(width, dtype=self.dtype, param_dtype=self.dtype, name=name)
+        return nn.Dense(width, dtype=self.dtype, param_dtype=self.dtype, kernel_init=init, name=name)
 
 
 def norm(tower: Tower, name: str) -> nn.LayerNorm:
@@ -116,15 +93,26 @@ class TextTower(nn.Module):
     dtype: Dtype = "float32"
 
     @nn.compact
-    def __call__(self, tokens_BL: Int32[Array, "b l"]) -> Float[Array, "b l width"]:
-        config, tower, L = self.config, self.config.tower, tokens_BL.shape[1]
-        embed = nn.Embed(config.vocabulary, tower.width, dtype=self.dtype, param_dtype=self.dtype, name="embed")
-        position_LD = self.param("position", nn.initializers.normal(0.01), (config.max_tokens, tower.width))
-        x = embed(tokens_BL).astype(jnp.float32) + position_LD[None, :L]
+    def __call__(self, tokens_BL: Int32[Array, "b l"]) -> Float[Array, "b m width"]:
+        config, tower, kinds = self.config, self.config.tower, {"dtype": self.dtype, "param_dtype": self.dtype}
+        # As CLIP begins; what convolutions merge has to be of the size at which their activation bends.
+        words, places = (nn.initializers.normal(std) for std in ((0.02, 0.01) if config.stride == 1 else (1.0, 0.5)))
+        x = nn.Embed(config.vocabulary, tower.width, embedding_init=words, name="embed", **kinds)(tokens_BL)
+        if config.stride > 1:
+            x = self.merged(x)
+        x, L = x.astype(jnp.float32), x.shape[1]
+        x = x + self.param("position", places, (config.states, tower.width))[None, :L]
         causal_LL = jnp.where(jnp.tri(L, dtype=bool), 0.0, MASKED)
         for i in range(tower.depth):
             x = Block(tower, self.dtype, name=f"block{i}")(x, causal_LL[None, None])
         return norm(tower, "norm")(x).astype(self.dtype)
+
+    def merged(self, x_BLD: Float[Array, "b l d"]) -> Float[Array, "b m d"]:
+        """Each `stride` tokens as one, of which the words around it are told: of them and of those before them."""
+        stride, kinds = self.config.stride, {"dtype": self.dtype, "param_dtype": self.dtype}
+        D = x_BLD.shape[-1]
+        x = nn.swish(nn.Conv(D, (5,), padding=((4, 0),), name="conv1", **kinds)(x_BLD))
+        return nn.Conv(D, (2 * stride,), (stride,), ((stride, 0),), name="conv2", **kinds)(x)
 
 
 class ImageTower(nn.Module):
@@ -175,10 +163,16 @@ class Clip(nn.Module):
         """The embeddings of all tokens."""
         return self.text(tokens_BL)
 
+    def read(
+        self, tokens_BL: Int32[Array, "b l"], last_B: Int32[Array, " b"]
+    ) -> tuple[Float[Array, "b m width"], Float[Array, "b d"]]:
+        """The embeddings of all tokens, and equation (3); `last_B` is where the end token stands."""
+        x_BMD = self.text(tokens_BL)
+        return x_BMD, self.text_projection(x_BMD[jnp.arange(len(x_BMD)), last_B]).astype(jnp.float32)
+
     def texts(self, tokens_BL: Int32[Array, "b l"], last_B: Int32[Array, " b"]) -> Float[Array, "b d"]:
-        """Equation (3); `last_B` is where the end token stands."""
-        x_BLD = self.text(tokens_BL)
-        return self.text_projection(x_BLD[jnp.arange(len(x_BLD)), last_B]).astype(jnp.float32)
+        """Equation (3)."""
+        return self.read(tokens_BL, last_B)[1]
 
     def images(self, x_BHWC: Float[Array, "b r r 3"]) -> Float[Array, "b d"]:
         """Equation (4), of images in [0, 1]."""
@@ -188,7 +182,7 @@ class Clip(nn.Module):
     def everything(self) -> None:
         """Touches all parameters, for `init`."""
         if self.config.text is not None:
-            x_BLD = self.text(jnp.zeros((1, 1), jnp.int32))
+            x_BLD = self.text(jnp.zeros((1, self.config.text.stride), jnp.int32))
             if self.config.projection is not None:
                 self.text_projection(x_BLD[:, 0])
         if self.config.image is not None:

@@ -7,9 +7,10 @@ their answer a network is told, is said in text_embeddings.py.
 from pathlib import Path
 
 from reimagen_jax.encoders import clip, t5
-from reimagen_jax.encoders.frozen import Dtype, TextEncoder, read_settings
+from reimagen_jax.encoders.frozen import TextEncoder, read_settings
 from reimagen_jax.encoders.settings import FrozenTextConfig
 from reimagen_jax.errors import UserError, require
+from reimagen_jax.nets.transformer import Dtype
 
 OPENERS = {"t5": t5.open, "clip": clip.open_text, "clip_text_model": clip.open_text}
 """By the `model_type` that a folder's config.json states."""

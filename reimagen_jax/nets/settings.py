@@ -53,6 +53,9 @@ class UNetConfig(Checked):
     """Groups of every group norm; each level's width must be a multiple."""
     cond_width: Count = 256
     """Width of the timestep-and-pooled-text embedding."""
+    time: Literal["scale_shift", "add"] = "scale_shift"
+    """What a residual block does with that embedding: features are scaled and shifted by it (ADM), or it is added to
+    them (Ho et al. 2020; karlo's super-resolution)."""
     efficient: bool = False
     """Imagen's Efficient U-Net, for large images: every level, the first too, halves the sides by a convolution
     *before* its blocks and doubles them after; one skip a level, added; no middle blocks."""
@@ -64,12 +67,17 @@ class UNetConfig(Checked):
     """Added to the variance in every norm."""
     time_features: Count | None = None
     """Sines and cosines that t is given as; `cond_width` of them when not given."""
+    aug_level: bool = True
+    """Whether, in a super-resolution stage, it is told how much its low-resolution image was noised (Imagen); unCLIP's
+    upsamplers are not."""
     text_width: Count | None = None
     """Text tokens are projected to this width first, inside the network; taken as they are when not given."""
-    text_pooling: Literal["score", "attention"] = "score"
-    """How tokens become one vector: one learned score a token, or a learned token that attends (DeepFloyd IF)."""
-    text_norm: Literal["layer", "group"] = "layer"
-    """Norm of the text in attention: each token by itself, or groups of channels over all tokens (DeepFloyd IF)."""
+    text_pooling: Literal["score", "attention", "none"] = "score"
+    """How tokens become one vector: one learned score a token, or a learned token that attends (DeepFloyd IF); none:
+    texts are read by attention alone (unCLIP), or there are none."""
+    text_norm: Literal["layer", "group", "none"] = "layer"
+    """Norm of the text in attention: each token by itself, or groups of channels over all tokens (DeepFloyd IF); none:
+    tokens come as attention takes them (unCLIP)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of convolutions and matrix products; parameters, norms, softmax and the output stay float32."""
     remat: Literal["none", "blocks", "matmuls"] = "none"
@@ -106,7 +114,7 @@ class UNetConfig(Checked):
             value = getattr(self, name)
             require(value is None or value % 2 == 0, f"unet.{name} {value} is odd: sines and cosines come in pairs")
         require(
-            self.text_norm == "layer" or self.text_width is None or self.text_width % self.groups == 0,
+            self.text_norm != "group" or self.text_width is None or self.text_width % self.groups == 0,
             f"unet.text_width {self.text_width} is not a multiple of unet.groups {self.groups}, "
             "what unet.text_norm 'group' needs",
         )

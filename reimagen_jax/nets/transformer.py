@@ -9,7 +9,6 @@ Sources: Vaswani et al. 2017; Radford et al. 2021 (CLIP); Ramesh et al. 2022 (ar
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import flax.linen as nn
@@ -18,26 +17,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from reimagen_jax.nets.attention import MASKED
+from reimagen_jax.nets.settings import Tower
 
 Dtype = Literal["float32", "bfloat16"]
-
-
-@dataclass(frozen=True)
-class Tower:
-    """A transformer's shape."""
-
-    width: int
-    depth: int
-    heads: int
-    mlp_width: int
-    activation: str = "quick_gelu"
-    epsilon: float = 1e-5
 
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
     "gelu": lambda x: nn.gelu(x, approximate=False),
 }
+
+
+LECUN = nn.initializers.lecun_normal()
 
 
 def biased_attention(
@@ -84,13 +75,16 @@ class Block(nn.Module):
         )
         mask_BL = jnp.ones((B, L), bool) if mask_BL is None else mask_BL
         out = biased_attention(query, key, value, bias_BHLL, mask_BL, scale=head_width**-0.5)
-        x_BLD = x_BLD + self.dense(D, "out")(out.reshape(B, L, D)).astype(jnp.float32)  # (1)
+        # What joins the sum begins smaller the more blocks there are, as CLIP has it.
+        last = nn.initializers.variance_scaling(0.5 / tower.depth, "fan_in", "normal")
+        x_BLD = x_BLD + self.dense(D, "out", last)(out.reshape(B, L, D)).astype(jnp.float32)  # (1)
         h = self.dense(tower.mlp_width, "mlp1")(norm(tower, "norm2")(x_BLD))
-        return x_BLD + self.dense(D, "mlp2")(ACTIVATIONS[tower.activation](h)).astype(jnp.float32)  # (2)
+        return x_BLD + self.dense(D, "mlp2", last)(ACTIVATIONS[tower.activation](h)).astype(jnp.float32)  # (2)
 
-    def dense(self, width: int, name: str) -> nn.Dense:
+    def dense(self, width: int, name: str, init: nn.initializers.Initializer = LECUN) -> nn.Dense:
         """A matrix product in `dtype`."""
-        return nn.Dense(width, dtype=self.dtype, param_dtype=self.param_dtype or self.dtype, name=name)
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype or self.dtype}
+        return nn.Dense(width, kernel_init=init, name=name, **kinds)
 
 
 def norm(tower: Tower, name: str) -> nn.LayerNorm:

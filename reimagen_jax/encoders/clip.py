@@ -33,7 +33,8 @@ from reimagen_jax.encoders.frozen import (
 from reimagen_jax.encoders.hf_tokenizers import HFTokenizer, open_clip_tokenizer
 from reimagen_jax.encoders.image_function import ImageFunction
 from reimagen_jax.errors import UserError, require
-from reimagen_jax.nets.transformer import ACTIVATIONS, Dtype, Tower
+from reimagen_jax.nets.settings import Tower
+from reimagen_jax.nets.transformer import ACTIVATIONS, Dtype
 from reimagen_jax.pretrained import published_settings
 from reimagen_jax.pretrained.published_settings import LARGEST, not_counts
 from reimagen_jax.pretrained.safetensors_reader import (
@@ -158,7 +159,7 @@ def _with_alias(name: str, axes: tuple[int, ...] | None = None) -> Source:
     return Source(name, axes, () if short == name else (short,))
 
 
-def _check_end(settings: Mapping[str, Any], words: HFTokenizer) -> None:
+def check_end(settings: Mapping[str, Any], words: HFTokenizer) -> None:
     """Raises `UserError` unless a text's vector is read, there and here, at the same token: the first end.
 
     Transformers takes the token of the highest id for the end where `eos_token_id` is 2, as old folders have it: the
@@ -333,7 +334,7 @@ def open(
     if config.text is not None:
         words = open_clip_tokenizer(folder if tokenizer is None else tokenizer)
         words.check_fits(config.text.vocabulary)
-        _check_end(settings, words)
+        check_end(settings, words)
     checkpoint = open_checkpoint(folder)
     params = load_params(checkpoint, config, dtype, mesh)
     network, read = Clip(config, dtype), None if words is None else words.fingerprint

@@ -1,6 +1,7 @@
 """CLIP's two towers (ViT-B/32, B/16, L/14, ...; text towers alone) as a network.
 
   text:   x = E[token] + position; causal attention; z = P norm(x at the first end token)                   (1)
+          with a stride s, E[token] is conv(act(conv(E[token]))), each s tokens in one that sees no later ones
   image:  x = norm([class; patches] + position);     z = P norm(x at the class token)                       (2)
 
 Texts and images are compared by the cosine of their z. Both towers are transformers of the blocks of
@@ -15,8 +16,9 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int32
 
+from reimagen_jax.encoders.settings import ImageTowerConfig, TextTowerConfig
 from reimagen_jax.nets.attention import MASKED
-from reimagen_jax.nets.transformer import Block, Dtype, Tower, norm
+from reimagen_jax.nets.transformer import Block, Dtype, norm
 from reimagen_jax.sharding import Rules
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
@@ -29,24 +31,6 @@ RULES: Rules = (
     (r"(scale|bias)$", P()),
 )
 """How parameters are split over a mesh ("data", "fsdp"): as T5's, one sum over devices after each half of a block."""
-
-
-@dataclass(frozen=True)
-class TextTowerConfig:
-    """CLIP's text tower."""
-
-    tower: Tower
-    vocabulary: int
-    max_tokens: int
-
-
-@dataclass(frozen=True)
-class ImageTowerConfig:
-    """CLIP's image tower."""
-
-    tower: Tower
-    resolution: int
-    patch: int
 
 
 @dataclass(frozen=True)
@@ -66,15 +50,26 @@ class TextTower(nn.Module):
     dtype: Dtype = "float32"
 
     @nn.compact
-    def __call__(self, tokens_BL: Int32[Array, "b l"]) -> Float[Array, "b l width"]:
-        config, tower, L = self.config, self.config.tower, tokens_BL.shape[1]
-        embed = nn.Embed(config.vocabulary, tower.width, dtype=self.dtype, param_dtype=self.dtype, name="embed")
-        position_LD = self.param("position", nn.initializers.normal(0.01), (config.max_tokens, tower.width))
-        x = embed(tokens_BL).astype(jnp.float32) + position_LD[None, :L]
+    def __call__(self, tokens_BL: Int32[Array, "b l"]) -> Float[Array, "b m width"]:
+        config, tower, kinds = self.config, self.config.tower, {"dtype": self.dtype, "param_dtype": self.dtype}
+        # As CLIP begins; what convolutions merge has to be of the size at which their activation bends.
+        words, places = (nn.initializers.normal(std) for std in ((0.02, 0.01) if config.stride == 1 else (1.0, 0.5)))
+        x = nn.Embed(config.vocabulary, tower.width, embedding_init=words, name="embed", **kinds)(tokens_BL)
+        if config.stride > 1:
+            x = self.merged(x)
+        x, L = x.astype(jnp.float32), x.shape[1]
+        x = x + self.param("position", places, (config.states, tower.width))[None, :L]
         causal_LL = jnp.where(jnp.tri(L, dtype=bool), 0.0, MASKED)
         for i in range(tower.depth):
             x = Block(tower, self.dtype, name=f"block{i}")(x, causal_LL[None, None])
         return norm(tower, "norm")(x).astype(self.dtype)
+
+    def merged(self, x_BLD: Float[Array, "b l d"]) -> Float[Array, "b m d"]:
+        """Each `stride` tokens as one, of which the words around it are told: of them and of those before them."""
+        stride, kinds = self.config.stride, {"dtype": self.dtype, "param_dtype": self.dtype}
+        D = x_BLD.shape[-1]
+        x = nn.swish(nn.Conv(D, (5,), padding=((4, 0),), name="conv1", **kinds)(x_BLD))
+        return nn.Conv(D, (2 * stride,), (stride,), ((stride, 0),), name="conv2", **kinds)(x)
 
 
 class ImageTower(nn.Module):
@@ -125,10 +120,16 @@ class Clip(nn.Module):
         """The embeddings of all tokens."""
         return self.text(tokens_BL)
 
+    def read(
+        self, tokens_BL: Int32[Array, "b l"], last_B: Int32[Array, " b"]
+    ) -> tuple[Float[Array, "b m width"], Float[Array, "b d"]]:
+        """The embeddings of all tokens, and equation (1); `last_B` is where the end token stands."""
+        x_BMD = self.text(tokens_BL)
+        return x_BMD, self.text_projection(x_BMD[jnp.arange(len(x_BMD)), last_B]).astype(jnp.float32)
+
     def texts(self, tokens_BL: Int32[Array, "b l"], last_B: Int32[Array, " b"]) -> Float[Array, "b d"]:
-        """Equation (1); `last_B` is where the end token stands."""
-        x_BLD = self.text(tokens_BL)
-        return self.text_projection(x_BLD[jnp.arange(len(x_BLD)), last_B]).astype(jnp.float32)
+        """Equation (1)."""
+        return self.read(tokens_BL, last_B)[1]
 
     def images(self, x_BHWC: Float[Array, "b r r 3"]) -> Float[Array, "b d"]:
         """Equation (2), of images in [0, 1]."""
@@ -138,7 +139,7 @@ class Clip(nn.Module):
     def everything(self) -> None:
         """Touches all parameters, for `init`."""
         if self.config.text is not None:
-            x_BLD = self.text(jnp.zeros((1, 1), jnp.int32))
+            x_BLD = self.text(jnp.zeros((1, self.config.text.stride), jnp.int32))
             if self.config.projection is not None:
                 self.text_projection(x_BLD[:, 0])
         if self.config.image is not None:

@@ -1,4 +1,4 @@
-"""Settings of encoders: of texts, trained along or published and frozen; and of texts and images, the dual one."""
+"""Settings of encoders: of texts, trained along or published and frozen; of texts and images, small ones and CLIP."""
 
 import math
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from reimagen_jax.checked import Checked, Count, Natural
 from reimagen_jax.config import FREE, LOCAL
 from reimagen_jax.errors import require
+from reimagen_jax.nets.settings import Tower
 
 Cleaning = Literal["none", "deepfloyd"]
 LAST_SIDE = 4
@@ -116,3 +117,111 @@ class DualConfig(Checked):
     def text(self) -> TextConfig:
         """Of the byte transformer."""
         return TextConfig(self.max_bytes, width=self.text_width, depth=self.text_depth, head_width=self.head_width)
+
+
+BYTES, END_OF_BYTES = 258, 257
+"""Ids of texts as bytes (tokenizers.py) with an end; and that end's id."""
+
+
+@dataclass(frozen=True)
+class TextTowerConfig(Checked):
+    """CLIP's text tower."""
+
+    section: ClassVar[str] = "text."
+
+    tower: Tower = field(default_factory=Tower)
+    vocabulary: Count = BYTES
+    max_tokens: Count = 128
+    """Ids of a text, its end among them; longer texts are cut."""
+    stride: Count = field(default=1, repr=False)  # by what the others print, stored embeddings know their encoder
+    """Ids that strided convolutions merge into one token before the transformer; 1, as CLIP has it: there are none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.max_tokens % self.stride == 0,
+            f"text.max_tokens {self.max_tokens} is not a multiple of text.stride {self.stride}",
+        )
+
+    @property
+    def states(self) -> int:
+        """Tokens that the transformer sees of a text."""
+        return self.max_tokens // self.stride
+
+
+@dataclass(frozen=True)
+class ImageTowerConfig(Checked):
+    """CLIP's image tower."""
+
+    section: ClassVar[str] = "image."
+
+    tower: Tower = field(default_factory=Tower)
+    resolution: Count = 32
+    """Side of the images that it reads."""
+    patch: Count = 4
+    """Side of the squares that become its tokens."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.patch <= self.resolution,
+            f"image.patch {self.patch} is larger than an image, image.resolution {self.resolution}",
+        )
+
+
+@dataclass(frozen=True)
+class JointConfig(Checked):
+    """A CLIP whose parameters lie among those of a system (joint.py). By default, a small one for 32 pixels."""
+
+    section: ClassVar[str] = "clip."
+
+    width: Count = 128
+    """D: values of a vector."""
+    text: TextTowerConfig = field(default_factory=lambda: TextTowerConfig(stride=4))
+    image: ImageTowerConfig | None = field(default_factory=ImageTowerConfig)
+    """None: no image is read."""
+    tokens: Literal["bytes", "published"] = "bytes"
+    """What a text is spelt in: UTF-8 bytes, or the words of a published tokenizer."""
+    tokenizer: str = field(default="", metadata=FREE | LOCAL)
+    """Folder of the published tokenizer, as Hugging Face stores it. Needed where new texts come."""
+    fingerprint: str = ""
+    """Of the published tokenizer: another one is refused; empty: any is taken."""
+    end: Natural = END_OF_BYTES
+    """Id that ends a text: at its first place the text's vector is read, and what comes after it is nothing."""
+    normalised: bool = True
+    """Vectors are of length 1; else as the projections give them."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.end < self.text.vocabulary,
+            f"clip.end {self.end} is no id of clip.text.vocabulary, {self.text.vocabulary}",
+        )
+        ours = (self.text.vocabulary, self.end) == (BYTES, END_OF_BYTES)
+        require(
+            self.tokens == "published" or ours,
+            f"clip.tokens 'bytes' has a clip.text.vocabulary of {BYTES} and the clip.end {END_OF_BYTES}, not "
+            f"{self.text.vocabulary} and {self.end}",
+        )
+
+    @property
+    def text_width(self) -> int:
+        """Channels of a text's states."""
+        return self.text.tower.width
+
+    @property
+    def max_tokens(self) -> int:
+        """L: ids of a text."""
+        return self.text.max_tokens
+
+    @property
+    def states(self) -> int:
+        """M: states of a text; as many as ids, but where a stride merges some."""
+        return self.text.states
+
+    @property
+    def resolution(self) -> int | None:
+        """Side of the images that it reads; others are resized. None without an image tower."""
+        return None if self.image is None else self.image.resolution

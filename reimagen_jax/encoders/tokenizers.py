@@ -2,10 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from reimagen_jax.encoders.settings import END_OF_BYTES
+
 PADDING = 0
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Texts as rows of ids, all of one length."""
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """int32[N, L]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,3 +42,17 @@ class ByteTokenizer:
     def decode(self, tokens_L: np.ndarray) -> str:
         """The inverse of `encode` for one text that was not cut."""
         return bytes(int(token) - 1 for token in tokens_L if token != PADDING).decode("utf-8", errors="replace")
+
+
+@dataclass(frozen=True)
+class EndedByteTokenizer:
+    """UTF-8 bytes as `ByteTokenizer` has them, and an end (257) after them, for which room is kept."""
+
+    max_tokens: int
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Texts to int32[N, max_tokens]."""
+        bytes_NL = ByteTokenizer(self.max_tokens - 1).encode(texts)
+        tokens_NL = np.pad(bytes_NL, ((0, 0), (0, 1)))
+        tokens_NL[np.arange(len(texts)), np.count_nonzero(bytes_NL, axis=1)] = END_OF_BYTES
+        return tokens_NL

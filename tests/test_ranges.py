@@ -26,7 +26,7 @@ from reimagen_jax.retrieval.hybrid import Fusion
 from reimagen_jax.retrieval.neighbours import Rules
 from reimagen_jax.systems import kinds
 
-BUILT_IN = ("reimagen", "distillation", "dual", "rater")
+BUILT_IN = ("reimagen", "distillation", "dual", "rater", "unclip_prior", "unclip_decoder", "unclip_upsampler")
 
 
 class Number(NamedTuple):

@@ -1,7 +1,7 @@
 """Settings of the networks: frozen dataclasses, contradictions refused at construction."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
@@ -132,7 +132,7 @@ class UNetConfig(Checked):
         """The image's side must be a multiple of this many pixels."""
         return self.patch * 2 ** (len(self.levels) - (0 if self.efficient else 1))
 
-    def for_platform(self, platform: str) -> Self:
+    def for_platform(self, platform: str) -> "UNetConfig":
         """As it runs on "tpu" or "cuda": the attention that `auto` would choose there."""
         if self.attention != "auto":
             return self

@@ -18,7 +18,6 @@ from reimagen_jax import commands
 from reimagen_jax.checked import Checked
 from reimagen_jax.config import Experiment, SystemConfig, TrainConfig
 from reimagen_jax.data.entityworld import World
-from reimagen_jax.encoders.settings import JointConfig
 from reimagen_jax.errors import UserError
 from reimagen_jax.nets.settings import Level, UNetConfig
 from reimagen_jax.retrieval.building import Dense, Lexical
@@ -26,7 +25,7 @@ from reimagen_jax.retrieval.hybrid import Fusion
 from reimagen_jax.retrieval.neighbours import Rules
 from reimagen_jax.systems import kinds
 
-BUILT_IN = ("reimagen", "distillation", "dual", "rater", "unclip_prior", "unclip_decoder", "unclip_upsampler")
+BUILT_IN = ("reimagen", "distillation", "dual", "clip", "rater", "unclip_prior", "unclip_decoder", "unclip_upsampler")
 
 
 class Number(NamedTuple):
@@ -117,7 +116,7 @@ WALKED = walk(
     Experiment,
     *SYSTEMS,
     *(settings.data for settings in SYSTEMS),
-    *(Rules, Dense, Fusion, JointConfig),
+    *(Rules, Dense, Fusion),
     *(command for module in command_modules() for command in declared(module)),
 )
 WALKED[Lexical] = None  # and not its analyser, whose only number is its version

@@ -23,11 +23,13 @@ from jaxtyping import Array, Float, Int32, UInt8
 
 from reimagen_jax import randomness
 from reimagen_jax.checked import parse, read
+from reimagen_jax.config import without_local
 from reimagen_jax.data.manifest import Manifest, Text, open_folder, write_manifest
 from reimagen_jax.encoders.bytes import ByteEncoder
 from reimagen_jax.encoders.image_function import ImageFunction
-from reimagen_jax.encoders.settings import DualConfig
+from reimagen_jax.encoders.settings import DualConfig, JointConfig
 from reimagen_jax.encoders.tokenizers import ByteTokenizer
+from reimagen_jax.encoders.towers import Tokenizer, Towers, as_floats, unit
 from reimagen_jax.errors import require
 from reimagen_jax.files import write_json
 from reimagen_jax.pretrained.weights import WEIGHTS, fingerprint, load_params, save_params
@@ -44,6 +46,11 @@ class _Manifest(Manifest):
     """Of an encoder."""
 
     fingerprint: Text
+    encoder: Text = "dual"
+
+
+NETWORKS = {"dual": DualConfig, "clip": JointConfig}
+"""The settings of a network, by what the manifest calls it."""
 
 
 class ImageTower(nn.Module):
@@ -89,7 +96,7 @@ class DualNet(nn.Module):
 
     def images(self, image_BHWC: UInt8[Array, "b r r 3"]) -> Float[Array, "b d"]:
         """(2)"""
-        return self.pictures(image_BHWC.astype(jnp.float32) / 127.5 - 1.0)
+        return self.pictures(as_floats(image_BHWC))
 
     def pictures(self, x_BHWC: Float[Array, "b r r 3"]) -> Float[Array, "b d"]:
         """(2) of images in [-1, 1]."""
@@ -106,25 +113,58 @@ class DualNet(nn.Module):
         return self.images(image_BHWC), self.texts(tokens_BL), jnp.exp(jnp.minimum(self.log_scale, HOTTEST))
 
 
-def unit(x_BD: Float[Array, "b d"]) -> Float[Array, "b d"]:
-    """Vectors of length 1; the gradient is finite at 0, too."""
-    return x_BD * jax.lax.rsqrt(jnp.maximum((x_BD**2).sum(axis=-1, keepdims=True), 1e-12))
-
-
 def init(config: DualConfig, key: Array) -> Any:
     """Random parameters. Pure."""
-    image = jnp.zeros((1, config.resolution, config.resolution, 3), jnp.uint8)
-    return DualNet(config).init(key, image, jnp.zeros((1, config.max_bytes), jnp.int32))["params"]
+    return Dual(config).init(key)
+
+
+@dataclass(frozen=True)
+class Dual:
+    """The small towers' functions (`Towers`); holds settings only."""
+
+    config: DualConfig
+
+    def init(self, key: Array) -> Any:
+        """Random parameters."""
+        side = self.config.resolution
+        image = jnp.zeros((1, side, side, 3), jnp.uint8)
+        return DualNet(self.config).init(key, image, jnp.zeros((1, self.config.max_bytes), jnp.int32))["params"]
+
+    def embed_texts(self, params: Any, tokens_BL: Int32[Array, "b l"]) -> Float[Array, "b d"]:
+        """(1)"""
+        return DualNet(self.config).apply({"params": params}, tokens_BL, method="texts")
+
+    def embed_images(self, params: Any, x_BHWC: Float[Array, "b r r 3"]) -> Float[Array, "b d"]:
+        """(2)"""
+        return DualNet(self.config).apply({"params": params}, x_BHWC, method="pictures")
+
+    def tokenizer(self) -> Tokenizer:
+        """Bytes."""
+        return ByteTokenizer(self.config.max_bytes)
+
+
+def towers_of(config: DualConfig | JointConfig) -> Towers:
+    """The towers that these settings are of."""
+    if isinstance(config, DualConfig):
+        return Dual(config)
+    from reimagen_jax.encoders.joint import Joint
+
+    return Joint(config)
 
 
 @dataclass(frozen=True, eq=False)
 class DualEncoder:
-    """A trained dual encoder: a `VectorEncoder`."""
+    """Trained towers of texts and images, small ones or a CLIP: a `VectorEncoder`."""
 
-    config: DualConfig
+    config: DualConfig | JointConfig
     params: Any = field(repr=False)
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """How it was trained, on what, and what was measured; JSON."""
+
+    @property
+    def towers(self) -> Towers:
+        """Its functions."""
+        return towers_of(self.config)
 
     @property
     def width(self) -> int:
@@ -134,15 +174,19 @@ class DualEncoder:
     def resolution(self) -> int:
         return self.config.resolution
 
+    @property
+    def kind(self) -> str:
+        """`dual`, the small towers, or `clip`."""
+        return next(name for name, settings in NETWORKS.items() if isinstance(self.config, settings))
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Checksum of the network and its weights."""
-        return f"dual {fingerprint(self.params, dataclasses.asdict(self.config))[:24]}"
+        return f"{self.kind} {fingerprint(self.params, dataclasses.asdict(without_local(self.config)))[:24]}"
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 [N, D]."""
-        tokens_NL = ByteTokenizer(self.config.max_bytes).encode(texts)
-        return self._encoded(_program(self.config, "texts"), tokens_NL)
+        return self._encoded(_program(self.config, "text"), self._tokenizer.encode(texts))
 
     def images(self, images: np.ndarray) -> np.ndarray:
         """Unit vectors float32 [N, D] of uint8 [N, R, R, 3]. Raises `UserError` on images of another size or type."""
@@ -151,23 +195,22 @@ class DualEncoder:
             images.dtype == np.uint8 and images.shape[1:] == (side, side, 3),
             f"this encoder reads uint8 images [N, {side}, {side}, 3], not {images.dtype} {list(images.shape)}",
         )
-        return self._encoded(_program(self.config, "images"), images)
+        return self._encoded(_program(self.config, "image"), images)
 
     def image_function(self) -> ImageFunction:
         """The image tower as a function to differentiate."""
-        net = DualNet(self.config)
-        return ImageFunction(
-            lambda params, x_BHWC: net.apply({"params": params}, x_BHWC, method="pictures"),
-            self.params,
-            self.resolution,
-        )
+        return ImageFunction(self.towers.embed_images, self.params, self.resolution)
 
     def save(self, folder: str | Path) -> None:
         """Writes weights, settings and manifest into an existing folder, after what else belongs to it."""
         folder = Path(folder)
         save_params(folder / WEIGHTS, self.params)
         write_json(folder / SETTINGS, {"network": dataclasses.asdict(self.config), **self.facts})
-        write_manifest(folder, KIND, {"encoder": "dual", "fingerprint": self.fingerprint})
+        write_manifest(folder, KIND, {"encoder": self.kind, "fingerprint": self.fingerprint})
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return self.towers.tokenizer()
 
     def _encoded(self, program: Callable[[Any, Array], Array], rows: np.ndarray) -> np.ndarray:
         vectors_ND = np.zeros((len(rows), self.width), np.float32)
@@ -177,10 +220,12 @@ class DualEncoder:
 
 
 @functools.cache
-def _program(config: DualConfig, method: str) -> Callable[[Any, Array], Array]:
+def _program(config: DualConfig | JointConfig, of: str) -> Callable[[Any, Array], Array]:
     """One of the towers, compiled once for each network."""
-    net = DualNet(config)
-    return jax.jit(lambda params, x: net.apply({"params": params}, x, method=method))
+    towers = towers_of(config)
+    if of == "text":
+        return jax.jit(towers.embed_texts)
+    return jax.jit(lambda params, image_BHWC: towers.embed_images(params, as_floats(image_BHWC)))
 
 
 def _batches(rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
@@ -196,8 +241,10 @@ def open(folder: str | Path) -> DualEncoder:
     """Opens what `reimagen encode-train` wrote. Raises `UserError` when it is missing, damaged or of another format."""
     opened = open_folder(folder, KIND, _Manifest)
     settings = read(opened / SETTINGS, dict[str, Any], "the settings of an encoder")
-    config = parse(DualConfig, settings.pop("network", None), f"{opened / SETTINGS}.network")
-    expected = jax.eval_shape(lambda key: init(config, key), randomness.key(0))
+    kind = NETWORKS.get(opened.manifest.get("encoder", "dual"))
+    require(kind is not None, f"{folder} holds an encoder of a kind that is not known here, only {', '.join(NETWORKS)}")
+    config = parse(kind, settings.pop("network", None), f"{opened / SETTINGS}.network")
+    expected = jax.eval_shape(towers_of(config).init, randomness.key(0))
     with opened.opened.reading("train it again"):
         encoder = DualEncoder(config, load_params(opened.path / WEIGHTS, expected), settings)
         require(

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, Key
@@ -26,7 +25,8 @@ from reimagen_jax.encoders.frozen import pad_to, read_settings
 from reimagen_jax.encoders.hf_tokenizers import HFTokenizer, open_clip_tokenizer
 from reimagen_jax.encoders.image_function import ImageFunction
 from reimagen_jax.encoders.settings import JointConfig
-from reimagen_jax.encoders.tokenizers import PADDING, EndedByteTokenizer, Tokenizer
+from reimagen_jax.encoders.tokenizers import PADDING, EndedByteTokenizer
+from reimagen_jax.encoders.towers import Tokenizer, unit
 from reimagen_jax.errors import require
 from reimagen_jax.pretrained.safetensors_reader import open_checkpoint
 
@@ -98,6 +98,14 @@ class Joint:
 
         return ImageFunction(embed, params, self.config.image.resolution)(params, x_BHWC)
 
+    def embed_texts(self, params: Any, tokens_BL: Int32[Array, "b l"]) -> Float[Array, "b d"]:
+        """Unit vectors of texts."""
+        return unit(self.texts(params, tokens_BL).vector_BD)
+
+    def embed_images(self, params: Any, x_BHWC: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
+        """Unit vectors of images in [-1, 1]."""
+        return unit(self.images(params, x_BHWC))
+
     def tokenizer(self) -> Tokenizer:
         """How texts become rows of ids. Raises `UserError` where a published one is not named, or another."""
         config = self.config
@@ -117,11 +125,6 @@ class Joint:
 
     def _scaled(self, vector_BD: Float[Array, "b d"]) -> Float[Array, "b d"]:
         return unit(vector_BD) if self.config.normalised else vector_BD
-
-
-def unit(x_BD: Float[Array, "b d"]) -> Float[Array, "b d"]:
-    """Vectors of length 1; the gradient is finite at 0, too."""
-    return x_BD * jax.lax.rsqrt(jnp.maximum((x_BD**2).sum(axis=-1, keepdims=True), 1e-12))
 
 
 def published(

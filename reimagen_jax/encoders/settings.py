@@ -108,6 +108,11 @@ class DualConfig(Checked):
         _ = self.text
 
     @property
+    def max_tokens(self) -> int:
+        """L: ids of a text."""
+        return self.max_bytes
+
+    @property
     def image_channels(self) -> tuple[int, ...]:
         """Of the image tower, after each halving."""
         halvings = int(math.log2(self.resolution // LAST_SIDE))

@@ -2,22 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from reimagen_jax.encoders.settings import END_OF_BYTES
 
 PADDING = 0
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """Texts as rows of ids, all of one length."""
-
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """int32[N, L]."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from reimagen_jax.checked import parse
 from reimagen_jax.config import Experiment, InitConfig, SystemConfig, TrainConfig
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.systems.base import Feed, System
-from reimagen_jax.systems.dual.settings import DualSystemConfig
+from reimagen_jax.systems.dual.settings import ClipSystemConfig, DualSystemConfig
 from reimagen_jax.systems.rater.settings import RaterSystemConfig
 from reimagen_jax.systems.reimagen import settings as reimagen
 from reimagen_jax.systems.unclip import settings as unclip
@@ -39,6 +39,7 @@ _kinds = {
             f"{_HERE}.reimagen.feed:ReImagenFeed",
         ),
         Kind(DualSystemConfig, f"{_HERE}.dual.system:DualSystem", f"{_HERE}.dual.feed:DualFeed"),
+        Kind(ClipSystemConfig, f"{_HERE}.dual.system:ClipSystem", f"{_HERE}.dual.feed:DualFeed"),
         Kind(RaterSystemConfig, f"{_HERE}.rater.system:RaterSystem", f"{_HERE}.rater.feed:RaterFeed"),
         Kind(unclip.PriorConfig, f"{_HERE}.unclip.prior:Prior", f"{_HERE}.unclip.feed:PriorFeed"),
         Kind(unclip.DecoderConfig, f"{_HERE}.unclip.decoder:Decoder", f"{_HERE}.unclip.feed:DecoderFeed"),

@@ -10,7 +10,8 @@ import numpy as np
 from reimagen_jax.config import Experiment
 from reimagen_jax.data.loader import make_steps
 from reimagen_jax.data.records import Records
-from reimagen_jax.encoders.tokenizers import ByteTokenizer
+from reimagen_jax.encoders.dual import towers_of
+from reimagen_jax.encoders.towers import Tokenizer
 from reimagen_jax.errors import require
 from reimagen_jax.systems.dual.pairs import Pairs, drop_words, split
 from reimagen_jax.systems.dual.settings import DualSampler, DualSystemConfig
@@ -35,6 +36,11 @@ class DualFeed:
         path = self.config.data.records
         require(bool(path), "data.records is not set: pass --data.records DIR, a folder written by `reimagen prepare`")
         return Records.open(path)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """How texts become rows of ids."""
+        return towers_of(self.model.network).tokenizer()
 
     @cached_property
     def pairs(self) -> Pairs:
@@ -97,7 +103,7 @@ class DualFeed:
         """The prompts as tokens, or the images that requests start from."""
         if settings.of == "image":
             return DualInputs(image_BHWC=np.stack([request.start for request in requests]))
-        return DualInputs(ByteTokenizer(self.model.network.max_bytes).encode([request.prompt for request in requests]))
+        return DualInputs(self.tokenizer.encode([request.prompt for request in requests]))
 
     def limited(self, request: Request, settings: DualSampler) -> Request:
         """The request itself: neighbours are not looked at."""

@@ -8,8 +8,8 @@ from sklearn.model_selection import GroupShuffleSplit
 from reimagen_jax.data import images
 from reimagen_jax.data.loader import CACHE_BYTES
 from reimagen_jax.data.records import ImageText, Records
-from reimagen_jax.encoders.settings import DualConfig
-from reimagen_jax.encoders.tokenizers import ByteTokenizer
+from reimagen_jax.encoders.dual import towers_of
+from reimagen_jax.encoders.settings import DualConfig, JointConfig
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.progress import track
 from reimagen_jax.retrieval.asking import among
@@ -22,14 +22,20 @@ MOST_HELD_OUT = 1000
 class Pairs:
     """Records by number."""
 
-    def __init__(self, records: Records, network: DualConfig, same_by: str = "caption", cache_bytes: int = CACHE_BYTES):
+    def __init__(
+        self,
+        records: Records,
+        network: DualConfig | JointConfig,
+        same_by: str = "caption",
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
         """`same_by` is what of two records makes them belong together: `caption`, or the name of an attribute.
 
         Raises `UserError` naming the first record without that attribute.
         """
         self.records = records
         self.texts = records.texts()
-        self._tokenizer = ByteTokenizer(network.max_bytes)
+        self._tokenizer = towers_of(network).tokenizer()
         self._side = network.resolution
         same = self.texts if same_by == "caption" else _attribute(records, same_by)
         columns = [np.unique(np.array(column), return_inverse=True)[1] for column in (same, records.digests())]

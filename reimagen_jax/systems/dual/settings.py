@@ -7,7 +7,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from reimagen_jax.checked import Checked, Number, Share
 from reimagen_jax.config import FREE, LOCAL, DataConfig, Experiment, SystemConfig
-from reimagen_jax.encoders.settings import DualConfig
+from reimagen_jax.encoders.settings import DualConfig, JointConfig
 from reimagen_jax.errors import require
 
 
@@ -64,3 +64,19 @@ class DualSystemConfig(SystemConfig):
 
     def facts(self, data: DualData) -> dict[str, Any]:
         return {"width": self.network.width, "resolution": self.network.resolution}
+
+
+@dataclass(frozen=True)
+class ClipSystemConfig(DualSystemConfig):
+    """The same with the towers of a CLIP, which prior and decoder of unCLIP hold frozen."""
+
+    kind: ClassVar[str] = "clip"
+
+    network: JointConfig = field(default_factory=JointConfig)
+    targets: Literal["groups", "pairs"] = "groups"
+    """What is near an image: all texts of its batch that belong to it (equal captions, equal pictures), or its own
+    alone, as CLIP has it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.network.image is not None, "network.image is missing: an image tower is trained, too")

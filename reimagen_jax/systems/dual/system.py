@@ -5,9 +5,12 @@ In a batch of B pairs, with u_i of image i, w_j of text j, and m_ij = 1 where th
     (2) L    = 1/2 [ CE(p_i., softmax_j(scale u_i . w_j)) + CE(p_.j, softmax_i(scale u_i . w_j)) ],  mean over the batch
 Pairs of one caption, or of one picture, belong together, too: with templates and short captions, many do. Images are
 shifted a little and words are left out (pairs.py), so that a name alone, or a few of the words, find a picture as well.
+The towers are small ones (encoders/dual.py) or those of a CLIP (encoders/joint.py). However many devices share the
+batch, each pair is told from all others of it.
 Source: (2) CLIP (Radford et al. 2021) with the targets (1) of supervised contrastive learning (Khosla et al. 2020).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,10 +21,10 @@ import optax
 from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
 
 from reimagen_jax.config import Experiment
-from reimagen_jax.encoders import dual
-from reimagen_jax.encoders.dual import DualNet
+from reimagen_jax.encoders.dual import HOTTEST, towers_of
+from reimagen_jax.encoders.towers import Towers, as_floats
 from reimagen_jax.systems.base import Metrics, Params
-from reimagen_jax.systems.dual.settings import DualSampler, DualSystemConfig
+from reimagen_jax.systems.dual.settings import ClipSystemConfig, DualSampler, DualSystemConfig
 
 
 class DualBatch(NamedTuple):
@@ -56,31 +59,46 @@ class DualSystem:
         return self.model.sampler
 
     @property
-    def net(self) -> DualNet:
-        return DualNet(self.model.network)
+    def towers(self) -> Towers:
+        """The functions of both towers."""
+        return towers_of(self.model.network)
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Random parameters."""
-        return dual.init(self.model.network, key)
+        return self.towers.init(key)
+
+    def of_towers(self, params: Params) -> Params:
+        """The parameters of the towers: those of an encoder."""
+        return params
+
+    def scale(self, params: Params) -> Float[Array, ""]:
+        """What turns cosines into logits."""
+        return jnp.exp(jnp.minimum(params["log_scale"], HOTTEST))
+
+    def matches(self, batch: DualBatch) -> Bool[Array, "b b"]:
+        """m: which pairs belong together."""
+        return matches(batch.group_BG)
 
     def loss(
         self, params: Params, batch: DualBatch, key: Key[Array, ""], *, ema: Params | None = None
     ) -> tuple[Float[Array, ""], Metrics]:
         """(2), and the share of images whose best text is one of theirs."""
+        own, towers = self.of_towers(params), self.towers
         image_BHWC = shifted(key, batch.image_BHWC, round(self.model.shift * self.model.network.resolution))
-        image_BD, text_BD, scale = self.net.apply({"params": params}, image_BHWC, batch.tokens_BL)
+        image_BD = towers.embed_images(own, as_floats(image_BHWC))
+        text_BD = towers.embed_texts(own, batch.tokens_BL)
+        scale = self.scale(params)
         score_BB = scale * jnp.einsum("id,jd->ij", image_BD, text_BD)
-        match_BB = matches(batch.group_BG)
-        right_B = jnp.take_along_axis(match_BB, score_BB.argmax(axis=1, keepdims=True), axis=1)
-        return contrast(score_BB, match_BB), {"right": right_B.astype(jnp.float32).mean(), "scale": scale}
+        right_B = jnp.take_along_axis(matches(batch.group_BG), score_BB.argmax(axis=1, keepdims=True), axis=1)
+        return contrast(score_BB, self.matches(batch)), {"right": right_B.astype(jnp.float32).mean(), "scale": scale}
 
     def sample(
         self, params: Params, inputs: DualInputs, keys_B: Key[Array, " b"], settings: DualSampler
     ) -> Float[Array, "b d"]:
         """Unit vectors of texts, or of images. Nothing is random: the keys are not used."""
         if settings.of == "image":
-            return self.net.apply({"params": params}, inputs.image_BHWC, method="images")
-        return self.net.apply({"params": params}, inputs.tokens_BL, method="texts")
+            return self.towers.embed_images(self.of_towers(params), as_floats(inputs.image_BHWC))
+        return self.towers.embed_texts(self.of_towers(params), inputs.tokens_BL)
 
     def batch_spec(self, B: int) -> DualBatch:
         return DualBatch(self._images(B), self._texts(B), jax.ShapeDtypeStruct((B, 2), jnp.int32))
@@ -93,15 +111,65 @@ class DualSystem:
         return jax.ShapeDtypeStruct((B, side, side, 3), jnp.uint8)
 
     def _texts(self, B: int) -> Any:
-        return jax.ShapeDtypeStruct((B, self.model.network.max_bytes), jnp.int32)
+        return jax.ShapeDtypeStruct((B, self.model.network.max_tokens), jnp.int32)
 
     def about(self) -> Mapping[str, str]:
         network = self.model.network
         return {
             "Images": f"{network.resolution} x {network.resolution} pixels",
-            "Texts": f"bytes, up to {network.max_bytes}",
+            "Texts": self.spelt,
             "Vectors": f"{network.width} values, of length 1",
         }
+
+    @property
+    def spelt(self) -> str:
+        """What a text is to it, in words."""
+        return f"bytes, up to {self.model.network.max_bytes}"
+
+
+class ClipSystem(DualSystem):
+    """The same with the towers of a CLIP. Its parameters are those of the towers, `clip`, and `log_scale`."""
+
+    model: ClipSystemConfig
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Random towers, and CLIP's first temperature."""
+        return {"clip": self.towers.init(key), "log_scale": jnp.float32(math.log(1 / 0.07))}
+
+    def of_towers(self, params: Params) -> Params:
+        return params["clip"]
+
+    def scale(self, params: Params) -> Float[Array, ""]:
+        return jnp.exp(clipped(params["log_scale"]))
+
+    def matches(self, batch: DualBatch) -> Bool[Array, "b b"]:
+        if self.model.targets == "pairs":
+            return jnp.eye(len(batch.group_BG), dtype=bool)
+        return super().matches(batch)
+
+    @property
+    def spelt(self) -> str:
+        network = self.model.network
+        what = "bytes" if network.tokens == "bytes" else "words of its tokenizer"
+        return f"{what}, up to {network.max_tokens} with the end"
+
+
+@jax.custom_vjp
+def clipped(log_scale: Float[Array, ""]) -> Float[Array, ""]:
+    """At most log 100, where CLIP clips the parameter after each step: its gradient is let through below that, and
+    where a step along it leads back."""
+    return jnp.minimum(log_scale, HOTTEST)
+
+
+def _clipped(log_scale: Array) -> tuple[Array, Array]:
+    return jnp.minimum(log_scale, HOTTEST), log_scale
+
+
+def _back(log_scale: Array, gradient: Array) -> tuple[Array]:
+    return (jnp.where((log_scale < HOTTEST) | (gradient > 0), gradient, 0.0),)
+
+
+clipped.defvjp(_clipped, _back)
 
 
 def matches(group_BG: Int32[Array, "b g"]) -> Bool[Array, "b b"]:

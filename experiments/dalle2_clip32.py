@@ -1,0 +1,34 @@
+r"""The CLIP of unCLIP (DALL-E 2) on EntityWorld at 32 x 32: what its prior and its decoder hold frozen.
+
+reimagen prepare --out runs/world/train --where role=train --resolution 32
+reimagen train experiments/dalle2_clip32.py --workdir runs/world/clip --data.records runs/world/train
+reimagen encode-train runs/world/train --from-run runs/world/clip --out runs/world/clip_encoder
+"""
+
+from reimagen_jax.config import Experiment, TrainConfig
+from reimagen_jax.encoders.settings import ImageTowerConfig, JointConfig, TextTowerConfig, Tower
+from reimagen_jax.systems.dual.settings import ClipSystemConfig, DualData
+
+config = Experiment(
+    name="dalle2_clip32",
+    system=ClipSystemConfig(
+        network=JointConfig(
+            width=128,
+            text=TextTowerConfig(Tower(width=128, depth=2), max_tokens=84, stride=4),
+            image=ImageTowerConfig(Tower(width=128, depth=3), resolution=32, patch=4),
+        ),
+        shift=0.08,
+    ),
+    data=DualData(batch_size=128, held_out=0.1, word_drop=0.2),
+    train=TrainConfig(
+        num_steps=1_500,
+        learning_rate=1e-3,
+        warmup_steps=100,
+        decay="tail",
+        weight_decay=0.05,
+        ema_decay=0.99,
+        log_every=50,
+        checkpoint_every=250,
+        sample_every=0,
+    ),
+)

@@ -16,7 +16,8 @@ from reimagen_jax.data.records import Records
 from reimagen_jax.data.sizes import smaller
 from reimagen_jax.diffusion.degrade import shrink
 from reimagen_jax.encoders.joint import Joint
-from reimagen_jax.encoders.tokenizers import PADDING, ByteTokenizer, Tokenizer
+from reimagen_jax.encoders.tokenizers import PADDING, ByteTokenizer
+from reimagen_jax.encoders.towers import Tokenizer
 from reimagen_jax.errors import require
 from reimagen_jax.systems.base import Batch, Preview, Settings
 from reimagen_jax.systems.reimagen.batches import Examples, crop, draw_corners, held_out_parts, split

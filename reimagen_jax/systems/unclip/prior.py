@@ -14,12 +14,12 @@ x_0 are karlo's.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32, Key
+from jaxtyping import Array, Float, Key
 
 from reimagen_jax.config import Experiment
 from reimagen_jax.diffusion import guidance, objective, sampler, schedule, solvers
@@ -213,7 +213,7 @@ class Prior:
     def inputs_spec(self, B: int, settings: PriorSamplerConfig) -> PriorInputs:
         return PriorInputs(self._texts(B), self._texts(B), jax.ShapeDtypeStruct((B,), jnp.float32))
 
-    def _texts(self, B: int) -> Int32[Array, "b l"]:
+    def _texts(self, B: int) -> Any:
         return jax.ShapeDtypeStruct((B, self.model.clip.max_tokens), jnp.int32)
 
     def about(self) -> Mapping[str, str]:

@@ -211,9 +211,9 @@ class SamplerConfig(Checked):
             given = {"times": ()} | ({"num_steps": sum(respaced)} if respaced else {}) | given
         return replace(self, **given)
 
-    def with_room(self, neighbours: int) -> "SamplerConfig":
-        """The same with room for so many neighbours, where it has room for any."""
-        return replace(self, k=neighbours) if hasattr(self, "k") else self
+    def with_room(self, number: int) -> "SamplerConfig":
+        """The same with room for so many neighbours (k), where it has room for any."""
+        return replace(self, k=number) if hasattr(self, "k") else self
 
     def told(self) -> dict[str, str]:
         """What is unlike the plain sampler's, in words."""

@@ -58,7 +58,7 @@ class TextTower(nn.Module):
         if config.stride > 1:
             x = self.merged(x)
         x, L = x.astype(jnp.float32), x.shape[1]
-        x = x + self.param("position", places, (config.states, tower.width))[None, :L]
+        x = x + self.param("position", places, (config.states, tower.width)).astype(jnp.float32)[None, :L]
         causal_LL = jnp.where(jnp.tri(L, dtype=bool), 0.0, MASKED)
         for i in range(tower.depth):
             x = Block(tower, self.dtype, name=f"block{i}")(x, causal_LL[None, None])
@@ -82,8 +82,8 @@ class ImageTower(nn.Module):
     def __call__(self, x_BHWC: Float[Array, "b r r 3"]) -> Float[Array, "b m width"]:
         config, tower, patch = self.config, self.config.tower, self.config.patch
         D, M = tower.width, (config.resolution // patch) ** 2 + 1
-        class_D = self.param("class", nn.initializers.normal(D**-0.5), (D,))
-        position_MD = self.param("position", nn.initializers.normal(D**-0.5), (M, D))
+        class_D = self.param("class", nn.initializers.normal(D**-0.5), (D,)).astype(jnp.float32)
+        position_MD = self.param("position", nn.initializers.normal(D**-0.5), (M, D)).astype(jnp.float32)
         x = nn.Conv(
             D, (patch, patch), (patch, patch), "VALID", use_bias=False,
             dtype=self.dtype, param_dtype=self.dtype, name="patches",

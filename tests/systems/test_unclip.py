@@ -6,20 +6,23 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
+from reimagen_jax import sharding
 from reimagen_jax.config import to_json
 from reimagen_jax.diffusion import sampler
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.pipeline import Pipeline, Stage
 from reimagen_jax.nets.settings import Tower
 from reimagen_jax.nets.transformer import CausalTransformer
+from reimagen_jax.preflight import programs
 from reimagen_jax.systems import kinds
 from reimagen_jax.systems.kinds import from_json
 from reimagen_jax.systems.request import Edit, Request
 from reimagen_jax.systems.unclip.arrays import PairBatch
 from reimagen_jax.systems.unclip.settings import DecoderTextConfig, PriorConfig
+from reimagen_jax.training.state import init_state
+from reimagen_jax.training.step import make_optimizer, train_step
 from tests.tiny import TINY, TINY_SR
 from tests.unclip import CLIP, DECODER, PRIOR, UPSAMPLER, changed, neighbour
 
@@ -109,6 +112,15 @@ def test_it_takes_and_gives_what_its_specs_say(name, params):
     assert (drawn.shape, str(drawn.dtype)) == expected[name]
 
 
+@pytest.mark.parametrize("config", ALL.values(), ids=ALL)
+def test_its_programs_lower_for_a_mesh(config):
+    """Of which preflight makes its tables."""
+    mesh = sharding.make_mesh(4)
+    for program in (programs.train_program(config, mesh), programs.sampler_program(config, mesh, images=8)):
+        assert program.jitted.lower(*program.arguments).as_text()
+        assert program.model_flops > 0 and program.images == 8
+
+
 @pytest.mark.parametrize("config", [PRIOR, DECODER], ids=["prior", "decoder"])
 def test_nothing_is_learned_of_the_clip(config, params):
     """Its parameters have no gradient, frozen by the training or not; all others have one."""
@@ -176,27 +188,22 @@ def test_a_prior_learns_where_the_embeddings_of_each_text_lie():
     """Two texts, two pictures: after some steps it draws the embedding of the text's own."""
     config = changed(PRIOR, text_drop=0.0, tower=Tower(32, 1, 2, 64, "gelu"))
     system, feed = kinds.system_of(config), kinds.feed_of(config)
-    tree = random_params(config)
-    tree["prior"] = system.init(jax.random.key(0))["prior"]
     texts = ["a", "b"] * 8
-    image = np.stack([neighbour(i).image for i in (0, 1)] * 8)
+    stripes = np.tile(np.array([0, 255] * 4, np.uint8)[None, :, None], (8, 1, 3))
+    image = np.stack([np.full_like(stripes, 255), stripes] * 8)  # white, and black and white
     encode = feed.tokenizer.encode
     batch = PairBatch(jnp.asarray(image), jnp.asarray(encode(texts)), jnp.asarray(encode([""] * 16)))
-    optimizer = optax.adam(5e-3)
-
-    def step(carry, key):
-        free, state = carry
-        grads = jax.grad(lambda free: system.loss({**tree, "prior": free}, batch, key)[0])(free)
-        updates, state = optimizer.update(grads, state)
-        return (optax.apply_updates(free, updates), state), None
-
-    keys = jax.random.split(jax.random.key(1), 150)
-    (free, _), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, keys))(
-        (tree["prior"], optimizer.init(tree["prior"]))
-    )
+    how = replace(config.train, num_steps=150, learning_rate=5e-3, decay="constant")
+    optimizer, clip = make_optimizer(how), random_params(config)["clip"]
+    state = jax.jit(lambda key: init_state(system, optimizer, key, how))(jax.random.key(0))
+    state = state.replace(params={**state.params, "clip": clip})
+    step = jax.jit(train_step(system, optimizer, how))
+    for i in range(how.num_steps):
+        state, _ = step(state, batch, jax.random.key(i))
+    tree = state.params
+    jax.tree.map(np.testing.assert_array_equal, tree["clip"], clip)
     settings = replace(system.settings, num_steps=8, candidates=1)
     inputs = on_device(feed.collate([Request(text, index=i) for i, text in enumerate(texts)], settings))
-    tree = {**tree, "prior": free}
     drawn = jax.jit(lambda: system.sample(tree, inputs, sampler.image_keys(0, range(16)), settings))()
     true = system.clip.images(tree["clip"], jnp.asarray(image, jnp.float32) / 127.5 - 1.0)
     like_B2 = np.asarray(drawn @ true[:2].T)

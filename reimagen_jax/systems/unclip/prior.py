@@ -52,12 +52,13 @@ class PriorNet(nn.Module):
     def __call__(self, z_BD: Float[Array, "b d"], t_B: Float[Array, " b"], text: TextReading) -> Float[Array, "b d"]:
         config, (B, D), W = self.config, z_BD.shape, self.config.tower.width
 
-        def dense(name: str, x: Array, width: int = W) -> Array:
-            return nn.Dense(width, dtype=jnp.dtype(config.dtype), name=name)(x)
+        def dense(name: str, x: Array, dtype: str = config.dtype) -> Array:
+            return nn.Dense(W, dtype=jnp.dtype(dtype), name=name)(x).astype(jnp.float32)
 
-        time_BW = dense("time2", nn.swish(dense("time1", timestep_features(t_B, W))))
+        time_BW = dense("time2", nn.swish(dense("time1", timestep_features(t_B, W), "float32")), "float32")
         query_W = self.param("query", nn.initializers.normal(0.02), (W,))
-        parts = [dense("text", text.vector_BD), time_BW, dense("image", z_BD), jnp.broadcast_to(query_W, (B, W))]
+        query_BW = jnp.broadcast_to(query_W.astype(jnp.float32), (B, W))
+        parts = [dense("text", text.vector_BD), time_BW, dense("image", z_BD), query_BW]
         tokens_BLW = jnp.concatenate([dense("state", text.state_BMD), *(part[:, None] for part in parts)], axis=1)
         mask_BL = jnp.concatenate([text.mask_BM, jnp.ones((B, len(parts)), bool)], axis=1)
         h_BLW = CausalTransformer(config.tower, config.dtype, config.remat, name="transformer")(tokens_BLW, mask_BL)

@@ -342,6 +342,10 @@ class UpsamplerConfig(SystemConfig):
     def check_settings(self, settings: UpsamplerSamplerConfig) -> None:
         settings.check_process(self.diffusion)
 
+    def with_text_encoder(self, folder: str) -> "UpsamplerConfig":
+        """The same: it reads no text, whatever the stages before it read."""
+        return self
+
     def check_follows(self, before: Experiment, where: str) -> None:
         self.super_resolution.check_follows(before.name, before.system.drawn, where)
 

@@ -17,7 +17,8 @@ from jaxtyping import install_import_hook
 
 # Shapes and dtypes written in the signatures are checked at every call. Not in systems/base.py and kinds.py: what they
 # name are protocols, which nothing is an instance of.
-CHECKED = ("nets", "diffusion", "encoders", "systems.reimagen", "systems.dual", "systems.rater", "systems.seedselect")
+SYSTEMS = ("reimagen", "dual", "rater", "seedselect", "unclip")
+CHECKED = ("nets", "diffusion", "encoders", *(f"systems.{name}" for name in SYSTEMS))
 install_import_hook([f"reimagen_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")

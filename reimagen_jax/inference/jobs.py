@@ -81,11 +81,11 @@ class Job:
         self._begin(folder)
         try:
             there = _pictures(folder)
-            for place in places:
-                place.mkdir(exist_ok=True)
             for name, images in track(self._drawn(there), len(self) - len(there), "sampling", "image"):
                 for place, (image, origin) in zip(places, images, strict=True):
-                    save_image(place / name, image, origin)
+                    if image.ndim == 3:  # an embedding is no picture
+                        place.mkdir(exist_ok=True)
+                        save_image(place / name, image, origin)
         except BaseException:
             if not _pictures(folder):  # nothing came of it
                 (folder / JOB).unlink()

@@ -30,7 +30,6 @@ from reimagen_jax.inference.origin import (
     pixels_sha256,
 )
 from reimagen_jax.inference.pipeline import Pipeline, Stage
-from reimagen_jax.systems.reimagen.feed import guidance_of
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
 from reimagen_jax.systems.request import Neighbour, Request
 
@@ -121,15 +120,16 @@ def _stage_origins(
         stage.feed.limited(each if first else dataclasses.replace(each, guidance={}), stage.settings)
         for each in requests
     ]
-    numbers = [guidance_of(request, stage.settings) for request in asked]
+    numbers, plan_BT = [stage.feed.numbers(request, stage.settings) for request in asked], None
     with randomness.same_numbers():
-        keys_B = image_keys(seed, [request.index for request in asked])
-        eta_B = np.asarray([each["eta"] for each in numbers], np.float32)
-        plan_BT = stage.system.plan(keys_B, eta_B, stage.settings)
-        plan_BT = None if plan_BT is None else np.asarray(plan_BT)
+        if hasattr(stage.system, "plan"):
+            keys_B = image_keys(seed, [request.index for request in asked])
+            eta_B = np.asarray([each["eta"] for each in numbers], np.float32)
+            plan_BT = stage.system.plan(keys_B, eta_B, stage.settings)
+            plan_BT = None if plan_BT is None else np.asarray(plan_BT)
         times = tuple(float(str(t)) for t in np.asarray(stage.system.visited(stage.settings)))
     folder = SHIPPED if model.path == SHIPPED_MODEL else str(model.path) if paths else ""
-    distilled = model.config.system.distilled
+    distilled = getattr(model.config.system, "distilled", None)
     teacher = "" if distilled is None else f"{distilled.teacher} {distilled.sha256}"
     about = ModelOrigin(model.config.name, folder, model.step, model.digest, teacher)
     steps = [None if plan_BT is None else tuple(np.flatnonzero(plan_BT[i]).tolist()) for i in range(len(asked))]

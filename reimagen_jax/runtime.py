@@ -1,6 +1,5 @@
 """The process around a command: what has to be set before JAX starts, its output streams, whether it has a device."""
 
-import ctypes
 import importlib.metadata
 import io
 import os
@@ -69,6 +68,8 @@ def keep_memory() -> bool:
     fifth of the step, and goes back at its end. Nothing is done where the user has set glibc's allocator in the
     environment, or where there is another C library.
     """
+    import ctypes  # not at the top: help does without
+
     told = "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "")
     told = told or any(name.startswith("MALLOC_") for name in os.environ)
     if told or not sys.platform.startswith("linux"):

@@ -8,7 +8,7 @@ import pytest
 
 SIDE = 64 * 2**20
 TOUCHED = f"""
-import resource, threading
+import resource, sys, threading
 
 from reimagen_jax import runtime
 
@@ -18,7 +18,7 @@ def touch():
         bytearray(b"1") * {SIDE}
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start)
 
-faults, kept = [], runtime.keep_memory()
+faults, kept = [], eval(sys.argv[1])
 thread = threading.Thread(target=touch)  # programs run on threads of JAX's
 thread.start()
 thread.join()
@@ -26,10 +26,14 @@ print(kept, *faults)
 """
 
 
-def touched(**environment: str) -> tuple[bool, int, int]:
+def touched(call: str = "runtime.keep_memory()", **environment: str) -> tuple[bool, int, int]:
     """Whether memory is kept, and the pages that the system gives for a large block and for the same once more."""
     done = subprocess.run(
-        [sys.executable, "-c", TOUCHED], env=os.environ | environment, check=True, capture_output=True, text=True
+        [sys.executable, "-c", TOUCHED, call],
+        env=os.environ | environment,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     kept, *faults = done.stdout.split()
     return kept == "True", *map(int, faults)
@@ -41,6 +45,12 @@ def test_a_block_of_memory_that_was_freed_is_taken_again():
     assert kept
     assert first > pages // 2
     assert again < pages // 100
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_only_a_process_of_its_own_is_set_to_keep_memory(own):
+    *_, again = touched(f"runtime.configure({own})")
+    assert (again < SIDE // os.sysconf("SC_PAGE_SIZE") // 100) == own
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,7 @@ SMALL = (
 NOT_HERE = (
     (r"IF-I|runs/(if|train|text)(64|256)", "needs DeepFloyd IF's published weights; tests/parity has them at random"),
     (r"t5-v1_1-small", "needs T5's published weights; tests/commands/test_frozen_text.py has them at random"),
+    (r"karlo", "needs karlo's published weights; tests/parity/test_karlo.py has them at random"),
     (r"tfds:", "downloads a data set; tests/data/sources/test_tfds.py makes one"),
     (
         r"experiments/re_imagen.* --workdir DIR",

@@ -18,6 +18,7 @@ from reimagen_jax.inference.model import Model, experiment_of, settled
 from reimagen_jax.inference.provenance import sampler_facts
 from reimagen_jax.retrieval.asking import Asking
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
+from reimagen_jax.systems.unclip.settings import DecoderSamplerConfig
 from reimagen_jax.systems.reimagen.system import ReImagen
 from tests.tiny import TINY, TINY_CROPS, TINY_SR, changed
 
@@ -26,6 +27,7 @@ EVERY = (
     "guidance-schedule=cosine,guidance-interval=0.2:0.8,guidance-rescale=0.7,thresholding=none,aug-level=0.2,k=1,aug-noise=every_call,"
     "handed-on=floats"
 )
+OF_A_DECODER = "runs/decoder,embedding=text"
 OWN = TINY.system.sampler
 
 
@@ -49,7 +51,9 @@ def test_a_word_is_read_and_printed_as_it_was(word):
 
 
 def test_every_setting_of_a_stage_can_be_given_and_the_others_stay():
-    assert {name for name, _ in StageOption.parse(EVERY).settings} == STAGE_SETTINGS.keys()
+    given = {name for word in (EVERY, OF_A_DECODER) for name, _ in StageOption.parse(word).settings}
+    assert given == STAGE_SETTINGS.keys()
+    assert StageOption.parse(OF_A_DECODER).applied(DecoderSamplerConfig()) == DecoderSamplerConfig(embedding="text")
     assert StageOption.parse(EVERY).applied(OWN) == GuidedSamplerConfig(
         "ddpm",
         3,
@@ -72,6 +76,8 @@ def test_every_setting_of_a_stage_can_be_given_and_the_others_stay():
     )
     assert StageOption.parse("runs/sr,steps=7").applied(OWN) == dataclasses.replace(OWN, num_steps=7)
     assert StageOption.parse("runs/sr").applied(OWN) == OWN
+    with pytest.raises(UserError, match="embedding: this model's sampler has no such setting"):
+        StageOption.parse(OF_A_DECODER).applied(OWN)
     assert StageOption.parse(EVERY).batch_size(16) == 16
     assert StageOption.parse(EVERY + ",batch-size=2").batch_size(16) == 2
 

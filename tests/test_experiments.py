@@ -22,6 +22,7 @@ from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import build_triples
 from reimagen_jax.systems.kinds import from_json
 from reimagen_jax.systems.reimagen.batches import draw_kept_neighbours
+from tests.compiling import FLAGS
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for path in (ROOT / "experiments").glob("*.py") if not path.stem.startswith("tour_"))
@@ -53,7 +54,7 @@ def run(path: Path, words: list[str], triples: Path, workdir: Path) -> list[dict
     words[words.index("--data.triples") + 1] = str(triples)
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": FLAGS,
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "PYTHONPATH": str(ROOT),
     }
@@ -98,7 +99,7 @@ def test_a_paper_size_experiment_has_its_papers_optimizer_and_guidance(path):
 
 @pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
 def test_a_small_stage_trains(path, triples, tmp_path):
-    shorter = ["--train.num-steps", "2", "--data.batch-size", "8"]
+    shorter = ["--train.num-steps", "2", "--data.batch-size", "2"]
     (logged,) = run(path, [*commands(path)[0], *shorter], triples, tmp_path / "run")
     assert logged["step"] == 2 and 0.1 < logged["loss"] < 5.0
 

@@ -18,8 +18,8 @@ from reimagen_jax.inference.model import Model, experiment_of, settled
 from reimagen_jax.inference.provenance import sampler_facts
 from reimagen_jax.retrieval.asking import Asking
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
-from reimagen_jax.systems.unclip.settings import DecoderSamplerConfig
 from reimagen_jax.systems.reimagen.system import ReImagen
+from reimagen_jax.systems.unclip.settings import DecoderSamplerConfig
 from tests.tiny import TINY, TINY_CROPS, TINY_SR, changed
 
 EVERY = (

@@ -17,8 +17,9 @@ import reimagen_jax as rj
 from reimagen_jax.commands import train
 from reimagen_jax.commands.evaluate_pictures import Pictures
 from reimagen_jax.commands.index import Index
-from reimagen_jax.commands.options import AskingOptions, PromptOptions, SamplingOptions
 from reimagen_jax.commands.prepare import Prepare
+from reimagen_jax.commands.prompt_options import AskingOptions, PromptOptions
+from reimagen_jax.commands.sampling_options import SamplingOptions
 from reimagen_jax.commands.split import Split
 from reimagen_jax.commands.triples import BuildTriples
 from reimagen_jax.data.records import Records

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from reimagen_jax.errors import UserError
+from reimagen_jax.paths import in_bucket
 from reimagen_jax.terminal import printable
 
 MARK = ".reimagen_jax"
@@ -114,6 +115,13 @@ def growing_dir(target: Path, *, kind: str) -> Iterator[None]:
                     _note_files(target, but=others)
 
 
+def just_begun(target: Path, kind: str) -> bool:
+    """Whether `growing_dir` has made the folder, and its process died before any file was complete."""
+    if not target.is_dir() or kind_of(target) != kind:
+        return False
+    return all(name == MARK or name.endswith(".partial") for name in os.listdir(target))
+
+
 def require_writable(target: Path, *, kind: str = "", overwrite: bool, say: bool = True) -> None:
     """Makes the folder that the output folder `target` lies in, and says what is going to be replaced.
 
@@ -185,13 +193,8 @@ def _files(folder: Path) -> Iterator[str]:
     for path, _, names in os.walk(folder):
         here = os.path.relpath(path, folder)
         for name in names:
-            if name not in _LITTER and (here != "." or name != MARK):
+            if name not in _LITTER and (here != "." or name not in (MARK, f".{MARK}.partial")):
                 yield os.path.normpath(os.path.join(here, name))
-
-
-def wrote(folder: Path, *names: str) -> None:
-    """Notes files that the command which has made a folder has added to it since."""
-    _note_files(folder, but=set(foreign(folder)) - set(names))
 
 
 def _note_files(folder: Path, but: Collection[str] = ()) -> None:
@@ -418,18 +421,13 @@ def _replaceable(target: Path) -> bool:
 
 def write_text(path: str | Path, text: str) -> None:
     """Writes a small file whole or not at all."""
-    if _of_a_bucket(path):  # where every file is
+    if in_bucket(path):  # where every file is
         path.write_text(text)
         return
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
-
-
-def _of_a_bucket(path: str | os.PathLike[str]) -> bool:
-    """Whether it is a path of etils' for another machine (stores.py), which opens by its own methods."""
-    return re.match("[a-z0-9]+://", os.fspath(path)) is not None
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -440,7 +438,7 @@ def write_json(path: str | Path, value: Any) -> None:
 def read_json(path: str | os.PathLike[str], what: str) -> Any:
     """Reads a JSON file. Raises `UserError` naming `what` was expected there when it is missing or broken."""
     try:
-        with path.open() if _of_a_bucket(path) else open(path, encoding="utf-8") as file:
+        with path.open() if in_bucket(path) else open(path, encoding="utf-8") as file:
             return json.load(file)
     except FileNotFoundError:
         raise UserError(f"{path} not found: {what} was expected there") from None

@@ -1,4 +1,4 @@
-"""Paths that people give: a folder or file of this machine, whatever characters are in its name."""
+"""Paths that people give: a folder or file of this machine, whatever characters are in its name, or a bucket's."""
 
 import os
 import re
@@ -8,6 +8,14 @@ from reimagen_jax.errors import require
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """How `gs://bucket/run` begins, also once `Path` has made `gs:/bucket/run` of it; not a drive letter."""
+
+BUCKET = re.compile(r"(?P<kind>gs|s3):/+(?P<bucket>[^/]+)(?P<name>/.*)?", re.DOTALL)
+"""An address in a bucket (`stores`), also once `Path` has been at it."""
+
+
+def in_bucket(path: str | os.PathLike[str]) -> bool:
+    """Whether it is such an address; a path there opens by its own methods."""
+    return BUCKET.fullmatch(os.fspath(path)) is not None
 
 
 def local(path: str | Path) -> Path:

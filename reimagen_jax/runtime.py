@@ -3,8 +3,14 @@
 import importlib.metadata
 import io
 import os
+import platform
 import sys
 import warnings
+from collections.abc import Sequence
+
+from reimagen_jax import __version__
+
+PACKAGE = "reimagen_jax"
 
 
 def configure() -> None:
@@ -29,6 +35,20 @@ def configure() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not where a test or a notebook has put something of its own
             stream.reconfigure(errors="backslashreplace")
+
+
+def version_of(library: str) -> str | None:
+    """The version that is installed; None where there is none."""
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def versions(libraries: Sequence[str]) -> dict[str, str | None]:
+    """Ours, those of libraries, and Python's."""
+    installed = {name: version_of(name) for name in libraries}
+    return {PACKAGE: __version__, **installed, "Python": platform.python_version()}
 
 
 def cache() -> str | None:

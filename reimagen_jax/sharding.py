@@ -41,6 +41,14 @@ def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
     return jax.make_mesh((len(devices) // fsdp, fsdp), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=devices)
 
 
+def host_mesh() -> Mesh | None:
+    """One CPU as a mesh, for what stays in the host's memory; None where JAX may not use CPUs (JAX_PLATFORMS)."""
+    try:
+        return make_mesh(devices=jax.local_devices(backend="cpu")[:1])
+    except RuntimeError:
+        return None
+
+
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
     """Raises `UserError` unless every device gets the same number of examples in every micro-batch."""
     shares = mesh.size * accumulate

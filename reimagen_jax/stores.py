@@ -9,7 +9,6 @@ Paths are etils' `epath.Path`, which gcsfs and s3fs stand behind: both try again
 
 import importlib.util
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,6 @@ T = TypeVar("T")
 
 COMMIT = "commit_success.txt"
 """Written last of all."""
-_ADDRESS = re.compile(r"(?P<kind>gs|s3):/+(?P<bucket>[^/]+)(?P<name>/.*)?", re.DOTALL)
 _THREADS = 8
 _BLOCK = 1 << 22
 
@@ -50,7 +48,7 @@ KINDS: Mapping[str, Kind] = {
 
 def kind(path: str | os.PathLike[str]) -> Kind | None:
     """The kind of bucket that a path is in; None for a path of this machine, and for other addresses."""
-    found = _ADDRESS.fullmatch(os.fspath(path))
+    found = paths.BUCKET.fullmatch(os.fspath(path))
     return KINDS[found["kind"]] if found else None
 
 
@@ -59,7 +57,7 @@ def place(path: str | os.PathLike[str]) -> Any:
 
     `Path` makes `gs:/bucket/run` of `gs://bucket/run`: both are understood.
     """
-    found = _ADDRESS.fullmatch(os.fspath(path))
+    found = paths.BUCKET.fullmatch(os.fspath(path))
     if found is None:
         return paths.local(path)
     of = KINDS[found["kind"]]

@@ -1,11 +1,15 @@
 """Strict defaults for every test: eight virtual CPU devices, no silent promotion, a compilation cache."""
 
+import gc
 import os
 import tempfile
 
+from tests.compiling import FLAGS
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of tiny programs, compiling is the cost: a third less
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # here, and in the processes that tests start
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS} --xla_force_host_platform_device_count=8"
 
 import jax
 import pytest
@@ -21,7 +25,23 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "reimagen_jax_test_cache"))
 jax.config.update("jax_compilation_cache_dir", cache)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+programs = []
+"""Compiled, or read from the cache, since the last were forgotten."""
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: programs.append(event) if event.endswith("backend_compile_duration") else None
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Programs of files that are done leave the memory once they are many: each takes 1.5 MB, be it of one addition."""
+    yield
+    if len(programs) > 700:
+        programs.clear()
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

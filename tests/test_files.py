@@ -272,14 +272,17 @@ def test_files_of_others_are_kept(tmp_path):
     assert names(target) == []
 
 
-def test_what_a_command_adds_to_its_folder_is_its_own(tmp_path):
-    target = tmp_path / "out"
-    with atomic_dir(target, kind="triples"):
-        pass
-    (target / "theirs").touch()
-    (target / "sheet.png").touch()
-    files.wrote(target, "sheet.png")
-    assert files.foreign(target) == ["theirs"] and kind_of(target) == "triples"
+def test_a_mark_that_was_being_written_when_its_process_died_leaves_no_trace(tmp_path):
+    targets = tmp_path / "calm", tmp_path / "killed"
+    for target in targets:
+        with growing_dir(target, kind="images"):
+            (target / "first").touch()
+    (tmp_path / "killed" / f".{MARK}.partial").write_text("half")
+    for target in targets:
+        with growing_dir(target, kind="images"):
+            pass
+    calm, killed = ((target / MARK).read_text() for target in targets)
+    assert calm == killed and names(targets[0]) == names(targets[1]) == ["first"]
 
 
 def test_what_grows_notes_what_it_is_written_with_and_leaves_the_rest_alone(tmp_path):

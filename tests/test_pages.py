@@ -23,6 +23,7 @@ import tyro
 from reimagen_jax import cli, commands
 from reimagen_jax.diffusion import guidance, sampler, schedule, solvers
 from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig
+from tests.compiling import FLAGS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))  # its files import each other as they do when they run
 import pages
@@ -228,8 +229,7 @@ def test_the_system_of_ones_own_trains_and_draws_what_it_was_trained_on(tmp_path
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(content)
     train, draw = (call for command in pages.commands(page) for call in pages.calls(command))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["ring", str(ROOT)])}
-    environment.pop("XLA_FLAGS")  # one device
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["ring", str(ROOT)]), "XLA_FLAGS": FLAGS}  # one device
 
     def run(words: list[str]) -> str:
         done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests.compiling import FLAGS
+
 ROOT = Path(__file__).parents[1]
 TOURS = sorted((ROOT / "experiments").glob("tour_*.py"))
 
@@ -16,7 +18,7 @@ TOURS = sorted((ROOT / "experiments").glob("tour_*.py"))
 def test_a_tour_runs_and_writes_what_it_tells_of(tour, tmp_path):
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # one device, and programs that run once
+        "XLA_FLAGS": FLAGS,  # one device, and programs that run once
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "PYTHONPATH": str(ROOT),
     }

@@ -1,10 +1,14 @@
 """The smallest complete Re-Imagen, for tests: compiles in seconds, has every part."""
 
 import dataclasses
+import functools
 import json
+import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from reimagen_jax.config import Experiment, TrainConfig, to_dict
 from reimagen_jax.diffusion.settings import SuperResolutionConfig
@@ -68,8 +72,21 @@ def as_version_1(config: Experiment) -> dict[str, Any]:
 
 
 def random_params(config: Experiment, seed: int = 0):
-    """Random weights, away from the zeros that training starts with, so that every input matters."""
-    params = jax.jit(ReImagen(config).init)(jax.random.key(seed))
-    keys = jax.random.split(jax.random.key(seed + 1), len(jax.tree.leaves(params)))
-    keys = jax.tree.unflatten(jax.tree.structure(params), list(keys))
-    return jax.tree.map(lambda p, k: p + 0.1 * jax.random.normal(k, p.shape), params, keys)
+    """Random weights, away from the zeros that training starts with, so that every input matters.
+
+    Drawn by numpy, since an init has to be compiled; of its deviations, about.
+    """
+    rng = np.random.default_rng(seed)
+
+    def drawn(path, leaf):
+        name, fan_in = path[-1].key, leaf.size / leaf.shape[-1]
+        deviation = {"kernel": math.sqrt(0.01 + 1.0 / fan_in), "embedding": 1.0}.get(name, 0.1)
+        return jnp.asarray(np.float32(name == "scale") + deviation * rng.standard_normal(leaf.shape, np.float32))
+
+    return jax.tree_util.tree_map_with_path(drawn, shapes_of(config))
+
+
+@functools.cache
+def shapes_of(config: Experiment):
+    """Of the parameters."""
+    return jax.eval_shape(ReImagen(config).init, jax.random.key(0))

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from apart import OK, REFUSED, Answer, Input, Limits, answers, changed_files, prepare_environment
 from tqdm import tqdm
+from workers import OK, REFUSED, Answer, Input, Limits, answers, changed_files, prepare_environment
 
 FAULTS = ("SILENT", "BROKEN")
 KINDS = ("refused", "harmless", "by verify", *FAULTS)

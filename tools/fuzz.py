@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from apart import OK, PLACES, REFUSED, Answer, Input, Limits, answers, changed_files, prepare_environment, read
 from tqdm import tqdm
+from workers import OK, PLACES, REFUSED, Answer, Input, Limits, answers, changed_files, prepare_environment, read
 
 KEPT = 3
 """Findings of one kind that are kept."""

@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from apart import prepare_environment
 from tqdm import tqdm
+from workers import prepare_environment
 
 POINTS = {"os.rename": "rename", "ctypes.dlsym": "rename", "os.remove": "removal", "os.rmdir": "removal"}
 """Audit events -> what is counted. `os.replace` and `Path.rename` are renames too."""

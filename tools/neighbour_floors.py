@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from reimagen_jax.commands.options import AskingOptions
+from reimagen_jax.commands.prompt_options import AskingOptions
 from reimagen_jax.data.records import Records
 from reimagen_jax.retrieval.fields import numbered
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase

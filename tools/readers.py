@@ -18,9 +18,9 @@ from typing import Any
 import jax
 import numpy as np
 import specimens
-from apart import CHANGED, Target
 from flax.traverse_util import flatten_dict
 from tqdm import tqdm
+from workers import CHANGED, Target
 
 from reimagen_jax import cli
 from reimagen_jax.commands import train as train_command

@@ -19,7 +19,7 @@ COMMANDS = {
     "evaluate": ("evaluate:main", "checkpoint -> tables of faithfulness and alignment"),
     "verify": ("verify:Verify", "whether folders of all these kinds are whole"),
     "rater": ("rater:main", "trains and checks the rater that evaluate, sweep and demo use"),
-    "demo": ("demo:Demo", "all of it in three minutes, with weights that come with the package"),
+    "demo": ("demo:Demo", "all of it in about a minute, with weights that come with the package"),
     "info": ("info:Info", "versions, devices, memory, caches, and what is installed of the extras"),
     "completion": ("completion:Completion", "the shell completes commands and options: bash, zsh, fish"),
 }

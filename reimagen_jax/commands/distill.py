@@ -85,7 +85,8 @@ class Distill(Options):
 
     def experiment(self) -> "Experiment":
         """The options as settings of the training. Raises `UserError` on those that do not fit the teacher."""
-        from reimagen_jax.commands.options import as_typed, open_drawing
+        from reimagen_jax.commands.options import as_typed
+        from reimagen_jax.commands.sampling_options import open_drawing
         from reimagen_jax.config import Experiment, GroupRate, InitConfig, TrainConfig
         from reimagen_jax.systems.reimagen.settings import DistillationConfig, Distilled, ReImagenConfig
 

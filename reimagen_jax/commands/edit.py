@@ -11,15 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import tyro
 
 from reimagen_jax.checked import Count, NonNegative, Options, Share, Strength
-from reimagen_jax.commands.options import (
-    CascadeOptions,
-    PromptOptions,
-    SamplingOptions,
-    command_line,
-    open_drawing,
-    say_left_out,
-    warn_without_neighbours,
-)
+from reimagen_jax.commands.options import command_line
+from reimagen_jax.commands.prompt_options import PromptOptions, say_left_out, warn_without_neighbours
+from reimagen_jax.commands.sampling_options import CascadeOptions, SamplingOptions, open_drawing
 from reimagen_jax.commands.usage import run_one
 from reimagen_jax.diffusion.settings import Repeats
 from reimagen_jax.errors import require

@@ -42,6 +42,9 @@ class EmbedOptions(Options):
     """That the encoder computes in; embeddings are stored as bfloat16."""
     text_batch_size: Count = 32
     """Texts embedded at once."""
+    text_device: Literal["accelerator", "host"] = "accelerator"
+    """Where they are embedded: on the first device, or on the CPU, if the encoder is too large for the device. (The
+    few texts that are drawn from are embedded on the CPU in any case.)"""
 
     def check(self) -> None:
         """Raises `UserError` on options that do not make sense together; opens nothing."""
@@ -58,13 +61,14 @@ class EmbedOptions(Options):
 
         settings = self._settings()
         if self.text_model is not None:
-            encoder = open_text_encoder(settings, self.text_batch_size)
+            encoder = open_text_encoder(settings, self.text_batch_size, self.text_device)
         else:
             encoder = open_published(
                 settings.encoder,
                 dtype=settings.dtype,
                 max_tokens=settings.max_tokens,
                 batch_size=self.text_batch_size,
+                device=self.text_device,
             )
         store = embed_records(sources, encoder, settings, self.text_embeddings, say=say)
         captions = sum(len(records) for records in sources)

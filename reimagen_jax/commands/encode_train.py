@@ -131,7 +131,7 @@ class EncodeTrain(Options):
             train=TrainConfig(
                 num_steps=self.num_steps,
                 learning_rate=self.learning_rate,
-                warmup_steps=self.num_steps // 20,
+                warmup_steps=100,  # whatever the length, so that a run may be made longer
                 weight_decay=0.05,
                 ema_decay=0.99,
                 log_every=100,

@@ -11,7 +11,8 @@ import tyro
 from reimagen_jax.checked import Count, Natural, Options, Share
 from reimagen_jax.commands.evaluate_pictures import Pictures
 from reimagen_jax.commands.evaluate_seedselect import SeedSelect
-from reimagen_jax.commands.options import CascadeOptions, SamplingOptions, command_line, open_drawing
+from reimagen_jax.commands.options import command_line
+from reimagen_jax.commands.sampling_options import CascadeOptions, SamplingOptions, open_drawing
 from reimagen_jax.commands.usage import run_one
 from reimagen_jax.errors import require
 from reimagen_jax.systems.reimagen.settings import ETAS

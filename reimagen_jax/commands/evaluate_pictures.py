@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import tyro
 
 from reimagen_jax.checked import Count, Options
-from reimagen_jax.commands.options import CascadeOptions, PromptOptions, SamplingOptions, command_line, open_drawing
+from reimagen_jax.commands.options import command_line
+from reimagen_jax.commands.prompt_options import PromptOptions
+from reimagen_jax.commands.sampling_options import CascadeOptions, SamplingOptions, open_drawing
 from reimagen_jax.errors import require
 from reimagen_jax.terminal import say
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reimagen_jax import __version__, runtime
+from reimagen_jax import runtime
 from reimagen_jax.checked import Options
+from reimagen_jax.runtime import PACKAGE, version_of
 from reimagen_jax.terminal import json_line, say
 
-PACKAGE = "reimagen_jax"
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow", "tyro")
 GIB, MIB = 1024.0**3, 1024.0**2
 
@@ -64,8 +64,7 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 def versions() -> dict[str, str | None]:
     """Ours, Python's, and those of the libraries that decide what is computed."""
-    named = {PACKAGE: __version__, "Python": platform.python_version()}
-    return {**named, **{name: _version(name) for name in LIBRARIES}, "system": platform.platform()}
+    return runtime.versions(LIBRARIES) | {"system": platform.platform()}
 
 
 def devices() -> list[dict[str, Any]]:
@@ -111,7 +110,7 @@ def caches() -> list[dict[str, Any]]:
 def extras() -> dict[str, dict[str, Any]]:
     """Extra -> the packages of it that are not installed, and what installs them; none where we are not installed."""
     found = {}
-    declared = importlib.metadata.metadata(PACKAGE).get_all("Provides-Extra") if _version(PACKAGE) else None
+    declared = importlib.metadata.metadata(PACKAGE).get_all("Provides-Extra") if version_of(PACKAGE) else None
     for name in declared or []:
         asked = _required(PACKAGE, name)
         missing = [each for each in asked if not _installed(each)]
@@ -128,17 +127,10 @@ def _required(package: str, extra: str) -> list[str]:
 def _installed(requirement: str) -> bool:
     """Whether a package is there, with what its extras ask for: `jax[cuda13]>=0.10`."""
     found = re.match(r"([\w.-]+)\s*(?:\[([\w,. -]+)\])?", requirement)
-    if found is None or _version(found[1]) is None:
+    if found is None or version_of(found[1]) is None:
         return False
     wanted = filter(None, map(str.strip, (found[2] or "").split(",")))
     return all(_installed(each) for extra in wanted for each in _required(found[1], extra))
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _device(device: dict[str, Any]) -> str:

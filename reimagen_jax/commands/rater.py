@@ -100,7 +100,7 @@ class Train(Options):
             train=TrainConfig(
                 num_steps=self.num_steps,
                 learning_rate=self.learning_rate,
-                warmup_steps=round(0.03 * self.num_steps),
+                warmup_steps=120,  # whatever the length, so that a run may be made longer
                 clip_norm=1e9,
                 ema_decay=0.0,
                 log_every=100,

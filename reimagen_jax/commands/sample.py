@@ -10,18 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import tyro
 
 from reimagen_jax.checked import Count, Options, Share
-from reimagen_jax.commands.options import (
-    PLACE,
-    EnlargingOptions,
-    PromptOptions,
-    SamplingOptions,
-    as_typed,
-    command_line,
-    open_drawing,
-    say_left_out,
-    warn_without_neighbours,
-    without_folders,
-)
+from reimagen_jax.commands.options import PLACE, as_typed, command_line, without_folders
+from reimagen_jax.commands.prompt_options import PromptOptions, say_left_out, warn_without_neighbours
+from reimagen_jax.commands.sampling_options import EnlargingOptions, SamplingOptions, open_drawing
 from reimagen_jax.diffusion.settings import SamplerConfig
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.systems.reimagen.settings import ReImagenConfig

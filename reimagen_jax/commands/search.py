@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from reimagen_jax.checked import Count, Options, Share
-from reimagen_jax.commands.options import AskingOptions, require_apart, require_records, said_left_out
+from reimagen_jax.commands.prompt_options import AskingOptions, require_apart, require_records, said_left_out
 from reimagen_jax.data.sources.where import Where
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.retrieval.asking import BY_CAPTION, CAPTION, Match, matched

@@ -13,15 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import tyro
 
 from reimagen_jax.checked import Count, Options, Share
-from reimagen_jax.commands.options import (
-    CascadeOptions,
-    PromptOptions,
-    SamplingOptions,
-    as_typed,
-    command_line,
-    open_drawing,
-    say_left_out,
-)
+from reimagen_jax.commands.options import as_typed, command_line
+from reimagen_jax.commands.prompt_options import PromptOptions, say_left_out
+from reimagen_jax.commands.sampling_options import CascadeOptions, SamplingOptions, open_drawing
 from reimagen_jax.commands.usage import run
 from reimagen_jax.errors import require
 from reimagen_jax.systems.seedselect.settings import OURS, PRESETS, SeedSelectConfig

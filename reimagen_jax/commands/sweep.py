@@ -10,15 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import tyro
 
 from reimagen_jax.checked import Count, Options, Share
-from reimagen_jax.commands.options import (
-    PromptOptions,
-    SamplingOptions,
-    as_typed,
-    command_line,
-    open_drawing,
-    say_left_out,
-    warn_without_neighbours,
-)
+from reimagen_jax.commands.options import as_typed, command_line
+from reimagen_jax.commands.prompt_options import PromptOptions, say_left_out, warn_without_neighbours
+from reimagen_jax.commands.sampling_options import SamplingOptions, open_drawing
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.systems.reimagen.settings import ETAS
 from reimagen_jax.terminal import say

@@ -8,7 +8,7 @@ import numpy as np
 import tyro
 
 from reimagen_jax.checked import Count, Options, Seed
-from reimagen_jax.commands.options import AskingOptions
+from reimagen_jax.commands.prompt_options import AskingOptions
 from reimagen_jax.errors import require
 from reimagen_jax.retrieval.asking import CAPTION, floor_of
 from reimagen_jax.terminal import say
@@ -71,7 +71,6 @@ class BuildTriples(Options):
     def run(self) -> None:
         """Builds the triples and sums up. Raises `UserError` on bad options or input."""
         from reimagen_jax.data.records import Records
-        from reimagen_jax.files import wrote
         from reimagen_jax.reports.triples_sheet import triples_sheet
         from reimagen_jax.retrieval import serving
         from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
@@ -104,9 +103,8 @@ class BuildTriples(Options):
             rules,
             num_candidates=self.candidates,
             overwrite=self.overwrite,
+            beside=lambda folder, triples: triples_sheet(triples).save(folder / SHEET),
         )
-        triples_sheet(triples).save(self.out / SHEET)
-        wrote(self.out, SHEET)
         kind = "" if self.neighbours == "retrieved" else f"{self.neighbours} "
         what = f"{kind}neighbours"
         if self.candidates is not None:

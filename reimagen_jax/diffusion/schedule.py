@@ -88,16 +88,21 @@ def times(
     """
     if listed:
         require(len(listed) == num_steps, f"sampler.times lists {len(listed)}, but sampler.num_steps is {num_steps}")
-        return jnp.asarray([*listed, config.clean_time], jnp.float32)
+        return _on_device([*listed, config.clean_time])
     if config.schedule == "cosine_chain":
         T = config.variance_steps
         visited = np.append(chain_steps(num_steps, T, spacing) / T, -1 / T)  # refuses more steps than there are
         if spacing not in ("karras", "logsnr"):
-            return jnp.asarray(visited, jnp.float32)
+            return _on_device(visited)
     if spacing in ("karras", "logsnr"):
-        return jnp.asarray(_by_noise(num_steps, config, spacing), jnp.float32)
+        return _on_device(_by_noise(num_steps, config, spacing))
     require(spacing == "even", f"sampler.spacing {spacing!r} is about a chain: the schedule is {config.schedule}")
     return jnp.linspace(1.0, 0.0, num_steps + 1).at[-1].set(config.clean_time)
+
+
+def _on_device(times: Sequence[float] | np.ndarray) -> Float[Array, " t"]:
+    """As float32, rounded by numpy: JAX would compile a program for every number of them."""
+    return jax.device_put(np.asarray(times, np.float32))
 
 
 def _by_noise(num_steps: int, config: DiffusionConfig, spacing: Spacing) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Prompts and captions as a model takes them: bytes, or embeddings by the frozen encoder that it was trained with.
 
 The frozen encoder may be several times as large as the network that draws. So it is opened when a text comes that has
-not been embedded yet, and its memory is given back before anything is drawn; embeddings are remembered, in the host's
-memory, also for the later stages of a cascade that share the encoder.
+not been embedded yet, works on the host's CPU, where it takes nothing from the devices that draw, and its memory is
+given back before anything is drawn; embeddings are remembered, in the host's memory, also for the later stages of a
+cascade that share the encoder.
 """
 
 from collections import OrderedDict

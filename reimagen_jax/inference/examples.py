@@ -41,7 +41,7 @@ def draw_all(
         chunk = jax.tree.map(lambda leaf, ids=ids: np.asarray(leaf)[np.minimum(ids, number - 1)], inputs)
         note, drawn = jax.tree.map(distributed.whole, draw(params, chunk, image_keys(seed, ids.tolist())))
         images.append(drawn)
-        broken.append(finite.broken(note, len(drawn)))
+        broken.append(finite.broken(note))
     return np.concatenate(images)[:number], np.concatenate(broken)[:number]
 
 

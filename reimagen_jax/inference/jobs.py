@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from reimagen_jax.errors import require
-from reimagen_jax.files import atomic_dir, growing_dir, read_json, tidy, write_json
+from reimagen_jax.files import atomic_dir, growing_dir, just_begun, read_json, tidy, write_json
 from reimagen_jax.inference.model import Model
 from reimagen_jax.inference.origin import Origin, read_origin, save_image
 from reimagen_jax.inference.pipeline import Pipeline
@@ -152,7 +152,7 @@ def job_dir(out: Path, *, overwrite: bool) -> Iterator[Path]:
     Raises `UserError` where there is something else, and where another process is writing it.
     """
     tidy(out)
-    if out.exists() and (overwrite or not (out / JOB).is_file()):
+    if out.exists() and (overwrite or not ((out / JOB).is_file() or just_begun(out, "images"))):
         with atomic_dir(out, kind="images", overwrite=overwrite) as folder:
             yield folder
     else:

@@ -125,7 +125,7 @@ class Stage:
         self, asked: list[Request], batch: Sequence[Request], output: tuple[finite.Note, jax.Array]
     ) -> tuple[list[Request], np.ndarray]:
         note, samples = output
-        broken_B = finite.broken(note, len(batch))
+        broken_B = finite.broken(note)
         if broken_B.any():
             first = batch[broken_B.argmax()]
             what = f"{broken_B.sum()} of {len(batch)} in a batch, the first is number {first.index}, {first.prompt!r}"

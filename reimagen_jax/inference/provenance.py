@@ -10,14 +10,13 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from reimagen_jax import __version__, randomness
+from reimagen_jax import randomness, runtime
 from reimagen_jax.config import to_dict
 from reimagen_jax.diffusion.sampler import image_keys
 from reimagen_jax.inference.model import SHIPPED, SHIPPED_MODEL, Model
@@ -47,8 +46,7 @@ LONGEST = 2000
 
 @cache
 def _libraries() -> dict[str, str]:
-    installed = {name: version(name) for name in LIBRARIES}
-    return {"reimagen_jax": __version__, **installed, "Python": platform.python_version()}
+    return runtime.versions(LIBRARIES)
 
 
 def versions() -> dict[str, str]:

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 from reimagen_jax.progress import track
-from reimagen_jax.retrieval import blocks, bm25
+from reimagen_jax.retrieval import blocks, maxscore
 from reimagen_jax.retrieval.analysis import words
 from reimagen_jax.retrieval.blocks import Blocks
 
@@ -198,7 +198,7 @@ def inverse_frequencies(having_V, num_documents):
     """(2) of `bm25`: float64[V]"""
     idf_V = np.empty(having_V.size, np.float64)
     for word in range(having_V.size):
-        idf_V[word] = bm25.inverse_frequency(having_V[word], num_documents)
+        idf_V[word] = maxscore.inverse_frequency(having_V[word], num_documents)
     return idf_V
 
 
@@ -214,7 +214,7 @@ def _invert(words, counts, starts, lengths_N, idf_W, mean_length, k1, b):
     for i in range(starts.size - 1):
         for p in range(starts[i], starts[i + 1]):
             word = words[p]
-            data[free_W[word]] = bm25.summand(idf_W[word], counts[p], lengths_N[i], mean_length, k1, b)
+            data[free_W[word]] = maxscore.summand(idf_W[word], counts[p], lengths_N[i], mean_length, k1, b)
             indices[free_W[word]] = i
             free_W[word] += 1
     return data, indices, indptr

@@ -6,22 +6,21 @@ With tf(w, d) how often word w occurs in document d, |d| its number of words, N 
 The index stores the summands of (1) by word: those of word w are `data[indptr[w]:indptr[w + 1]]`, and their documents,
 ascending, the same part of `indices`.
 
-The search first scores a few documents that have the query's weightiest word: the k-th best of them is a threshold that
-the result cannot fall below. Then it adds up (1) word by word, from the largest possible summand to the smallest:
-    (3) once all that the remaining words could add together is below the threshold, documents not met yet cannot be
-        among the best k, nor can those met whose score lacks more than that: the others alone are looked up
-so the long lists of common words are rarely read, and the result is exact.
-References: Robertson and Zaragoza (2009), BM25; Turtle and Flood (1995), the bound (MaxScore).
+(1) is added up in float32, word by word, from the largest possible summand to the smallest: for a few queries of a
+small index as it stands here; for others by compiled code that skips most of it (`maxscore`, `blocks`) and gives the
+same to the last bit, but takes a third of a second to load.
+Reference: Robertson and Zaragoza (2009), BM25.
 """
 
+import itertools
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 
 from reimagen_jax.checked import Count, Natural, parse, read
@@ -30,9 +29,12 @@ from reimagen_jax.data.opened import load_array
 from reimagen_jax.data.parallel import ordered_map
 from reimagen_jax.files import read_json
 from reimagen_jax.progress import track
-from reimagen_jax.retrieval import blocks, postings
+from reimagen_jax.retrieval import postings
 from reimagen_jax.retrieval.analysis import words
 from reimagen_jax.retrieval.postings import Postings, check_lists
+
+if TYPE_CHECKING:
+    from reimagen_jax.retrieval.blocks import Blocks
 
 __all__ = ["Index", "Match", "build", "load", "words", "write"]
 
@@ -40,10 +42,10 @@ PREFIX = "captions"
 _QUERIES_PER_TASK = 1024
 _MANY, _FEW = 2**28, 100
 """With so many pairs of query and document or more, and k no larger than that, an index in blocks is worth making."""
-_PROBED = 256
-"""Documents scored for the threshold."""
+_LITTLE, _SMALL = 2**20, 2**12
+"""Fewer pairs of query and document are not worth compiled code; an index counts as no smaller than this."""
 _ROUNDING = 1e-4
-"""Room for the rounding of float32 sums: the threshold is lowered by this share."""
+"""Room for the rounding of float32 sums."""
 
 
 @dataclass(frozen=True)
@@ -98,21 +100,40 @@ class Index:
             return self._search_blocks(queries, k)
         ids_QK = np.full((len(queries), k), -1, np.int32)
         scores_QK = np.zeros((len(queries), k), np.float32)
+        if self._is_little(len(queries)):
+            for terms, ids_K, scores_K in zip(self._terms_of(queries), ids_QK, scores_QK, strict=True):
+                self._best(terms, allowed, ids_K, scores_K)
+            return ids_QK, scores_QK
+        from reimagen_jax.retrieval import maxscore
+
         # Not met is 0; what is not allowed stays at minus infinity, whatever is added, and so is never met.
         blank = np.zeros(self.size, np.float32) if allowed is None else np.where(allowed, 0, -np.inf).astype(np.float32)
 
         def task(start: int) -> None:
             part = slice(start, start + _QUERIES_PER_TASK)
             terms, starts = self._terms(queries[part])
-            _search(terms, starts, *self._lists, self._largest, blank.copy(), ids_QK[part], scores_QK[part])
+            maxscore.search(terms, starts, *self._lists, self._largest, blank.copy(), ids_QK[part], scores_QK[part])
 
         starts = range(0, len(queries), _QUERIES_PER_TASK)
         for _ in track(ordered_map(task, starts), len(starts), "search", "batch"):
             pass
         return ids_QK, scores_QK
 
+    def _best(self, terms: Sequence[int], allowed: np.ndarray | None, ids_K: np.ndarray, scores_K: np.ndarray) -> None:
+        """Fills in the best documents for a query of these words, by (1)."""
+        data, indices, indptr = self._lists
+        score_N = np.zeros(self.size, np.float32)
+        for term in terms:
+            part = slice(indptr[term], indptr[term + 1])
+            score_N[indices[part]] += data[part]
+        met = np.flatnonzero(score_N if allowed is None else np.where(allowed, score_N, 0))
+        best = met[np.argsort(-score_N[met], kind="stable")[: len(ids_K)]]
+        ids_K[: len(best)], scores_K[: len(best)] = best, score_N[best]
+
     def _search_blocks(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
         """The same by an index in blocks, which takes a while to make and is then many times faster."""
+        from reimagen_jax.retrieval import blocks
+
         flat, starts, number_of = array("i"), array("q", [0]), self.vocabulary
         for query in track(queries, len(queries), "words", "query"):
             flat.extend([number_of[word] for word in self.analyser(query) if word in number_of])
@@ -123,14 +144,23 @@ class Index:
         return hits
 
     @cached_property
-    def _blocks(self) -> blocks.Blocks:
+    def _blocks(self) -> "Blocks":
+        from reimagen_jax.retrieval import blocks
+
         return blocks.arrange(self._lists, self._largest, np.arange(self.size, dtype=np.int32))
 
     def scores(self, queries: Sequence[str], ids_QC: np.ndarray) -> np.ndarray:
         """The scores (1) of given documents: float32[Q, C], those of `search` to the last bit; 0 where an id is -1."""
         scores_QC = np.zeros(ids_QC.shape, np.float32)
-        terms, starts = self._terms(queries)
-        _score(terms, starts, *self._lists, np.asarray(ids_QC, np.int32), scores_QC)
+        if self._is_little(len(queries)):
+            for q, terms in enumerate(self._terms_of(queries)):
+                for term in terms:
+                    place_C, has_C = self._places(term, ids_QC[q])
+                    scores_QC[q, has_C] += self._lists[0][place_C[has_C]]
+            return scores_QC
+        from reimagen_jax.retrieval import maxscore
+
+        maxscore.score(*self._terms(queries), *self._lists, np.asarray(ids_QC, np.int32), scores_QC)
         return scores_QC
 
     def shares(self, texts: Sequence[str], ids_QC: np.ndarray) -> np.ndarray:
@@ -141,7 +171,16 @@ class Index:
         """
         terms, starts = self._distinct(texts)
         shares_QC = np.zeros(ids_QC.shape, np.float32)
-        _share(terms, starts, *self._lists[1:], self.size, np.asarray(ids_QC, np.int32), shares_QC)
+        if self._is_little(len(texts)):
+            idf_W = self._idf_of(terms)
+            for q, ids_C in enumerate(ids_QC):
+                part = slice(starts[q], starts[q + 1])
+                has_WC = [self._places(term, ids_C)[1] for term in terms[part]]
+                shares_QC[q] = idf_W[part] @ has_WC / idf_W[part].sum() if has_WC else ids_C >= 0
+            return shares_QC
+        from reimagen_jax.retrieval import maxscore
+
+        maxscore.share(terms, starts, *self._lists[1:], self.size, np.asarray(ids_QC, np.int32), shares_QC)
         return shares_QC
 
     def least_scores(self, texts: Sequence[str], share: float) -> np.ndarray:
@@ -160,6 +199,18 @@ class Index:
             return 1.0
         smallest = np.minimum.reduceat(data, indptr[:-1].astype(np.int64))
         return float((smallest / self._idf_of(np.arange(len(smallest)))).min()) * (1 - _ROUNDING)
+
+    def _is_little(self, num_queries: int) -> bool:
+        return num_queries * max(self.size, _SMALL) < _LITTLE
+
+    def _places(self, term: int, ids_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the summands of a word, -1 for one of no document, stand for documents; which of them have it: bool."""
+        if term < 0:
+            return np.zeros_like(ids_C), np.zeros(ids_C.shape, bool)
+        _, indices, indptr = self._lists
+        of_term = indices[indptr[term] : indptr[term + 1]]
+        place_C = np.searchsorted(of_term, ids_C).clip(max=len(of_term) - 1)
+        return indptr[term] + place_C, of_term[place_C] == ids_C
 
     def _idf_of(self, terms: np.ndarray) -> np.ndarray:
         """(2) of words by their numbers, -1 for those of no document: float64"""
@@ -201,18 +252,20 @@ class Index:
             place = first + int(np.searchsorted(indices[first:last], document))
             if place < last and indices[place] == document:
                 score = in_query * float(data[place])
-                idf = inverse_frequency(last - first, self.size)
+                idf = float(self._idf_of(np.array([term]))[0])
                 matches.append(Match(word, in_query, in_document[word], last - first, idf, score))
         return sorted(matches, key=lambda match: (-match.score, match.word))
 
     def _terms(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Words of all queries in one array, each query's from the largest possible summand down; where each starts."""
-        terms, starts = [], [0]
+        terms = list(self._terms_of(queries))
+        return np.array(list(itertools.chain(*terms)), np.int64), np.cumsum([0, *map(len, terms)], dtype=np.int64)
+
+    def _terms_of(self, queries: Sequence[str]) -> Iterator[list[int]]:
+        """The numbers of each query's words, from the largest possible summand down."""
         for query in queries:
             known = [self.vocabulary[word] for word in self.known(query)]
-            terms.extend(sorted(known, key=lambda term: (-self._largest[term], term)))
-            starts.append(len(terms))
-        return np.array(terms, np.int64), np.array(starts, np.int64)
+            yield sorted(known, key=lambda term: (-self._largest[term], term))
 
 
 def build(
@@ -227,9 +280,11 @@ def write(lists: Postings, folder: Path, k1: float, b: float) -> None:
     if not lists.terms:
         raise ValueError("no text has a word")
     folder.mkdir(parents=True, exist_ok=True)
+    from reimagen_jax.retrieval import maxscore
+
     data = np.empty(lists.counts.size, np.float32)
     lengths = lists.lengths
-    _summands(lists.starts, lists.documents, lists.counts, lengths, lengths.mean(), k1, b, data)
+    maxscore.summands(lists.starts, lists.documents, lists.counts, lengths, lengths.mean(), k1, b, data)
     postings.save(lists, folder, PREFIX)
     np.save(folder / f"{PREFIX}.summands.npy", data)
     np.save(folder / f"{PREFIX}.largest.npy", np.maximum.reduceat(data, lists.starts[:-1]))
@@ -257,153 +312,3 @@ def _load_1(folder: Path | Folder, analyser: Callable[[str], list[str]]) -> Inde
     data, indices, indptr = lists
     check_lists(len(vocabulary), size, indptr, indices, data)
     return Index(vocabulary, lists, size, analyser)
-
-
-@numba.njit(nogil=True, cache=True)
-def inverse_frequency(having, num_documents):
-    """(2) of a word that so many of the documents have: float64"""
-    return np.log(1.0 + (num_documents - having + 0.5) / (having + 0.5))
-
-
-@numba.njit(nogil=True, cache=True)
-def summand(idf, count, length, mean_length, k1, b):
-    """(1) of one word: float64, for a document of `length` words that has it `count` times."""
-    tf = float(count)
-    return idf * tf / (tf + k1 * (1.0 - b + b * length / mean_length))
-
-
-@numba.njit(nogil=True, cache=True)
-def _summands(starts, documents, counts, lengths, mean_length, k1, b, data):
-    """(1), word by word."""
-    for term in range(starts.size - 1):
-        idf = inverse_frequency(starts[term + 1] - starts[term], lengths.size)
-        for place in range(starts[term], starts[term + 1]):
-            data[place] = summand(idf, counts[place], lengths[documents[place]], mean_length, k1, b)
-
-
-@numba.njit(nogil=True, cache=True)
-def _score(terms, starts, data, indices, indptr, ids_QC, scores_QC):
-    for q in range(ids_QC.shape[0]):
-        for term in terms[starts[q] : starts[q + 1]]:
-            first, last = indptr[term], indptr[term + 1]
-            for c in range(ids_QC.shape[1]):
-                place = _find(indices[first:last], ids_QC[q, c])
-                if place >= 0:
-                    scores_QC[q, c] += data[first + place]
-
-
-@numba.njit(nogil=True, cache=True)
-def _share(terms, starts, indices, indptr, num_documents, ids_QC, shares_QC):
-    for q in range(ids_QC.shape[0]):
-        query, whole = terms[starts[q] : starts[q + 1]], 0.0
-        for term in query:
-            having = 0 if term < 0 else indptr[term + 1] - indptr[term]
-            idf = inverse_frequency(having, num_documents)
-            whole += idf
-            if term >= 0:
-                for c in range(ids_QC.shape[1]):
-                    if _find(indices[indptr[term] : indptr[term + 1]], ids_QC[q, c]) >= 0:
-                        shares_QC[q, c] += idf
-        for c in range(ids_QC.shape[1]):
-            if ids_QC[q, c] < 0:
-                shares_QC[q, c] = 0.0
-            else:
-                shares_QC[q, c] = shares_QC[q, c] / whole if whole > 0.0 else 1.0
-
-
-@numba.njit(nogil=True, cache=True)
-def _search(terms, starts, data, indices, indptr, largest, score, ids_QK, scores_QK):
-    """`score` is (1) so far: 0 where a document is not met, minus infinity where it is not allowed."""
-    met = np.empty(score.size, np.int32)
-    for q in range(ids_QK.shape[0]):
-        query = terms[starts[q] : starts[q + 1]]
-        threshold = _threshold(query, data, indices, indptr, score, met, ids_QK[q], scores_QK[q]) * (1.0 - _ROUNDING)
-        remaining = 0.0
-        for term in query:
-            remaining += largest[term]
-        num_met = 0
-        for term in query:
-            first, last = indptr[term], indptr[term + 1]
-            if remaining >= threshold:
-                for place in range(first, last):
-                    document = indices[place]
-                    if score[document] == 0.0:
-                        met[num_met] = document
-                        num_met += 1
-                    score[document] += data[place]
-            else:  # (3)
-                num_met = _drop_hopeless(met[:num_met], score, threshold - remaining)
-                _add_to_met(met[:num_met], score, data[first:last], indices[first:last])
-            remaining -= largest[term]
-        _best(met[:num_met], score, ids_QK[q], scores_QK[q])
-        for document in met[:num_met]:
-            score[document] = 0.0
-
-
-@numba.njit(nogil=True, cache=True)
-def _threshold(query, data, indices, indptr, score, met, ids_K, scores_K):
-    """A score that k documents reach: the k-th best of some with the query's weightiest word; 0 with fewer than k."""
-    if query.size == 0:
-        return 0.0
-    num_some = 0
-    for document in indices[indptr[query[0]] : indptr[query[0] + 1]]:
-        if score[document] == 0.0:
-            met[num_some] = document
-            num_some += 1
-            if num_some == _PROBED:
-                break
-    some = met[:num_some]
-    for term in query:
-        _add_to_met(some, score, data[indptr[term] : indptr[term + 1]], indices[indptr[term] : indptr[term + 1]])
-    _best(some, score, ids_K, scores_K)
-    for document in some:
-        score[document] = 0.0
-    return float(scores_K[-1])
-
-
-@numba.njit(nogil=True, cache=True)
-def _add_to_met(met, score, data, indices):
-    """Adds a word's summands to the scores of the documents met."""
-    for document in met:
-        place = _find(indices, document)
-        if place >= 0:
-            score[document] += data[place]
-
-
-@numba.njit(nogil=True, cache=True)
-def _find(indices, document):
-    """The place of a document in a word's list, by binary search; -1 where it is not in it."""
-    low, high = 0, indices.size
-    while low < high:
-        middle = (low + high) // 2
-        if indices[middle] < document:
-            low = middle + 1
-        else:
-            high = middle
-    return low if low < indices.size and indices[low] == document else -1
-
-
-@numba.njit(nogil=True, cache=True)
-def _drop_hopeless(met, score, least):
-    """Forgets the documents with scores below `least`; returns how many are left, at the front of `met`."""
-    num_left = 0
-    for document in met:
-        if score[document] >= least:
-            met[num_left] = document
-            num_left += 1
-        else:
-            score[document] = 0.0
-    return num_left
-
-
-@numba.njit(nogil=True, cache=True)
-def _best(met, score, ids_K, scores_K):
-    """Fills in the best of the documents met, in order; -1 and 0 beyond them."""
-    k = ids_K.size
-    ids_K[:] = -1
-    scores_K[:] = 0.0
-    for document in met:
-        value = score[document]
-        if value < scores_K[k - 1] or (value == scores_K[k - 1] and document > ids_K[k - 1] >= 0):
-            continue
-        blocks.insert(document, value, ids_K, scores_K)

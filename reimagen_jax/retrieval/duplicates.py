@@ -19,7 +19,6 @@ Reference: block means as a perceptual hash, Yang, Gu, Niu (2006), here in colou
 from functools import lru_cache
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from PIL import Image
 
@@ -103,10 +102,11 @@ def squared_limit(threshold: float) -> float:
     return (threshold * _STEPS) ** 2 * SIDE * SIDE * 3
 
 
-@numba.njit(nogil=True, cache=True)
 def is_near(first: Hashes, i: int, second: Hashes, j: int, limit: float) -> bool:
-    """Whether (2) and (3) hold of picture i of `first` and j of `second`; `limit` as of `squared_limit`."""
-    # numba keeps compiled callers (leaks.py) until their own file changes: touch it when this changes.
+    """Whether (2) and (3) hold of picture i of `first` and j of `second`; `limit` as of `squared_limit`.
+
+    Written for numba too (`leaks`), which keeps compiled callers until their own file changes: touch it when this does.
+    """
     if abs(first.mean_N[i] - second.mean_N[j]) > _MEAN_RANGE:  # (3)
         return False
     low, high = first.contrast_N[i], second.contrast_N[j]

@@ -17,8 +17,9 @@ import numpy as np
 from reimagen_jax.data.parallel import ordered_map
 from reimagen_jax.data.records import ImageTexts, Records
 from reimagen_jax.progress import track
+from reimagen_jax.retrieval import duplicates
 from reimagen_jax.retrieval.asking import BELOW
-from reimagen_jax.retrieval.duplicates import NO_HASHES, Confirmation, Hashes, hash_records, is_near, squared_limit
+from reimagen_jax.retrieval.duplicates import NO_HASHES, Confirmation, Hashes, hash_records, squared_limit
 from reimagen_jax.retrieval.fields import number_all, numbered
 
 NOT_REACHED = -1
@@ -112,6 +113,9 @@ class LeakTest:
         return self.confirm(i - within * self.number_FN.shape[1], j, within=within)
 
 
+_is_near = numba.njit(nogil=True, cache=True)(duplicates.is_near)
+
+
 @numba.njit(nogil=True, cache=True)
 def _judge(record_Q, ids_QC, below_QC, k, number_FN, number_FM, hashes, verdict_QC, asked_Q):
     """Judges row by row; where a row comes to a pair that has to be looked at first, it ends, and asks for that."""
@@ -144,7 +148,7 @@ def _verdict(record, candidate, kept_K, number_FN, number_FM, hashes):
     for f in range(fields):
         if number_FN[f, record] >= 0 and number_FN[f, record] == number_FM[f, candidate]:
             return 1 + f
-    if limit >= 0 and is_near(hash_N, record, hash_M, candidate, limit):
+    if limit >= 0 and _is_near(hash_N, record, hash_M, candidate, limit):
         verdict = _look_up(_pair(record, candidate, number_FM), 1 + fields, known, near)
         if verdict != KEPT:
             return verdict
@@ -153,7 +157,7 @@ def _verdict(record, candidate, kept_K, number_FN, number_FM, hashes):
             return 2 + fields
     if limit >= 0:
         for taken in kept_K:
-            if is_near(hash_M, candidate, hash_M, taken, limit):
+            if _is_near(hash_M, candidate, hash_M, taken, limit):
                 first, second = min(candidate, taken), max(candidate, taken)
                 verdict = _look_up(_pair(records + first, second, number_FM), 3 + fields, known, near)
                 if verdict != KEPT:

@@ -8,7 +8,7 @@ Reference: Re-Imagen, section 3.2.
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,7 @@ def build_triples(
     *,
     num_candidates: int | None = None,
     overwrite: bool = False,
+    beside: Callable[[Path, Triples], None] = lambda folder, triples: None,
 ) -> Triples:
     """Finds up to k neighbours of every record, writes them to the new folder `out` and opens it.
 
@@ -116,6 +117,7 @@ def build_triples(
 
     The manifest counts the candidates left out, by reason, and the records by their number of neighbours;
     `excluded.jsonl` lists the former one by one, `serving.tsv` how often each record of the base is a neighbour.
+    `beside` may write more into the folder, before it is in its place.
     Raises `UserError` when `out` exists and `overwrite` is false, or a field that `rules` name is missing.
     """
     kept = k if num_candidates is None else num_candidates
@@ -141,6 +143,7 @@ def build_triples(
             "records_by_neighbours_found": np.bincount((found.ids_NK >= 0).sum(axis=1), minlength=kept + 1).tolist(),
         }
         write_manifest(folder, KIND, facts)
+        beside(folder, Triples.open(folder))
     return Triples.open(out)
 
 

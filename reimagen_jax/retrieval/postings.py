@@ -10,13 +10,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 
 from reimagen_jax.checked import Natural, read
 from reimagen_jax.data.manifest import Folder
 from reimagen_jax.data.opened import load_array
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class Inverter:
 
     def postings(self) -> Postings:
         """The lists of all documents so far."""
+        import scipy.sparse as sp  # takes a while, and a search does without it
+
         flat, starts = np.array(self._flat, np.int32), np.array(self._starts, np.int64)
         shape = (len(starts) - 1, len(self._number_of))
         count_NV = sp.csr_array((np.ones(len(flat), np.int32), flat, starts), shape=shape)
@@ -97,6 +102,8 @@ def invert(documents: Iterable[Iterable[str]]) -> Postings:
 
 def concatenate(parts: Sequence[Postings]) -> Postings:
     """The lists of all parts' documents, in the order of the parts."""
+    import scipy.sparse as sp
+
     terms = sorted(set().union(*(part.terms for part in parts)))
     number_of = {term: number for number, term in enumerate(terms)}
     blocks = []
@@ -145,12 +152,14 @@ def check_lists(
         raise ValueError(f"lists of others than {num_documents} documents")
 
 
-def _matrix(postings: Postings) -> sp.csc_array:
+def _matrix(postings: Postings) -> "sp.csc_array":
+    import scipy.sparse as sp
+
     shape = (postings.num_documents, len(postings.terms))
     return sp.csc_array((postings.counts.astype(np.int32), postings.documents, postings.starts), shape=shape)
 
 
-def _sorted(terms: list[str], count_NV: sp.csc_array) -> Postings:
+def _sorted(terms: list[str], count_NV: "sp.csc_array") -> Postings:
     """Terms in alphabetical order, those that no document has left out, documents ascending."""
     used = np.flatnonzero(np.diff(count_NV.indptr))
     order = np.array(sorted(used, key=terms.__getitem__), np.int64)

@@ -20,7 +20,7 @@ CAUSES = (
 )
 """What may be wrong where samples are not finite."""
 
-Note = Any
+Note = Bool[Array, " b"]
 """Which samples are not finite, on the device."""
 
 
@@ -39,10 +39,18 @@ def watched(sample: Callable[..., Array]) -> Callable[..., tuple[Note, Array]]:
             mark(samples)
         return samples
 
-    return checkify.checkify(program, errors=checkify.user_checks)
+    checked = checkify.checkify(program, errors=checkify.user_checks)
+
+    def noting(*inputs: Any) -> tuple[Note, Array]:
+        error, samples = checked(*inputs)
+        # checkify numbers what it checks, anew in every trace of a process. The numbers stay outside: a program that
+        # returned them would never be found in the compilation cache by the next trace of the same.
+        told = jax.tree.leaves(error)  # of the one check: whether it failed, its number, and what it tells
+        return told[0] & told[2] if told else jnp.zeros(len(samples), bool), samples
+
+    return noting
 
 
-def broken(note: Note, batch: int) -> Bool[np.ndarray, " b"]:
-    """Which samples of a batch of so many are not finite; waits for them."""
-    failure = jax.device_get(note).get_exception()
-    return np.zeros(batch, bool) if failure is None else np.asarray(failure.kwargs["bad_B"])
+def broken(note: Note) -> Bool[np.ndarray, " b"]:
+    """Which samples are not finite; waits for them."""
+    return np.asarray(jax.device_get(note))

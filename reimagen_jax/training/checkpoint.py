@@ -12,19 +12,15 @@ its own. Runs of earlier versions have neither, and are read all the same.
 """
 
 import dataclasses
-import errno
 import fcntl
-import glob
 import hashlib
 import json
 import os
-import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path, PurePath
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 import grain.checkpoint
 import jax
@@ -32,7 +28,6 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
-from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from reimagen_jax import stores
@@ -42,8 +37,9 @@ from reimagen_jax.files import MARK, called, kind_of, listed, read_json, write_j
 from reimagen_jax.paths import local
 from reimagen_jax.systems import kinds
 from reimagen_jax.systems.base import Params
-from reimagen_jax.training import digest, distributed
+from reimagen_jax.training import digest, distributed, spool
 from reimagen_jax.training.failing_reads import told_once
+from reimagen_jax.training.failing_writes import reason, writing
 from reimagen_jax.training.groups import joined
 from reimagen_jax.training.state import TrainState, from_before
 
@@ -57,16 +53,6 @@ LONGEST = 3840
 """Bytes of a working folder's path: the system reads 4096, and what lies in a checkpoint takes up to 200."""
 
 
-class _Folder(type(epath.Path("/"))):
-    """A path in whose own name `*`, `?` and `[` mean themselves.
-
-    Orbax joins the parts of a checkpoint by a glob below its folder; etils does not escape the folder's name.
-    """
-
-    def glob(self, pattern: str) -> Iterator[Self]:
-        return map(self._new, glob.glob(os.path.join(glob.escape(os.fspath(self)), pattern)))
-
-
 def _checkpoints(workdir: Path) -> PurePath:
     """Where the checkpoints lie. Raises `UserError` where none could be written, or read again."""
     if stores.kind(workdir):
@@ -75,7 +61,7 @@ def _checkpoints(workdir: Path) -> PurePath:
     name = f"the name of {workdir}, or of a folder above it,"
     require("\\" not in str(path), f"{name} has a backslash, which checkpoints are not found by: rename or move it")
     require(len(os.fsencode(path)) <= LONGEST, f"{name} is too long for the files in it: choose a shorter one")
-    return _Folder(path) / "checkpoints"
+    return spool.Folder(path) / "checkpoints"
 
 
 @contextmanager
@@ -230,7 +216,7 @@ def started_as(before: Experiment, config: Experiment) -> Experiment:
 
 
 def _write_run(workdir: Path, record: dict[str, Any]) -> None:
-    with _writing(workdir / "run.json"):
+    with writing(workdir / "run.json"):
         write_json(workdir / "run.json", record | {"sha256": _seal(record)})
 
 
@@ -244,21 +230,17 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int):
         self.path = _checkpoints(workdir)
-        self._keep, self._copied = keep, not _orbax_reaches(self.path)
+        self._keep, self._copied = keep, not spool.orbax_reaches(self.path)
         self._here = self.path
         """Where Orbax writes."""
         if self._copied:
-            self._here, keep = (
-                _Folder(distributed.on_first_process(lambda: _spool(self.path)) or _spool_of(self.path)),
-                1,
-            )
-            require(self._here.is_dir(), f"{self.path}: {_SPOOL}")
+            self._here, keep = spool.make(self.path), 1
         self._unread: int | None = None
         """The step whose checkpoint is being written, and is to be read back."""
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True
         )
-        with _writing(self.path):
+        with writing(self.path):
             self._manager = ocp.CheckpointManager(self._here, options=options)
 
     def latest(self) -> int | None:
@@ -284,7 +266,7 @@ class Checkpoints:
             data=grain.checkpoint.CheckpointSave(data),
             **{DIGESTS: ocp.args.JsonSave(written)},
         )
-        with _writing(self.path):
+        with writing(self.path):
             self._manager.save(step, args=args)
         self._unread = step
         if self._copied:
@@ -302,7 +284,7 @@ class Checkpoints:
         path = self.path / str(step)
         here = self._here / str(step)
         if self._copied and not here.exists():
-            distributed.on_first_process(lambda: _fetch(path, here))
+            distributed.on_first_process(lambda: spool.fetch(path, here))
             self._manager.reload()
         with _named(path):
             written = _written(here)
@@ -319,7 +301,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when everything saved so far is on disk, and was found there."""
-        with _writing(self.path):
+        with writing(self.path):
             self._manager.wait_until_finished()
         step, self._unread = self._unread, None
         if step is not None:
@@ -337,7 +319,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits, then frees the threads."""
-        with _writing(self.path):
+        with writing(self.path):
             self._manager.close()
         if self._copied:
             distributed.on_first_process(lambda: shutil.rmtree(self._here, ignore_errors=True))
@@ -361,7 +343,7 @@ def load_ema(workdir: str | Path, step: int | None = None, *, on_host: bool = Fa
     step = steps[-1] if step is None else step
     path = path / str(step)
     # The handler itself, not a Checkpointer around it: only `state` is read, and the rest need not be known here.
-    with _within_reach(path) as here, _named(path), closing(ocp.PyTreeCheckpointHandler()) as reader:
+    with spool.within_reach(path) as here, _named(path), closing(ocp.PyTreeCheckpointHandler()) as reader:
         written = _written(here)
         tree = _tree(here)
         frozen = flatten_dict(tree["params"]).keys() - flatten_dict(tree["ema"]).keys()
@@ -393,50 +375,6 @@ def _steps(path: Path) -> list[int]:
     return sorted(ocp.utils.checkpoint_steps(path)) if path.is_dir() else []
 
 
-def _orbax_reaches(path: PurePath) -> bool:
-    kind = stores.kind(path)
-    return kind is None or kind.orbax
-
-
-_SPOOL = "the processes of this run do not see the same folder for checkpoints on their way there: set TMPDIR to one"
-
-
-def _spool_of(path: PurePath) -> Path:
-    """The folder of this machine in which checkpoints on their way to or from `path` lie; the same in every process."""
-    name = f"reimagen_jax_{os.getuid()}_{hashlib.sha256(os.fspath(path).encode()).hexdigest()[:16]}"
-    return Path(tempfile.gettempdir()) / name
-
-
-def _spool(path: PurePath) -> Path:
-    """Makes that folder, without what a killed run has left in it."""
-    folder = _spool_of(path)
-    with _writing(folder):
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(mode=0o700)
-    return folder
-
-
-def _fetch(path: PurePath, here: Path) -> None:
-    """Copies a checkpoint to this machine, where it appears when it is whole."""
-    partial = here.with_name(f"{here.name}.partial")
-    with stores.told(path), _writing(here):
-        stores.fetch(path, partial)
-        partial.rename(here)
-
-
-@contextmanager
-def _within_reach(path: PurePath) -> Iterator[PurePath]:
-    """A checkpoint where Orbax can read it: where it is, or a copy on this machine, for the time being."""
-    if _orbax_reaches(path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="reimagen_jax_") as folder:
-        here = _Folder(folder) / path.name
-        _fetch(path, here)
-        yield here
-
-
 def _written(path: Path) -> dict[str, Any] | None:
     """What a checkpoint's arrays and its data position were when it was written; None of one of an earlier version.
 
@@ -465,7 +403,7 @@ def _read_back(path: Path) -> None:
         require(_written(path) is not None, "it has no digests")
     except (UserError, OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"checkpoint {path} was written, but cannot be read back ({_reason(error)}): this file system does not "
+            f"checkpoint {path} was written, but cannot be read back ({reason(error)}): this file system does not "
             "keep what is written; choose another --workdir"
         ) from error
 
@@ -514,7 +452,7 @@ def _named(path: Path) -> Iterator[None]:
         denied = next((file for file in files if not os.access(file, os.R_OK)), None)
         if denied is not None:
             raise UserError(f"checkpoint {path} may not be read: {denied} is not yours to read") from error
-        raise UserError(f"checkpoint {path} cannot be restored ({_reason(error)}): {_advice(path)}") from error
+        raise UserError(f"checkpoint {path} cannot be restored ({reason(error)}): {_advice(path)}") from error
 
 
 def _advice(path: PurePath) -> str:
@@ -522,40 +460,3 @@ def _advice(path: PurePath) -> str:
     earlier = [step for step in _steps(path.parent) if step < int(path.name)]
     advice = f"delete {path} to go on from step {earlier[-1]}" if earlier else "there is none before it to go on from"
     return f"try again; if that is no help, {advice}" if stores.kind(path) else advice
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turns a failure to write (a full disk, above all) into one line; what was there before stays whole."""
-    try:
-        with stores.told(path):
-            yield
-    except (OSError, ValueError) as error:  # tensorstore reports what the system refuses as ValueError, in words
-        number = _system_error(error)
-        if number is None:
-            raise
-        advice = "make room there" if number in FULL else "choose a folder you may write to"
-        raise UserError(
-            f"{path} cannot be written ({_reason(error)}): {advice}, then run the same command again"
-        ) from error
-
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def _system_error(error: Exception) -> int | None:
-    """The number of the system's error that an exception tells of, also in words only; None for any other."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno
-    return next((number for number in errno.errorcode if os.strerror(number) in str(error)), None)
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error's text, or its name; of a long one its beginning and end, where the system speaks.
-
-    After the system's words tensorstore may put more, as `[name='value']`: of an array that cannot be created, its
-    whole specification. Which of many writes fails first is chance, so that is left out.
-    """
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    text = re.sub(r" \[\w[\w ]*='.*", "", text)
-    return text if len(text) <= 300 else f"{text[:120]} ... {text[-180:]}"

@@ -11,10 +11,12 @@ import pytest
 
 import reimagen_jax as rj
 from reimagen_jax.cli import main
-from reimagen_jax.commands.options import AskingOptions, PromptOptions, command_line
+from reimagen_jax.commands.options import command_line
+from reimagen_jax.commands.prompt_options import AskingOptions, PromptOptions
 from reimagen_jax.config import to_json
 from reimagen_jax.data.records import write_records
 from reimagen_jax.errors import UserError
+from reimagen_jax.files import foreign, kind_of
 from reimagen_jax.inference.export import save_weights
 from reimagen_jax.inference.model import Model
 from reimagen_jax.inference.prompts import Prompt
@@ -232,6 +234,9 @@ def test_triples_print_a_table_and_draw_a_sheet(drawn, tmp_path, capsys):
     assert "9 of 9 records of the base serve as neighbours" in said
     assert "33.3% of the base,  33.3% of the neighbours: style old" in said
     assert (tmp_path / "t/triples.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "t/theirs").touch()
+    assert foreign(tmp_path / "t") == ["theirs"] and kind_of(tmp_path / "t") == "triples"
+    (tmp_path / "t/theirs").unlink()
     assert main(["triples", *map(str, args), "--overwrite", "--count-by", "flavour"]) == 2
     assert "--count-by flavour: no record" in capsys.readouterr().err
     args[args.index(3)] = 1
@@ -239,12 +244,12 @@ def test_triples_print_a_table_and_draw_a_sheet(drawn, tmp_path, capsys):
     assert "--candidates 1: at least as many as neighbours, 2, are needed" in capsys.readouterr().err
 
 
-def test_searching_by_words_imports_no_jax(drawn, tmp_path):
+def test_searching_by_words_imports_neither_jax_nor_compilers(drawn, tmp_path):
     code = f"""
 import sys
 from reimagen_jax import cli
 status = cli.main(["search", {str(drawn / "index")!r}, "bubble tea", "--k", "2"])
-sys.exit(status or bool({{"jax", "flax", "orbax", "clu", "matplotlib"}} & set(sys.modules)))
+sys.exit(status or bool({{"jax", "flax", "orbax", "clu", "matplotlib", "numba", "scipy"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

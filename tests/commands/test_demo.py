@@ -1,10 +1,12 @@
 """`reimagen demo`: says first and last where the report is, replaces its own output and nobody else's."""
 
 import json
+import time
 
 import pytest
 
 from reimagen_jax.cli import main
+from reimagen_jax.commands.demo import Demo
 from reimagen_jax.evaluation import demonstration
 from tests.commands.conftest import SMALL_WORLD
 
@@ -15,7 +17,28 @@ def small(monkeypatch):
     monkeypatch.setattr("reimagen_jax.data.entityworld.World", lambda: SMALL_WORLD)
 
 
-def test_the_demo_says_where_its_report_is_and_can_run_again(model, rater, tmp_path, capsys):
+@pytest.fixture
+def pipelines(monkeypatch):
+    """Those that draw; no images for a knowledge base are made before the program is being compiled."""
+    made, pipeline, base = [], Demo._pipeline, demonstration.knowledge_base
+
+    def noted(self, model):
+        made.append(pipeline(self, model))
+        return made[-1]
+
+    def late(*args):
+        end = time.monotonic() + 100
+        while not made[-1].stages[0].compilations:
+            assert time.monotonic() < end, "the program waits for the images"
+            time.sleep(0.01)
+        return base(*args)
+
+    monkeypatch.setattr(Demo, "_pipeline", noted)
+    monkeypatch.setattr(demonstration, "knowledge_base", late)
+    return made
+
+
+def test_the_demo_says_where_its_report_is_and_can_run_again(model, rater, tmp_path, capsys, pipelines):
     out = tmp_path / "demo"
     args = ["demo", "--model", str(model), "--rater", str(rater), "--out", str(out), "--num-prompts", "2"]
     assert main(args) == 0
@@ -35,6 +58,7 @@ def test_the_demo_says_where_its_report_is_and_can_run_again(model, rater, tmp_p
 
     assert main(args) == 0
     assert (out / "report.html").read_text() == page, "the same demo draws the same report"
+    assert [each.stages[0].compilations for each in pipelines] == [1, 1]
 
 
 def test_the_demo_does_not_replace_what_is_not_its_own(model, rater, tmp_path, capsys):

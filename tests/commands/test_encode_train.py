@@ -8,7 +8,7 @@ import pytest
 
 from reimagen_jax.cli import main
 from reimagen_jax.commands.encode_train import EncodeTrain
-from reimagen_jax.config import differences, load_experiment
+from reimagen_jax.config import differences, is_free, load_experiment
 from reimagen_jax.data.records import Records
 from reimagen_jax.encoders.vectors import open_encoder
 from reimagen_jax.inference.model import Model
@@ -60,6 +60,12 @@ def test_it_learns_in_a_run_that_goes_on_and_of_which_an_encoder_can_be_made(tra
     made = open_encoder(tmp_path / "again")
     assert made.fingerprint == encoder.fingerprint and made.facts == encoder.facts
     assert "--from-run" in (tmp_path / "again" / "README.md").read_text()
+
+
+def test_a_run_may_be_made_longer(trained):
+    short, long = (EncodeTrain(trained / "records", trained / "out", num_steps=n).experiment() for n in (60, 6000))
+    changed = differences(short, long)
+    assert changed and all(is_free(short, name) for name in changed)
 
 
 def test_a_run_of_reimagen_train_becomes_an_encoder(trained, tmp_path, capsys):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from reimagen_jax.commands import evaluate
-from reimagen_jax.commands.options import SamplingOptions, open_drawing
+from reimagen_jax.commands.sampling_options import SamplingOptions, open_drawing
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.model import Model
 from reimagen_jax.training.checkpoint import Checkpoints, settle

@@ -55,15 +55,15 @@ def test_caches_are_measured(tmp_path, monkeypatch):
 def test_extras_are_missing_where_any_of_their_packages_is(monkeypatch, extra, missing):
     """Those of a package's own extras among them."""
     versions = {info.PACKAGE: "1", "numpy": "2", "x": "3"}
-    monkeypatch.setattr(info, "_version", versions.get)
+    monkeypatch.setattr(info, "version_of", versions.get)
     monkeypatch.setattr(importlib.metadata, "requires", REQUIRES.get)
     asked = info._required(info.PACKAGE, extra)
     assert [each for each in asked if not info._installed(each)] == missing
 
 
 def test_what_is_missing_comes_with_the_line_that_installs_it(monkeypatch):
-    really = info._version
-    monkeypatch.setattr(info, "_version", lambda name: None if name == "faiss-cpu" else really(name))
+    really = info.version_of
+    monkeypatch.setattr(info, "version_of", lambda name: None if name == "faiss-cpu" else really(name))
     (missing,) = info.extras()["faiss"]["missing"]
     assert missing.startswith("faiss-cpu>=")
     found = {"versions": {}, "devices": [], "memory": {"total_GiB": None, "processors": 1}, "caches": []}

@@ -8,16 +8,9 @@ import pytest
 import tyro
 
 from reimagen_jax.commands.embed import EmbedOptions
-from reimagen_jax.commands.options import (
-    STAGE_SETTINGS,
-    AskingOptions,
-    CascadeOptions,
-    PromptOptions,
-    SamplingOptions,
-    StageOption,
-    as_typed,
-    command_line,
-)
+from reimagen_jax.commands.options import as_typed, command_line
+from reimagen_jax.commands.prompt_options import AskingOptions, PromptOptions
+from reimagen_jax.commands.sampling_options import STAGE_SETTINGS, CascadeOptions, SamplingOptions, StageOption
 from reimagen_jax.config import InitConfig
 from reimagen_jax.diffusion.settings import DiffusionConfig
 from reimagen_jax.errors import UserError

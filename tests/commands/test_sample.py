@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from reimagen_jax.cli import main
-from reimagen_jax.commands.options import PromptOptions
+from reimagen_jax.commands.prompt_options import PromptOptions
 from reimagen_jax.data.records import ImageText, Records, write_records
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from tests.samples import encoded, picture

@@ -25,6 +25,7 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import build_triples
 from reimagen_jax.training.loop import Outcome
+from tests.compiling import FLAGS
 from tests.tiny import TINY, TINY_CROPS, changed
 from tests.training.tiny_system import read_state, same
 
@@ -214,7 +215,7 @@ def start(workdir, experiment, triples, *options):
     command = [sys.executable, "-m", "reimagen_jax.cli", "train", str(experiment), "--workdir", str(workdir)]
     command += ["--data.triples", str(triples), "--train.num-steps", "24", *options]
     cache = jax.config.jax_compilation_cache_dir
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": cache}
+    environment = {**os.environ, "XLA_FLAGS": FLAGS, "JAX_COMPILATION_CACHE_DIR": cache}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from reimagen_jax.encoders import clip, t5
-from reimagen_jax.encoders.frozen import bucketed
+from reimagen_jax.encoders.frozen import TextEncoder, bucketed
 from reimagen_jax.encoders.hf_tokenizers import open_t5_tokenizer
 from reimagen_jax.encoders.published import open_published
+from reimagen_jax.encoders.settings import FrozenTextConfig
+from reimagen_jax.encoders.text_input import FrozenTexts
 from reimagen_jax.errors import UserError
-from reimagen_jax.sharding import make_mesh
+from reimagen_jax.sharding import host_mesh, make_mesh
 from tests.encoders.published import CLIP, T5, write_clip, write_t5
 from tests.encoders.texts import texts, train_sentencepiece
 
@@ -101,6 +103,53 @@ def test_devices_share_the_work(t5_folder, encoder):
     assert spread.params["embed"]["embedding"].sharding.shard_shape((1024, 24)) == (256, 24)
     np.testing.assert_allclose(spread.encode(SOME)[0], encoder.encode(SOME)[0], atol=2e-5)
     assert spread.fingerprint == encoder.fingerprint
+
+
+def test_the_host_is_one_cpu():
+    (device,) = host_mesh().devices.flat
+    assert device.platform == "cpu" and device.process_index == jax.process_index()
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """A CPU that is not the first device, as the host's is not where there is an accelerator."""
+    device = jax.devices()[5]
+    monkeypatch.setattr("reimagen_jax.encoders.published.host_mesh", lambda: make_mesh(devices=[device]))
+    return device
+
+
+@pytest.mark.parametrize("kind", ["t5", "clip"])
+def test_on_the_host_nothing_lies_on_the_first_device(t5_folder, clip_folder, host, kind):
+    folder = {"t5": t5_folder, "clip": clip_folder}[kind]
+    first, there = (
+        open_published(folder, dtype="float32", max_tokens=40, batch_size=4, device=device)
+        for device in ("accelerator", "host")
+    )
+    for encoder, device in ((first, jax.devices()[0]), (there, host)):
+        assert {each for leaf in jax.tree.leaves(encoder.params) for each in leaf.devices()} == {device}
+    worked, apply = set(), there.apply
+
+    def watched(params, tokens, mask):
+        embedding = apply(params, tokens, mask)
+        worked.update(embedding.devices())
+        return embedding
+
+    result = dataclasses.replace(there, apply=watched).encode(SOME)[0]
+    assert worked == {host}
+    np.testing.assert_array_equal(result, first.encode(SOME)[0])
+
+
+def test_what_is_drawn_from_is_embedded_on_the_host(t5_folder, host, monkeypatch):
+    lay, encode = set(), TextEncoder.encode
+
+    def watched(self, texts, **more):
+        lay.update(each for leaf in jax.tree.leaves(self.params) for each in leaf.devices())
+        return encode(self, texts, **more)
+
+    monkeypatch.setattr(TextEncoder, "encode", watched)
+    settings = FrozenTextConfig(encoder=str(t5_folder), width=T5["d_model"], max_tokens=40)
+    assert FrozenTexts(settings)(["a small dog"]).embedding_BLD.shape == (1, 40, T5["d_model"])
+    assert lay == {host}
 
 
 def test_a_fingerprint_tells_encoders_apart(t5_folder, encoder, tmp_path):

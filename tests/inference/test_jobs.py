@@ -13,7 +13,7 @@ import reimagen_jax as rj
 from reimagen_jax import api
 from reimagen_jax.cli import main
 from reimagen_jax.errors import UserError
-from reimagen_jax.files import MARK
+from reimagen_jax.files import MARK, mark
 from reimagen_jax.inference import jobs
 from reimagen_jax.inference.export import save_weights
 from reimagen_jax.inference.model import Model
@@ -104,6 +104,21 @@ def test_an_interrupted_job_ends_in_what_an_undisturbed_one_leaves(
     number = len(saved)
     assert sample(models, *asked, "--out", tmp_path / "out") == 0
     assert len(saved) == number, "what is done is done"
+
+
+@pytest.mark.parametrize("kind", ["images", "records"])
+def test_a_job_that_was_killed_as_it_began_begins_again(tmp_path, kind):
+    out = tmp_path / "out"
+    out.mkdir()
+    mark(out, kind)
+    (out / ".job.json.partial").write_text("{")
+    if kind != "images":
+        with pytest.raises(UserError, match="already exists"), jobs.job_dir(out, overwrite=False):
+            raise AssertionError
+        return
+    with jobs.job_dir(out, overwrite=False) as folder:
+        (folder / jobs.JOB).write_text("{}")
+    assert folder == out and {path.name for path in out.iterdir()} == {MARK, jobs.JOB}
 
 
 def test_what_is_there_is_not_drawn_and_what_is_missing_is(models, asked, out, monkeypatch):

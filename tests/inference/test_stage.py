@@ -9,6 +9,7 @@ import pytest
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.pipeline import Pipeline, Stage
 from reimagen_jax.inference.prompts import Prompt
+from reimagen_jax.systems import finite
 from reimagen_jax.systems.request import Neighbour, Request
 from tests.fake_encoder import FROZEN, FakeEncoder
 from tests.samples import encoded, picture
@@ -206,6 +207,19 @@ def test_the_one_image_that_is_not_finite_is_named(stage):
     with pytest.raises(UserError, match=r"not finite \(3 of 4 in a batch, the first is number 5, 'prompt 5'\)"):
         stage.draw(requests)  # the last batch is filled up with its last request
     assert stage.compilations <= max(programs, 1)
+
+
+def test_what_is_watched_is_the_same_program_every_time():
+    """So that a stage made anew finds its own in the compilation cache."""
+
+    def image(x):
+        finite.mark(x)
+        return x.astype(np.uint8)
+
+    for sample in (image, lambda x: x):
+        spec = jax.ShapeDtypeStruct((4, 2), np.float32)
+        one, other = (jax.jit(finite.watched(sample)).lower(spec).as_text() for _ in range(2))
+        assert one == other and "is_finite" in one
 
 
 def test_a_stage_of_a_cascade_that_draws_what_is_not_finite_is_named(params):

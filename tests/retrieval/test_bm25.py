@@ -1,4 +1,4 @@
-"""BM25: the numba search equals the formula, written out here plainly, on any texts."""
+"""BM25: both searches, plain and compiled, equal the formula, written out here, on any texts, and each other."""
 
 import math
 from collections import Counter
@@ -14,6 +14,14 @@ from reimagen_jax.retrieval import bm25
 WORDS = [f"w{i}" for i in range(30)]
 # Some words are common and some are rare, so that both ways of adding up are taken.
 TEXT = st.lists(st.sampled_from(WORDS + WORDS[:3] * 15), max_size=8).map(" ".join)
+
+
+@pytest.fixture(params=[2**62, 0], ids=["plain", "compiled"], scope="module", autouse=True)
+def way(request):
+    """Which of the two ways all queries of a test go."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bm25, "_LITTLE", request.param)
+        yield
 
 
 def formula(query: str, documents: list[Counter[str]], k1: float = 1.5, b: float = 0.75) -> np.ndarray:
@@ -80,6 +88,22 @@ def test_a_filter_leaves_the_best_of_what_it_allows(tmp_path_factory, texts, que
     assert allowed[ids[ids >= 0]].all()
     assert (ids[0] == ids[1]).all()
     np.testing.assert_array_equal(built.scores([query, query], ids), scores)  # to the last bit
+
+
+def test_both_ways_are_the_same_to_the_last_bit(tmp_path, monkeypatch):
+    rng = np.random.default_rng(2)
+    texts = [" ".join(f"w{w}" for w in rng.zipf(1.3, rng.integers(1, 12)) % 300) for _ in range(700)]
+    queries, allowed = [*texts[:40], "w1 w1 w0 unknown", "unknown", ""], rng.random(700) < 0.8
+    built, found = index(tmp_path, texts), []
+    for little in (0, 2**62):
+        monkeypatch.setattr(bm25, "_LITTLE", little)
+        some, all_of_them = built.search(queries, 9, allowed), built.search(queries, 9)
+        found.append((*some, *all_of_them, built.scores(queries, some[0]), built.shares(queries, some[0])))
+    *same, shares = zip(*found, strict=True)
+    for first, second in same:
+        np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(*shares, rtol=1e-6)
+    assert {0, 1} <= set(shares[0].ravel())
 
 
 def test_explanations_are_the_summands(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from reimagen_jax import sharding
 from reimagen_jax.cli import main
 from reimagen_jax.commands import rater as rater_command
-from reimagen_jax.config import Experiment, TrainConfig, differences, load_experiment, to_json
+from reimagen_jax.config import Experiment, TrainConfig, differences, is_free, load_experiment, to_json
 from reimagen_jax.data.entityworld import render_batch, sample_looks, sample_scenes
 from reimagen_jax.errors import UserError
 from reimagen_jax.evaluation.rater import Rater
@@ -224,6 +224,12 @@ def test_the_command_trains_measures_and_writes_a_rater_with_its_card(tmp_path, 
     assert "holds a run of 40 steps, and so many are wanted" in capsys.readouterr().out
     with pytest.raises(UserError, match="--num-steps is about a training"):
         rater_command.main([*again, "--overwrite", "--from-run", str(tmp_path / "rater.run"), "--num-steps", "50"])
+
+
+def test_a_run_of_the_command_may_be_made_longer():
+    short, long = (rater_command.Train(Path("rater"), num_steps=n).experiment() for n in (60, 6000))
+    changed = differences(short, long)
+    assert changed and all(is_free(short, name) for name in changed)
 
 
 def test_the_experiment_file_has_the_commands_settings(tmp_path):

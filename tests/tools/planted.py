@@ -9,8 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from apart import CHANGED, Target
 from kill import Scenario
+from workers import CHANGED, Target
 
 from reimagen_jax.errors import UserError
 

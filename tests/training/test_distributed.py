@@ -14,6 +14,7 @@ import pytest
 
 from reimagen_jax.training import distributed
 from reimagen_jax.training.loop import train
+from tests.compiling import FLAGS
 from tests.training.tiny_system import Regression, dataset, experiment
 
 ROOT = str(Path(__file__).parents[2])
@@ -21,7 +22,7 @@ ROOT = str(Path(__file__).parents[2])
 
 def environment(**more):
     """Of a process that sees one device."""
-    return {**os.environ, "PYTHONPATH": ROOT, "XLA_FLAGS": "", **more}
+    return {**os.environ, "PYTHONPATH": ROOT, "XLA_FLAGS": FLAGS, **more}
 
 
 def run_pair(*args):

@@ -5,6 +5,8 @@ Consonants and single vowels alternate, so different digits spell different word
 one that gives looks, so a name is independent of its look.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 from reimagen_jax.data.entityworld.looks import permute
@@ -18,6 +20,7 @@ _DIGITS = (ONSETS, VOWELS, CONSONANTS, VOWELS, CONSONANTS, VOWELS, ENDINGS)
 _RADICES = tuple(len(letters) for letters in _DIGITS)
 
 
+@lru_cache(maxsize=65536)
 def entity_name(world_seed: int, index: int) -> str:
     """Name of an entity: capitalised, 6 to 8 letters, unique within a world."""
     number = permute(np.array([index]), int(np.prod(_RADICES)), world_seed, _SALT)[0]

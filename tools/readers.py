@@ -179,8 +179,8 @@ def embeddings(folder: Path) -> str:
     return digest(*opened.fetch([*specimens.CAPTIONS, ""], specimens.FROZEN))
 
 
-def encoder(folder: Path) -> str:
-    opened = dual.open(folder / "encoder")
+def encoder(folder: Path, name: str = "encoder") -> str:
+    opened = dual.open(folder / name)
     return digest(opened.fingerprint, dataclasses.asdict(opened.config), tree_digest(opened.params))
 
 
@@ -387,6 +387,7 @@ TARGETS: dict[str, Target] = {
     "triples": Target(triples, ("records", "base", "triples"), ("triples/*",)),
     "embeddings": Target(embeddings, ("records", "embeddings"), ("embeddings/*",)),
     "encoder": Target(encoder, ("encoder",), ("encoder/*",)),
+    "encoder, clip": Target(lambda root: encoder(root, "encoder_clip"), ("encoder_clip",), ("encoder_clip/*",)),
     "weights": Target(weights, ("model",), ("model/*",)),
     "run": Target(run, ("run",), ("run/run.json", "run/checkpoints/*")),
     "checkpoint": Target(checkpoint, ("records", "base", "triples", "run"), ("run/run.json", "run/checkpoints/*")),
@@ -418,6 +419,7 @@ _FOLDERS = {
     "triples": "triples",
     "embeddings": "embeddings",
     "encoder": "encoder",
+    "encoder, clip": "encoder_clip",
     "weights": "model",
     "rater": "rater",
     "run": "run",

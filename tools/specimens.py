@@ -30,7 +30,15 @@ from reimagen_jax.data.records import ImageText, write_records
 from reimagen_jax.data.sources import Reading, open_source
 from reimagen_jax.data.sources.tfrecord import masked_crc
 from reimagen_jax.encoders import clip, dual, t5, text_embeddings
-from reimagen_jax.encoders.settings import DualConfig, FrozenTextConfig, TextConfig
+from reimagen_jax.encoders.settings import (
+    DualConfig,
+    FrozenTextConfig,
+    ImageTowerConfig,
+    JointConfig,
+    TextConfig,
+    TextTowerConfig,
+    Tower,
+)
 from reimagen_jax.evaluation.rater import Rater, shapes
 from reimagen_jax.files import atomic_dir, signed
 from reimagen_jax.inference.export import export
@@ -258,7 +266,7 @@ class Words:
 
 
 def write_knowledge(root: Path) -> None:
-    """Records, bases of each kind, triples, text embeddings, an encoder."""
+    """Records, bases of each kind, triples, text embeddings, encoders."""
     pictures = [encoded(picture(20 + i)) for i in range(len(CAPTIONS))]
     attributes = [{"entity": f"e{i % 3}", "category": "animal", "n": i} for i in range(len(CAPTIONS))]
     examples = [ImageText(f"k{i}", *row) for i, row in enumerate(zip(pictures, CAPTIONS, attributes, strict=True))]
@@ -268,6 +276,11 @@ def write_knowledge(root: Path) -> None:
     expected = jax.eval_shape(lambda key: dual.init(config, key), jax.random.key(0))
     encoder = dual.DualEncoder(config, numbers(expected), {"measured": {}})
     encoder.save(root / "encoder")
+    small = Tower(4, 1, 2, 8)
+    config = JointConfig(8, TextTowerConfig(small, max_tokens=8, stride=4), ImageTowerConfig(small, 8, 4))
+    (root / "encoder_clip").mkdir()
+    expected = jax.eval_shape(dual.towers_of(config).init, jax.random.key(0))
+    dual.DualEncoder(config, numbers(expected), {"measured": {}}).save(root / "encoder_clip")
     base = KnowledgeBase.build(records, root / "base")
     for name, kind in (("dense", "exact"), ("ivf", "faiss")):
         settings = Dense(root / "encoder", of="text", kind=kind)
@@ -475,7 +488,7 @@ OPTIONS = (
     "embed none --text-encoder none --text-embeddings out --text-tokens 32 --text-batch-size 4",
     "distill --model none --triples none --out out --steps 2 --teacher-steps 2 --num-steps 3 --text-weights 1 3",
     "export none --out out --dtype float16",
-    "encode-train none --out out --resolution 32 --width 8 --num-steps 3 --learning-rate 1e-3 --held-out 0.1",
+    "encode-train none --out out --towers clip --resolution 32 --num-steps 3 --learning-rate 1e-3 --held-out 0.1",
     "evaluate entities --model none --knowledge-base none --out out --num-prompts 4 --ks 0 1 --etas 0 1 --k 2",
     "evaluate pictures --model none --records none --records-where a=b --out out --over eta=0,1 --set-default",
     "prepare --source none --out out --resolution 8 --where a=b --caption text --max-captions 2 --split train",

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 from annotated_types import Ge, Gt, Lt
@@ -13,15 +13,17 @@ from reimagen_jax.checked import Count, NonNegative, Number, Options, Seed, Shar
 if TYPE_CHECKING:
     from reimagen_jax.config import Experiment
     from reimagen_jax.encoders.dual import DualEncoder
+    from reimagen_jax.systems.dual.settings import DualSystemConfig
 
 CARD = """\
-# A dual encoder of texts and images
+# {title}
 
 It turns texts, and images of {resolution} x {resolution} pixels, into vectors of {width} values that point the same way
 where a text and an image belong together. `reimagen index RECORDS --encoder THIS_FOLDER` builds a knowledge base that
 searches by them.
 
 - Made by `{command}`.
+- {towers}
 - It knows what was in its {trained_on:,} training records and nothing else of the world: names that it has not seen it
   can only compare letter by letter.
 - {num_weights:,} weights.
@@ -36,20 +38,29 @@ On {held_out:,} records whose pictures were kept out of training:
 """
 
 
+PATCHES = 8
+"""Along a side, of an image that a CLIP reads."""
+
+
 @dataclass(frozen=True)
 class EncodeTrain(Options):
-    """Train a small dual encoder, so that records can be searched by what texts and images mean: vectors.
+    """Train towers of texts and images, so that records can be searched by what these mean: vectors.
 
     For example:
         reimagen encode-train runs/knowledge --out runs/encoder
         reimagen index runs/knowledge --encoder runs/encoder --out runs/index
 
+    The towers are small ones, or those of a CLIP (--towers clip), which prior and decoder of unCLIP hold, too.
+
     A part of the records is kept out of training to measure how well it finds texts for images and images for texts.
     Training goes on in a working folder with logs and checkpoints; the same command resumes there. It is that of
-    `reimagen train experiments/dual32.py`, where more can be set, and whose run becomes an encoder by --from-run.
+    `reimagen train experiments/dual32.py` (dalle2_clip32.py), where more can be set, and whose run becomes an encoder
+    by --from-run.
     """
 
-    common: ClassVar[tuple[str, ...]] = ("workdir", "resolution", "num_steps", "batch_size", "same_by", "overwrite")
+    common: ClassVar[tuple[str, ...]] = (
+        *("workdir", "towers", "resolution", "num_steps", "batch_size", "same_by", "overwrite"),
+    )
 
     records: Annotated[Path, tyro.conf.Positional]
     """Folder written by `reimagen prepare`."""
@@ -59,12 +70,15 @@ class EncodeTrain(Options):
     """Working folder of the training: logs and checkpoints, to go on from (default: OUT.run)."""
     from_run: Path | None = None
     """Train nothing: measure and write what this run of `reimagen train` (--workdir there) has learned so far."""
+    towers: Literal["small", "clip"] = "small"
+    """small: convolutions, and a transformer over bytes whose tokens are averaged. clip: a vision transformer over 64
+    patches and a causal transformer over bytes, which learn more slowly and tell each token's state, too."""
     resolution: Count = 32
-    """Side in pixels at which it reads images: a power of two from 8 on."""
+    """Side in pixels at which it reads images: a power of two from 8 on (a CLIP: a multiple of 8)."""
     width: Count = 128
     """Values of a vector."""
     max_bytes: Count = 128
-    """Captions are cut after this many UTF-8 bytes (a multiple of 4)."""
+    """Captions are cut after this many UTF-8 bytes (a multiple of 4; a CLIP reads three more)."""
     same_by: str = "caption"
     """Records that agree in this are not told apart: `caption`, or the name of an attribute (entity, for instance)."""
     num_steps: Steps = 2000
@@ -110,16 +124,13 @@ class EncodeTrain(Options):
 
     def experiment(self) -> "Experiment":
         """The options as settings of the training. Raises `UserError` on those that do not fit together."""
-        from reimagen_jax.commands.options import as_typed
         from reimagen_jax.config import Experiment, TrainConfig
-        from reimagen_jax.encoders.settings import DualConfig
-        from reimagen_jax.systems.dual.settings import DualData, DualSystemConfig
+        from reimagen_jax.systems.dual.settings import DualData
 
-        with as_typed({"network.resolution": "--resolution", "text.max_bytes": "--max-bytes"}):
-            network = DualConfig(self.resolution, self.max_bytes, self.width)
+        system = self._system()
         return Experiment(
-            "dual",
-            DualSystemConfig(network),
+            system.kind,
+            system,
             DualData(
                 batch_size=self.batch_size,
                 seed=self.seed,
@@ -140,6 +151,23 @@ class EncodeTrain(Options):
             ),
         )
 
+    def _system(self) -> "DualSystemConfig":
+        from reimagen_jax.commands.options import as_typed
+        from reimagen_jax.encoders.settings import DualConfig, ImageTowerConfig, JointConfig, TextTowerConfig
+        from reimagen_jax.errors import require
+        from reimagen_jax.systems.dual.settings import ClipSystemConfig, DualSystemConfig
+
+        if self.towers == "small":
+            with as_typed({"network.resolution": "--resolution", "text.max_bytes": "--max-bytes"}):
+                return DualSystemConfig(DualConfig(self.resolution, self.max_bytes, self.width))
+        side, text, image = self.resolution, JointConfig().text, JointConfig().image
+        require(side % PATCHES == 0, f"--resolution {side}: a CLIP is made for sides that are a multiple of {PATCHES}")
+        require(
+            self.max_bytes % text.stride == 0, f"--max-bytes {self.max_bytes}: it is to be a multiple of {text.stride}"
+        )
+        text = TextTowerConfig(text.tower, max_tokens=self.max_bytes + text.stride, stride=text.stride)
+        return ClipSystemConfig(JointConfig(self.width, text, ImageTowerConfig(image.tower, side, side // PATCHES)))
+
 
 def trained_encoder(run: Path, records: Path) -> "DualEncoder":
     """What a run has learned so far, measured on the pairs that it holds out.
@@ -149,18 +177,22 @@ def trained_encoder(run: Path, records: Path) -> "DualEncoder":
     from reimagen_jax.encoders.dual import DualEncoder
     from reimagen_jax.errors import require
     from reimagen_jax.inference.model import Model
+    from reimagen_jax.systems import kinds
     from reimagen_jax.systems.dual.feed import DualFeed
     from reimagen_jax.systems.dual.measure import measure
-    from reimagen_jax.systems.dual.settings import DualSystemConfig
+    from reimagen_jax.systems.dual.settings import ClipSystemConfig, DualSystemConfig
     from reimagen_jax.training.checkpoint import read_run
 
     learned_from, model = read_run(run)["data"], Model.open(run, on_host=True)
     config, train = model.config, model.config.train
-    require(isinstance(config.system, DualSystemConfig), f"{run} is the run of a {config.system.kind}, not of a dual")
+    require(
+        isinstance(config.system, DualSystemConfig),
+        f"{run} is the run of a {config.system.kind}, not of a dual or a clip",
+    )
     feed = DualFeed(dataclasses.replace(config, data=dataclasses.replace(config.data, records=str(records))))
     require(feed.fingerprint == learned_from, f"{run} has learned from other records than {records} holds")
     learned, held_out = feed.split
-    encoder = DualEncoder(config.system.network, model.params)
+    encoder = DualEncoder(config.system.network, kinds.system_of(config).of_towers(model.params))
     data = dataclasses.asdict(config.data)
     facts = {
         "training": {
@@ -168,6 +200,7 @@ def trained_encoder(run: Path, records: Path) -> "DualEncoder":
             "learning_rate": train.learning_rate,
             "weight_decay": train.weight_decay,
             "shift": config.system.shift,
+            **({"targets": config.system.targets} if isinstance(config.system, ClipSystemConfig) else {}),
             **{name: data[name] for name in ("batch_size", "word_drop", "held_out", "seed", "same_by")},
         },
         "records_fingerprint": feed.fingerprint,
@@ -191,8 +224,20 @@ def card(encoder: "DualEncoder", command: str) -> str:
     """The README of an encoder's folder."""
     from clu import parameter_overview
 
+    from reimagen_jax.encoders.settings import JointConfig
+
     measured = encoder.facts["measured"]
+    title, towers = "A dual encoder of texts and images", "Its towers are small: convolutions, and a byte transformer."
+    if isinstance(encoder.config, JointConfig):
+        title, text, image = "A CLIP of texts and images", encoder.config.text, encoder.config.image
+        towers = (
+            f"Its towers: a vision transformer over {(image.resolution // image.patch) ** 2} patches "
+            f"({image.tower.depth} blocks of width {image.tower.width}), and a causal transformer over {text.states} "
+            f"tokens ({text.tower.depth} of {text.tower.width})."
+        )
     return CARD.format(
+        title=title,
+        towers=towers,
         resolution=encoder.resolution,
         width=encoder.width,
         command=command,

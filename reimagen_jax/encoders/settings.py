@@ -182,8 +182,8 @@ class JointConfig(Checked):
 
     width: Count = 128
     """D: values of a vector."""
-    text: TextTowerConfig = field(default_factory=lambda: TextTowerConfig(stride=4))
-    image: ImageTowerConfig | None = field(default_factory=ImageTowerConfig)
+    text: TextTowerConfig = field(default_factory=lambda: TextTowerConfig(Tower(depth=2), stride=4))
+    image: ImageTowerConfig | None = field(default_factory=lambda: ImageTowerConfig(Tower(depth=3)))
     """None: no image is read."""
     tokens: Literal["bytes", "published"] = "bytes"
     """What a text is spelt in: UTF-8 bytes, or the words of a published tokenizer."""

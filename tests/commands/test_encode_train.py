@@ -18,6 +18,7 @@ from reimagen_jax.systems.request import Request
 from reimagen_jax.training import loop
 from tests.samples import records_of
 
+CLIP32 = Path(__file__).parents[2] / "experiments" / "dalle2_clip32.py"
 DUAL32 = Path(__file__).parents[2] / "experiments" / "dual32.py"
 OPTIONS = ["--resolution", "8", "--width", "8", "--max-bytes", "16", "--num-steps", "2", "--batch-size", "8"]
 
@@ -86,6 +87,9 @@ def test_a_run_of_reimagen_train_becomes_an_encoder(trained, tmp_path, capsys):
 def test_the_experiment_file_has_the_commands_settings():
     command = EncodeTrain(Path("records"), Path("encoder"))
     assert set(differences(command.experiment(), load_experiment(DUAL32))) == {"name", "data.records"}
+    command = EncodeTrain(Path("records"), Path("encoder"), towers="clip", max_bytes=80, num_steps=1500)
+    told = {"name", "data.records", "train.decay", "train.log_every", "train.checkpoint_every"}
+    assert set(differences(command.experiment(), load_experiment(CLIP32))) == told
 
 
 def test_a_signal_ends_it_after_saving_and_the_same_command_goes_on(trained, tmp_path, monkeypatch):
@@ -121,6 +125,27 @@ def test_a_knowledge_base_searches_by_its_vectors(trained):
     assert len(base) == len(ids) == 20
 
 
+def test_it_trains_a_clip_whose_folder_serves_as_that_of_small_towers(trained, tmp_path, capsys):
+    words = ["encode-train", str(trained / "records"), "--towers", "clip", *OPTIONS]
+    assert main([*words, "--out", str(tmp_path / "clip")]) == 0
+    said, card = capsys.readouterr().out, (tmp_path / "clip" / "README.md").read_text()
+    assert "among 2 unseen records, found" in said and "encoder of 8 values" in said
+    assert card.startswith("# A CLIP of texts and images") and "--towers clip" in card
+    assert "vision transformer over 64 patches (3 blocks of width 128), and a causal transformer over 5 tokens" in card
+    encoder, records = open_encoder(tmp_path / "clip"), Records.open(trained / "records")
+    assert (encoder.width, encoder.resolution, encoder.config.max_tokens) == (8, 8, 20)
+    assert encoder.facts["training"]["num_steps"] == 2 and encoder.facts["training"]["targets"] == "groups"
+    model = Model.open(tmp_path / "clip.run", on_host=True)
+    assert set(model.params) == {"clip", "log_scale"} and model.config.system.kind == "clip"
+    KnowledgeBase.build(records, tmp_path / "index", dense=Dense(tmp_path / "clip", of="text"))
+    _, scores = KnowledgeBase.open(tmp_path / "index").search(records.texts()[:4], 1, method="dense")
+    np.testing.assert_allclose(scores, 1.0, atol=1e-5)
+    assert main(["verify", str(tmp_path / "clip")]) == 0
+    small = ["encode-train", str(trained / "records"), "--workdir", str(tmp_path / "clip.run"), *OPTIONS]
+    assert main([*small, "--out", str(tmp_path / "other")]) == 2
+    assert "clip" in capsys.readouterr().err
+
+
 def test_bad_input(trained, tmp_path, capsys):
     records, out = str(trained / "records"), str(tmp_path / "out")
     others = str(records_of(tmp_path / "others", [f"another thing {i}" for i in range(20)]).path)
@@ -128,6 +153,8 @@ def test_bad_input(trained, tmp_path, capsys):
         ([records, "--out", str(trained / "encoder"), *OPTIONS], "already exists"),
         ([records, "--out", out], "too few"),
         ([records, "--out", out, "--resolution", "33"], "power of two"),
+        ([records, "--out", out, "--towers", "clip", "--resolution", "12"], "--resolution 12: a CLIP is made for"),
+        ([records, "--out", out, "--towers", "clip", "--max-bytes", "15"], "--max-bytes 15: it is to be a"),
         ([records, "--out", out, *OPTIONS, "--same-by", "breed"], "no attribute 'breed'"),
         ([str(tmp_path), "--out", out], "reimagen prepare"),
         ([records, "--out", out, "--from-run", str(tmp_path)], "run.json not found"),

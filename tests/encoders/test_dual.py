@@ -10,12 +10,16 @@ import pytest
 from reimagen_jax.data.manifest import write_manifest
 from reimagen_jax.encoders import dual
 from reimagen_jax.encoders.dual import DualConfig, DualEncoder
+from reimagen_jax.encoders.joint import Joint
+from reimagen_jax.encoders.settings import ImageTowerConfig, JointConfig, TextTowerConfig, Tower
 from reimagen_jax.encoders.vectors import open_encoder
 from reimagen_jax.errors import UserError
 
 TINY = DualConfig(
     8, max_bytes=16, width=6, text_width=16, text_depth=1, head_width=8, channels=8, most_channels=8, groups=4
 )
+TOWER = Tower(16, 1, 2, 24)
+CLIP = JointConfig(6, TextTowerConfig(TOWER, max_tokens=16, stride=4), ImageTowerConfig(TOWER, 8, 4))
 TEXTS = ["a red ball", "ein grüner Würfel", "赤いボール", "", "a very long caption that is cut after sixteen bytes"]
 
 
@@ -103,6 +107,44 @@ def test_settings_that_contradict_each_other(changes, message):
 def test_one_halving_for_every_doubling_of_the_side():
     assert DualConfig(32).image_channels == (32, 64, 128)
     assert DualConfig(128).image_channels == (32, 64, 128, 128, 128)
+
+
+# -- a CLIP
+
+
+@pytest.fixture(scope="module")
+def of_clip():
+    return DualEncoder(CLIP, jax.jit(Joint(CLIP).init)(jax.random.key(0)), {"measured": {"held_out": 7}})
+
+
+def test_a_clip_is_kept_and_opened_as_small_towers_are(of_clip, encoder, tmp_path):
+    of_clip.save(tmp_path)
+    again = open_encoder(tmp_path)
+    assert (again.config, again.fingerprint, again.facts) == (CLIP, of_clip.fingerprint, of_clip.facts)
+    assert (again.width, again.resolution) == (6, 8) and again.fingerprint.split()[0] == "clip"
+    for method, inputs in (("texts", TEXTS), ("images", noise(3))):
+        vectors = getattr(again, method)(inputs)
+        assert np.array_equal(vectors, getattr(of_clip, method)(inputs)) and vectors.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+    with pytest.raises(UserError, match=r"reads uint8 images \[N, 8, 8, 3\]"):
+        of_clip.images(noise(2, side=16))
+    elsewhere = DualEncoder(dataclasses.replace(CLIP, tokenizer="/elsewhere"), of_clip.params)
+    assert elsewhere.fingerprint == of_clip.fingerprint  # where a tokenizer lies changes no vector
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "encoder": "triplet"}))
+    with pytest.raises(UserError, match=r"of a kind that is not known here, only dual, clip"):
+        open_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("towers", ["small", "clip"])
+def test_the_image_tower_is_a_function_of_images_of_any_size(encoder, of_clip, towers):
+    chosen = {"small": encoder, "clip": of_clip}[towers]
+    function, images = chosen.image_function(), noise(2)
+    x = jax.numpy.asarray(images.astype(np.float32) / 127.5 - 1.0)
+    np.testing.assert_allclose(function(function.params, x), chosen.images(images), atol=1e-5)
+    large = x.repeat(2, axis=1).repeat(2, axis=2)
+    gradient = jax.grad(lambda x: function(function.params, x)[:, 0].sum())(large)
+    assert gradient.shape == large.shape and np.isfinite(gradient).all() and (gradient != 0).any()
 
 
 # -- folders

@@ -21,6 +21,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from reimagen_jax.encoders import clip, clip_net
 from reimagen_jax.encoders.frozen import read_settings
 from reimagen_jax.encoders.hf_tokenizers import open_clip_tokenizer
+from reimagen_jax.encoders.joint import Joint
+from reimagen_jax.encoders.joint import published as published_clip
 from reimagen_jax.errors import UserError
 from reimagen_jax.pretrained.safetensors_reader import open_checkpoint
 from tests.encoders.texts import AWKWARD, texts, train_bpe
@@ -149,6 +151,37 @@ def test_text_towers_alone_are_read(both, published, tmp_path):
     np.testing.assert_allclose(vectors, unit(text_features(projected, words, AWKWARD).text_embeds), atol=1e-5)
     with pytest.raises(UserError, match=r"text_projection\.weight is missing"):
         clip.open(tmp_path / "plain", tokenizer=folder)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("normalised", [True, False])
+def test_within_a_system_a_clips_states_and_vectors_equal_theirs(both, published, normalised):
+    """States after the last norm up to the end, and the projections' vectors: what unCLIP's prior and decoder read."""
+    model, folder = both
+    config, params = published_clip(folder, tokenizer=published[0], normalised=normalised)
+    joint, scaled = Joint(config), unit if normalised else np.asarray
+    tokens = joint.tokenizer().encode(AWKWARD)
+    assert tokens.shape == (len(AWKWARD), L) and (config.states, config.text_width, config.resolution) == (L, 24, R)
+    read = jax.jit(joint.texts)
+    reading = read(params, jnp.asarray(tokens))
+    batch = published[2](list(AWKWARD), padding="max_length", max_length=L, truncation=True, return_tensors="pt")
+    theirs, mask = model.text_model(**batch).last_hidden_state.numpy(), batch["attention_mask"].numpy().astype(bool)
+    assert np.array_equal(tokens, batch["input_ids"].numpy()) and np.array_equal(reading.mask_BM, mask)
+    assert relative_error(np.asarray(reading.state_BMD)[mask], theirs[mask]) < 2e-6
+    np.testing.assert_allclose(reading.vector_BD, scaled(model.get_text_features(**batch).pooler_output), atol=1e-5)
+    # Padding that is no end, as karlo's tokenizer writes it, changes nothing.
+    other = np.where(mask, tokens, 0).astype(np.int32)
+    assert np.array_equal(read(params, jnp.asarray(other)).vector_BD, reading.vector_BD)
+    rng, embed = np.random.default_rng(4), jax.jit(joint.images)
+    x = rng.random((2, 3, R, R), np.float32) * 2.0 - 1.0
+    pixels = (x + 1.0) / 2.0 - clip_net.MEAN.reshape(3, 1, 1)
+    vectors = model.get_image_features(torch.tensor(pixels / clip_net.STD.reshape(3, 1, 1))).pooler_output
+    np.testing.assert_allclose(embed(params, jnp.asarray(x.transpose(0, 2, 3, 1))), scaled(vectors), atol=1e-5)
+    # Larger images are resized as torch does it with antialias.
+    large = rng.random((2, 3, 2 * R, 2 * R), np.float32) * 2.0 - 1.0
+    small = torch.nn.functional.interpolate(torch.tensor(large), (R, R), mode="bicubic", antialias=True).numpy()
+    ours, same = (embed(params, jnp.asarray(x.transpose(0, 2, 3, 1))) for x in (large, small))
+    np.testing.assert_allclose(ours, same, atol=2e-5)
 
 
 @torch.no_grad()

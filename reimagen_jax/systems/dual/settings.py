@@ -80,3 +80,6 @@ class ClipSystemConfig(DualSystemConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.network.image is not None, "network.image is missing: an image tower is trained, too")
+
+    def usage(self) -> str:
+        return super().usage().replace("A dual encoder of texts and images, for", "A CLIP, for unCLIP and")

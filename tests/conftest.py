@@ -26,6 +26,20 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "reimagen_jax_test_cache"))
 jax.config.update("jax_compilation_cache_dir", cache)
 
+LONGEST = ("experiments", "tours", "sample", "train", "reimagen", "buckets", "jobs", "seedselect", "searching")
+"""Files of tests that take longest."""
+
+
+def pytest_configure(config):
+    """pytest-xdist would begin with the files of most tests, and end with one process at work on a long file of few."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files come first: processes that share the files end together."""
+    first = {f"test_{name}.py" for name in LONGEST}
+    items.sort(key=lambda item: item.path.name not in first)
+
 
 programs = []
 """Compiled, or read from the cache, since the last were forgotten."""

@@ -202,7 +202,7 @@ def _entry(name: str, origin: Origin) -> dict[str, Any]:
     """An image in sample.json."""
     told = {"file": name, "record": origin.record, "prompt": origin.prompt, "index": origin.index}
     told |= {"negative": origin.negative} if origin.negative else {}
-    told |= {name: value for name, value in origin.more.items() if name == "strength"}
+    told |= {name: value for name, value in origin.more.items() if isinstance(value, int | float)}
     neighbours = [
         {
             "key": hit.key,

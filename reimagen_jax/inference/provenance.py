@@ -19,6 +19,7 @@ import numpy as np
 from reimagen_jax import randomness, runtime
 from reimagen_jax.config import to_dict
 from reimagen_jax.diffusion.sampler import image_keys
+from reimagen_jax.diffusion.settings import SamplerConfig
 from reimagen_jax.inference.model import SHIPPED, SHIPPED_MODEL, Model
 from reimagen_jax.inference.origin import (
     FORMAT,
@@ -30,7 +31,6 @@ from reimagen_jax.inference.origin import (
     pixels_sha256,
 )
 from reimagen_jax.inference.pipeline import Pipeline, Stage
-from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
 from reimagen_jax.systems.request import Neighbour, Request
 
 LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "pillow")
@@ -106,7 +106,11 @@ def origins(
             device=device_kind(),
             versions=_libraries() | {"system": f"{platform.system()} {platform.machine()}"},
             command=command,
-            more=dict(more or {}) | ({} if request.edit is None else {"strength": request.edit.strength}),
+            more={
+                **(more or {}),
+                **({} if request.edit is None else {"strength": request.edit.strength}),
+                **request.told,
+            },
         )
         for i, request in enumerate(requests)
     ]
@@ -174,13 +178,13 @@ def neighbours_as_json(neighbours: Sequence[Neighbour]) -> list[dict[str, Any]]:
     ]
 
 
-def sampler_facts(settings: GuidedSamplerConfig, seed: int, num_images: int) -> dict[str, str]:
+def sampler_facts(settings: SamplerConfig, seed: int, num_images: int) -> dict[str, str]:
     """How it was drawn, in words."""
+    weights = [name for name in ("text_weight", "neighbour_weight") if hasattr(settings, name)]
     return {
         "solver": settings.solver,
         "steps": str(settings.num_steps),
-        "text weight": f"{settings.text_weight:g}",
-        "neighbour weight": f"{settings.neighbour_weight:g}",
+        **{name.replace("_", " "): f"{getattr(settings, name):g}" for name in weights},
         **settings.told(),
         "thresholding": settings.thresholding,
         "seed": str(seed),

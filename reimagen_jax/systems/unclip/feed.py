@@ -279,6 +279,14 @@ class UpsamplerFeed(_Feed):
         """The experiment's settings of this system."""
         return self.config.system
 
+    def settled(self) -> "_Feed":
+        require(
+            not self.model.last_step,
+            f"{self.config.name} has a network of its own for the last step, which is not trained here: train another "
+            "upsampler, or set last_step to false",
+        )
+        return super().settled()
+
     def drawn(self, rng: np.random.Generator, batch: int) -> tuple[np.ndarray, ...]:
         return (draw_corners(rng, batch, self.model),)
 

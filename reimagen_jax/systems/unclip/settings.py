@@ -306,6 +306,8 @@ class UpsamplerConfig(SystemConfig):
         default_factory=lambda: SuperResolutionConfig(low_resolution=32, aug_levels=(0.0, 0.0))
     )
     """What it enlarges, and how that is made of its images in training."""
+    last_step: bool = False
+    """The last step of the sampler is taken by a network of its own (karlo), `unet_last` among the parameters."""
     sampler: UpsamplerSamplerConfig = field(default_factory=UpsamplerSamplerConfig, metadata=FREE)
 
     def __post_init__(self) -> None:

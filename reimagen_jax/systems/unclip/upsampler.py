@@ -45,14 +45,28 @@ class Upsampler:
         return UNet(self.model.unet, self.model.diffusion.output_channels(3))
 
     def init(self, key: Key[Array, ""]) -> Params:
-        """Random parameters: {"unet": ...}."""
+        """Random parameters: {"unet": ...}, and "unet_last" where a network of its own takes the last step."""
         side = self.model.train_resolution
         image = jnp.zeros((1, side, side, 3))
-        return {"unet": self.unet.init(key, image, jnp.zeros(1), Condition(low_res_BHWC=image))["params"]}
 
-    def denoiser(self, params: Params) -> Denoiser:
-        """`(x, t, condition) -> prediction`, what guidance, solvers and losses accept."""
-        return lambda x, t, condition: predict(self.unet, params["unet"], x, t, condition)
+        def network(key: Key[Array, ""]) -> Params:
+            return self.unet.init(key, image, jnp.zeros(1), Condition(low_res_BHWC=image))["params"]
+
+        last = {"unet_last": network(jax.random.fold_in(key, 1))} if self.model.last_step else {}
+        return {"unet": network(key), **last}
+
+    def denoiser(self, params: Params, last: Float[Array, ""] | None = None) -> Denoiser:
+        """`(x, t, condition) -> prediction`, what guidance, solvers and losses accept.
+
+        From the time `last` on, `unet_last` predicts; without it, `unet` always does.
+        """
+
+        def by(name: str) -> Denoiser:
+            return lambda x, t, condition: predict(self.unet, params[name], x, t, condition)
+
+        if last is None:
+            return by("unet")
+        return lambda x, t, condition: jax.lax.cond(t.max() <= last, by("unet_last"), by("unet"), x, t, condition)
 
     def loss(
         self, params: Params, batch: ImageBatch, key: Key[Array, ""], *, ema: Params | None = None
@@ -84,14 +98,15 @@ class Upsampler:
         model, low_BHWC = self.model, inputs.low_res_BHWC
         low_BHWC = low_BHWC if jnp.issubdtype(low_BHWC.dtype, jnp.floating) else to_model(low_BHWC)
         condition = self._beside(low_BHWC)
+        times_T = self.visited(settings)
         own_B = jax.vmap(lambda key: jax.random.fold_in(key, model.resolution))(keys_B)
         start_B, _, step_B = sampler.split_keys(own_B)
         return sampler.Sampling(
-            self.denoiser(params),
+            self.denoiser(params, times_T[-2] if model.last_step else None),
             condition,
             sampler.initial_noise(start_B, condition.low_res_BHWC.shape[1:]),
             step_B,
-            self.visited(settings),
+            times_T,
             model.diffusion,
             solvers.solver_of(settings, model.diffusion),
             guidance.unguided,
@@ -124,5 +139,6 @@ class Upsampler:
             "Process": f"{model.diffusion.schedule} schedule, predicts {model.diffusion.prediction}"
             + (", learned variance" if model.diffusion.learned_variance else ""),
             "Sampler": f"{settings.solver}, {settings.num_steps} steps"
+            + (", the last by a network of its own" if model.last_step else "")
             + "".join(f", {name} {said}" for name, said in settings.told().items()),
         }

@@ -87,6 +87,7 @@ def test_4_steps_are_2_and_a_restart_and_2_bit_for_bit(name, world, tmp_path):
     path = tmp_path / "tiny.py"
     path.write_text(f"from tests.unclip import {name.upper()} as config\n")
     options = ["--data.records", str(world / "records"), "--init.weights", str(world / "clip")]
+    options += ["--train.decay", "constant"]
     for folder, steps in (("whole", "4"), ("parts", "2"), ("parts", "4")):
         command.main([str(path), "--workdir", str(tmp_path / folder), *options, "--train.num-steps", steps])
     whole, parts = (Model.open(tmp_path / folder).params for folder in ("whole", "parts"))

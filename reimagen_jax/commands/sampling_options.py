@@ -160,10 +160,8 @@ class StageOption:
         """The model's settings with what was given. Raises `UserError` on values that make no sense."""
         given = {name: value for name, value in self.settings if name in STAGE_SETTINGS}
         for name in given:
-            require(
-                hasattr(settings, STAGE_SETTINGS[name]),
-                f"{self._place(name)}: this model's sampler has no such setting",
-            )
+            known = hasattr(settings, STAGE_SETTINGS[name])
+            require(known, f"{self._place(name)}: this model's sampler has no such setting")
         read = {
             STAGE_SETTINGS[name]: settings.checked(STAGE_SETTINGS[name], self._read(name, value), self._place(name))
             for name, value in given.items()

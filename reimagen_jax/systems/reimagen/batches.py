@@ -13,7 +13,7 @@ import grain
 import jax
 import numpy as np
 
-from reimagen_jax.config import DataConfig, Experiment
+from reimagen_jax.config import DataConfig, Experiment, SystemConfig
 from reimagen_jax.data import images
 from reimagen_jax.data.loader import CACHE_BYTES, make_steps
 from reimagen_jax.data.records import Records
@@ -24,7 +24,6 @@ from reimagen_jax.encoders.tokenizers import ByteTokenizer
 from reimagen_jax.errors import require
 from reimagen_jax.retrieval.triples import Triples
 from reimagen_jax.systems.reimagen.condition import Batch
-from reimagen_jax.systems.reimagen.settings import ReImagenConfig
 from reimagen_jax.terminal import say
 
 _HELD_OUT = 0x8E1D
@@ -162,7 +161,7 @@ def first_kept(nbr_BC: np.ndarray, keep_BC: np.ndarray, k: int) -> np.ndarray:
     return kept_BC
 
 
-def draw_corners(rng: np.random.Generator, batch: int, model: ReImagenConfig) -> np.ndarray:
+def draw_corners(rng: np.random.Generator, batch: int, model: SystemConfig) -> np.ndarray:
     """Top left corners of the crops to train on, uniform over the low-resolution image's grid: int64[B, 2] pixels.
 
     On that grid, the low-resolution image of a crop is the crop of the low-resolution image. Whole images begin at 0.

@@ -36,7 +36,7 @@ class Projections(nn.Module):
         if config.image_tokens:
             extra_BMW = nn.Dense(config.image_tokens * W, dtype=dtype, name="image_tokens")(z_BD)
             extra_BMW = extra_BMW.reshape(B, config.image_tokens, W)  # (2)
-        text_BMW = nn.Dense(W, dtype=dtype, name="text")(text.state_BMD)
+        text_BMW = nn.Dense(W, dtype=dtype, name="text")(text.state_BMD).astype(jnp.float32)
         norm = nn.LayerNorm(1e-5, dtype=jnp.float32, name="text_norm")
         return Condition(norm(text_BMW), text.mask_BM, embedding_BD=added_BT, extra_BMD=extra_BMW)  # (3)
 

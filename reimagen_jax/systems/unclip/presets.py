@@ -11,8 +11,12 @@ from reimagen_jax.encoders.settings import ImageTowerConfig, JointConfig, TextTo
 from reimagen_jax.nets.settings import Level, Tower, UNetConfig
 from reimagen_jax.systems.unclip.settings import TOKENS, DecoderTextConfig
 
-CLIP_32 = JointConfig()
-"""1.9M parameters for 32 x 32 images and captions of bytes."""
+CLIP_32 = JointConfig(
+    width=128,
+    text=TextTowerConfig(Tower(128, 2), max_tokens=84, stride=4),
+    image=ImageTowerConfig(Tower(128, 3), resolution=32, patch=4),
+)
+"""That of experiments/dalle2_clip32.py: 1.3M parameters for 32 x 32 images and captions of bytes."""
 
 CLIP_H16 = JointConfig(
     width=1024,

@@ -160,6 +160,8 @@ class Drawing:
         has made it (see `provenance.origins`)."""
         S, names = len(self.requests) // len(self.prompts), []
         for number, (place, images) in enumerate(zip(places_of(folder, len(self.stages)), self.stages, strict=True), 1):
+            if images.ndim != 4:  # embeddings are no pictures
+                continue
             place.mkdir(exist_ok=True)
             told = {**BY_PYTHON, **(by or {}), "records": [prompt.key for prompt in self.prompts for _ in range(S)]}
             told = origins(self.models[:number], self.pipeline, self.requests, images, **told, paths=paths)
@@ -214,7 +216,7 @@ def pipeline_of(
 ) -> Pipeline:
     """The model as a pipeline of one stage, with room for the neighbours that the prompts have."""
     most = max((len(prompt.neighbours) for prompt in prompts), default=0)
-    sampler = model.config.system.sampler.changed(**{"k": most, **settings})
+    sampler = model.config.system.sampler.with_room(most).changed(**settings)
     return Pipeline([model.stage(sampler, batch_size, devices)], seed)
 
 

@@ -31,6 +31,7 @@ PIPE_CLOSED = 141
 def main(args: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status: 0, 2 on bad input (one line on stderr says what), 130 on Ctrl-C;
     others where a command says so (`reproduce`: 1 where an image differs)."""
+    own = args is None
     args = list(sys.argv[1:] if args is None else args)
     if args[:1] == ["help"]:  # `help edit image` is `edit image --help`
         args = [*args[1:], "--help"]
@@ -40,7 +41,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"reimagen_jax {__version__}")
         return 0
-    runtime.configure()
+    runtime.configure(own)
     try:
         status = _run(args[0], args[1:])
         if sys.stdout is not None:  # it is None where the process was started without one

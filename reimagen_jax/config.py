@@ -67,6 +67,11 @@ class SystemConfig(Checked):
         """Raises `UserError`, beginning with `where`, unless this system draws from what that of `before` has drawn."""
         raise UserError(f"{where} is a {self.kind}: it draws from no other stage, only the first stage can be one")
 
+    @property
+    def drawn(self) -> int | None:
+        """Side in pixels of the images that it draws; None where it draws none."""
+        return getattr(self, "resolution", None)
+
     def adopt(self, theirs: "SystemConfig") -> Self:
         """These settings with the network of `theirs`, from whose weights a run starts (`init.adopt`)."""
         raise UserError(f"init.adopt: a {self.kind} does not take its network over from weights")

@@ -23,7 +23,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -461,3 +461,13 @@ def unchanged(value: dict[str, Any]) -> bool:
 def _checksum(value: dict[str, Any]) -> str:
     said = {name: each for name, each in value.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def file_facts(files: Mapping[str, Path | None]) -> dict[str, str]:
+    """Files that were read, by what they are, with their checksums; those that are None are none."""
+    given = {name: path for name, path in files.items() if path is not None}
+    return {name: f"{path.resolve()}, SHA-256 {_sha256(path)}" for name, path in given.items()}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -17,13 +17,28 @@ from jaxtyping import install_import_hook
 
 # Shapes and dtypes written in the signatures are checked at every call. Not in systems/base.py and kinds.py: what they
 # name are protocols, which nothing is an instance of.
-CHECKED = ("nets", "diffusion", "encoders", "systems.reimagen", "systems.dual", "systems.rater", "systems.seedselect")
+SYSTEMS = ("reimagen", "dual", "rater", "seedselect", "unclip")
+CHECKED = ("nets", "diffusion", "encoders", *(f"systems.{name}" for name in SYSTEMS))
 install_import_hook([f"reimagen_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "reimagen_jax_test_cache"))
 jax.config.update("jax_compilation_cache_dir", cache)
+
+LONGEST = ("experiments", "tours", "sample", "train", "reimagen", "buckets", "jobs", "seedselect", "searching")
+"""Files of tests that take longest."""
+
+
+def pytest_configure(config):
+    """pytest-xdist would begin with the files of most tests, and end with one process at work on a long file of few."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files come first: processes that share the files end together."""
+    first = {f"test_{name}.py" for name in LONGEST}
+    items.sort(key=lambda item: item.path.name not in first)
 
 
 programs = []

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import threading
 import types
+from pathlib import Path
 
 import pytest
 
-from reimagen_jax import files
+from reimagen_jax import files, stores
 from reimagen_jax.errors import UserError
 from reimagen_jax.files import MARK, atomic_dir, growing_dir, kind_of, read_json, recover, write_json, write_text
+from reimagen_jax.paths import in_bucket
 
 
 def names(folder):
@@ -128,7 +130,7 @@ def test_missing_json_names_file_and_purpose(tmp_path):
 
 KILLED = """
 import os, pathlib, shutil, signal, sys
-from reimagen_jax import files
+from reimagen_jax import files, stores
 
 def killed(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -350,3 +352,20 @@ def test_a_mark_of_an_older_version_is_read(tmp_path):
 def test_a_failed_exchange_falls_back_to_renames(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_exchange", lambda a, b: False)
     test_overwriting_replaces_all_or_nothing(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "there"),
+    [
+        ("gs://bucket/run", True),
+        (Path("s3://bucket/run/a b"), True),
+        ("s3:/bucket", True),
+        ("file:///run", False),
+        ("gs:", False),
+        ("runs/gs://bucket", False),
+        ("/runs/s3", False),
+    ],
+)
+def test_what_is_in_a_bucket_is_told_by_its_address(path, there):
+    assert in_bucket(path) == there
+    assert (stores.kind(path) is not None) == there

@@ -25,7 +25,7 @@ from reimagen_jax.retrieval.hybrid import Fusion
 from reimagen_jax.retrieval.neighbours import Rules
 from reimagen_jax.systems import kinds
 
-BUILT_IN = ("reimagen", "distillation", "dual", "clip", "rater")
+BUILT_IN = ("reimagen", "distillation", "dual", "clip", "rater", "unclip_prior", "unclip_decoder", "unclip_upsampler")
 
 
 class Number(NamedTuple):

@@ -1,4 +1,4 @@
-"""A stage of DeepFloyd IF (diffusers layout, safetensors) into a Re-Imagen that draws what IF draws.
+"""Published weights (diffusers layout, safetensors) into ours: a stage of DeepFloyd IF, or karlo, which is an unCLIP.
 
     python tools/convert_weights.py IF-I-M-v1.0 --out runs/if64
     python tools/convert_weights.py IF-II-M-v1.0 --text-encoder IF-I-M-v1.0/text_encoder --out runs/if256
@@ -10,6 +10,16 @@ The folders are what `huggingface-cli download DeepFloyd/IF-I-M-v1.0` brings, on
 `unet`, `scheduler` (stage II: `image_noising_scheduler` too), `text_encoder` and `tokenizer` are read. The result is a
 folder of weights like any other: IF's parameters, and neighbour attention that adds nothing until it is trained. Needs
 twice the memory of the weights in float32 (IF-I-XL: 35 GB), and no accelerator.
+
+    python tools/convert_weights.py karlo-v1-alpha --out runs/karlo \
+        --image-encoder karlo-v1-alpha-image-variations/image_encoder
+
+    reimagen sample --model runs/karlo/prior --cascade runs/karlo/decoder runs/karlo/upsampler \
+        --prompt "a corgi on a skateboard" --out runs/corgi
+
+karlo's weights (kakaobrain/karlo-v1-alpha, and its sibling of image variations, which has no prior) become three
+folders. The image encoder is CLIP's; without one, no picture can be embedded. The weights are licensed under CreativeML
+Open RAIL-M, and so is what is made of them: its use restrictions go with them.
 """
 
 import sys
@@ -25,10 +35,10 @@ from reimagen_jax.terminal import say
 
 @dataclass(frozen=True)
 class Convert:
-    """Convert a stage of DeepFloyd IF, and add attention over neighbours."""
+    """Convert a stage of DeepFloyd IF, and add attention over neighbours; or karlo."""
 
     pipeline: Annotated[Path, tyro.conf.Positional]
-    """Folder of a stage I or II pipeline."""
+    """Folder of a stage I or II pipeline, or of karlo."""
     out: Path
     """Folder to write; it must not exist yet."""
     neighbours_at: tuple[int, ...] | None = None
@@ -37,6 +47,8 @@ class Convert:
     """Plain IF, without attention over neighbours."""
     text_encoder: Path | None = None
     """Folder of IF's T5 (default: text_encoder in the pipeline's folder). It embeds the empty text."""
+    image_encoder: Path | None = None
+    """Of karlo: folder of CLIP's image tower (default: image_encoder in the pipeline's folder, if there is one)."""
     cleaning: Literal["none", "deepfloyd"] = "none"
     """deepfloyd: all texts that the model reads are cleaned, as IF's own captions were (needs the extra "clean")."""
     name: str = ""
@@ -47,7 +59,44 @@ class Convert:
     """Replace an existing output folder, once the new one is complete."""
 
     def run(self) -> None:
-        """Reads, converts and writes. Raises `UserError` on a folder that is not a stage of IF."""
+        """Reads, converts and writes. Raises `UserError` on a folder that is neither a stage of IF nor karlo."""
+        from reimagen_jax.systems.unclip.karlo import is_karlo
+
+        if is_karlo(self.pipeline):
+            self._karlo()
+        else:
+            self._stage_of_if()
+
+    def _karlo(self) -> None:
+        import jax.numpy as jnp
+
+        from reimagen_jax.errors import require
+        from reimagen_jax.files import atomic_dir, require_writable, write_text
+        from reimagen_jax.inference.export import CARD, model_card, save_weights
+        from reimagen_jax.systems.unclip.karlo import LICENCE, parts_of, read
+
+        odd = {"--neighbours-at": self.neighbours_at, "--no-neighbours": self.no_neighbours}
+        odd |= {"--text-encoder": self.text_encoder, "--cleaning": self.cleaning != "none"}
+        said = [name for name, value in odd.items() if value]
+        require(not said, f"{', '.join(said)}: of a stage of DeepFloyd IF, but {self.pipeline} is karlo")
+        for part in parts_of(self.pipeline):
+            require_writable(self.out / part, kind="weights", overwrite=self.overwrite)
+        name = self.name or self.pipeline.resolve().name
+        for part, stage in read(self.pipeline, name, image_encoder=self.image_encoder).items():
+            about = (
+                f"The {part} of {self.pipeline.resolve().name}, an unCLIP by Kakao Brain, converted. Its weights are "
+            )
+            about += "licensed under CreativeML Open RAIL-M, whose use restrictions go with them."
+            with atomic_dir(self.out / part, kind="weights", overwrite=self.overwrite) as folder:
+                save_weights(folder, stage.config, stage.params, jnp.dtype(self.dtype))
+                write_text(
+                    folder / CARD,
+                    model_card(stage.config, {"Training": "by Kakao Brain"}, about=about, licence=LICENCE),
+                )
+            print(f"{stage.config.name}: {stage.config.system.kind}, in {self.out / part}")
+        print("The weights' licence, CreativeML Open RAIL-M, restricts what they may be used for; the cards name it")
+
+    def _stage_of_if(self) -> None:
         import jax.numpy as jnp
 
         from reimagen_jax.errors import require
@@ -55,6 +104,7 @@ class Convert:
         from reimagen_jax.inference.export import CARD, model_card, save_weights
         from reimagen_jax.systems.reimagen.deepfloyd_pipeline import read_stage
 
+        require(self.image_encoder is None, f"--image-encoder: of karlo, but {self.pipeline} has no text_proj")
         require(
             not (self.no_neighbours and self.neighbours_at),
             f"--no-neighbours and --neighbours-at {self.neighbours_at} contradict each other",

@@ -13,6 +13,7 @@ COMMANDS = {
     "export": ("export:Export", "checkpoint -> safetensors, settings and a model card, to hand on"),
     "sample": ("sample:Sample", "prompts -> images, with neighbours from a knowledge base or given by hand"),
     "edit": ("edit:main", "images -> images: drawn on, inpainted, outpainted, varied, mixed, swapped"),
+    "unclip": ("unclip:main", "images -> images like them, between them, changed by texts: by their embeddings"),
     "reproduce": ("reproduce:Reproduce", "images -> the same images, drawn again from what they tell, and compared"),
     "seedselect": ("seedselect:main", "prompts + references -> images, from noise that is searched for them"),
     "sweep": ("sweep:Sweep", "prompts -> a report over eta: from all neighbours to all text"),

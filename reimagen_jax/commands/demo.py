@@ -61,6 +61,7 @@ class Demo(Options):
         world, model, rater = World(), open_drawing(self.model), Rater.open(self.rater)
         unseen, frequent = (demonstration.choose(world, split, self.num_prompts) for split in ("unseen", "frequent"))
         pipeline = self._pipeline(model)
+        demonstration.rehearse(world, model.config.system.resolution)
         # XLA compiles on a core of its own while images for the knowledge base are made on another.
         with atomic_dir(self.out, kind=KIND, overwrite=True) as folder, ThreadPoolExecutor(1) as beside:
             ready = beside.submit(_compiled, pipeline)

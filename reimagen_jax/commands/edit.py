@@ -1,7 +1,6 @@
 """`reimagen edit`: what is drawn on images, and by other neighbours from the same noise."""
 
 import dataclasses
-import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from reimagen_jax.commands.sampling_options import CascadeOptions, SamplingOptio
 from reimagen_jax.commands.usage import run_one
 from reimagen_jax.diffusion.settings import Repeats
 from reimagen_jax.errors import require
+from reimagen_jax.files import file_facts
 
 if TYPE_CHECKING:
     from reimagen_jax.inference.edits import Plan
@@ -104,14 +104,8 @@ class Edit(Options):
             stages=self.stages.resolved(pipeline),
         )
         kind = next(name for name, command in COMMANDS.items() if command is type(self))
-        command = command_line("edit", resolved).replace("reimagen edit", f"reimagen edit {kind}", 1)
-        files = {name: path for name, path in self.files().items() if path is not None}
-        data = {name: f"{path.resolve()}, SHA-256 {_checksum(path)}" for name, path in files.items()}
-        return {"command": command, "data": self.what.sources(models[0].config) | data}
-
-
-def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+        data = self.what.sources(models[0].config) | file_facts(self.files())
+        return {"command": command_line(f"edit {kind}", resolved), "data": data}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from reimagen_jax.commands.evaluate_seedselect import SeedSelect
 from reimagen_jax.commands.options import command_line
 from reimagen_jax.commands.sampling_options import CascadeOptions, SamplingOptions, open_drawing
 from reimagen_jax.commands.usage import run_one
+from reimagen_jax.diffusion.settings import SamplerConfig
 from reimagen_jax.errors import require
 from reimagen_jax.systems.reimagen.settings import ETAS
 from reimagen_jax.terminal import say
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from reimagen_jax.inference.model import Model
 
 Split = Literal["frequent", "rare", "unseen"]
-Source = Literal["retrieval", "caption", "none", "random", "wrong"]
+Source = Literal["retrieval", "caption", "none", "random", "wrong", "own"]
 DESCRIPTION = "Measure a model: benchmarks, each with options of its own."
 RESULTS = "results.json"
 ROWS = "rows"
@@ -37,10 +38,13 @@ class Entities(Options):
         reimagen evaluate entities --model runs/train --knowledge-base runs/index --out runs/evaluation
 
     Prompts are fresh scenes with entities that the training data shows often, rarely or never. Each condition is a row:
-    where the neighbours come from (retrieval by the entity's name or by the whole caption, none, random, wrong), how
-    many they are, and eta. Rows are stored as they are done: after a stop, the same command goes on where it was.
+    where the neighbours come from (retrieval by the entity's name or by the whole caption, none, random, wrong, the
+    entity's own), how many they are, and eta. Rows are stored as they are done: after a stop, the same command goes on
+    where it was.
     A super-resolution model alone enlarges the true images, shrunk; --cascade adds super-resolution models that enlarge
     what --model draws, and the last one's images are rated (by a rater of their size).
+    unCLIP is compared likewise: its prior without neighbours (--model PRIOR --cascade DECODER), its decoder by the
+    embeddings of neighbours, or (--embedding text) by the prompt's own; conditions that it cannot draw are left out.
     The paper draws four images of a prompt and counts it where one of them shows the entity and what the text tells:
     --num-images 4, column "best of 4".
     Writes results.json, results.csv, parameters.csv, prompts.json, plots, and for each split a picture of its images.
@@ -84,16 +88,19 @@ class Entities(Options):
             self._evaluate()
 
     def _evaluate(self) -> None:
+        from reimagen_jax.commands.sample import DRAWING
         from reimagen_jax.evaluation.entities import store
         from reimagen_jax.evaluation.entities.arms import plan
         from reimagen_jax.evaluation.entities.tables import comparisons, row
         from reimagen_jax.reports.entities import pictures, plots, tables
 
-        models = [open_drawing(path, self.how.text_encoder) for path in (self.model, *_paths(self.stages))]
+        paths = (self.model, *_paths(self.stages))
+        models = [open_drawing(path, self.how.text_encoder, kinds=DRAWING) for path in paths]
         bench = self._bench(models)
         command = self._resolved(models, bench)
+        eta = 1.0 if command.eta is None else command.eta
         swept = [split for split in command.splits if split in command.sweep_splits]
-        arms = plan(command.splits, command.conditions, command.k, command.eta, command.ks, command.etas, swept)
+        arms = plan(command.splits, command.conditions, command.k, eta, command.ks, command.etas, swept)
         say(tables.about_rater(bench.rater.metrics))
         tables.write_prompts({split: bench.prompts(split) for split in command.splits}, self.out)
         _announce(bench, [arm for arm in arms if not store.stored(bench, arm, self.out / ROWS).is_file()])
@@ -104,9 +111,9 @@ class Entities(Options):
             outcomes[arm] = store.run_arm(bench, arm, self.out / ROWS)
             rows.append(row(arm, outcomes[arm]))
             print(tables.line(rows[-1]), flush=True)
-            differences = comparisons(outcomes, command.k, command.eta)
+            differences = comparisons(outcomes, command.k, eta)
             command._write(models, bench, rows, differences, complete=len(rows) == len(arms))
-        plots.write(rows, bench.rater.metrics, command.k, command.eta, self.out)
+        plots.write(rows, bench.rater.metrics, command.k, eta, self.out)
         for split in command.splits:
             of_split = [arm for arm in arms if arm.split == split]
             pictures.picture(bench, of_split, self.out / ROWS).save(self.out / f"{split}.png")
@@ -118,12 +125,27 @@ class Entities(Options):
         """The same with nothing left to the models' experiments."""
         settings = bench.pipeline.settings
         return dataclasses.replace(
-            self,
+            self._fitting(settings),
             k=self._k(models),
-            eta=settings.eta if self.eta is None else self.eta,
+            eta=getattr(settings, "eta", None) if self.eta is None else self.eta,
             how=self.how.resolved(settings),
             stages=self.stages.resolved(bench.pipeline),
         )
+
+    def _fitting(self, settings: SamplerConfig) -> "Entities":
+        """The same with the conditions and sweeps that the model can draw: all are a Re-Imagen's; unCLIP has no eta,
+        its prior sees no neighbours, its decoder draws from nothing else, or from none. Says what is left out."""
+        if hasattr(settings, "eta"):
+            return self
+        require(self.eta is None, f"--eta {self.eta}: {self.model} has no steps of two kinds")
+        seen = getattr(settings, "embedding", "text") != "text"
+        conditions = tuple(each for each in self.conditions if (each != "none") == seen)
+        left_out = [each for each in self.conditions if each not in conditions]
+        why = "draws from neighbours" if seen else "sees no neighbours"
+        require(bool(conditions), f"--conditions {' '.join(self.conditions)}: {self.model} {why}, nothing is left")
+        if left_out:
+            say(f"{self.model} {why}: {', '.join(left_out)} left out", error=True)
+        return dataclasses.replace(self, conditions=conditions, ks=tuple(k for k in self.ks if k and seen), etas=())
 
     def _k(self, models: "Sequence[Model]") -> int:
         return self.k or max(1, *(model.config.data.num_neighbours for model in models))

@@ -37,10 +37,12 @@ def as_typed(options: Mapping[str, str]) -> Iterator[None]:
 
 def command_line(name: str, command: Any) -> str:
     """The command line that a (resolved) command object stands for; options are those that are not None."""
-    words = ["reimagen", name]
-    for option, value in _options(command):
+    words = ["reimagen", *name.split()]
+    for option, value, positional in _options(command):
         flag = "--" + option.replace("_", "-")
-        if isinstance(value, bool):
+        if positional:
+            words += map(str, value if isinstance(value, tuple) else (value,))
+        elif isinstance(value, bool):
             words += [flag] if value else []
         elif isinstance(value, tuple) and value and isinstance(value[0], tuple):
             words += [word for group in value for word in (flag, *map(str, group))]
@@ -63,10 +65,15 @@ def without_folders(value: Any) -> Any:
     return dataclasses.replace(value, **named)
 
 
-def _options(command: Any) -> list[tuple[str, Any]]:
-    """Names and values of the fields, those of nested groups among them: their options have no prefix."""
+def _options(command: Any) -> list[tuple[str, Any, bool]]:
+    """Names and values of the fields, those of nested groups among them (their options have no prefix), and whether
+    they are typed without a name, as those before all others are."""
+    from tyro.conf import Positional
+
     options = []
     for item in dataclasses.fields(command):
-        value = getattr(command, item.name)
-        options += _options(value) if dataclasses.is_dataclass(value) else [(item.name, value)]
-    return options
+        value, marks = getattr(command, item.name), getattr(item.type, "__metadata__", ())
+        name = next((mark.name for mark in marks if getattr(mark, "name", None)), item.name)
+        nested = dataclasses.is_dataclass(value)
+        options += _options(value) if nested else [(name, value, Positional in marks)]
+    return sorted(options, key=lambda option: not option[2])

@@ -244,7 +244,8 @@ class PromptOptions(Options):
     def resolved(self, config: Experiment) -> "PromptOptions":
         """The same with nothing left to the experiment."""
         given = len(self.reference) + len(set(_flat(self.pin)))
-        most = config.data.num_neighbours if config.system.sampler.k is None else config.system.sampler.k
+        set_to = getattr(config.system.sampler, "k", None)
+        most = config.data.num_neighbours if set_to is None else set_to
         default = max(given, most) if self.knowledge_base else given
         return dataclasses.replace(self, k=default if self.k is None else self.k)
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import tyro
 
 from reimagen_jax.checked import Count, Options, Share
-from reimagen_jax.commands.options import PLACE, command_line, without_folders
+from reimagen_jax.commands.options import PLACE, as_typed, command_line, without_folders
 from reimagen_jax.commands.prompt_options import PromptOptions, say_left_out, warn_without_neighbours
 from reimagen_jax.commands.sampling_options import EnlargingOptions, SamplingOptions, open_drawing
+from reimagen_jax.diffusion.settings import SamplerConfig
 from reimagen_jax.errors import UserError, require
-from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
+from reimagen_jax.systems.reimagen.settings import ReImagenConfig
+from reimagen_jax.systems.unclip.settings import DecoderConfig, PriorConfig, UpsamplerConfig
 from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
@@ -46,6 +48,11 @@ class Sample(Options):
 
     Larger images by a cascade: further models, in order, enlarge what the first has drawn:
         reimagen sample --model runs/base64 --cascade runs/sr256 runs/sr1024 --prompt "a cat" --out runs/large
+
+    By unCLIP, a prior draws an embedding from the text, a decoder an image from it, upsamplers enlarge that. Without
+    the prior, the decoder draws from the neighbours' embeddings:
+        reimagen sample --model runs/prior --cascade runs/decoder runs/up64 --prompt "a cat" --out runs/unclip
+        reimagen sample --model runs/decoder --prompt "a cat" --knowledge-base runs/index --out runs/as_retrieved
 
     An image of your own, enlarged:
         reimagen sample --model runs/sr256 --low-res cat64.png --prompt "a cat on a mat" --out runs/enlarged
@@ -152,7 +159,7 @@ class Sample(Options):
 
     def _open(self, path: Path) -> "Model":
         """A model whose parameters are in the host's memory, so that one stage at a time is on the device."""
-        return open_drawing(path, self.how.text_encoder, on_host=True)
+        return open_drawing(path, self.how.text_encoder, on_host=True, kinds=DRAWING)
 
     def _low_res(self, models: "list[Model]") -> "np.ndarray | None":
         """The image that the first model enlarges, if it does. Raises `UserError` when the models do not chain."""
@@ -167,11 +174,18 @@ class Sample(Options):
         )
         require(stage is not None or path is None, f"{name} is a base model: --low-res is for a super-resolution model")
         check_chain([model.config for model in models])
+        last = models[-1].config
+        require(
+            last.system.drawn is not None,
+            f"{last.name} is a {last.system.kind}: it draws embeddings, not images; let a decoder draw from them, "
+            "--cascade DECODER",
+        )
         return None if path is None else _read_square(path, stage.low_resolution)
 
-    def _settings(self, default: GuidedSamplerConfig) -> GuidedSamplerConfig:
+    def _settings(self, default: SamplerConfig) -> SamplerConfig:
         settings = self.how.settings(default)
-        return settings if self.eta is None else dataclasses.replace(settings, eta=self.eta)
+        with as_typed({"sampler.eta": "--eta"}):
+            return settings if self.eta is None else settings.changed(eta=self.eta)
 
     def _command(self, models: "Sequence[Model]", pipeline: "Pipeline", n: int, out: Path = Path("OUT")) -> str:
         """The command that draws what the first n stages drew, whatever folder it is for, with nothing left to the
@@ -183,7 +197,7 @@ class Sample(Options):
         resolved = dataclasses.replace(
             self,
             out=out,
-            eta=pipeline.settings.eta,
+            eta=getattr(pipeline.settings, "eta", None),
             what=self.what.resolved(models[0].config),
             how=self.how.resolved(pipeline.settings),
             stages=stages,
@@ -194,6 +208,7 @@ class Sample(Options):
         return command_line("sample", without_folders(resolved) if self.hide_paths else resolved)
 
 
+DRAWING = (ReImagenConfig, PriorConfig, DecoderConfig, UpsamplerConfig)
 PLACES = ("prompts", "knowledge base", "low-resolution image")
 """Of the facts about data, those that are folders and files of this machine."""
 

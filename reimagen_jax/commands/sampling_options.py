@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
@@ -12,12 +12,13 @@ import tyro
 
 from reimagen_jax.checked import Count, NonNegative, Options, Seed, Share, checked
 from reimagen_jax.commands.options import as_typed
-from reimagen_jax.config import Experiment
-from reimagen_jax.diffusion.settings import SamplerSteps, Solver, Thresholding, WeightSchedule
+from reimagen_jax.config import Experiment, SystemConfig
+from reimagen_jax.diffusion.settings import SamplerConfig, SamplerSteps, Solver, Thresholding, WeightSchedule
 from reimagen_jax.diffusion.spacing import Spacing
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.paths import local
-from reimagen_jax.systems.reimagen.settings import AugNoise, Guidance, GuidedSamplerConfig, HandedOn, ReImagenConfig
+from reimagen_jax.systems.reimagen.settings import AugNoise, Guidance, HandedOn, ReImagenConfig
+from reimagen_jax.systems.unclip.settings import Embedding
 from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
@@ -28,13 +29,20 @@ if TYPE_CHECKING:
     from reimagen_jax.inference.prompts import Prompt
 
 
-def open_drawing(path: Path, text_encoder: Path | None = None, *, on_host: bool = False) -> "Model":
+def open_drawing(
+    path: Path,
+    text_encoder: Path | None = None,
+    *,
+    on_host: bool = False,
+    kinds: tuple[type[SystemConfig], ...] = (ReImagenConfig,),
+) -> "Model":
     """Opens a model to draw with by these options. Raises `UserError` also for one of a system that has others."""
     from reimagen_jax.inference.model import CHOSEN, Model
 
     model = Model.open(path, text_encoder=text_encoder, on_host=on_host)
     system = model.config.system
-    require(isinstance(system, ReImagenConfig), f"{path} is a {system.kind}: images are drawn here by a Re-Imagen")
+    others = " or a system of unCLIP" if len(kinds) > 1 else ""
+    require(isinstance(system, kinds), f"{path} is a {system.kind}: images are drawn here by a Re-Imagen{others}")
     if model.chosen is not None:
         say(f"{path} draws by the guidance of its {CHOSEN}, where options say nothing else: {model.chosen}", error=True)
     return model
@@ -78,6 +86,9 @@ class SamplingOptions(Options):
     """From 0 to 1: how far the spread of a guided prediction is brought back to that of the plain one."""
     thresholding: Thresholding | None = None
     """How predicted images are kept within the range of images."""
+    embedding: Embedding | None = None
+    """Of an unCLIP decoder: whose embedding it draws, that of the stage before, the mean of the neighbours', or the
+    text's own (default: of the stage before, if there is one, else the neighbours')."""
     seed: Seed = 0
     """Of the noise. The noise of image number i depends on the seed and i alone."""
     batch_size: Count = 16
@@ -86,7 +97,7 @@ class SamplingOptions(Options):
     """Folder of the published text encoder (T5, CLIP) that the models were trained with, for models that have such a
     one (default: where it was then)."""
 
-    def settings(self, config: GuidedSamplerConfig) -> GuidedSamplerConfig:
+    def settings(self, config: SamplerConfig) -> SamplerConfig:
         """The experiment's settings with what was given."""
         with as_typed(self.typed()):
             return config.changed(**self._given())
@@ -101,10 +112,10 @@ class SamplingOptions(Options):
         given = {name: getattr(self, option) for option, name in self._settings().items()}
         return {name: value for name, value in given.items() if value is not None}
 
-    def resolved(self, settings: GuidedSamplerConfig) -> "SamplingOptions":
+    def resolved(self, settings: SamplerConfig) -> "SamplingOptions":
         """The same with nothing left to the experiment."""
         return dataclasses.replace(
-            self, **{option: getattr(settings, name) for option, name in self._settings().items()}
+            self, **{option: getattr(settings, name, None) for option, name in self._settings().items()}
         )
 
     def pipeline(self, model: "Model", prompts: "Sequence[Prompt]") -> "Pipeline":
@@ -145,9 +156,14 @@ class StageOption:
     def __str__(self) -> str:
         return ",".join([str(self.model), *(f"{name.replace('_', '-')}={value}" for name, value in self.settings)])
 
-    def applied(self, settings: GuidedSamplerConfig) -> GuidedSamplerConfig:
+    def applied(self, settings: SamplerConfig) -> SamplerConfig:
         """The model's settings with what was given. Raises `UserError` on values that make no sense."""
         given = {name: value for name, value in self.settings if name in STAGE_SETTINGS}
+        for name in given:
+            require(
+                hasattr(settings, STAGE_SETTINGS[name]),
+                f"{self._place(name)}: this model's sampler has no such setting",
+            )
         read = {
             STAGE_SETTINGS[name]: settings.checked(STAGE_SETTINGS[name], self._read(name, value), self._place(name))
             for name, value in given.items()
@@ -166,9 +182,9 @@ class StageOption:
         size = dict(self.settings).get("batch_size")
         return default if size is None else checked(self._read("batch_size", size), Count, self._place("batch_size"))
 
-    def resolved(self, settings: GuidedSamplerConfig, batch_size: int) -> "StageOption":
+    def resolved(self, settings: SamplerConfig, batch_size: int) -> "StageOption":
         """The same with nothing left to the experiment."""
-        values = {option: getattr(settings, name) for option, name in STAGE_SETTINGS.items()}
+        values = {option: getattr(settings, name, None) for option, name in STAGE_SETTINGS.items()}
         values |= {"batch_size": batch_size}
         return StageOption(self.model, tuple((name, _word(v)) for name, v in values.items() if v not in (None, ())))
 
@@ -219,6 +235,7 @@ STAGE_SETTINGS = {
     "aug_noise": "aug_noise",
     "handed_on": "handed_on",
     "k": "k",
+    "embedding": "embedding",
 }
 """Options of a stage's sampler -> the settings that they set."""
 LOW_RES = ("aug_level", "aug_noise")
@@ -231,6 +248,7 @@ STAGE_CHOICES = {
     "thresholding": get_args(Thresholding),
     "aug_noise": get_args(AugNoise),
     "handed_on": get_args(HandedOn),
+    "embedding": get_args(Embedding),
 }
 _STAGE_WORD = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
@@ -243,16 +261,16 @@ _STAGE_WORD = tyro.constructors.PrimitiveConstructorSpec(
 
 @dataclass(frozen=True)
 class CascadeOptions(Options):
-    """Super-resolution: further models that enlarge what --model draws."""
+    """Cascades: further models that enlarge what --model draws, or draw from its embedding."""
 
     common: ClassVar[tuple[str, ...]] = ()
 
     cascade: tuple[Annotated[StageOption, _STAGE_WORD], ...] = ()
-    """Super-resolution models, each enlarging the images of the one before it; the first those of --model. What is not
-    as in a model's experiment stands behind it: runs/sr256,steps=30,aug-level=0.2 (also solver, spacing,
-    times=1:0.8:0.4, ddim-noise, ddpm-gamma, eta, text-weight, neighbour-weight, guidance, guidance-schedule,
-    guidance-interval=0.2:0.8, guidance-rescale, thresholding, aug-noise, handed-on, batch-size, and k: neighbours, of
-    those found, that it sees)."""
+    """Super-resolution models, each enlarging the images of the one before it; the first those of --model (behind a
+    prior of unCLIP, its decoder, then upsamplers). What is not as in a model's experiment stands behind it:
+    runs/sr256,steps=30,aug-level=0.2 (also solver, spacing, times=1:0.8:0.4, ddim-noise, ddpm-gamma, eta, text-weight,
+    neighbour-weight, guidance, guidance-schedule, guidance-interval=0.2:0.8, guidance-rescale, thresholding, aug-noise,
+    handed-on, embedding, batch-size, and k: neighbours, of those found, that it sees)."""
     aug_level: Share | None = None
     """Where --model is a super-resolution model: noise that it puts on its input, 0 to 1 (0.1 to 0.3 work well). More
     hides what the stage before got wrong, and lets more be drawn anew."""
@@ -262,9 +280,7 @@ class CascadeOptions(Options):
     handed_on: HandedOn | None = None
     """What the models of --cascade enlarge: images as they would be written (bytes), or never rounded (floats)."""
 
-    def settings(
-        self, configs: Sequence[Experiment], first: GuidedSamplerConfig, found: int
-    ) -> list[GuidedSamplerConfig]:
+    def settings(self, configs: Sequence[Experiment], first: SamplerConfig, found: int) -> list[SamplerConfig]:
         """Of all stages: `first` of --model, and each experiment's own with what was given; `found` neighbours at most.
 
         A stage that was trained without neighbours sees none. Raises `UserError` on values out of range.
@@ -280,19 +296,19 @@ class CascadeOptions(Options):
             not handed_on or bool(self.cascade),
             f"--handed-on {self.handed_on} is about the models of --cascade: none is given",
         )
-        stages = [dataclasses.replace(first, k=found, **own, **handed_on)]
+        stages = [_handing_on(first.with_room(found).changed(**own), handed_on)]
         for option, config in zip(self.cascade, configs[1:], strict=True):
             last = option is self.cascade[-1]
-            settings = option.applied(dataclasses.replace(config.system.sampler, **({} if last else handed_on)))
-            most = found if config.data.num_neighbours else 0
-            stages.append(dataclasses.replace(settings, k=most if settings.k is None else min(settings.k, found)))
+            settings = option.applied(_handing_on(config.system.sampler, {} if last else handed_on))
+            most, own = found if config.data.num_neighbours else 0, getattr(settings, "k", None)
+            stages.append(settings.with_room(most if own is None else min(own, found)))
         return stages
 
     def pipeline(
         self,
         models: "Sequence[Model]",
         how: SamplingOptions,
-        first: GuidedSamplerConfig,
+        first: SamplerConfig,
         found: int,
         devices: "Sequence[jax.Device]" = (),
     ) -> "Pipeline":
@@ -314,15 +330,20 @@ class CascadeOptions(Options):
         stages = zip(self.cascade, pipeline.stages[1:], strict=True)
         first, own = pipeline.stages[0], {}
         if first.config.system.super_resolution is not None:
-            own = {name: getattr(first.settings, name) for name in LOW_RES}
-        own |= {"handed_on": first.settings.handed_on} if self.cascade else {}
+            own = {name: getattr(first.settings, name, None) for name in LOW_RES}
+        own |= {"handed_on": getattr(first.settings, "handed_on", None)} if self.cascade else {}
         cascade = tuple(option.resolved(stage.settings, stage.batch_size) for option, stage in stages)
         return dataclasses.replace(self, cascade=cascade, **own)
 
 
+def _handing_on(settings: SamplerConfig, given: Mapping[str, HandedOn]) -> SamplerConfig:
+    """The settings, by which images are handed on so; an embedding is handed on as it is."""
+    return settings.changed(**given) if hasattr(settings, "handed_on") else settings
+
+
 @dataclass(frozen=True)
 class EnlargingOptions(CascadeOptions):
-    """Super-resolution: further models that enlarge what --model draws, or an image for --model itself to enlarge."""
+    """Cascades: further models that enlarge what --model draws, or an image for --model itself to enlarge."""
 
     common: ClassVar[tuple[str, ...]] = ()
 

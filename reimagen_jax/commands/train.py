@@ -71,7 +71,7 @@ def train_experiment(config: Experiment, workdir: Path) -> None:
     """
     from reimagen_jax.evaluation.pictures.watching import HeldOut
     from reimagen_jax.inference.examples import drawing
-    from reimagen_jax.inference.model import Model, settled
+    from reimagen_jax.inference.model import settled, start_of
     from reimagen_jax.reports.previews import preview_hook
     from reimagen_jax.systems import kinds
     from reimagen_jax.training.checkpoint import begun
@@ -92,7 +92,7 @@ def train_experiment(config: Experiment, workdir: Path) -> None:
     config = dataclasses.replace(feed.config, data=moved(feed.config.data, lambda path: addresses.get(path, path)))
     system, initial = kinds.system_of(config), None
     if config.init.weights:
-        initial = lambda: config.system.begun(Model.open(config.init.weights, on_host=True).params)  # noqa: E731
+        initial = lambda: config.system.begun(start_of(config.init.weights)[1]())  # noqa: E731
     draw = drawing(system)
     held_out = HeldOut.of(feed, draw)
     watches = (validation(system, feed, config.train), None if held_out is None else held_out.watch)

@@ -1,6 +1,6 @@
 """Settings of the diffusion process, of its samplers, and of the low-resolution input of a super-resolution stage."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -118,6 +118,29 @@ class SuperResolutionConfig(Checked):
             f"super_resolution.blur_width begins at {self.blur_width[0]}: a blur has a width above 0",
         )
 
+    def check_stage(self, resolution: int, stride: int) -> None:
+        """Raises `UserError` where a stage of this resolution, whose network takes multiples of `stride`, cannot
+        enlarge so."""
+        low, crop = self.low_resolution, self.crop
+        require(
+            low < resolution and resolution % low == 0,
+            f"resolution {resolution} is not a multiple (2 or more) of super_resolution.low_resolution {low}",
+        )
+        factor = resolution // low
+        require(
+            crop % factor == 0 and crop % stride == 0 and crop < resolution,
+            f"super_resolution.crop {crop} has to be a multiple of {factor} (resolution / low_resolution) and of "
+            f"{stride} (what the U-Net needs), below resolution {resolution}; 0 trains on whole images",
+        )
+
+    def check_follows(self, before: str, drawn: int | None, where: str) -> None:
+        """Raises `UserError`, beginning with `where`, unless it enlarges what the stage named `before` has drawn."""
+        require(
+            self.low_resolution == drawn,
+            f"{where} enlarges images of {self.low_resolution} pixels, but the stage before it, {before}, draws "
+            f"{drawn}",
+        )
+
 
 @dataclass(frozen=True)
 class SamplerConfig(Checked):
@@ -173,14 +196,24 @@ class SamplerConfig(Checked):
         """The same with what is given; what is said of the times decides all of them.
 
         Listed times set their own number, a respacing of a chain its own; and where a number or a spacing is given,
-        times that were listed before are no more.
+        times that were listed before are no more. Raises `UserError` for what such a sampler does not have.
         """
+        known = [item.name for item in fields(self)]
+        lost = [name for name in given if name not in known]
+        require(
+            not lost,
+            f"sampler.{min(lost, default='')}: this model's sampler has no such setting, but {', '.join(known)}",
+        )
         if given.get("times"):
             given = {"spacing": "even", "num_steps": len(given["times"]), **given}
         elif given.keys() & {"spacing", "num_steps"}:
             respaced = SECTIONS.get(given.get("spacing"))
             given = {"times": ()} | ({"num_steps": sum(respaced)} if respaced else {}) | given
         return replace(self, **given)
+
+    def with_room(self, number: int) -> "SamplerConfig":
+        """The same with room for so many neighbours (k), where it has room for any."""
+        return replace(self, k=number) if hasattr(self, "k") else self
 
     def told(self) -> dict[str, str]:
         """What is unlike the plain sampler's, in words."""

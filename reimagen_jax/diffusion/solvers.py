@@ -107,8 +107,8 @@ def ddpm(process: DiffusionConfig, gamma: float = 0.0) -> Solver:
     return Solver(_remember_nothing, step, stochastic=True)
 
 
-def ddim(process: DiffusionConfig, noise_share: float = 0.0) -> Solver:
-    """Implicit sampling, (3) and (4)."""
+def ddim(process: DiffusionConfig, noise_share: float | Float[Array, "b *one"] = 0.0) -> Solver:
+    """Implicit sampling, (3) and (4); a share of each sample's own may be traced."""
 
     def step(predict: Predict, x: Array, carry: Carry, t: Array, s: Array, noise: Array) -> tuple[Array, Carry]:
         scales, (x0, eps, _) = Scales.at(t, s, process), predict(x, t)
@@ -116,7 +116,8 @@ def ddim(process: DiffusionConfig, noise_share: float = 0.0) -> Solver:
         kept = jnp.sqrt(jnp.maximum(scales.sigma_s**2 - variance, 0.0))  # with all noise, rounding may go below
         return scales.alpha_s * x0 + kept * eps + jnp.sqrt(variance) * noise, carry  # (3)
 
-    return Solver(_remember_nothing, step, stochastic=noise_share > 0.0)
+    stochastic = isinstance(noise_share, Array) or noise_share > 0.0
+    return Solver(_remember_nothing, step, stochastic)
 
 
 class Stride(NamedTuple):

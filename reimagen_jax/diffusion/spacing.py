@@ -9,7 +9,7 @@
 
 A sampler goes on from the last of them to the image. Sources: Lin et al. 2023, table 2, and diffusers' DDPM and DDIM
 (2, 3, 4); Nichol and Dhariwal's published code (5) and, with its counts, DeepFloyd IF's (6). IF's "10", "27", "50",
-"100" and "150" are (3), its "ddim50" is (5) with n = 50.
+"100" and "150" are (3), its "ddim50" is (5) with n = 50. (3) is karlo's, too: diffusers' UnCLIPScheduler.
 """
 
 from typing import Literal, get_args

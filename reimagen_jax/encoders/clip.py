@@ -13,18 +13,9 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from reimagen_jax import randomness
-from reimagen_jax.encoders.clip_net import (
-    ACTIVATIONS,
-    RULES,
-    Clip,
-    ClipConfig,
-    ImageTowerConfig,
-    TextTowerConfig,
-    Tower,
-)
+from reimagen_jax.encoders.clip_net import RULES, Clip, ClipConfig, ImageTowerConfig, TextTowerConfig
 from reimagen_jax.encoders.frozen import (
     WITHOUT_EFFECT,
-    Dtype,
     TextEncoder,
     bucketed,
     check_dtype,
@@ -42,6 +33,8 @@ from reimagen_jax.encoders.frozen import (
 from reimagen_jax.encoders.hf_tokenizers import HFTokenizer, open_clip_tokenizer
 from reimagen_jax.encoders.image_function import ImageFunction
 from reimagen_jax.errors import UserError, require
+from reimagen_jax.nets.settings import Tower
+from reimagen_jax.nets.transformer import ACTIVATIONS, Dtype
 from reimagen_jax.pretrained import published_settings
 from reimagen_jax.pretrained.published_settings import LARGEST, not_counts
 from reimagen_jax.pretrained.safetensors_reader import (

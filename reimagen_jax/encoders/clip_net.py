@@ -1,17 +1,14 @@
 """CLIP's two towers (ViT-B/32, B/16, L/14, ...; text towers alone) as a network.
 
-  x = x + W_o attend(h W_q, h W_k, h W_v),  h = norm(x)            norms, and a bias in every product       (1)
-  x = x + W_2 act(W_1 norm(x))                                     act(y) = y sigmoid(1.702 y) mostly       (2)
-  text:   x = E[token] + position; causal attention; z = P norm(x at the first end token)                   (3)
+  text:   x = E[token] + position; causal attention; z = P norm(x at the first end token)                   (1)
           with a stride s, E[token] is conv(act(conv(E[token]))), each s tokens in one that sees no later ones
-  image:  x = norm([class; patches] + position);     z = P norm(x at the class token)                       (4)
+  image:  x = norm([class; patches] + position);     z = P norm(x at the class token)                       (2)
           with a stem, patches are tokens by convolutions of 3 x 3 that halve the sides (Xiao et al. 2021)
 
-Texts and images are compared by the cosine of their z. Both towers are transformers of blocks (1, 2). Norms, softmax
-and the sum x are float32, matrix products are of `dtype`. Radford et al. 2021 (arXiv 2103.00020).
+Texts and images are compared by the cosine of their z. Both towers are transformers of the blocks of
+nets/transformer.py. Radford et al. 2021 (arXiv 2103.00020).
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import flax.linen as nn
@@ -20,9 +17,9 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int32
 
-from reimagen_jax.encoders.frozen import Dtype, biased_attention
-from reimagen_jax.encoders.settings import ImageTowerConfig, TextTowerConfig, Tower
+from reimagen_jax.encoders.settings import ImageTowerConfig, TextTowerConfig
 from reimagen_jax.nets.attention import MASKED
+from reimagen_jax.nets.transformer import Block, Dtype, norm
 from reimagen_jax.sharding import Rules
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
@@ -34,7 +31,7 @@ RULES: Rules = (
     (r"(out|mlp2)/kernel$", P("fsdp", None)),
     (r"(scale|bias)$", P()),
 )
-"""How parameters are split over a mesh ("data", "fsdp"): as T5's, one sum over devices after (1) and after (2)."""
+"""How parameters are split over a mesh ("data", "fsdp"): as T5's, one sum over devices after each half of a block."""
 
 
 @dataclass(frozen=True)
@@ -45,46 +42,6 @@ class ClipConfig:
     image: ImageTowerConfig | None
     projection: int | None
     """None for a text tower without its projection."""
-
-
-ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
-    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
-    "gelu": lambda x: nn.gelu(x, approximate=False),
-}
-
-
-LECUN = nn.initializers.lecun_normal()
-
-
-class Block(nn.Module):
-    """Equations (1) and (2)."""
-
-    tower: Tower
-    dtype: Dtype
-
-    @nn.compact
-    def __call__(self, x_BLD: Float[Array, "b l d"], bias_BHLL: Float[Array, "1 1 #l l"]) -> Float[Array, "b l d"]:
-        tower, (B, L, D) = self.tower, x_BLD.shape
-        head_width = D // tower.heads
-        h = norm(tower, "norm1")(x_BLD)
-        query, key, value = (
-            self.dense(D, name)(h).reshape(B, L, tower.heads, head_width) for name in ("query", "key", "value")
-        )
-        out = biased_attention(query, key, value, bias_BHLL, jnp.ones((B, L), bool), scale=head_width**-0.5)
-        # What joins the sum begins smaller the more blocks there are, as CLIP has it.
-        last = nn.initializers.variance_scaling(0.5 / tower.depth, "fan_in", "normal")
-        x_BLD = x_BLD + self.dense(D, "out", last)(out.reshape(B, L, D)).astype(jnp.float32)  # (1)
-        h = self.dense(tower.mlp_width, "mlp1")(norm(tower, "norm2")(x_BLD))
-        return x_BLD + self.dense(D, "mlp2", last)(ACTIVATIONS[tower.activation](h)).astype(jnp.float32)  # (2)
-
-    def dense(self, width: int, name: str, init: nn.initializers.Initializer = LECUN) -> nn.Dense:
-        """A matrix product in `dtype`, of parameters in `dtype`."""
-        return nn.Dense(width, dtype=self.dtype, param_dtype=self.dtype, kernel_init=init, name=name)
-
-
-def norm(tower: Tower, name: str) -> nn.LayerNorm:
-    """A layer norm in float32."""
-    return nn.LayerNorm(tower.epsilon, dtype=jnp.float32, name=name)
 
 
 class TextTower(nn.Module):
@@ -102,7 +59,7 @@ class TextTower(nn.Module):
         if config.stride > 1:
             x = self.merged(x)
         x, L = x.astype(jnp.float32), x.shape[1]
-        x = x + self.param("position", places, (config.states, tower.width))[None, :L]
+        x = x + self.param("position", places, (config.states, tower.width)).astype(jnp.float32)[None, :L]
         causal_LL = jnp.where(jnp.tri(L, dtype=bool), 0.0, MASKED)
         for i in range(tower.depth):
             x = Block(tower, self.dtype, name=f"block{i}")(x, causal_LL[None, None])
@@ -126,9 +83,9 @@ class ImageTower(nn.Module):
     def __call__(self, x_BHWC: Float[Array, "b r r 3"]) -> Float[Array, "b m width"]:
         config, tower, patch = self.config, self.config.tower, self.config.patch
         D, M = tower.width, (config.resolution // patch) ** 2 + 1
-        class_D = self.param("class", nn.initializers.normal(D**-0.5), (D,))
         places = nn.initializers.normal(0.5 if config.stem else D**-0.5)
-        position_MD = self.param("position", places, (M, D))
+        class_D = self.param("class", nn.initializers.normal(D**-0.5), (D,)).astype(jnp.float32)
+        position_MD = self.param("position", places, (M, D)).astype(jnp.float32)
         x = self.halved(x_BHWC) if config.stem else nn.Conv(
             D, (patch, patch), (patch, patch), "VALID", use_bias=False,
             dtype=self.dtype, param_dtype=self.dtype, name="patches",
@@ -178,16 +135,16 @@ class Clip(nn.Module):
     def read(
         self, tokens_BL: Int32[Array, "b l"], last_B: Int32[Array, " b"]
     ) -> tuple[Float[Array, "b m width"], Float[Array, "b d"]]:
-        """The embeddings of all tokens, and equation (3); `last_B` is where the end token stands."""
+        """The embeddings of all tokens, and equation (1); `last_B` is where the end token stands."""
         x_BMD = self.text(tokens_BL)
         return x_BMD, self.text_projection(x_BMD[jnp.arange(len(x_BMD)), last_B]).astype(jnp.float32)
 
     def texts(self, tokens_BL: Int32[Array, "b l"], last_B: Int32[Array, " b"]) -> Float[Array, "b d"]:
-        """Equation (3)."""
+        """Equation (1)."""
         return self.read(tokens_BL, last_B)[1]
 
     def images(self, x_BHWC: Float[Array, "b r r 3"]) -> Float[Array, "b d"]:
-        """Equation (4), of images in [0, 1]."""
+        """Equation (2), of images in [0, 1]."""
         x_BMD = self.image(normalise(x_BHWC).astype(self.dtype))
         return self.image_projection(self.image_norm(x_BMD[:, 0])).astype(jnp.float32)
 

@@ -16,17 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float
 
 from reimagen_jax.encoders.hf_tokenizers import HFTokenizer
 from reimagen_jax.errors import require
 from reimagen_jax.files import read_json
-from reimagen_jax.nets.attention import MASKED
+from reimagen_jax.nets.transformer import Dtype
 from reimagen_jax.pretrained.safetensors_reader import Place
 from reimagen_jax.sharding import Rules, leaf_spec
 
 T = TypeVar("T")
-Dtype = Literal["float32", "bfloat16"]
 Padding = Literal["zero", "encoded"]
 
 SHORTEST_BUCKET = 16
@@ -51,27 +49,6 @@ WITHOUT_EFFECT = (
     *("tie_encoder_decoder", "tie_word_embeddings", "max_time", "attn_implementation"),
 )
 """Of what transformers writes into any `config.json`: about files, training and the generation of text."""
-
-
-def biased_attention(
-    query_BQHD: Float[Array, "b q h d"],
-    key_BMHD: Float[Array, "b m h d"],
-    value_BMHD: Float[Array, "b m h d"],
-    bias_BHQM: Float[Array, "#b #h #q m"],
-    mask_BM: Bool[Array, "b m"],
-    scale: float,
-) -> Float[Array, "b q h d"]:
-    """softmax(scale q k' + bias) v per head, over the tokens whose mask is true; the softmax is float32."""
-    (B, Q, H, D), M = query_BQHD.shape, key_BMHD.shape[1]
-    # N = B x H products of matrices, as in `nets.attention.attend`: CPUs are slow with two batch axes.
-    query_NQD, key_NMD, value_NMD = (
-        jnp.moveaxis(x, 2, 1).reshape(B * H, -1, D) for x in (query_BQHD * scale, key_BMHD, value_BMHD)
-    )
-    score_NQM = jnp.einsum("nqd,nmd->nqm", query_NQD, key_NMD, preferred_element_type=jnp.float32)
-    score_BHQM = jnp.where(mask_BM[:, None, None, :], score_NQM.reshape(B, H, Q, M) + bias_BHQM, MASKED)
-    weight_NQM = jax.nn.softmax(score_BHQM, axis=-1).astype(value_NMD.dtype).reshape(B * H, Q, M)
-    out_NQD = jnp.einsum("nqm,nmd->nqd", weight_NQM, value_NMD)
-    return jnp.moveaxis(out_NQD.reshape(B, H, Q, D), 1, 2)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from reimagen_jax.encoders import clip, t5
-from reimagen_jax.encoders.frozen import Dtype, TextEncoder, read_settings
+from reimagen_jax.encoders.frozen import TextEncoder, read_settings
 from reimagen_jax.encoders.settings import FrozenTextConfig
 from reimagen_jax.errors import UserError, require
+from reimagen_jax.nets.transformer import Dtype
 from reimagen_jax.sharding import host_mesh
 
 Device = Literal["host", "accelerator"]

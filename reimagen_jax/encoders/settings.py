@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from reimagen_jax.checked import Checked, Count, Natural, Positive
+from reimagen_jax.checked import Checked, Count, Natural
 from reimagen_jax.config import FREE, LOCAL
 from reimagen_jax.errors import require
+from reimagen_jax.nets.settings import Tower
 
 Cleaning = Literal["none", "deepfloyd"]
 LAST_SIDE = 4
@@ -121,29 +122,6 @@ class DualConfig(Checked):
     def text(self) -> TextConfig:
         """Of the byte transformer."""
         return TextConfig(self.max_bytes, width=self.text_width, depth=self.text_depth, head_width=self.head_width)
-
-
-@dataclass(frozen=True)
-class Tower(Checked):
-    """The transformer of one of CLIP's towers (clip_net.py)."""
-
-    section: ClassVar[str] = "tower."
-
-    width: Count = 128
-    """Channels of a token."""
-    depth: Natural = 4
-    """Blocks."""
-    heads: Count = 4
-    """Of attention; they divide `width`."""
-    mlp_width: Count = 512
-    """Channels between a block's last two matrix products."""
-    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
-    epsilon: Positive = 1e-5
-    """Of its norms."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.width % self.heads == 0, f"tower.width {self.width} is not a multiple of tower.heads {self.heads}")
 
 
 BYTES, END_OF_BYTES = 258, 257

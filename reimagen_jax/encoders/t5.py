@@ -31,9 +31,7 @@ from jaxtyping import Array, Bool, Float, Int32
 from reimagen_jax import randomness
 from reimagen_jax.encoders.frozen import (
     WITHOUT_EFFECT,
-    Dtype,
     TextEncoder,
-    biased_attention,
     check_dtype,
     identify,
     jitted,
@@ -42,6 +40,7 @@ from reimagen_jax.encoders.frozen import (
 )
 from reimagen_jax.encoders.hf_tokenizers import open_t5_tokenizer
 from reimagen_jax.errors import require
+from reimagen_jax.nets.transformer import Dtype, biased_attention
 from reimagen_jax.pretrained import published_settings
 from reimagen_jax.pretrained.safetensors_reader import KERNEL, Checkpoint, Source, fingerprint, load, open_checkpoint
 from reimagen_jax.sharding import Rules

@@ -6,6 +6,7 @@ entity's name, so that an entity's neighbours are its own images, as in EntityDr
 scenes; their true images are known, but never shown to the model.
 """
 
+import tempfile
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -31,6 +32,17 @@ def choose(world: World, split: str, count: int) -> list[int]:
     entities = world.entities(split)
     count = min(count, len(entities))
     return [entities[i * len(entities) // count] for i in range(count)]
+
+
+def rehearse(world: World, resolution: int) -> None:
+    """Makes a knowledge base of one image and gives it up, before another thread may work beside `knowledge_base`.
+
+    TFDS imports its parts at their first use, and turns all imports of the process into later ones meanwhile.
+    """
+    example = ImageText(**world.example(world.entities("unseen")[0], 0, "reference", resolution))
+    with tempfile.TemporaryDirectory() as folder:
+        records = write_records([example], Path(folder, "knowledge"), source="rehearsal")
+        KnowledgeBase.build(records, Path(folder, "index")).records.fetch([0])
 
 
 def knowledge_base(world: World, frequent: Sequence[int], folder: Path, resolution: int) -> KnowledgeBase:

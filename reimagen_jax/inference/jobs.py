@@ -81,11 +81,11 @@ class Job:
         self._begin(folder)
         try:
             there = _pictures(folder)
-            for place in places:
-                place.mkdir(exist_ok=True)
             for name, images in track(self._drawn(there), len(self) - len(there), "sampling", "image"):
                 for place, (image, origin) in zip(places, images, strict=True):
-                    save_image(place / name, image, origin)
+                    if image.ndim == 3:  # an embedding is no picture
+                        place.mkdir(exist_ok=True)
+                        save_image(place / name, image, origin)
         except BaseException:
             if not _pictures(folder):  # nothing came of it
                 (folder / JOB).unlink()
@@ -202,7 +202,7 @@ def _entry(name: str, origin: Origin) -> dict[str, Any]:
     """An image in sample.json."""
     told = {"file": name, "record": origin.record, "prompt": origin.prompt, "index": origin.index}
     told |= {"negative": origin.negative} if origin.negative else {}
-    told |= {name: value for name, value in origin.more.items() if name == "strength"}
+    told |= {name: value for name, value in origin.more.items() if isinstance(value, int | float)}
     neighbours = [
         {
             "key": hit.key,

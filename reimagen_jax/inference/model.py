@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,10 @@ from clu import parameter_overview
 
 from reimagen_jax import randomness, stores
 from reimagen_jax.checked import Checked, Natural, NonNegative, Share, parse
-from reimagen_jax.config import Experiment
+from reimagen_jax.config import Experiment, SystemConfig
 from reimagen_jax.data.manifest import NAME, open_folder
+from reimagen_jax.encoders import dual
+from reimagen_jax.encoders.settings import JointConfig
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.files import read_json, write_json
 from reimagen_jax.inference.pipeline import Stage
@@ -21,6 +23,7 @@ from reimagen_jax.pretrained.finite import require_finite_tree
 from reimagen_jax.pretrained.weights import WEIGHTS, fingerprint, load_params
 from reimagen_jax.systems import kinds
 from reimagen_jax.systems.base import Params, Settings
+from reimagen_jax.systems.dual.settings import ClipSystemConfig, DualSystemConfig
 from reimagen_jax.training import checkpoint
 
 SHIPPED = "shipped"
@@ -172,9 +175,19 @@ def settled(config: Experiment, before: Experiment | None = None) -> Experiment:
     require(
         bool(config.init.weights),
         f"{config.name} takes its network over from weights: pass --init.weights DIR (written by "
-        "tools/convert_weights.py, for instance)",
+        "tools/convert_weights.py, for instance; a CLIP's, for a prior or a decoder)",
     )
-    return dataclasses.replace(config, system=config.system.adopt(experiment_of(config.init.weights).system))
+    return dataclasses.replace(config, system=config.system.adopt(start_of(config.init.weights)[0]))
+
+
+def start_of(folder: str | Path) -> tuple[SystemConfig, Callable[[], Params]]:
+    """Settings and parameters of what a run starts from: a model, or an encoder that `reimagen encode-train` wrote."""
+    path = placed(folder)
+    if (path / dual.SETTINGS).is_file():
+        encoder = dual.open(path)
+        kind = ClipSystemConfig if isinstance(encoder.config, JointConfig) else DualSystemConfig
+        return kind(network=encoder.config), lambda: encoder.params
+    return experiment_of(path).system, lambda: Model.open(path, on_host=True).params
 
 
 def placed(path: str | Path) -> Path:

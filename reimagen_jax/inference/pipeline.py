@@ -68,12 +68,21 @@ class Stage:
 
     @cached_property
     def _program(self):
-        def program(params, inputs, keys):
+        def program(params, *told):
             self.compilations += 1  # runs when JAX traces, not when the program runs
-            return self.system.sample(params, inputs, keys, self.settings)
+            return self.sample(params, *told)
 
         # Nothing is donated: the noise is drawn inside, and but for an edited image's no input has the samples' shape.
         return jax.jit(finite.watched(program))
+
+    def told(self, batch: Sequence[Request], seed: int) -> tuple[Any, ...]:
+        """What the program takes for requests besides the parameters."""
+        inputs = self.feed.collate([self.feed.limited(each, self.settings) for each in batch], self.settings)
+        return inputs, image_keys(seed, [request.index for request in batch])
+
+    def sample(self, params: Params, inputs: Any, keys_B: jax.Array) -> jax.Array:
+        """What the program does with it."""
+        return self.system.sample(params, inputs, keys_B, self.settings)
 
     def draw(self, requests: Sequence[Request], seed: int = 0, what: str = "sampling") -> np.ndarray:
         """One sample for each request: uint8 [N, R, R, 3], float32 in [-1, 1] (`handed_on`), or float32 [N, D].
@@ -106,10 +115,9 @@ class Stage:
             with randomness.same_numbers():
                 if params is None:
                     params = self._laid(self.params)
-                keys = image_keys(seed, [request.index for request in batch])
-                inputs = self.feed.collate([self.feed.limited(each, self.settings) for each in batch], self.settings)
+                told = self._laid(self.told(batch, seed), split=True)
                 with nullcontext() if self.compilations else compiling("the sampler", runtime.cache()):
-                    running.append((asked, batch, self._program(params, *self._laid((inputs, keys), split=True))))
+                    running.append((asked, batch, self._program(params, *told)))
             if len(running) > 1:  # looking at one batch while the next one runs keeps the device busy
                 yield self._finished(*running.pop(0))
         if running:

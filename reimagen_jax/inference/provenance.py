@@ -19,6 +19,7 @@ import numpy as np
 from reimagen_jax import randomness, runtime
 from reimagen_jax.config import to_dict
 from reimagen_jax.diffusion.sampler import image_keys
+from reimagen_jax.diffusion.settings import SamplerConfig
 from reimagen_jax.inference.model import SHIPPED, SHIPPED_MODEL, Model
 from reimagen_jax.inference.origin import (
     FORMAT,
@@ -30,8 +31,6 @@ from reimagen_jax.inference.origin import (
     pixels_sha256,
 )
 from reimagen_jax.inference.pipeline import Pipeline, Stage
-from reimagen_jax.systems.reimagen.feed import guidance_of
-from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
 from reimagen_jax.systems.request import Neighbour, Request
 
 LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "pillow")
@@ -107,7 +106,11 @@ def origins(
             device=device_kind(),
             versions=_libraries() | {"system": f"{platform.system()} {platform.machine()}"},
             command=command,
-            more=dict(more or {}) | ({} if request.edit is None else {"strength": request.edit.strength}),
+            more={
+                **(more or {}),
+                **({} if request.edit is None else {"strength": request.edit.strength}),
+                **request.told,
+            },
         )
         for i, request in enumerate(requests)
     ]
@@ -121,15 +124,16 @@ def _stage_origins(
         stage.feed.limited(each if first else dataclasses.replace(each, guidance={}), stage.settings)
         for each in requests
     ]
-    numbers = [guidance_of(request, stage.settings) for request in asked]
+    numbers, plan_BT = [stage.feed.numbers(request, stage.settings) for request in asked], None
     with randomness.same_numbers():
-        keys_B = image_keys(seed, [request.index for request in asked])
-        eta_B = np.asarray([each["eta"] for each in numbers], np.float32)
-        plan_BT = stage.system.plan(keys_B, eta_B, stage.settings)
-        plan_BT = None if plan_BT is None else np.asarray(plan_BT)
+        if hasattr(stage.system, "plan"):
+            keys_B = image_keys(seed, [request.index for request in asked])
+            eta_B = np.asarray([each["eta"] for each in numbers], np.float32)
+            plan_BT = stage.system.plan(keys_B, eta_B, stage.settings)
+            plan_BT = None if plan_BT is None else np.asarray(plan_BT)
         times = tuple(float(str(t)) for t in np.asarray(stage.system.visited(stage.settings)))
     folder = SHIPPED if model.path == SHIPPED_MODEL else str(model.path) if paths else ""
-    distilled = model.config.system.distilled
+    distilled = getattr(model.config.system, "distilled", None)
     teacher = "" if distilled is None else f"{distilled.teacher} {distilled.sha256}"
     about = ModelOrigin(model.config.name, folder, model.step, model.digest, teacher)
     steps = [None if plan_BT is None else tuple(np.flatnonzero(plan_BT[i]).tolist()) for i in range(len(asked))]
@@ -174,13 +178,13 @@ def neighbours_as_json(neighbours: Sequence[Neighbour]) -> list[dict[str, Any]]:
     ]
 
 
-def sampler_facts(settings: GuidedSamplerConfig, seed: int, num_images: int) -> dict[str, str]:
+def sampler_facts(settings: SamplerConfig, seed: int, num_images: int) -> dict[str, str]:
     """How it was drawn, in words."""
+    weights = [name for name in ("text_weight", "neighbour_weight") if hasattr(settings, name)]
     return {
         "solver": settings.solver,
         "steps": str(settings.num_steps),
-        "text weight": f"{settings.text_weight:g}",
-        "neighbour weight": f"{settings.neighbour_weight:g}",
+        **{name.replace("_", " "): f"{getattr(settings, name):g}" for name in weights},
         **settings.told(),
         "thresholding": settings.thresholding,
         "seed": str(seed),

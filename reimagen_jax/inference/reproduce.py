@@ -22,7 +22,7 @@ from reimagen_jax.inference.pipeline import Pipeline
 from reimagen_jax.inference.provenance import origins
 from reimagen_jax.inference.requests import from_file
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
-from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
+from reimagen_jax.systems import kinds
 from reimagen_jax.systems.request import Neighbour, Request
 from reimagen_jax.terminal import say
 
@@ -119,10 +119,12 @@ class Reproducer:
         if key not in self._opened:
             models, stages = [self._model(each.model, path) for each in origin.stages], []
             for number, (told, model) in enumerate(zip(origin.stages, models, strict=True)):
-                settings = parse(GuidedSamplerConfig, told.sampler, f"{path}.stages[{number}].sampler")
+                kind = type(model.config.system.sampler)
+                settings = parse(kind, told.sampler, f"{path}.stages[{number}].sampler")
+                k = getattr(settings, "k", None)
                 require(
-                    settings.k is None or settings.k <= MOST_NEIGHBOURS,
-                    f"{path}.stages[{number}].sampler.k is {settings.k}: at most {MOST_NEIGHBOURS} is taken",
+                    k is None or k <= MOST_NEIGHBOURS,
+                    f"{path}.stages[{number}].sampler.k is {k}: at most {MOST_NEIGHBOURS} is taken",
                 )
                 stages.append(_named(path, model.stage, settings, told.batch_size))
             self._opened[key] = models, _named(path, Pipeline, stages, origin.seed)
@@ -155,8 +157,8 @@ class Reproducer:
                     raise
                 model = None
             require(
-                model is None or isinstance(model.config.system, ReImagenConfig),
-                f"{folder} is no Re-Imagen: it draws no such images",
+                model is None or hasattr(kinds.system_of(model.config), "visited"),
+                f"{folder} is a {model and model.config.system.kind}: it draws no such images",
             )
             self._opened[folder, step] = model
         return self._opened[folder, step]

@@ -211,7 +211,7 @@ def text_group_norm(
 
 
 class SelfTextAttention(nn.Module):
-    """Equation (1): pixels attend to all pixels and to the text; with `text_alone` equation (2)."""
+    """Equation (1): pixels attend to all pixels and to the text, if there is one; with `text_alone` equation (2)."""
 
     config: UNetConfig
     head_width: int
@@ -219,31 +219,39 @@ class SelfTextAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BHWC: Float[Array, "b h w c"], text_BLD: Float[Array, "b l d"], text_mask_BL: Bool[Array, "b l"]
+        self,
+        x_BHWC: Float[Array, "b h w c"],
+        text_BLD: Float[Array, "b l d"] | None,
+        text_mask_BL: Bool[Array, "b l"] | None,
     ) -> Float[Array, "b h w c"]:
         config, dtype, (B, H, W, C) = self.config, jnp.dtype(self.config.dtype), x_BHWC.shape
         x_BMC = group_norm(config, "norm")(x_BHWC).reshape(B, H * W, C)
 
         def key_value() -> Array:
+            normed_BLD = text_BLD
             if config.text_norm == "layer":
                 normed_BLD = layer_norm(config, "text_norm")(text_BLD)
-            else:
+            elif config.text_norm == "group":
                 normed_BLD = text_group_norm(config, "text_norm", text_BLD, text_mask_BL)
             return nn.Dense(2 * C, dtype=dtype, name="text_kv")(normed_BLD)
 
-        key, value = jnp.split(once(self, "key_value", key_value), 2, axis=-1)
-        tokens = key.shape[1] + (0 if self.text_alone else H * W)
+        tokens, mask_BM = 0 if self.text_alone else H * W, text_mask_BL
+        if text_BLD is not None:
+            key, value = jnp.split(once(self, "key_value", key_value), 2, axis=-1)
+            tokens += key.shape[1]
         implementation = choose(config, H * W, tokens, self.head_width).implementation
-        mask_BM = text_mask_BL
-        if implementation == "cudnn":
+        if text_BLD is not None and implementation == "cudnn":
             mask_BM, key, value = present_first(mask_BM, key, value)
         if self.text_alone:
             query = nn.Dense(C, dtype=dtype, name="query")(x_BMC)
         else:
             query, pixel_key, pixel_value = jnp.split(nn.Dense(3 * C, dtype=dtype, name="qkv")(x_BMC), 3, axis=-1)
-            key = jnp.concatenate([pixel_key, key], axis=1)
-            value = jnp.concatenate([pixel_value, value], axis=1)
-            mask_BM = jnp.concatenate([jnp.ones((B, H * W), bool), mask_BM], axis=1)
+            if text_BLD is None:
+                key, value = pixel_key, pixel_value
+            else:
+                key = jnp.concatenate([pixel_key, key], axis=1)
+                value = jnp.concatenate([pixel_value, value], axis=1)
+                mask_BM = jnp.concatenate([jnp.ones((B, H * W), bool), mask_BM], axis=1)
         out = attend(*(heads(x, self.head_width) for x in (query, key, value)), mask_BM, implementation)
         out = nn.Dense(C, kernel_init=nn.initializers.zeros, dtype=dtype, name="out")(out.reshape(B, H * W, C))
         if self.text_alone:

@@ -1,14 +1,15 @@
-"""What every residual block is told: time, augmentation level, guidance and the pooled text, as one vector.
+"""What every residual block is told: time, augmentation level, guidance, the pooled text and more, as one vector.
 
-  c = mlp(features(t)) + mlp_aug(features(a)) + mlp_guidance(g) + pool(text)                                 (1)
+  c = mlp(features(t)) + mlp_aug(features(a)) + mlp_guidance(g) + e + pool(text)                             (1)
   features(t) = [cos 1000 t w_i, sin 1000 t w_i],  w_i = 10000^(-i / n),  i = 0 ... n - 1                     (2)
   pool(text), "score":      W_2 act(sum_l softmax_l(score(text_l)) W_1 text_l)                                (3)
   pool(text), "attention":  LN(W attend(q = z, k, v = [z; text])),  z = mean_l text_l + learned              (4)
 
 t and the augmentation level a of a super-resolution stage lie in [0, 1]. g are the two numbers of guidance that a
 distilled network is told (diffusion/guidance.py, equation 9); the last layer of their mlp starts at zero, so that such
-a network begins as one that is told none. A masked token has no part in (3) and (4); without any text a learned vector
-stands in: as a whole in (3), in place of the mean in (4).
+a network begins as one that is told none. e is a vector made elsewhere (unCLIP: of an image's embedding). A masked
+token has no part in (3) and (4); without any text a learned vector stands in: as a whole in (3), in place of the mean
+in (4).
 Sources: Imagen (Saharia et al. 2022) appendix B; (4) is DeepFloyd IF's.
 """
 
@@ -30,7 +31,8 @@ def timestep_features(t_B: Float[Array, " b"], width: int) -> Float[Array, "b wi
 
 
 class Conditioning(nn.Module):
-    """Equation (1), float32; without an augmentation level, or guidance, its term is absent with its parameters."""
+    """Equation (1), float32; what is not there (augmentation level, guidance, vector, text) leaves the sum with its
+    parameters."""
 
     config: UNetConfig
 
@@ -38,16 +40,21 @@ class Conditioning(nn.Module):
     def __call__(
         self,
         t_B: Float[Array, " b"],
-        text_BLD: Float[Array, "b l d"],
-        text_mask_BL: Bool[Array, "b l"],
+        text_BLD: Float[Array, "b l d"] | None = None,
+        text_mask_BL: Bool[Array, "b l"] | None = None,
         aug_level_B: Float[Array, " b"] | None = None,
         guidance_B2: Float[Array, "b 2"] | None = None,
+        embedding_BD: Float[Array, "b width"] | None = None,
     ) -> Float[Array, "b width"]:
         cond_BD = self._embed_time("time", t_B)
         if aug_level_B is not None:
             cond_BD = cond_BD + self._embed_time("aug", aug_level_B)
         if guidance_B2 is not None:
             cond_BD = cond_BD + self._embed_guidance(guidance_B2)
+        if embedding_BD is not None:
+            cond_BD = cond_BD + embedding_BD.astype(jnp.float32)
+        if text_BLD is None or self.config.text_pooling == "none":
+            return cond_BD
         pool = self._pool_by_score if self.config.text_pooling == "score" else self._pool_by_attention
         return cond_BD + once(self, "pooled", lambda: pool(text_BLD, text_mask_BL))
 

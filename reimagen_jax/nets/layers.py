@@ -1,11 +1,13 @@
 """The pieces of which the U-Net is built: folding pixels into channels, norms, BigGAN residual blocks.
 
   block(x, c) = s (skip(x) + conv(act(GN(conv(resample(act(GN(x))))) (1 + scale(c)) + shift(c))))           (1)
+  block(x, c) = s (skip(x) + conv(act(GN(conv(resample(act(GN(x)))) + shift(c)))))                          (2)
 
-with act swish (Imagen) or gelu (DeepFloyd IF), and s = 1, or 1/sqrt(2) to keep the variance of a sum. Norms and what
-follows them up to the next convolution are float32 in every network; convolutions compute in `config.dtype`.
+(2) is `config.time` "add". The activation act is swish (Imagen) or gelu (DeepFloyd IF), and s = 1, or 1/sqrt(2) to keep
+the variance of a sum. Norms and what follows them up to the next convolution are float32 in every network; convolutions
+compute in `config.dtype`.
 Sources: Imagen (Saharia et al. 2022) appendix B; the residual block is BigGAN's (Brock et al. 2019) with the
-scale-shift conditioning of ADM (Dhariwal and Nichol 2021).
+scale-shift conditioning of ADM (Dhariwal and Nichol 2021), or the addition of Ho et al. 2020.
 """
 
 import math
@@ -92,7 +94,8 @@ def _is_matmul(primitive: Any, *_: Any, **params: Any) -> bool:
 
 
 class ResBlock(nn.Module):
-    """Equation (1): a residual block that the condition scales and shifts; optionally halves or doubles the sides."""
+    """Equation (1) or (2): a residual block that the condition scales and shifts, or is added to; optionally halves or
+    doubles the sides."""
 
     config: UNetConfig
     width: int
@@ -103,9 +106,13 @@ class ResBlock(nn.Module):
         config, act, dtype = self.config, activation(self.config), jnp.dtype(self.config.dtype)
         h = resample(act(group_norm(config, "norm1")(x_BHWC)).astype(dtype), self.how)
         h = nn.Conv(self.width, (3, 3), dtype=dtype, name="conv1")(h)
-        scale_shift = nn.Dense(2 * self.width, dtype=dtype, name="cond")(act(cond_BD))[:, None, None, :]
-        scale, shift = jnp.split(scale_shift.astype(jnp.float32), 2, axis=-1)
-        h = act(group_norm(config, "norm2")(h) * (1.0 + scale) + shift)
+        parts = 2 if config.time == "scale_shift" else 1
+        told = nn.Dense(parts * self.width, dtype=dtype, name="cond")(act(cond_BD))[:, None, None, :]
+        if config.time == "scale_shift":
+            scale, shift = jnp.split(told.astype(jnp.float32), 2, axis=-1)
+            h = act(group_norm(config, "norm2")(h) * (1.0 + scale) + shift)  # (1)
+        else:
+            h = act(group_norm(config, "norm2")(h + told))  # (2)
         # Zero output: every block starts as the identity (times s).
         h = nn.Conv(self.width, (3, 3), kernel_init=nn.initializers.zeros, dtype=dtype, name="conv2")(h)
         x = resample(x_BHWC, self.how)

@@ -1,11 +1,11 @@
-"""Settings of the U-Net: frozen dataclasses, contradictions refused at construction."""
+"""Settings of the networks: frozen dataclasses, contradictions refused at construction."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
-from reimagen_jax.checked import Checked, Count, Number, Positive
+from reimagen_jax.checked import Checked, Count, Natural, Number, Positive
 from reimagen_jax.errors import require
 
 
@@ -53,6 +53,9 @@ class UNetConfig(Checked):
     """Groups of every group norm; each level's width must be a multiple."""
     cond_width: Count = 256
     """Width of the timestep-and-pooled-text embedding."""
+    time: Literal["scale_shift", "add"] = "scale_shift"
+    """What a residual block does with that embedding: features are scaled and shifted by it (ADM), or it is added to
+    them (Ho et al. 2020; karlo's super-resolution)."""
     efficient: bool = False
     """Imagen's Efficient U-Net, for large images: every level, the first too, halves the sides by a convolution
     *before* its blocks and doubles them after; one skip a level, added; no middle blocks."""
@@ -64,12 +67,17 @@ class UNetConfig(Checked):
     """Added to the variance in every norm."""
     time_features: Count | None = None
     """Sines and cosines that t is given as; `cond_width` of them when not given."""
+    aug_level: bool = True
+    """Whether, in a super-resolution stage, it is told how much its low-resolution image was noised (Imagen); unCLIP's
+    upsamplers are not."""
     text_width: Count | None = None
     """Text tokens are projected to this width first, inside the network; taken as they are when not given."""
-    text_pooling: Literal["score", "attention"] = "score"
-    """How tokens become one vector: one learned score a token, or a learned token that attends (DeepFloyd IF)."""
-    text_norm: Literal["layer", "group"] = "layer"
-    """Norm of the text in attention: each token by itself, or groups of channels over all tokens (DeepFloyd IF)."""
+    text_pooling: Literal["score", "attention", "none"] = "score"
+    """How tokens become one vector: one learned score a token, or a learned token that attends (DeepFloyd IF); none:
+    texts are read by attention alone (unCLIP), or there are none."""
+    text_norm: Literal["layer", "group", "none"] = "layer"
+    """Norm of the text in attention: each token by itself, or groups of channels over all tokens (DeepFloyd IF); none:
+    tokens come as attention takes them (unCLIP)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of convolutions and matrix products; parameters, norms, softmax and the output stay float32."""
     remat: Literal["none", "blocks", "matmuls"] = "none"
@@ -106,7 +114,7 @@ class UNetConfig(Checked):
             value = getattr(self, name)
             require(value is None or value % 2 == 0, f"unet.{name} {value} is odd: sines and cosines come in pairs")
         require(
-            self.text_norm == "layer" or self.text_width is None or self.text_width % self.groups == 0,
+            self.text_norm != "group" or self.text_width is None or self.text_width % self.groups == 0,
             f"unet.text_width {self.text_width} is not a multiple of unet.groups {self.groups}, "
             "what unet.text_norm 'group' needs",
         )
@@ -123,3 +131,38 @@ class UNetConfig(Checked):
     def stride(self) -> int:
         """The image's side must be a multiple of this many pixels."""
         return self.patch * 2 ** (len(self.levels) - (0 if self.efficient else 1))
+
+    def for_platform(self, platform: str) -> "UNetConfig":
+        """As it runs on "tpu" or "cuda": the attention that `auto` would choose there."""
+        if self.attention != "auto":
+            return self
+        return replace(self, attention="cudnn" if platform == "cuda" and self.dtype == "bfloat16" else "xla")
+
+    def savings(self) -> tuple[str, ...]:
+        """Command line options that would save memory in training."""
+        if self.remat != "none":
+            return ()
+        return ('--unet.remat blocks: activations are computed again, not kept ("matmuls" keeps more, is faster)',)
+
+
+@dataclass(frozen=True)
+class Tower(Checked):
+    """A transformer (transformer.py)."""
+
+    section: ClassVar[str] = "tower."
+
+    width: Count = 128
+    """Channels of a token."""
+    depth: Natural = 4
+    """Blocks."""
+    heads: Count = 4
+    """Of attention; they divide `width`."""
+    mlp_width: Count = 512
+    """Channels between a block's last two matrix products."""
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    epsilon: Positive = 1e-5
+    """Of its norms."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.width % self.heads == 0, f"tower.width {self.width} is not a multiple of tower.heads {self.heads}")

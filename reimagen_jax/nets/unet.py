@@ -53,15 +53,17 @@ FeatureMaps = list[list[Float[Array, "b _ _ _"]]]
 class Condition:
     """Everything the network is told besides x and t. Dropping a part is a mask: shapes and program stay."""
 
-    text_BLD: Float[Array, "b l d"]
-    text_mask_BL: Bool[Array, "b l"]
+    text_BLD: Float[Array, "b l d"] | None = None
+    """None, with its mask, for a network without text (unCLIP's upsamplers)."""
+    text_mask_BL: Bool[Array, "b l"] | None = None
     memory: Memory | None = None
     """Encoded neighbours, or None for a network that has none (Imagen)."""
     nbr_mask_BK: Bool[Array, "b k"] | None = None
     low_res_BHWC: Float[Array, "b h w c"] | None = None
     """Super-resolution: the low-resolution image in [-1, 1], enlarged to the size of x and noised to `aug_level_B`."""
     aug_level_B: Float[Array, " b"] | None = None
-    """Super-resolution: the time in [0, 1] up to which the low-resolution image was noised; 0 is clean."""
+    """Super-resolution: the time in [0, 1] up to which the low-resolution image was noised; 0 is clean. None where
+    the network is not told (`UNetConfig.aug_level`)."""
     empty_text_BLD: Float[Array, "b l d"] | None = None
     """What a dropped text is, where that is the empty text, embedded like any other (DeepFloyd IF), or a negative
     prompt; None where a dropped text is one without tokens."""
@@ -75,6 +77,11 @@ class Condition:
     """How much of the attention each neighbour gets, beside the others; None: they are alike."""
     guidance_B2: Float[Array, "b 2"] | None = None
     """What a distilled network is told of guidance (diffusion/guidance.py, equation 9); None for all others."""
+    embedding_BD: Float[Array, "b cond"] | None = None
+    """A vector that is added to the embedding of the time (unCLIP: of CLIP's embeddings), as wide as that."""
+    extra_BMD: Float[Array, "b m d"] | None = None
+    """Tokens that are attended to beside the text, always, as wide as it is to attention (unCLIP: an image's). They
+    have no part in the text's projection, nor in its pooled vector. Who changes them reads them anew, as a text."""
 
 
 def residual_block(config: UNetConfig, width: int, how: str, name: str) -> nn.Module:
@@ -94,8 +101,8 @@ def run_block(
     j: int,
     h: Float[Array, "b h w c"],
     cond_BD: Float[Array, "b cond"],
-    text_BLD: Float[Array, "b l d"],
-    text_mask_BL: Bool[Array, "b l"],
+    text_BLD: Float[Array, "b l d"] | None,
+    text_mask_BL: Bool[Array, "b l"] | None,
 ) -> Float[Array, "b h w c2"]:
     """Residual block j of level i, and the attention after it, inside a stack's `__call__`."""
     level = config.levels[i]
@@ -115,8 +122,8 @@ class DStack(nn.Module):
         self,
         x_BHWC: Float[Array, "b h w c"],
         cond_BD: Float[Array, "b cond"],
-        text_BLD: Float[Array, "b l d"],
-        text_mask_BL: Bool[Array, "b l"],
+        text_BLD: Float[Array, "b l d"] | None,
+        text_mask_BL: Bool[Array, "b l"] | None,
     ) -> FeatureMaps:
         """The last map of each level is what neighbours are attended from."""
         config, dtype = self.config, jnp.dtype(self.config.dtype)
@@ -148,8 +155,8 @@ class UStack(nn.Module):
         self,
         features: FeatureMaps,
         cond_BD: Float[Array, "b cond"],
-        text_BLD: Float[Array, "b l d"],
-        text_mask_BL: Bool[Array, "b l"],
+        text_BLD: Float[Array, "b l d"] | None,
+        text_mask_BL: Bool[Array, "b l"] | None,
     ) -> Float[Array, "b height width channels"]:
         config = self.config
         rise = self._rise_efficient if config.efficient else self._rise
@@ -159,7 +166,7 @@ class UStack(nn.Module):
         h = nn.Conv(config.patch**2 * self.channels, (3, 3), **out)(h)
         return unfold(h, config.patch)
 
-    def _rise(self, features: FeatureMaps, cond_BD: Array, text_BLD: Array, text_mask_BL: Array) -> Array:
+    def _rise(self, features: FeatureMaps, cond_BD: Array, text_BLD: Array | None, text_mask_BL: Array | None) -> Array:
         """ADM: two blocks in the middle; every map of a level is concatenated before a block of its own."""
         config, lowest = self.config, self.config.levels[-1]
         h = features[-1][-1]
@@ -175,7 +182,9 @@ class UStack(nn.Module):
                 h = residual_block(config, level.width, "up", f"up{i}")(h, cond_BD)
         return h
 
-    def _rise_efficient(self, features: FeatureMaps, cond_BD: Array, text_BLD: Array, text_mask_BL: Array) -> Array:
+    def _rise_efficient(
+        self, features: FeatureMaps, cond_BD: Array, text_BLD: Array | None, text_mask_BL: Array | None
+    ) -> Array:
         """Imagen: a level's one skip is added before its blocks, the sides are doubled after a convolution."""
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         h = features[-1][-1]
@@ -236,33 +245,58 @@ class UNet(nn.Module):
         self, x_BHWC: Float[Array, "b h w c"], t_B: Float[Array, " b"], condition: Condition
     ) -> Float[Array, "b h w c2"]:
         """The prediction for x_t at times t in [0, 1]: `channels` of it, float32."""
-        features, cond_BD, text_BLD = self._descend(x_BHWC, t_B, condition)
+        features, cond_BD, tokens_BLD, mask_BL = self._descend(x_BHWC, t_B, condition)
         if condition.memory is not None:
             for name, attention in self.neighbour_attention.items():
                 maps = features[int(name.removeprefix("level"))]
                 maps[-1] = attention(maps[-1], condition.memory[name], condition.nbr_mask_BK, condition.nbr_weight_BK)
-        return self.ustack(features, cond_BD, text_BLD, condition.text_mask_BL)
+        return self.ustack(features, cond_BD, tokens_BLD, mask_BL)
 
-    def _descend(self, x_BHWC: Array, t_B: Array, condition: Condition) -> tuple[FeatureMaps, Array, Array]:
-        """Equation (1): DStack's feature maps, and what UStack needs besides: conditioning vector and text tokens."""
+    def _descend(
+        self, x_BHWC: Array, t_B: Array, condition: Condition
+    ) -> tuple[FeatureMaps, Array, Array | None, Array | None]:
+        """Equation (1): DStack's feature maps, and what UStack needs besides: conditioning vector, tokens and mask."""
         text_BLD, mask_BL = condition.text_BLD, condition.text_mask_BL
-        if (condition.low_res_BHWC is None) != (condition.aug_level_B is None):
-            raise ValueError("a condition has low_res_BHWC and aug_level_B both (super-resolution) or neither")
-        cond_BD = self.conditioning(t_B, text_BLD, mask_BL, condition.aug_level_B, condition.guidance_B2)
+        leveled = condition.low_res_BHWC is not None and self.config.aug_level
+        if leveled != (condition.aug_level_B is not None):
+            raise ValueError(
+                "a condition has low_res_BHWC and aug_level_B both (super-resolution) or neither; where unet.aug_level "
+                "is false it has no aug_level_B"
+            )
+        cond_BD = self.conditioning(
+            t_B, text_BLD, mask_BL, condition.aug_level_B, condition.guidance_B2, condition.embedding_BD
+        )
         if condition.low_res_BHWC is not None:
             x_BHWC = jnp.concatenate([x_BHWC, condition.low_res_BHWC], axis=-1)
-        if self.config.text_width is not None:
+        if text_BLD is not None and self.config.text_width is not None:
             unprojected_BLD = text_BLD
             text_BLD = once(self, "text", lambda: self.text_projection(unprojected_BLD))
-        return self.dstack(x_BHWC, cond_BD, text_BLD, mask_BL), cond_BD, text_BLD
+        tokens_BLD, mask_BL = _beside(text_BLD, mask_BL, condition.extra_BMD)
+        return self.dstack(x_BHWC, cond_BD, tokens_BLD, mask_BL), cond_BD, tokens_BLD, mask_BL
+
+
+def _beside(
+    text_BLD: Array | None, text_mask_BL: Array | None, extra_BMD: Array | None
+) -> tuple[Array | None, Array | None]:
+    """What pixels attend to besides themselves, with its mask: the text, then the extra tokens; None for nothing."""
+    if extra_BMD is None:
+        return text_BLD, text_mask_BL
+    present_BM = jnp.ones(extra_BMD.shape[:2], bool)
+    if text_BLD is None:
+        return extra_BMD, present_BM
+    tokens_BLD = jnp.concatenate([text_BLD, extra_BMD.astype(text_BLD.dtype)], axis=1)
+    return tokens_BLD, jnp.concatenate([text_mask_BL, present_BM], axis=1)
 
 
 def read(unet: UNet, params: Any, condition: Condition) -> Told:
-    """What the layers make of the text: keys and values of each attention, the pooled vector.
+    """What the layers make of the text (and of extra tokens): keys and values of each attention, the pooled vector.
 
     A dry run on the smallest image that there is: nothing of them depends on x, and compilers drop what does.
     """
-    B, side = len(condition.text_BLD), unet.config.stride
+    tokens = condition.extra_BMD if condition.text_BLD is None else condition.text_BLD
+    if tokens is None:
+        return {}
+    B, side = len(tokens), unet.config.stride
     x_BHWC, t_B = jnp.zeros((B, side, side, 3), jnp.float32), jnp.zeros(B, jnp.float32)
     low_res_BHWC = None if condition.low_res_BHWC is None else x_BHWC
     condition = condition.replace(low_res_BHWC=low_res_BHWC, memory=None, told=None)

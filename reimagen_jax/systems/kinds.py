@@ -16,6 +16,7 @@ from reimagen_jax.systems.base import Feed, System
 from reimagen_jax.systems.dual.settings import ClipSystemConfig, DualSystemConfig
 from reimagen_jax.systems.rater.settings import RaterSystemConfig
 from reimagen_jax.systems.reimagen import settings as reimagen
+from reimagen_jax.systems.unclip import settings as unclip
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ _kinds = {
         Kind(DualSystemConfig, f"{_HERE}.dual.system:DualSystem", f"{_HERE}.dual.feed:DualFeed"),
         Kind(ClipSystemConfig, f"{_HERE}.dual.system:ClipSystem", f"{_HERE}.dual.feed:DualFeed"),
         Kind(RaterSystemConfig, f"{_HERE}.rater.system:RaterSystem", f"{_HERE}.rater.feed:RaterFeed"),
+        Kind(unclip.PriorConfig, f"{_HERE}.unclip.prior:Prior", f"{_HERE}.unclip.feed:PriorFeed"),
+        Kind(unclip.DecoderConfig, f"{_HERE}.unclip.decoder:Decoder", f"{_HERE}.unclip.feed:DecoderFeed"),
+        Kind(unclip.UpsamplerConfig, f"{_HERE}.unclip.upsampler:Upsampler", f"{_HERE}.unclip.feed:UpsamplerFeed"),
     )
 }
 

@@ -115,3 +115,5 @@ class Request:
     """The image that is drawn on; None draws from noise alone."""
     references: tuple[Neighbour, ...] = ()
     """What the noise is searched for (SeedSelect): the image is to be like these. The network does not see them."""
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """Numbers that its image tells besides, by their names."""

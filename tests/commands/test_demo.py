@@ -1,6 +1,8 @@
 """`reimagen demo`: says first and last where the report is, replaces its own output and nobody else's."""
 
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -59,6 +61,25 @@ def test_the_demo_says_where_its_report_is_and_can_run_again(model, rater, tmp_p
     assert main(args) == 0
     assert (out / "report.html").read_text() == page, "the same demo draws the same report"
     assert [each.stages[0].compilations for each in pipelines] == [1, 1]
+
+
+def test_after_the_rehearsal_nothing_of_tfds_is_imported(tmp_path):
+    """It would replace the imports of another thread by later ones."""
+    code = f"""
+import sys
+from pathlib import Path
+from reimagen_jax.evaluation import demonstration
+from tests.commands.conftest import SMALL_WORLD
+assert not any(name.startswith("tensorflow_datasets.core") for name in sys.modules)
+demonstration.rehearse(SMALL_WORLD, 16)
+before = set(sys.modules)
+frequent = demonstration.choose(SMALL_WORLD, "frequent", 2)
+base = demonstration.knowledge_base(SMALL_WORLD, frequent, Path({str(tmp_path)!r}), 16)
+base.records.fetch(range(len(base)))
+assert not [name for name in sys.modules if name.startswith("tensorflow_datasets") and name not in before]
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_demo_does_not_replace_what_is_not_its_own(model, rater, tmp_path, capsys):

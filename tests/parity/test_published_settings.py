@@ -3,13 +3,15 @@
 import inspect
 
 import pytest
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, PriorTransformer, UnCLIPScheduler, UNet2DConditionModel, UNet2DModel
+from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, T5Config
 
 from reimagen_jax.encoders import clip, t5
 from reimagen_jax.errors import UserError
 from reimagen_jax.systems.reimagen import deepfloyd
 from reimagen_jax.systems.reimagen import deepfloyd_pipeline as pipeline
+from reimagen_jax.systems.unclip import karlo
 
 
 def defaults(kind):
@@ -35,6 +37,40 @@ def test_every_key_of_a_scheduler_is_decided_about():
     assert theirs.keys() == known == {*pipeline.CHAIN, *pipeline.NOT_SAMPLED, *pipeline.BETAS} - {"_class_name"}
     for name, value in pipeline.SCHEDULER_DEFAULTS.items():
         assert name == "variance_type" or theirs[name] == value, name
+
+
+@pytest.mark.parametrize(
+    ("kind", "known", "ours", "harmless"),
+    [
+        (UNet2DConditionModel, deepfloyd.RELATED, deepfloyd.DEFAULTS | karlo.DECODER_FIXED, deepfloyd.HARMLESS),
+        (
+            UNet2DModel,
+            karlo.UPSAMPLER_RELATED,
+            karlo.UPSAMPLER_FIXED | karlo.UPSAMPLER_DEFAULTS,
+            karlo.UPSAMPLER_HARMLESS,
+        ),
+        (PriorTransformer, (), karlo.PRIOR_DEFAULTS | karlo.PRIOR_FIXED, karlo.PRIOR_HARMLESS),
+        (UnCLIPTextProjModel, (), karlo.TEXT_PROJ_DEFAULTS, ()),
+        (UnCLIPScheduler, (), karlo.SCHEDULER_FIXED | karlo.SCHEDULER_DEFAULTS, ()),
+    ],
+)
+def test_every_key_of_karlo_is_decided_about(kind, known, ours, harmless):
+    theirs = defaults(kind)
+    assert theirs.keys() == {*known, *ours, *harmless} - {"_class_name"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "ours"),
+    [
+        (UNet2DModel, karlo.UPSAMPLER_DEFAULTS),
+        (PriorTransformer, karlo.PRIOR_DEFAULTS),
+        (UnCLIPTextProjModel, {name: karlo.TEXT_PROJ_DEFAULTS[name] for name in list(karlo.TEXT_PROJ_DEFAULTS)[:2]}),
+        (UnCLIPScheduler, karlo.SCHEDULER_DEFAULTS),
+    ],
+)
+def test_a_key_that_is_not_there_is_what_karlo_has(kind, ours):
+    theirs = defaults(kind)
+    assert {name: theirs[name] for name in ours} == ours
 
 
 @pytest.mark.parametrize(

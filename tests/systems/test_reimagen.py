@@ -82,14 +82,17 @@ def test_what_only_neighbours_tell_is_learned_from_them(trained):
     system, params, _ = trained
     batch = jax.tree.map(jnp.asarray, random_batch(999, 32))
     quiet = ReImagen(changed(TINY, text_drop=0.0, neighbour_drop=0.0))
-    with_neighbours = quiet.loss(params, batch, jax.random.key(5))[0]
-    without = quiet.loss(params, batch.replace(nbr_mask_BK=jnp.zeros((32, 2), bool)), jax.random.key(5))[0]
+    loss = jax.jit(lambda *told: quiet.loss(*told)[0])
+    with_neighbours = loss(params, batch, jax.random.key(5))
+    without = loss(params, batch.replace(nbr_mask_BK=jnp.zeros((32, 2), bool)), jax.random.key(5))
     assert with_neighbours < 0.9 * without
+
+    sample = jax.jit(system.sample, static_argnums=3)
 
     def draw(mask):
         keys = image_keys(0, range(32))
         settings = dataclasses.replace(TINY.system.sampler, num_steps=20)
-        return system.sample(params, inputs(batch, mask, 0.0, 1.0, 2.0), keys, settings)
+        return sample(params, inputs(batch, mask, 0.0, 1.0, 2.0), keys, settings)
 
     colour = np.asarray(batch.image_BHWC[:, 0, 0], np.float32)
     drawn = np.asarray(draw(batch.nbr_mask_BK), np.float32).mean(axis=(1, 2))
@@ -101,8 +104,8 @@ def test_without_neighbours_the_same_weights_are_imagen(trained):
     system, params, _ = trained
     batch = jax.tree.map(jnp.asarray, random_batch(5))
     none = jnp.zeros((8, 2), bool)
-    args = image_keys(0, range(8)), TINY.system.sampler
-    masked = system.sample(params, inputs(batch, none, 0.5, 2.0, 2.0), *args)
+    args, sample = (image_keys(0, range(8)), TINY.system.sampler), jax.jit(system.sample, static_argnums=3)
+    masked = sample(params, inputs(batch, none, 0.5, 2.0, 2.0), *args)
     no_room = jax.tree.map(lambda leaf: leaf[:, :0], (batch.nbr_image_BKHWC, batch.nbr_tokens_BKL, none))
-    imagen = system.sample(params, Inputs(batch.tokens_BL, *no_room, *numbers(8, 0.5, 2.0, 2.0)), *args)
+    imagen = sample(params, Inputs(batch.tokens_BL, *no_room, *numbers(8, 0.5, 2.0, 2.0)), *args)
     assert np.abs(np.asarray(masked, np.int32) - np.asarray(imagen, np.int32)).max() <= 1

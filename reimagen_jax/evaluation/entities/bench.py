@@ -81,7 +81,7 @@ class EntityBench:
         """Those of every prompt in an arm: for fewer, the first of those for more."""
         source = "none" if arm.source == TRUTH else arm.source
         if (arm.split, source) not in self._neighbours:
-            most, size = self.pipeline.settings.k, self.pipeline.config.system.resolution
+            most, size = getattr(self.pipeline.settings, "k", 0), self.pipeline.config.system.resolution
             found = find_neighbours(source, self.prompts(arm.split), self.inventory, most, size, self.pipeline.seed)
             self._neighbours[arm.split, source] = found
         return [few[: arm.k] for few in self._neighbours[arm.split, source]]
@@ -91,8 +91,9 @@ class EntityBench:
         S, prompts = self.num_images, self.prompts(arm.split)
         low_res = self._low_res(arm.split) or [None] * len(prompts)
         asked = zip(prompts, self.neighbours(arm), low_res, strict=True)
+        guidance = {"eta": arm.eta} if hasattr(self.pipeline.settings, "eta") else {}
         return [
-            Request(prompt.text, found, i * S + s, {"eta": arm.eta}, image)
+            Request(prompt.text, found, i * S + s, guidance, image)
             for i, (prompt, found, image) in enumerate(asked)
             for s in range(S)
         ]

@@ -7,6 +7,7 @@ come from one of these sources:
     none        nothing: Imagen, in the same weights
     random      k records of other entities, of any category
     wrong       k records of one other entity of the same category
+    own         k records of the entity itself, whatever a search would find: true references
 Source: Re-Imagen (Chen et al., ICLR 2023), section 4.3. There the neighbours are the entity's own pairs, which asking
 for the name finds here; the entities are real, and the judges people.
 """
@@ -25,7 +26,7 @@ from reimagen_jax.evaluation.entities.inventory import Inventory
 from reimagen_jax.inference.requests import retrieve
 from reimagen_jax.systems.request import Neighbour
 
-SOURCES = ("retrieval", "caption", "none", "random", "wrong")
+SOURCES = ("retrieval", "caption", "none", "random", "wrong", "own")
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def find_neighbours(
     if source in ("retrieval", "caption"):
         queries = [prompt.name if source == "retrieval" else prompt.text for prompt in prompts]
         return retrieve(inventory.base, queries, k, resolution)
-    choose = {"random": _others, "wrong": _another}[source]
+    choose = {"random": _others, "wrong": _another, "own": _own}[source]
     chosen = []
     for i, prompt in enumerate(prompts):
         ids = choose(np.random.default_rng((seed, SOURCES.index(source), i)), prompt, inventory, k)
@@ -101,6 +102,11 @@ def _another(rng: np.random.Generator, prompt: EntityPrompt, inventory: Inventor
     )
     rival = rng.choice(rivals) if len(rivals) else -1
     return _some(rng, inventory.entity_R == rival, k, prompt, inventory)
+
+
+def _own(rng: np.random.Generator, prompt: EntityPrompt, inventory: Inventory, k: int) -> np.ndarray:
+    """k records of the entity, fewer where it has fewer."""
+    return _some(rng, inventory.entity_R == prompt.index, k, prompt, inventory)
 
 
 def _some(

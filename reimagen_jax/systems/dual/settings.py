@@ -50,7 +50,7 @@ class DualSystemConfig(SystemConfig):
     sampler: DualSampler = field(default_factory=DualSampler, metadata=FREE)
 
     def check_follows(self, before: Experiment, where: str) -> None:
-        side, drawn = self.network.resolution, getattr(before.system, "resolution", None)
+        side, drawn = self.network.resolution, before.system.drawn
         draws = "draws none" if drawn is None else f"draws {drawn}"
         require(
             drawn == side, f"{where} reads images of {side} pixels, but the stage before it, {before.name}, {draws}"

@@ -7,12 +7,13 @@ so training resumes exactly.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grain
 import jax
 import numpy as np
 
-from reimagen_jax.config import Experiment
+from reimagen_jax.config import DataConfig, Experiment
 from reimagen_jax.data import images
 from reimagen_jax.data.loader import CACHE_BYTES, make_steps
 from reimagen_jax.data.records import Records
@@ -23,7 +24,7 @@ from reimagen_jax.encoders.tokenizers import ByteTokenizer
 from reimagen_jax.errors import require
 from reimagen_jax.retrieval.triples import Triples
 from reimagen_jax.systems.reimagen.condition import Batch
-from reimagen_jax.systems.reimagen.settings import ReImagenConfig, TriplesConfig
+from reimagen_jax.systems.reimagen.settings import ReImagenConfig
 from reimagen_jax.terminal import say
 
 _HELD_OUT = 0x8E1D
@@ -64,7 +65,7 @@ def make_dataset(
     return make_steps(len(learned), data, draw, read, process_index=process_index, process_count=process_count)
 
 
-def split(number: int, data: TriplesConfig) -> tuple[np.ndarray, np.ndarray]:
+def split(number: int, data: Any, what: str = "triples") -> tuple[np.ndarray, np.ndarray]:
     """Of so many triples those to learn from, and those of `data.validation_share`, held out: their ids, rising.
 
     Raises `UserError` where one of them is empty.
@@ -75,7 +76,7 @@ def split(number: int, data: TriplesConfig) -> tuple[np.ndarray, np.ndarray]:
     count = round(data.validation_share * number)
     require(
         0 < count < number,
-        f"data.validation_share {data.validation_share:g} of {number} triples holds {count} of them out: take another",
+        f"data.validation_share {data.validation_share:g} of {number} {what} holds {count} of them out: take another",
     )
     out = np.zeros(number, bool)
     out[np.random.default_rng((data.seed, _HELD_OUT)).permutation(number)[:count]] = True
@@ -96,24 +97,32 @@ def held_out_batches(
     neighbours that are missing, masked, is what the floor left out.
     """
     data, model = config.data, config.system
-    index = jax.process_index() if process_index is None else process_index
-    share = data.batch_size // (jax.process_count() if process_count is None else process_count)
-    rng, B = np.random.default_rng(_HELD_OUT), data.batch_size
-    batches = max(1, min(number, len(ids)) // B)
-    chosen = np.resize(rng.permutation(ids), batches * B)
+    rng, chosen, parts = held_out_parts(ids, number, data, process_index, process_count)
     nbr_NK = triples.neighbours[chosen, : data.num_neighbours]
     seen_NK = nbr_NK.copy()
     for seen_K, record in zip(seen_NK, chosen.tolist(), strict=True):
         free, left_out = np.flatnonzero(seen_K < 0), triples.too_little_alike.get(record, [])
         seen_K[free[: len(left_out)]] = left_out[: len(free)]
     corner_N2, read = draw_corners(rng, len(chosen), model), _BatchReader(triples, config, 0)
-    parts = [slice(b * B + index * share, b * B + (index + 1) * share) for b in range(batches)]
     return [
         read(chosen[part], seen_NK[part], corner_N2[part]).replace(
             nbr_mask_BK=nbr_NK[part] >= 0, left_out_BK=seen_NK[part] > nbr_NK[part]
         )
         for part in parts
     ]
+
+
+def held_out_parts(
+    ids: np.ndarray, number: int, data: DataConfig, process_index: int | None = None, process_count: int | None = None
+) -> tuple[np.random.Generator, np.ndarray, list[slice]]:
+    """About `number` of these ids, whole batches of them, always the same in a drawn order; this process's parts of
+    each batch; and the generator, for what else is drawn."""
+    index = jax.process_index() if process_index is None else process_index
+    share = data.batch_size // (jax.process_count() if process_count is None else process_count)
+    rng, B = np.random.default_rng(_HELD_OUT), data.batch_size
+    batches = max(1, min(number, len(ids)) // B)
+    chosen = np.resize(rng.permutation(ids), batches * B)
+    return rng, chosen, [slice(b * B + index * share, b * B + (index + 1) * share) for b in range(batches)]
 
 
 def check(triples: Triples, config: Experiment) -> None:
@@ -219,11 +228,9 @@ class _BatchReader:
         records, others = triples.records, triples.knowledge_base.records
         same = records.fingerprint == others.fingerprint
         number = len(records) + (0 if same else len(others))
-        size = number * (int(np.prod(self._shape)) + sum(leaf.nbytes for leaf in jax.tree.leaves(encode([""]))))
 
-        def examples_of(these: Records) -> _Examples | _Cached:
-            examples = _Examples(these, config.system.resolution, encode)
-            return _Cached(examples) if size <= cache_bytes else examples
+        def examples_of(these: Records) -> Examples | Cached:
+            return Examples(these, config.system.resolution, encode).kept(cache_bytes, number)
 
         self._examples = examples_of(records)
         self._others = self._examples if same else examples_of(others)
@@ -245,12 +252,17 @@ def _set(array: np.ndarray, where: np.ndarray, values: np.ndarray) -> None:
 
 
 @dataclass
-class _Examples:
+class Examples:
     """Record ids -> images uint8 [N, R, R, 3] and their captions, leaves [N, ...]."""
 
     records: Records
     resolution: int
     encode: Callable[[Sequence[str]], Texts]
+
+    def kept(self, cache_bytes: int, number: int | None = None) -> "Examples | Cached":
+        """The same from memory, where it has room for `number` of them (default: all)."""
+        each = 3 * self.resolution**2 + sum(leaf.nbytes for leaf in jax.tree.leaves(self.encode([""])))
+        return Cached(self) if each * (len(self.records) if number is None else number) <= cache_bytes else self
 
     def __call__(self, ids_N: np.ndarray) -> tuple[np.ndarray, Texts]:
         examples = self.records.fetch(ids_N)
@@ -258,10 +270,10 @@ class _Examples:
         return image_NHWC, self.encode([example.text for example in examples])
 
 
-class _Cached:
+class Cached:
     """The same from memory: each record is decoded once. Threads may decode one twice, to the same result."""
 
-    def __init__(self, examples: _Examples):
+    def __init__(self, examples: Examples):
         number, side = len(examples.records), examples.resolution
         self._examples = examples
         self._image_NHWC = np.empty((number, side, side, 3), np.uint8)

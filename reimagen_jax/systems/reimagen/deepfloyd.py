@@ -2,38 +2,28 @@
 
 IF is the published open implementation of Imagen's cascade. Its networks are ours with the settings that `unet_config`
 reads off theirs; t in [0, 1] here is their timestep / 1000, and so is the augmentation level (their class label).
-A parameter's name here is a path (`dstack/level1_block0/conv1/kernel`), there a dotted name
-(`down_blocks.1.resnets.0.conv1.weight`); levels count from high to low resolution here, the way up counts from low to
-high there. Everything in this file is a pure function of arrays and settings; it reads no files and needs no PyTorch.
+Names and layouts are those of pretrained/diffusers_unet.py. Everything in this file is a pure function of arrays and
+settings; it reads no files and needs no PyTorch.
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from reimagen_jax import randomness
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.nets.settings import Level, UNetConfig
 from reimagen_jax.nets.unet import Condition, UNet
 from reimagen_jax.pretrained import published_settings
-from reimagen_jax.pretrained.finite import require_finite
+from reimagen_jax.pretrained.diffusers_unet import Params, levels_of, odd_levels, params_of, their_names
 from reimagen_jax.pretrained.published_settings import not_counts, not_small
-
-Params = dict[str, Any]
 
 CHANNELS, PREDICTED = 3, 6
 """Of an image, and of the prediction: its noise, and what the variance is learned by."""
-DOWN, UP = (
-    ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-    ("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"),
-)
-"""Levels without and with attention."""
-
 DEFAULTS = {
     "in_channels": 4,
     "out_channels": 4,
@@ -95,32 +85,6 @@ HARMLESS = (
     "reverse_transformer_layers_per_block",
 )
 
-MODULES = (
-    (r"^conditioning/time(\d)$", lambda m: [f"time_embedding.linear_{m[1]}"]),
-    (r"^conditioning/aug(\d)$", lambda m: [f"class_embedding.linear_{m[1]}"]),
-    (r"^conditioning/pool_norm$", lambda m: ["add_embedding.norm1"]),
-    (r"^conditioning/pool_query$", lambda m: ["add_embedding.pool.q_proj"]),
-    (r"^conditioning/pool_kv$", lambda m: ["add_embedding.pool.k_proj", "add_embedding.pool.v_proj"]),
-    (r"^conditioning/pool_out$", lambda m: ["add_embedding.proj"]),
-    (r"^conditioning/pool_out_norm$", lambda m: ["add_embedding.norm2"]),
-    (r"^text_projection$", lambda m: ["encoder_hid_proj"]),
-    (r"^dstack/stem$", lambda m: ["conv_in"]),
-    (r"^ustack/norm$", lambda m: ["conv_norm_out"]),
-    (r"^ustack/out$", lambda m: ["conv_out"]),
-)
-"""Modules outside the blocks: a pattern of our path, the names there; several are laid side by side in ours."""
-
-BLOCK_PARTS = {"norm1": "norm1", "conv1": "conv1", "cond": "time_emb_proj", "norm2": "norm2", "conv2": "conv2"}
-BLOCK_PARTS |= {"skip": "conv_shortcut"}
-ATTENTION_PARTS = {
-    "norm": ["group_norm"],
-    "text_norm": ["norm_cross"],
-    "qkv": ["to_q", "to_k", "to_v"],
-    "query": ["to_q"],
-    "text_kv": ["add_k_proj", "add_v_proj"],
-    "out": ["to_out.0"],
-}
-
 
 def unet_config(theirs: Mapping[str, Any]) -> UNetConfig:
     """Our settings for a U-Net's `config.json` of IF's stage I or II; no neighbour attention.
@@ -131,23 +95,16 @@ def unet_config(theirs: Mapping[str, Any]) -> UNetConfig:
     if problems := _not_ifs(theirs):
         raise UserError("not a network of DeepFloyd IF: " + "; ".join(problems))
     head_width = theirs["attention_head_dim"]
-    widths, text_alone = theirs["block_out_channels"], theirs["only_cross_attention"]
-    blocks, kinds = theirs["layers_per_block"], theirs["down_block_types"]
-    attends = [kind == DOWN[1] for kind in kinds]
+    text_alone = theirs["only_cross_attention"]
     return UNetConfig(
         levels=tuple(
-            Level(
-                width,
-                blocks if isinstance(blocks, int) else blocks[i],
-                self_attention=attends[i] and not text_alone,
-                text_attention=attends[i] and text_alone,
-            )
-            for i, width in enumerate(widths)
+            Level(width, blocks, self_attention=attends and not text_alone, text_attention=attends and text_alone)
+            for width, blocks, attends in levels_of(theirs)
         ),
         head_width=head_width,
         groups=32,
-        cond_width=theirs["time_embedding_dim"] or 4 * widths[0],
-        time_features=widths[0],
+        cond_width=theirs["time_embedding_dim"] or 4 * theirs["block_out_channels"][0],
+        time_features=theirs["block_out_channels"][0],
         residual_scale=1.0 / theirs["resnet_out_scale_factor"],
         activation="gelu",
         norm_epsilon=theirs["norm_eps"],
@@ -166,18 +123,7 @@ def _not_ifs(theirs: Mapping[str, Any]) -> list[str]:
     if theirs["time_embedding_dim"] is not None:
         whole["time_embedding_dim"] = 2**20
     problems += not_counts(theirs, whole) + not_small(theirs, "norm_eps")
-    widths, kinds = theirs["block_out_channels"], theirs["down_block_types"]
-    if not _all(widths, int, lambda width: 0 < width <= 2**20 and width % 32 == 0) or not 1 <= len(widths) <= 10:
-        problems.append(f"block_out_channels {widths!r} are not multiples of 32, one for each of up to 10 levels")
-        return problems
-    if not _all(kinds, str, DOWN.__contains__) or len(kinds) != len(widths):
-        problems.append(f"down_block_types are {kinds!r}, not {' or '.join(DOWN)} for each of {len(widths)} levels")
-    elif list(theirs["up_block_types"]) != (up := [UP[DOWN.index(kind)] for kind in reversed(kinds)]):
-        problems.append(f"up_block_types are {theirs['up_block_types']!r}, not {up!r}")
-    blocks = theirs["layers_per_block"]
-    blocks = [blocks] * len(widths) if isinstance(blocks, int) else blocks
-    if not _all(blocks, int, lambda number: 0 < number <= 100) or len(blocks) != len(widths):
-        problems.append(f"layers_per_block is {blocks!r}, not a number from 1 to 100 for each of {len(widths)} levels")
+    problems += odd_levels(theirs)
     if problems:
         return problems
     heads, head_width = theirs["addition_embed_type_num_heads"], theirs["attention_head_dim"]
@@ -203,12 +149,6 @@ def _not_ifs(theirs: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _all(values: Any, kind: type, fits: Callable[[Any], bool]) -> bool:
-    """Whether it is a list of such values."""
-    listed = isinstance(values, list | tuple)
-    return listed and all(isinstance(value, kind) and not isinstance(value, bool) and fits(value) for value in values)
-
-
 def unet_params(state: Mapping[str, np.ndarray], config: UNetConfig) -> Params:
     """Our parameters from a state dict of theirs, as arrays of numpy, float32; each entry is read once.
 
@@ -216,25 +156,7 @@ def unet_params(state: Mapping[str, np.ndarray], config: UNetConfig) -> Params:
     starts from it makes them anew, as the identity: `init.fresh`). Raises `UserError` naming all missing, unexpected
     and differently shaped entries at once.
     """
-    expected = expected_shapes(state, config)
-    sources = {path: their_names(path, len(config.levels)) for path in expected}
-    wanted = {name for names in sources.values() for name in names}
-    problems = [f"{name} is missing" for name in sorted(wanted - state.keys())]
-    modules = {name.partition(".")[0] for name in wanted}
-    unknown = sorted(name for name in state.keys() - wanted if problems or name.partition(".")[0] in modules)
-    problems += [f"{name} is unexpected" for name in unknown]
-    params = {}
-    for path, names in sources.items():
-        if all(name in state for name in names):
-            leaf, shape = to_ours(path, [state[name] for name in names]), expected[path]
-            if leaf.shape != shape:
-                problems.append(f"{' + '.join(names)} has shape {leaf.shape} as {path}, not {shape}")
-            with np.errstate(over="ignore"):
-                params[path] = np.asarray(leaf, np.float32)
-            require_finite(params[path], " + ".join(names), "the network's weights")
-    if problems:
-        raise UserError("the weights do not fit the network: " + "; ".join(problems))
-    return unflatten_dict(params, sep="/")
+    return params_of(state, expected_shapes(state, config), lambda path: their_names(path, len(config.levels)))
 
 
 def expected_shapes(state: Mapping[str, np.ndarray], config: UNetConfig) -> dict[str, tuple[int, ...]]:
@@ -255,51 +177,3 @@ def expected_shapes(state: Mapping[str, np.ndarray], config: UNetConfig) -> dict
         return UNet(config, PREDICTED).init(randomness.key(0), x, t, Condition(text, mask, **low_res))["params"]
 
     return {path: tuple(leaf.shape) for path, leaf in flatten_dict(jax.eval_shape(init), sep="/").items()}
-
-
-def their_names(path: str, levels: int) -> list[str]:
-    """The entries there that make up the parameter `path` of a network with that many levels."""
-    if path == "conditioning/pool_position":
-        return ["add_embedding.pool.positional_embedding"]
-    module, leaf = path.rsplit("/", 1)
-    ending = "bias" if leaf == "bias" else "weight"
-    return [f"{name}.{ending}" for name in _their_modules(module, levels)]
-
-
-def _their_modules(module: str, levels: int) -> list[str]:
-    for pattern, names in MODULES:
-        if match := re.match(pattern, module):
-            return names(match)
-    block, part = module.rsplit("/", 1)
-    if "attention" in block:
-        return [f"{_their_block(block, levels)}.{name}" for name in ATTENTION_PARTS[part]]
-    return [f"{_their_block(block, levels)}.{BLOCK_PARTS[part]}"]
-
-
-def _their_block(block: str, levels: int) -> str:
-    """Of a residual block or an attention: `ustack/level0_block1` of 4 levels is `up_blocks.3.resnets.1`."""
-    stack, name = block.split("/")
-    if match := re.match(r"level(\d+)_(block|attention)(\d+)$", name):
-        i, kind, j = int(match[1]), {"block": "resnets", "attention": "attentions"}[match[2]], match[3]
-        return f"down_blocks.{i}.{kind}.{j}" if stack == "dstack" else f"up_blocks.{levels - 1 - i}.{kind}.{j}"
-    if match := re.match(r"middle_block(\d)$", name):
-        return f"mid_block.resnets.{match[1]}"
-    if match := re.match(r"down(\d+)$", name):
-        return f"down_blocks.{int(match[1]) - 1}.downsamplers.0"
-    if match := re.match(r"up(\d+)$", name):
-        return f"up_blocks.{levels - 1 - int(match[1])}.upsamplers.0"
-    if name == "middle_attention":
-        return "mid_block.attentions.0"
-    raise UserError(f"DeepFloyd IF has no {block}: the settings (unet.efficient?) are not those of one of its networks")
-
-
-def to_ours(path: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Lays the arrays side by side along their outputs, and puts inputs before outputs: OIHW to HWIO, OI to IO."""
-    if len({(array.ndim, *array.shape[1:]) for array in map(np.asarray, arrays)}) > 1 or not np.ndim(arrays[0]):
-        raise UserError(f"{path} is made of arrays that do not fit: {', '.join(str(np.shape(x)) for x in arrays)}")
-    array = np.concatenate([np.asarray(array) for array in arrays], axis=0)
-    if path.endswith("pool_position"):
-        return array.reshape(-1)
-    if array.ndim == 4:
-        return array.transpose(2, 3, 1, 0)
-    return array.T if path.endswith("kernel") else array

@@ -55,6 +55,30 @@ def stacked(guidances: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     return {GUIDANCE[name]: np.asarray([each[name] for each in guidances], np.float32) for name in guidances[0]}
 
 
+def check_low_res(image: np.ndarray | None, low: int, side: int, name: str) -> None:
+    """Raises `UserError` unless it is what the super-resolution model of this name enlarges from `low` to `side`."""
+    require(
+        image is not None,
+        f"{name} is a super-resolution model: it enlarges images of {low} pixels to {side}, and none is given",
+    )
+    size = image.shape[:2]
+    require(image.ndim == 3 and size == (low, low), f"{name} enlarges images of {low} x {low} pixels, not {_by(size)}")
+    within = image.dtype == np.uint8 or bool(np.abs(image).max(initial=0.0) <= 1.0)  # false for NaN
+    require(within, f"{name} enlarges bytes, or floats from -1 to 1: these are others")
+
+
+def _by(sides: Sequence[int]) -> str:
+    return " x ".join(map(str, sides))
+
+
+def check_weights(request: Request) -> None:
+    """Raises `UserError` for weights of neighbours that are no weights."""
+    for neighbour in request.neighbours:
+        checked(neighbour.weight, NonNegative, f"the weight of neighbour {neighbour.key}")
+    weights = [np.float32(neighbour.weight) for neighbour in request.neighbours]
+    require(not weights or max(weights) > 0, "all neighbours have weight 0: draw without neighbours")
+
+
 @dataclass(frozen=True)
 class ReImagenFeed:
     """The feed of an experiment; opens its triples, and its text encoder, when they are asked for."""
@@ -181,29 +205,14 @@ class ReImagenFeed:
         if self.model.distilled is not None:
             require(not request.negative, "a distilled model has not learned to be led away from a negative prompt")
             self.model.distilled.check(dataclasses.replace(settings, **request.guidance))
-        self._check_weights(request)
+        check_weights(request)
         if self._drawn_on(request):
             self._check_edit(request.edit, settings)
         stage, name, image = self.model.super_resolution, self.config.name, request.start
         if stage is None:
             require(image is None, f"{name} is a base model: it takes no low-resolution image")
             return
-        low = stage.low_resolution
-        require(
-            image is not None,
-            f"{name} is a super-resolution model: it enlarges images of {low} pixels to {self.model.resolution}, "
-            "and none is given",
-        )
-        size = image.shape[:2]
-        require(size == (low, low), f"{name} enlarges images of {low} x {low} pixels, not {size[0]} x {size[1]}")
-        within = image.dtype == np.uint8 or bool(np.abs(image).max(initial=0.0) <= 1.0)  # false for NaN
-        require(within, f"{name} enlarges bytes, or floats from -1 to 1: these are others")
-
-    def _check_weights(self, request: Request) -> None:
-        for neighbour in request.neighbours:
-            checked(neighbour.weight, NonNegative, f"the weight of neighbour {neighbour.key}")
-        weights = [np.float32(neighbour.weight) for neighbour in request.neighbours]
-        require(not weights or max(weights) > 0, "all neighbours have weight 0: draw without neighbours")
+        check_low_res(image, stage.low_resolution, self.model.resolution, name)
 
     def _check_edit(self, edit: Edit, settings: GuidedSamplerConfig) -> None:
         """Raises `UserError` for an edit that changes nothing."""
@@ -217,6 +226,10 @@ class ReImagenFeed:
                 f"strength {strength:g} is less than a step of {settings.num_steps}"
                 f"{f', at a mask of {most:.0%} at most' if most < 1 else ''}: the image would stay as it is",
             )
+
+    def numbers(self, request: Request, settings: GuidedSamplerConfig) -> dict[str, Any]:
+        """The numbers of guidance that the request is drawn with."""
+        return guidance_of(request, settings)
 
     def prepare(self, requests: Sequence[Request]) -> None:
         """Embeds all texts, where that is done by a frozen encoder; raises `UserError` when it is missing.

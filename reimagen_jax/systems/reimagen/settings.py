@@ -203,20 +203,8 @@ class ReImagenConfig(SystemConfig):
             f"what unet.patch {self.unet.patch} and {len(self.unet.levels)} levels need",
         )
         if self.super_resolution is not None:
-            self._check_stage(self.super_resolution)
+            self.super_resolution.check_stage(self.resolution, self.unet.stride)
         self.check_settings(self.sampler)
-
-    def _check_stage(self, stage: SuperResolutionConfig) -> None:
-        low, crop = stage.low_resolution, stage.crop
-        require(
-            low < self.resolution and self.resolution % low == 0,
-            f"resolution {self.resolution} is not a multiple (2 or more) of super_resolution.low_resolution {low}",
-        )
-        require(
-            crop % self.factor == 0 and crop % self.unet.stride == 0 and crop < self.resolution,
-            f"super_resolution.crop {crop} has to be a multiple of {self.factor} (resolution / low_resolution) and of "
-            f"{self.unet.stride} (what the U-Net needs), below resolution {self.resolution}; 0 trains on whole images",
-        )
 
     def check_settings(self, settings: GuidedSamplerConfig) -> None:
         """Raises `UserError` for settings that do not fit the process, and for an augmentation level that a
@@ -248,12 +236,7 @@ class ReImagenConfig(SystemConfig):
     def check_follows(self, before: Experiment, where: str) -> None:
         stage = self.super_resolution
         require(stage is not None, f"{where} is a base model: it enlarges nothing, only the first stage can be one")
-        drawn = getattr(before.system, "resolution", None)
-        require(
-            stage.low_resolution == drawn,
-            f"{where} enlarges images of {stage.low_resolution} pixels, but the stage before it, {before.name}, draws "
-            f"{drawn}",
-        )
+        stage.check_follows(before.name, before.system.drawn, where)
 
     @property
     def factor(self) -> int:
@@ -304,10 +287,7 @@ class ReImagenConfig(SystemConfig):
         )
 
     def for_platform(self, platform: str) -> "ReImagenConfig":
-        if self.unet.attention != "auto":
-            return self
-        implementation = "cudnn" if platform == "cuda" and self.unet.dtype == "bfloat16" else "xla"
-        return dataclasses.replace(self, unet=dataclasses.replace(self.unet, attention=implementation))
+        return dataclasses.replace(self, unet=self.unet.for_platform(platform))
 
     def usage(self) -> str:
         low = " --low-res IMAGE" if self.super_resolution is not None else ""
@@ -322,9 +302,7 @@ class ReImagenConfig(SystemConfig):
         return {"neighbours": data.num_neighbours, **network, **drawing}
 
     def savings(self) -> tuple[str, ...]:
-        if self.unet.remat != "none":
-            return ()
-        return ('--unet.remat blocks: activations are computed again, not kept ("matmuls" keeps more, is faster)',)
+        return self.unet.savings()
 
 
 @dataclass(frozen=True)

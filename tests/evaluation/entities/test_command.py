@@ -10,7 +10,10 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.evaluation.entities import store
 from reimagen_jax.evaluation.entities.prompts import SOURCES
 from reimagen_jax.inference.export import save_weights
+from tests import unclip
+from tests.systems.test_unclip import random_params as unclip_params
 from tests.tiny import TINY, TINY_SR, random_params
+from tools import unclip_table
 
 
 def run(base, model, out, *more: str) -> None:
@@ -109,3 +112,38 @@ def test_bad_input_is_refused(base, model, tmp_path, options, message):
 
 def test_sources_of_the_command_are_those_there_are():
     assert set(evaluate.Source.__args__) == set(SOURCES)
+
+
+def test_unclip_is_compared_in_the_conditions_that_it_can_draw(base, tmp_path, capsys):
+    decoder = unclip.changed(unclip.DECODER, resolution=32)
+    for name, config in (("prior", unclip.PRIOR), ("decoder", decoder)):
+        save_weights(tmp_path / name, config, unclip_params(config))
+    few = ("--knowledge-base", str(base.path), "--splits", "unseen", "--num-prompts", "2", "--steps", "2")
+    of_decoder = ("--model", f"{tmp_path}/decoder")
+    of_prior = ("--model", f"{tmp_path}/prior", "--cascade", f"{tmp_path}/decoder,steps=2")
+    told = {
+        "neighbours": (of_decoder, ("--conditions", "retrieval", "none", "own", "--k", "2", "--ks", "0", "1")),
+        "text": (of_decoder, ("--embedding", "text", "--conditions", "retrieval", "none")),
+        "prior": (of_prior, ("--conditions", "none")),
+    }
+    rows = {}
+    for name, (model, options) in told.items():
+        evaluate.main(["entities", *few, *model, *options, "--out", f"{tmp_path}/of_{name}"])
+        results = json.loads((tmp_path / f"of_{name}" / "results.json").read_text())
+        rows[name] = [(row["source"], row["k"]) for row in results["rows"]]
+        assert results["complete"] and (tmp_path / f"of_{name}" / "unseen.png").stat().st_size > 0
+    assert rows["neighbours"] == [("true renders", 0), ("retrieval", 2), ("own", 2), ("retrieval", 1)]
+    assert rows["text"] == rows["prior"] == [("true renders", 0), ("none", 0)]
+    said = capsys.readouterr().err
+    assert "decoder draws from neighbours: none left out" in said
+    assert "decoder sees no neighbours: retrieval left out" in said
+    for model, options, message in (
+        (of_decoder, ("--eta", "0.5"), "no steps of two kinds"),
+        (of_prior, ("--conditions", "retrieval"), "nothing is left"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate.main(["entities", *few, *model, *options, "--out", f"{tmp_path}/refused"])
+    labels = [f"{name}={tmp_path}/of_{name}" for name in told]
+    lines = unclip_table.table(unclip_table.rows_of(labels))
+    assert len(lines) == 2 + 6 and lines[2].startswith("| neighbours | unseen | true renders |")
+    assert all(line.count("|") == lines[0].count("|") for line in lines)

@@ -45,7 +45,7 @@ def test_neighbours_are_what_their_source_promises(source, inventory):
         assert [n.key for n in two] == [n.key for n in neighbours[:2]]
         assert len(neighbours) == len({n.key for n in neighbours}) == (0 if source == "none" else 3)
         assert all(n.image.shape == (32, 32, 3) for n in neighbours)
-        if source == "retrieval":
+        if source in ("retrieval", "own"):
             assert set(shown) == {prompt.index}
         elif source == "random":
             assert prompt.index not in shown

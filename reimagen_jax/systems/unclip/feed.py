@@ -1,0 +1,323 @@
+"""What the host does for unCLIP's systems: records as batches to train on, requests as inputs to draw from."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import grain
+import jax.numpy as jnp
+import numpy as np
+
+from reimagen_jax.config import Experiment
+from reimagen_jax.data.loader import CACHE_BYTES, make_steps
+from reimagen_jax.data.records import Records
+from reimagen_jax.data.sizes import smaller
+from reimagen_jax.diffusion.degrade import shrink
+from reimagen_jax.encoders.joint import Joint
+from reimagen_jax.encoders.tokenizers import PADDING, ByteTokenizer
+from reimagen_jax.encoders.towers import Tokenizer
+from reimagen_jax.errors import require
+from reimagen_jax.systems.base import Batch, Preview, Settings
+from reimagen_jax.systems.reimagen.batches import Examples, crop, draw_corners, held_out_parts, split
+from reimagen_jax.systems.reimagen.feed import check_low_res, check_weights
+from reimagen_jax.systems.reimagen.system import to_bytes, to_model
+from reimagen_jax.systems.request import Request
+from reimagen_jax.systems.unclip.arrays import DecoderInputs, ImageBatch, PairBatch, PriorInputs, UpsamplerInputs
+from reimagen_jax.systems.unclip.decoder import Decoder
+from reimagen_jax.systems.unclip.settings import (
+    FROZEN,
+    DecoderConfig,
+    DecoderSamplerConfig,
+    PriorConfig,
+    PriorSamplerConfig,
+    UpsamplerConfig,
+    UpsamplerSamplerConfig,
+)
+
+
+@dataclass(frozen=True)
+class _Feed:
+    """Pictures out of records; opens them when they are asked for."""
+
+    config: Experiment
+
+    @cached_property
+    def records(self) -> Records:
+        """What is learned from."""
+        path = self.config.data.records
+        require(bool(path), "data.records is not set: pass --data.records DIR, a folder written by `reimagen prepare`")
+        return Records.open(path)
+
+    def settled(self) -> "_Feed":
+        """The feed itself. Raises `UserError` where the records, or weights to start from, are missing."""
+        data, side = self.config.data, self.config.system.seen
+        found = "" if data.enlarge else smaller(self.records, side)
+        require(
+            not found,
+            f"{found}: run `reimagen prepare` with --resolution {side} on larger ones, or train on enlarged ones "
+            "(--data.enlarge)",
+        )
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the records."""
+        return self.records.fingerprint
+
+    def dataset(self, process_index: int | None = None, process_count: int | None = None) -> grain.IterDataset:
+        """Batches of the records that are not held out, endless."""
+        learned, _ = self._split
+
+        def draw(ids_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+            return learned[ids_B], *self.drawn(rng, len(ids_B))
+
+        share = {"process_index": process_index, "process_count": process_count}
+        return make_steps(len(learned), self.config.data, draw, self.reader(CACHE_BYTES), **share)
+
+    def held_out(self, number: int, process_index: int | None = None, process_count: int | None = None) -> list[Batch]:
+        """Batches of `data.validation_share`; none without it."""
+        _, ids = self._split
+        if not len(ids):
+            return []
+        rng, chosen, parts = held_out_parts(ids, number, self.config.data, process_index, process_count)
+        drawn, read = self.drawn(rng, len(chosen)), self.reader(0)
+        return [read(chosen[part], *(each[part] for each in drawn)) for part in parts]
+
+    @property
+    def _split(self) -> tuple[np.ndarray, np.ndarray]:
+        return split(len(self.records), self.config.data, "records")
+
+    def drawn(self, rng: np.random.Generator, batch: int) -> tuple[np.ndarray, ...]:
+        """What is drawn at random for each example of a batch."""
+        return ()
+
+    def prepare(self, requests: Sequence[Request]) -> None:
+        """Nothing is to be done beforehand."""
+
+    def limited(self, request: Request, settings: Settings) -> Request:
+        return request
+
+    def numbers(self, request: Request, settings: Settings) -> dict[str, float]:
+        """The numbers of guidance that the request is drawn with."""
+        return {"text_weight": float(request.guidance.get("text_weight", settings.text_weight))}
+
+    def check_plain(self, request: Request, settings: Settings, known: Sequence[str]) -> None:
+        """Raises `UserError` for an edit, and for numbers of guidance that are not known."""
+        require(request.edit is None, f"{self.config.name} draws on no picture: edits are for a Re-Imagen")
+        for name, number in request.guidance.items():
+            require(
+                name in known,
+                f"{name!r} is no number of {self.config.name}'s guidance: {', '.join(known) or 'it has none'}",
+            )
+            settings.checked(name, number)
+
+
+@dataclass(frozen=True)
+class _TextFeed(_Feed):
+    """Pictures with their captions, and a CLIP that reads both."""
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """How texts become CLIP's ids."""
+        return Joint(self.config.system.clip).tokenizer()
+
+    def settled(self) -> "_Feed":
+        model, train, init = self.config.system, self.config.train, self.config.init
+        require(
+            any(rate == FROZEN for rate in train.rates),
+            f"train.rates does not freeze the CLIP of {self.config.name}: add {FROZEN}, systems/unclip/settings.py:"
+            "FROZEN",
+        )
+        require(
+            bool(init.weights),
+            f"{self.config.name} holds a CLIP that does not learn: pass --init.weights DIR, a CLIP that `reimagen "
+            "encode-train --towers clip` has trained, or a prior or decoder to go on from",
+        )
+        needs_images = isinstance(model, PriorConfig) or model.trained_on == "image"
+        require(
+            model.clip.image is not None or not needs_images,
+            "clip.image is not set: without an image tower no picture has an embedding to learn",
+        )
+        super().settled()
+        init = dataclasses.replace(init, fresh=(*init.fresh, *(name for name in model.own if name not in init.fresh)))
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, init=init))
+
+    def reader(self, cache_bytes: int) -> Any:
+        """Ids of records -> `PairBatch`."""
+        encode, side = self.tokenizer.encode, self.config.system.seen
+        examples, empty_1L = Examples(self.records, side, encode).kept(cache_bytes), encode([""])
+
+        def read(ids_B: np.ndarray) -> PairBatch:
+            image_BHWC, tokens_BL = examples(ids_B)
+            return PairBatch(image_BHWC, tokens_BL, empty_1L.repeat(len(ids_B), axis=0))
+
+        return read
+
+    def texts(self, requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
+        """The prompts, and what they are led away from."""
+        prompts, negatives = ([getattr(each, name) for each in requests] for name in ("prompt", "negative"))
+        return self.tokenizer.encode(prompts), self.tokenizer.encode(negatives)
+
+    def weights(self, requests: Sequence[Request], settings: Settings) -> np.ndarray:
+        """Of guidance."""
+        return np.asarray([self.numbers(each, settings)["text_weight"] for each in requests], np.float32)
+
+    def captions(self, tokens_BL: np.ndarray) -> list[str]:
+        """What a batch of texts says, for people."""
+        clip = self.config.system.clip
+        if clip.tokens != "bytes":
+            return [f"example {i + 1}" for i in range(len(tokens_BL))]
+        read = ByteTokenizer(clip.max_tokens)
+        return [read.decode(np.where(tokens_L == clip.end, PADDING, tokens_L)) for tokens_L in np.asarray(tokens_BL)]
+
+
+class PriorFeed(_TextFeed):
+    """The feed of a prior."""
+
+    def preview(self, batch: PairBatch) -> None:
+        """None: no image is drawn."""
+
+    def check(self, request: Request, settings: PriorSamplerConfig) -> None:
+        """Raises `UserError` for what a prior does not look at, and for a negative prompt that it could not know."""
+        name, model = self.config.name, self.config.system
+        require(
+            not request.neighbours and request.start is None,
+            f"{name} draws an embedding from the text alone: neighbours and pictures are for its decoder, give that to "
+            "--model",
+        )
+        require(
+            not request.negative or model.null == "empty",
+            f"{name} has learned what a dropped text is (null): it cannot be led away from a negative prompt",
+        )
+        self.check_plain(request, settings, ("text_weight",))
+
+    def collate(self, requests: Sequence[Request], settings: PriorSamplerConfig) -> PriorInputs:
+        """The inputs of `requests`."""
+        return PriorInputs(*self.texts(requests), self.weights(requests, settings))
+
+
+class DecoderFeed(_TextFeed):
+    """The feed of a decoder."""
+
+    @property
+    def model(self) -> DecoderConfig:
+        """The experiment's settings of this system."""
+        return self.config.system
+
+    def preview(self, batch: PairBatch) -> Preview:
+        """The target; drawn from its own embedding, and from its text without any."""
+        B, image_BHWC = len(batch.image_BHWC), np.asarray(batch.image_BHWC)
+        settings = self.model.sampler
+
+        def inputs(weight: float) -> DecoderInputs:
+            return DecoderInputs(
+                batch.tokens_BL,
+                batch.empty_BL,
+                np.full(B, settings.text_weight, np.float32),
+                np.zeros((B, self.model.clip.width), np.float32),
+                np.zeros(B, bool),
+                image_BHWC[:, None],
+                np.full((B, 1), weight, np.float32),
+            )
+
+        drawn = {"from its embedding": inputs(1.0)}
+        if settings.embedding is None:
+            drawn |= {"from its text": inputs(0.0)}
+        return Preview(self.captions(batch.tokens_BL), {"target": list(image_BHWC)}, drawn)
+
+    def check(self, request: Request, settings: DecoderSamplerConfig) -> None:
+        """Raises `UserError` for a request without what its embedding comes from, or with an embedding of another
+        width."""
+        name, width, start = self.config.name, self.model.clip.width, request.start
+        if settings.embedding != "text":
+            there = {"start": start is not None, "neighbours": bool(request.neighbours)}
+            wanted = [settings.embedding] if settings.embedding else list(there)
+            require(
+                any(there[each] for each in wanted),
+                f"{name} draws from an embedding, and {request.prompt!r} has none: draw by a prior, --model PRIOR "
+                "--cascade DECODER; or from neighbours, --knowledge-base DIR or --reference IMAGE CAPTION; or from the "
+                "text's own, --embedding text",
+            )
+        if start is not None:
+            require(
+                start.shape == (width,) and np.issubdtype(start.dtype, np.floating),
+                f"{name} starts from an embedding, {width} floats, not {start.dtype} {list(start.shape)}",
+            )
+        check_weights(request)
+        found, most = len(request.neighbours), self._most(settings)
+        require(found <= most, f"{found} neighbours for a prompt, but this generator takes at most {most}")
+        self.check_plain(request, settings, ("text_weight",))
+
+    def collate(self, requests: Sequence[Request], settings: DecoderSamplerConfig) -> DecoderInputs:
+        """The inputs of `requests`."""
+        system = Decoder(self.config)
+        B, K, R = len(requests), system.room(settings), self.model.seen
+        start, given = np.zeros((B, self.model.clip.width), np.float32), np.zeros(B, bool)
+        image, weight = np.zeros((B, K, R, R, 3), np.uint8), np.zeros((B, K), np.float32)
+        for i, request in enumerate(requests):
+            if request.start is not None and settings.embedding in (None, "start"):
+                start[i], given[i] = request.start, True
+            for j, neighbour in enumerate(request.neighbours[:K]):
+                image[i, j], weight[i, j] = neighbour.at(R), neighbour.weight
+        return DecoderInputs(*self.texts(requests), self.weights(requests, settings), start, given, image, weight)
+
+    def limited(self, request: Request, settings: DecoderSamplerConfig) -> Request:
+        """The request with its best neighbours only, as many as these settings have room for."""
+        return dataclasses.replace(request, neighbours=request.neighbours[: self._most(settings)])
+
+    def _most(self, settings: DecoderSamplerConfig) -> int:
+        return self.config.data.num_neighbours if settings.k is None else settings.k
+
+
+class UpsamplerFeed(_Feed):
+    """The feed of an upsampler."""
+
+    @property
+    def model(self) -> UpsamplerConfig:
+        """The experiment's settings of this system."""
+        return self.config.system
+
+    def settled(self) -> "_Feed":
+        require(
+            not self.model.last_step,
+            f"{self.config.name} has a network of its own for the last step, which is not trained here: train another "
+            "upsampler, or set last_step to false",
+        )
+        return super().settled()
+
+    def drawn(self, rng: np.random.Generator, batch: int) -> tuple[np.ndarray, ...]:
+        return (draw_corners(rng, batch, self.model),)
+
+    def reader(self, cache_bytes: int) -> Any:
+        """Ids of records and corners of crops -> `ImageBatch`."""
+
+        def nothing(texts: Sequence[str]) -> np.ndarray:
+            return np.zeros((len(texts), 0), np.int32)
+
+        examples = Examples(self.records, self.model.resolution, nothing).kept(cache_bytes)
+        return lambda ids_B, corner_B2: ImageBatch(crop(examples(ids_B)[0], corner_B2, self.model.train_resolution))
+
+    def preview(self, batch: ImageBatch) -> Preview:
+        """What is enlarged, the target; drawn."""
+        image_BHWC = np.asarray(batch.image_BHWC)
+        low = image_BHWC.shape[1] // self.model.factor
+        low_BHWC = np.asarray(to_bytes(shrink(to_model(jnp.asarray(image_BHWC)), low)))
+        shown = {"low resolution": list(low_BHWC), "target": list(image_BHWC)}
+        captions = [f"example {i + 1}" for i in range(len(image_BHWC))]
+        return Preview(captions, shown, {"enlarged": UpsamplerInputs(low_BHWC)})
+
+    def numbers(self, request: Request, settings: UpsamplerSamplerConfig) -> Mapping[str, float]:
+        """None: nothing guides it."""
+        return {}
+
+    def check(self, request: Request, settings: UpsamplerSamplerConfig) -> None:
+        """Raises `UserError` for an image that it does not enlarge."""
+        low = self.model.super_resolution.low_resolution
+        check_low_res(request.start, low, self.model.resolution, self.config.name)
+        self.check_plain(request, settings, ())
+
+    def collate(self, requests: Sequence[Request], settings: UpsamplerSamplerConfig) -> UpsamplerInputs:
+        """The inputs of `requests`."""
+        return UpsamplerInputs(np.stack([request.start for request in requests]))

@@ -1,0 +1,64 @@
+"""What the process around a command is set to."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SIDE = 64 * 2**20
+TOUCHED = f"""
+import resource, sys, threading
+
+from reimagen_jax import runtime
+
+def touch():
+    for _ in range(2):
+        start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        bytearray(b"1") * {SIDE}
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start)
+
+faults, kept = [], eval(sys.argv[1])
+thread = threading.Thread(target=touch)  # programs run on threads of JAX's
+thread.start()
+thread.join()
+print(kept, *faults)
+"""
+
+
+def touched(call: str = "runtime.keep_memory()", **environment: str) -> tuple[bool, int, int]:
+    """Whether memory is kept, and the pages that the system gives for a large block and for the same once more."""
+    done = subprocess.run(
+        [sys.executable, "-c", TOUCHED, call],
+        env=os.environ | environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    kept, *faults = done.stdout.split()
+    return kept == "True", *map(int, faults)
+
+
+def test_a_block_of_memory_that_was_freed_is_taken_again():
+    kept, first, again = touched()
+    pages = SIDE // os.sysconf("SC_PAGE_SIZE")
+    assert kept
+    assert first > pages // 2
+    assert again < pages // 100
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_only_a_process_of_its_own_is_set_to_keep_memory(own):
+    *_, again = touched(f"runtime.configure({own})")
+    assert (again < SIDE // os.sysconf("SC_PAGE_SIZE") // 100) == own
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"MALLOC_ARENA_MAX": "4"}, {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}],
+    ids=["variable", "tunable"],
+)
+def test_how_the_user_has_set_the_allocator_stays(environment):
+    kept, first, again = touched(**environment)
+    assert not kept
+    assert min(first, again) > SIDE // os.sysconf("SC_PAGE_SIZE") // 2

@@ -16,17 +16,13 @@ here: taught directly, that tower tells position in 0.90, size in 0.71, category
 """
 
 from reimagen_jax.config import Experiment, TrainConfig
-from reimagen_jax.encoders.settings import ImageTowerConfig, JointConfig, TextTowerConfig, Tower
 from reimagen_jax.systems.dual.settings import ClipSystemConfig, DualData
+from reimagen_jax.systems.unclip.presets import CLIP_32
 
 config = Experiment(
     name="dalle2_clip32",
     system=ClipSystemConfig(
-        network=JointConfig(
-            width=128,
-            text=TextTowerConfig(Tower(width=128, depth=2), max_tokens=84, stride=4),
-            image=ImageTowerConfig(Tower(width=128, depth=3), resolution=32, patch=4, stem=True),
-        ),
+        network=CLIP_32,
         shift=0.08,
     ),
     data=DualData(batch_size=128, held_out=0.1, word_drop=0.2),

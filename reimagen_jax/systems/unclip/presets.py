@@ -11,8 +11,8 @@ from reimagen_jax.encoders.settings import ImageTowerConfig, JointConfig, TextTo
 from reimagen_jax.nets.settings import Level, Tower, UNetConfig
 from reimagen_jax.systems.unclip.settings import TOKENS, DecoderTextConfig
 
-CLIP_32 = JointConfig()
-"""1.9M parameters for 32 x 32 images and captions of bytes."""
+CLIP_32 = JointConfig(text=TextTowerConfig(Tower(depth=2), max_tokens=84, stride=4))
+"""1.4M parameters for 32 x 32 images and captions of up to 83 bytes, which become 21 states."""
 
 CLIP_H16 = JointConfig(
     width=1024,

@@ -7,20 +7,22 @@ r"""The CLIP of unCLIP (DALL-E 2) on EntityWorld at 32 x 32: what its prior and 
 `reimagen encode-train RECORDS --towers clip --max-bytes 80 --out DIR` is much the same in one command. The paper's CLIP
 has seen the world; this one has seen the training role alone: of an unseen entity it knows looks from pictures, not the
 name.
+
+Hardware: 2 CPU cores, about 150 pairs a CPU second. What was tried: with one product per patch
+(--network.image.no-stem) the loss stays at 2.2 from step 400 to 700. At step 500 place and time of the scene are all
+that vectors of images tell (linear probes: all right; position 0.53, size 0.65, category 0.39), and of 1,000 held-out
+pairs the text finds its image first / among five / ten in 0.040 / 0.165 / 0.315. So patches are tokens by convolutions
+here: taught directly, that tower tells position in 0.90, size in 0.71, category in 0.72 after 9,600 pictures.
 """
 
 from reimagen_jax.config import Experiment, TrainConfig
-from reimagen_jax.encoders.settings import ImageTowerConfig, JointConfig, TextTowerConfig, Tower
 from reimagen_jax.systems.dual.settings import ClipSystemConfig, DualData
+from reimagen_jax.systems.unclip.presets import CLIP_32
 
 config = Experiment(
     name="dalle2_clip32",
     system=ClipSystemConfig(
-        network=JointConfig(
-            width=128,
-            text=TextTowerConfig(Tower(width=128, depth=2), max_tokens=84, stride=4),
-            image=ImageTowerConfig(Tower(width=128, depth=3), resolution=32, patch=4),
-        ),
+        network=CLIP_32,
         shift=0.08,
     ),
     data=DualData(batch_size=128, held_out=0.1, word_drop=0.2),

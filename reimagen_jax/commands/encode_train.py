@@ -39,7 +39,7 @@ On {held_out:,} records whose pictures were kept out of training:
 
 
 PATCHES = 8
-"""Along a side, of an image that a CLIP reads."""
+"""Along a side, of an image that a CLIP reads; of 8 pixels it reads four."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ class EncodeTrain(Options):
     from_run: Path | None = None
     """Train nothing: measure and write what this run of `reimagen train` (--workdir there) has learned so far."""
     towers: Literal["small", "clip"] = "small"
-    """small: convolutions, and a transformer over bytes whose tokens are averaged. clip: a vision transformer over 64
-    patches and a causal transformer over bytes, which learn more slowly and tell each token's state, too."""
+    """small: convolutions, and a transformer over bytes whose tokens are averaged. clip: a vision transformer and a
+    causal transformer over bytes, which learn more slowly and tell each token's state, too."""
     resolution: Count = 32
-    """Side in pixels at which it reads images: a power of two from 8 on (a CLIP: a multiple of 8)."""
+    """Side in pixels at which it reads images: a power of two from 8 on."""
     width: Count = 128
     """Values of a vector."""
     max_bytes: Count = 128
@@ -161,12 +161,13 @@ class EncodeTrain(Options):
             with as_typed({"network.resolution": "--resolution", "text.max_bytes": "--max-bytes"}):
                 return DualSystemConfig(DualConfig(self.resolution, self.max_bytes, self.width))
         side, text, image = self.resolution, JointConfig().text, JointConfig().image
-        require(side % PATCHES == 0, f"--resolution {side}: a CLIP is made for sides that are a multiple of {PATCHES}")
+        require(side >= 8 and side.bit_count() == 1, f"--resolution {side} is not a power of two from 8 on")
         require(
             self.max_bytes % text.stride == 0, f"--max-bytes {self.max_bytes}: it is to be a multiple of {text.stride}"
         )
+        image = ImageTowerConfig(image.tower, side, max(2, side // PATCHES), stem=image.stem)
         text = TextTowerConfig(text.tower, max_tokens=self.max_bytes + text.stride, stride=text.stride)
-        return ClipSystemConfig(JointConfig(self.width, text, ImageTowerConfig(image.tower, side, side // PATCHES)))
+        return ClipSystemConfig(JointConfig(self.width, text, image))
 
 
 def trained_encoder(run: Path, records: Path) -> "DualEncoder":

@@ -3,6 +3,7 @@
   text:   x = E[token] + position; causal attention; z = P norm(x at the first end token)                   (1)
           with a stride s, E[token] is conv(act(conv(E[token]))), each s tokens in one that sees no later ones
   image:  x = norm([class; patches] + position);     z = P norm(x at the class token)                       (2)
+          with a stem, patches are tokens by convolutions of 3 x 3 that halve the sides (Xiao et al. 2021)
 
 Texts and images are compared by the cosine of their z. Both towers are transformers of the blocks of
 nets/transformer.py. Radford et al. 2021 (arXiv 2103.00020).
@@ -82,9 +83,10 @@ class ImageTower(nn.Module):
     def __call__(self, x_BHWC: Float[Array, "b r r 3"]) -> Float[Array, "b m width"]:
         config, tower, patch = self.config, self.config.tower, self.config.patch
         D, M = tower.width, (config.resolution // patch) ** 2 + 1
+        places = nn.initializers.normal(0.5 if config.stem else D**-0.5)
         class_D = self.param("class", nn.initializers.normal(D**-0.5), (D,)).astype(jnp.float32)
-        position_MD = self.param("position", nn.initializers.normal(D**-0.5), (M, D)).astype(jnp.float32)
-        x = nn.Conv(
+        position_MD = self.param("position", places, (M, D)).astype(jnp.float32)
+        x = self.halved(x_BHWC) if config.stem else nn.Conv(
             D, (patch, patch), (patch, patch), "VALID", use_bias=False,
             dtype=self.dtype, param_dtype=self.dtype, name="patches",
         )(x_BHWC)  # fmt: skip
@@ -93,6 +95,16 @@ class ImageTower(nn.Module):
         x = norm(tower, "norm_in")(x)
         for i in range(tower.depth):
             x = Block(tower, self.dtype, name=f"block{i}")(x, jnp.zeros((1, 1, 1, M)))
+        return x
+
+    def halved(self, x_BHWC: Float[Array, "b r r 3"]) -> Float[Array, "b s s d"]:
+        """Patches as tokens, by as many convolutions as halve a patch to one pixel."""
+        tower, kinds = self.config.tower, {"dtype": self.dtype, "param_dtype": self.dtype}
+        halvings, x = self.config.patch.bit_length() - 1, x_BHWC
+        for i in range(halvings):
+            x = nn.Conv(tower.width >> (halvings - 1 - i), (3, 3), (2, 2), name=f"stem{i}", **kinds)(x)
+            if i < halvings - 1:
+                x = nn.swish(norm(tower, f"stem{i}_norm")(x.astype(jnp.float32))).astype(self.dtype)
         return x
 
 

@@ -165,12 +165,20 @@ class ImageTowerConfig(Checked):
     """Side of the images that it reads."""
     patch: Count = 4
     """Side of the squares that become its tokens."""
+    stem: bool = field(default=False, repr=False)  # by what the others print, stored vectors know their encoder
+    """Patches become tokens by convolutions that halve the sides, not by one product, as CLIP has it: a small tower
+    learns where things are in a fraction of the steps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
             self.patch <= self.resolution,
             f"image.patch {self.patch} is larger than an image, image.resolution {self.resolution}",
+        )
+        require(
+            not self.stem or (self.patch.bit_count() == 1 < self.patch and self.resolution % self.patch == 0),
+            f"image.patch {self.patch} is not 2, 4, 8, ... that divides image.resolution {self.resolution}: image.stem "
+            "halves the sides until a patch is a token",
         )
 
 
@@ -183,7 +191,7 @@ class JointConfig(Checked):
     width: Count = 128
     """D: values of a vector."""
     text: TextTowerConfig = field(default_factory=lambda: TextTowerConfig(Tower(depth=2), stride=4))
-    image: ImageTowerConfig | None = field(default_factory=lambda: ImageTowerConfig(Tower(depth=3)))
+    image: ImageTowerConfig | None = field(default_factory=lambda: ImageTowerConfig(Tower(depth=3), stem=True))
     """None: no image is read."""
     tokens: Literal["bytes", "published"] = "bytes"
     """What a text is spelt in: UTF-8 bytes, or the words of a published tokenizer."""

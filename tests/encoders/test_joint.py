@@ -26,7 +26,9 @@ from tests.encoders.published import CLIP, CLIP_TEXT, write_clip
 
 SMALL = Tower(16, 1, 2, 24)
 PLAIN = JointConfig(12, TextTowerConfig(SMALL, max_tokens=24), ImageTowerConfig(SMALL, 8, 4))
-MERGED = dataclasses.replace(PLAIN, text=dataclasses.replace(PLAIN.text, stride=4))
+MERGED = dataclasses.replace(
+    PLAIN, text=dataclasses.replace(PLAIN.text, stride=4), image=dataclasses.replace(PLAIN.image, stem=True)
+)
 TEXTS = ["a red ball", "ein grüner Würfel", "赤いボール", "", "a very long caption that is cut"]
 BOTH = pytest.mark.parametrize("config", [PLAIN, MERGED], ids=["plain", "merged"])
 
@@ -185,6 +187,9 @@ def test_towers_that_cannot_be_built():
         TextTowerConfig(SMALL, max_tokens=24, stride=5)
     with pytest.raises(UserError, match=r"image.patch 9 is larger"):
         ImageTowerConfig(SMALL, 8, 9)
+    for resolution, patch in ((9, 3), (12, 8), (8, 1)):
+        with pytest.raises(UserError, match=rf"image\.patch {patch} is not 2, 4, 8, \.\.\. that divides"):
+            ImageTowerConfig(SMALL, resolution, patch, stem=True)
 
 
 def test_without_an_image_tower_texts_are_read_and_images_refused():

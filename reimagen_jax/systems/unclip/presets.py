@@ -11,12 +11,8 @@ from reimagen_jax.encoders.settings import ImageTowerConfig, JointConfig, TextTo
 from reimagen_jax.nets.settings import Level, Tower, UNetConfig
 from reimagen_jax.systems.unclip.settings import TOKENS, DecoderTextConfig
 
-CLIP_32 = JointConfig(
-    width=128,
-    text=TextTowerConfig(Tower(128, 2), max_tokens=84, stride=4),
-    image=ImageTowerConfig(Tower(128, 3), resolution=32, patch=4),
-)
-"""That of experiments/dalle2_clip32.py: 1.3M parameters for 32 x 32 images and captions of bytes."""
+CLIP_32 = JointConfig(text=TextTowerConfig(Tower(depth=2), max_tokens=84, stride=4))
+"""1.4M parameters for 32 x 32 images and captions of up to 83 bytes, which become 21 states."""
 
 CLIP_H16 = JointConfig(
     width=1024,

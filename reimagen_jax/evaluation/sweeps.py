@@ -67,6 +67,9 @@ def draw_sweep(
         for index in range(p * num_seeds, (p + 1) * num_seeds):
             requests.append(prompt.baseline(index))
             requests += [prompt.request(index, eta=eta) for eta in etas]
+    first = pipeline.stages[0]
+    for request in requests[:2]:  # a system without eta says so
+        first.feed.check(first.feed.limited(request, first.settings), first.settings)
     named = [keys.of(about, pipeline.stages, pipeline.seed, request) for request in requests]
     draw_missing(pipeline, dict(zip(named, requests, strict=True)), images)
     drawn = np.stack([images[name] for name in named])

@@ -233,7 +233,7 @@ def test_a_grid_of_ones_own_prompts_needs_no_neighbours_and_is_a_sheet(model, tm
         (["--over", "eta=1", "--devices", "99"], "--devices 99: this machine has 8"),
         (["--best", "both", "--knowledge-base", "{world}/index"], "--best is about a grid"),
         (["--over", "stage2.steps=1"], "--over, at stage2.steps 1: there is no stage 2 of a cascade: give its model"),
-        (["--over", "stage2.words=a,b"], "--over 'stage2.words' is no axis: of stage 2 there are eta"),
+        (["--over", "stage2.words=a,b"], "--over 'stage2.words' is no axis: of stage 2 there are solver, steps"),
         (["--over", "stage2.aug-level=2", "--cascade", "{sr}"], "--over stage2.aug-level 2.0: at most 1"),
         (["--over", "stage2.steps=1,2", "--cascade", "{sr},steps=2"], "and --over stage2.steps=1,2: an axis has all"),
         (["--over", "eta=1", "--cascade", "{sr}", "{sr}"], "stage 3 of the cascade, tiny_sr, enlarges images of 16"),

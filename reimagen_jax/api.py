@@ -29,13 +29,13 @@ from reimagen_jax.encoders.image_function import ImageEncoder
 from reimagen_jax.encoders.vectors import VectorEncoder
 from reimagen_jax.errors import require
 from reimagen_jax.evaluation.axes import METHOD, SETTINGS, axes_of
-from reimagen_jax.evaluation.grids import Asked, Grid, Point, plan
+from reimagen_jax.evaluation.grids import Asked, Grid, Point, about, plan
 from reimagen_jax.evaluation.grids import draw as draw_grid
 from reimagen_jax.evaluation.pareto import Measure, Table, tabulate
 from reimagen_jax.evaluation.ratings import describe_rater, rate, rater_for
 from reimagen_jax.evaluation.store import Images
 from reimagen_jax.evaluation.sweeps import Sweep, draw_sweep
-from reimagen_jax.files import atomic_dir, growing_dir, write_json
+from reimagen_jax.files import atomic_dir, growing_dir, resumed_dir, write_json
 from reimagen_jax.inference.edits import Plan
 from reimagen_jax.inference.jobs import Job, job_dir, picture_name, places_of, write_summary
 from reimagen_jax.inference.model import SHIPPED, Model
@@ -328,6 +328,8 @@ class Swept:
 
     model: Model
     report: Report
+    cascade: Sequence[Mapping[str, Any]] = ()
+    """What sweep.json tells of the stages after the first."""
 
     @property
     def image_PSCHWC(self) -> UInt8[np.ndarray, "p s c h w 3"]:
@@ -343,7 +345,8 @@ class Swept:
     def write(self, folder: Path, name: str = "sweep.json") -> None:
         """The same into an existing folder, the numbers in a file of this name."""
         write_report(self.report, folder)
-        write_json(folder / name, as_json(self.report, self.model.config))
+        told = as_json(self.report, self.model.config)
+        write_json(folder / name, told | ({"cascade": self.cascade} if self.cascade else {}))
 
 
 def sweep(
@@ -367,7 +370,7 @@ def sweep(
     With `over`, at every point of a grid: {"eta": (0, 0.5, 1), "steps": (10, 25), "words": ("cat", "dog")}, its axes as
     in evaluation/axes.py. The prompts keep their neighbours, unless a `base` is to be asked anew, by other methods
     ("method") or for other words. In the folder `out` each image is stored as it is drawn, and the report: the same
-    call goes on there.
+    call goes on there, also with more values.
     Where the prompts are those of EntityWorld records the images are rated, by the rater in `rater` or in the package;
     `best` is what the best point of a grid has most of; `devices` of JAX's draw a grid side by side.
     """
@@ -392,10 +395,16 @@ def sweep(
             swept = sweep_grid(grid, model, Images(Path(out) / IMAGES), how, rater=rater, best=best)
             swept.write(Path(out))
         return swept
-    require(base is None and out is None, "base and out are for a sweep over a grid: give its axes, over={...}")
-    pipeline = pipeline_of(model, prompts, seed, batch_size, **settings)
+    require(base is None, "base is for a sweep over a grid: give its axes, over={...}")
+    pipeline = pipeline_of(model, prompts, seed, batch_size, devices=devices, **settings)
     command = f"reimagen_jax.sweep(model, prompts, etas={tuple(etas)}, num_images={num_images}, seed={seed}, ...)"
-    return sweep_by(pipeline, model, prompts, etas, num_images, rater=rater, command=command)
+    if out is None:
+        return sweep_by(pipeline, [model], prompts, etas, num_images, rater=rater, command=command)
+    with resumed_dir(Path(out), kind="sweep", begun=IMAGES, overwrite=False) as folder:
+        images = Images(folder / IMAGES)
+        swept = sweep_by(pipeline, [model], prompts, etas, num_images, rater=rater, command=command, images=images)
+        swept.write(folder)
+    return swept
 
 
 @dataclass(frozen=True)
@@ -416,6 +425,8 @@ class SweptGrid:
 
     model: Model
     report: GridReport
+    cascade: Sequence[Mapping[str, Any]] = ()
+    """What sweep.json tells of the stages after the first, as they are at the first point."""
 
     @property
     def table(self) -> Table:
@@ -440,7 +451,7 @@ class SweptGrid:
     def write(self, folder: Path) -> None:
         """The same into an existing folder, without the images."""
         write_grid_report(self.report, folder)
-        write_results(self.report, self.model.config, folder)
+        write_results(self.report, self.model.config, folder, {"cascade": self.cascade} if self.cascade else {})
 
 
 def sweep_grid(
@@ -451,13 +462,15 @@ def sweep_grid(
     *,
     rater: str | Path | None = None,
     best: Measure = "both",
+    later: Sequence[Model] = (),
 ) -> SweptGrid:
-    """Draws what is missing of a grid, rates it, and puts the report together."""
+    """Draws what is missing of a grid, rates it, and puts the report together; `later` are a cascade's other models."""
     found, why_unrated = rater_for(grid.prompts, grid.resolution, rater)  # before hours of drawing
     draw_grid(grid, images)
     names = " x ".join("η" if axis.name == "eta" else axis.name for axis in grid.axes)
     counts = (_count(len(grid.points), "point"), _count(len(grid.prompts), "prompt"), _count(grid.num_images, "image"))
-    first = grid.points[0]
+    first, models = grid.points[0], [model, *later]
+    pipeline = first.program.pipeline(first.seed)
     sampler = sampler_facts(first.settings, first.seed, grid.num_images)
     report = GridReport(
         title=f"{names}: {model.config.name}",
@@ -467,12 +480,13 @@ def sweep_grid(
         table=tabulate(grid, images, found, best),
         command=how.command,
         drawn_by=how.drawn_by,
-        settings={"Model": model.facts(), "Data": how.data, "Sampler at point 1": sampler, "Versions": versions()},
+        settings={"Model": model.facts(), "Data": how.data, "Sampler at point 1": sampler, "Versions": versions()}
+        | later_facts(models, pipeline),
         why_unrated=why_unrated,
         about_rater="" if found is None else describe_rater(found),
         shown=how.shown,
     )
-    return SweptGrid(model, report)
+    return SweptGrid(model, report, tuple(map(stage_facts, models, pipeline.stages))[1:])
 
 
 def _finding(model: Model, base: KnowledgeBase | None) -> Callable[..., list[Prompt]]:
@@ -504,7 +518,7 @@ def _as_arguments(point: Point) -> str:
 
 def sweep_by(
     pipeline: Pipeline,
-    model: Model,
+    models: Sequence[Model],
     prompts: Sequence[Prompt],
     etas: Sequence[float],
     num_images: int,
@@ -512,23 +526,34 @@ def sweep_by(
     rater: str | Path | None = None,
     command: str | Callable[[Sweep], str],
     data: Mapping[str, str] | None = None,
+    images: Images | None = None,
 ) -> Swept:
-    """Draws a sweep by a pipeline of `model`; `command` and `data` are what the report says of where it comes from."""
+    """Draws by a pipeline of these models what is not among the `images` yet; `command` and `data` are what the report
+    says of where it comes from."""
+    model = models[0]
     checked(tuple(etas), tuple[Share, ...], "etas")
     checked(num_images, Count, "num_images")
     found, why_unrated = rater_for(prompts, pipeline.config.system.resolution, rater)  # before hours of drawing
-    drawn = draw_sweep(pipeline, prompts, sorted(set(etas)), num_images)
+    told = about(models, [stage.settings for stage in pipeline.stages])
+    drawn = draw_sweep(pipeline, prompts, sorted(set(etas)), num_images, images, told)
     counts = (_count(len(prompts), "prompt"), _count(len(drawn.etas), "value"), _count(num_images, "image"))
     report = Report(
         title=f"From neighbours to text: {model.config.name}",
         introduction=f"{counts[0]}, {counts[1]} of η and the same without neighbours, {counts[2]} of each.",
         sweep=drawn,
         command=command if isinstance(command, str) else command(drawn),
-        settings=report_settings(model, data or {"prompts": "given in Python"}, drawn),
+        settings=report_settings(model, data or {"prompts": "given in Python"}, drawn) | later_facts(models, pipeline),
         ratings=rate(drawn, found) if found is not None else None,
         why_unrated=why_unrated,
     )
-    return Swept(model, report)
+    return Swept(model, report, tuple(map(stage_facts, models, pipeline.stages))[1:])
+
+
+def later_facts(models: Sequence[Model], pipeline: Pipeline) -> dict[str, Mapping[str, str]]:
+    """What a report tells of the stages after the first, in groups."""
+    later = list(zip(models, pipeline.stages, strict=True))[1:]
+    told = [model.facts() | {"steps": str(stage.settings.num_steps)} | stage.settings.told() for model, stage in later]
+    return {f"Stage {number}": facts for number, facts in enumerate(told, 2)}
 
 
 def report_settings(model: Model, data: Mapping[str, str], drawn: Sweep) -> dict[str, Mapping[str, str]]:

@@ -122,6 +122,22 @@ def just_begun(target: Path, kind: str) -> bool:
     return all(name == MARK or name.endswith(".partial") for name in os.listdir(target))
 
 
+@contextmanager
+def resumed_dir(target: Path, *, kind: str, begun: str, overwrite: bool) -> Iterator[Path]:
+    """The folder of work that begins, or goes on where `begun` lies in it; with `overwrite` a new one, which replaces
+    it when it is complete. Raises `UserError` where there is something else, and where another process is writing it.
+    """
+    tidy(target)
+    if target.exists() and (overwrite or not ((target / begun).exists() or just_begun(target, kind))):
+        with atomic_dir(target, kind=kind, overwrite=overwrite) as folder:
+            yield folder
+        return
+    with growing_dir(target, kind=kind):
+        for partial in target.rglob(".*.partial"):  # of a process that died
+            partial.unlink()
+        yield target
+
+
 def require_writable(target: Path, *, kind: str = "", overwrite: bool, say: bool = True) -> None:
     """Makes the folder that the output folder `target` lies in, and says what is going to be replaced.
 
@@ -443,7 +459,7 @@ def read_json(path: str | os.PathLike[str], what: str) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path} not found: {what} was expected there") from None
     except OSError as error:
-        raise UserError(f"{path}, {what}: {error.strerror}") from error
+        raise UserError(f"{path}, {what}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:  # no JSON; of no text; too deep, or with too long a number
         raise UserError(f"{path} cannot be read as {what}: {error}") from error
 

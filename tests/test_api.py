@@ -106,6 +106,11 @@ def test_a_grid_from_python_goes_on_in_its_folder_and_is_saved_with_its_images(f
     stored = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "grid/images").iterdir()}
     again = rj.sweep(model, prompts, over=over, out=tmp_path / "grid", num_steps=2, batch_size=4)
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "grid/images").iterdir()} == stored
+    plain = rj.sweep(model, prompts, (0, 1), out=tmp_path / "etas", num_steps=2, batch_size=4)
+    of_dogs = [point.keys[0] for point in swept.report.grid.points if point.values["words"] == "dog"]
+    for key, image in zip(of_dogs, plain.image_PSCHWC[0, 0, 1:], strict=True):
+        np.testing.assert_array_equal(image, swept.report.images[key], "a sweep over eta draws what a grid draws")
+        assert (tmp_path / "etas/images" / f"{key}.png").is_file()
     again.save(tmp_path / "saved")
     names = ({path.name for path in (tmp_path / place).rglob("*")} for place in ("grid", "saved"))
     assert next(names) == next(names)

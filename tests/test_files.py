@@ -320,6 +320,31 @@ def test_what_grows_and_is_killed_goes_on_and_can_be_replaced(tmp_path):
         pass
 
 
+def test_what_is_resumed_begins_goes_on_and_is_replaced(tmp_path):
+    def works(*names, overwrite=False):
+        with files.resumed_dir(tmp_path / "out", kind="work", begun="first", overwrite=overwrite) as folder:
+            for name in names:
+                (folder / name).write_text(name)
+
+    (tmp_path / "out").mkdir()
+    files.mark(tmp_path / "out", "work")  # as where it was killed before anything was done
+    works("first")
+    (tmp_path / "out" / ".second.partial").write_text("half")
+    works("second")
+    assert sorted(os.listdir(tmp_path / "out")) == [files.MARK, "first", "second"]
+    works("other", overwrite=True)
+    assert sorted(os.listdir(tmp_path / "out")) == [files.MARK, "other"]
+    with pytest.raises(UserError, match="out already exists: pass --overwrite"):
+        works("first")
+    (tmp_path / "out" / "other").unlink()
+    (tmp_path / "out" / files.MARK).unlink()
+    (tmp_path / "out").rmdir()
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UserError, match="out already exists"):
+        works("first")
+    assert (tmp_path / "out").read_text() == "a file"
+
+
 def test_only_the_same_command_replaces_and_goes_on(tmp_path):
     target = tmp_path / "out"
     with files.made_by("reimagen sample"), atomic_dir(target, kind="images"):

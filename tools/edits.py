@@ -221,7 +221,7 @@ def plans_of(pairs: list[Pair]) -> dict[str, edits.Plan]:
     a, b = pairs[0], pairs[1]
     around = next(hit.image for hit in a.other.neighbours if brightness(hit.image) > 0.5)
     between = dataclasses.replace(a.prompt, neighbours=(a.prompt.neighbours[0], a.other.neighbours[0]))
-    text = f"a small {a.name} ({a.prompt.attributes['category']}) on the left, in the desert at dusk"
+    text = f"a small {a.name} ({a.prompt.attributes['category']}) on the left, in the snow at noon"
     scene, place = [Prompt(text, a.other.neighbours)], {"scale": 0.9, "at": (0.0, 1.0)}
     return {
         "image": edits.image_to_image([a.other], a.image, strength=0.7, num_images=3),

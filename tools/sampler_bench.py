@@ -28,7 +28,7 @@ from reimagen_jax.checked import Count, NonNegative, Options, Seed, Share
 from reimagen_jax.diffusion.settings import SamplerSteps, Solver
 from reimagen_jax.diffusion.spacing import ANY_PROCESS, Spacing
 from reimagen_jax.errors import UserError, require
-from reimagen_jax.systems.reimagen.settings import EVALUATIONS, Guidance, GuidedSamplerConfig
+from reimagen_jax.systems.reimagen.settings import EVALUATIONS, Guidance, GuidedSamplerConfig, ReImagenConfig
 from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
@@ -59,13 +59,6 @@ class Row:
     told: dict[str, str | int]
 
 
-def evaluations(settings: GuidedSamplerConfig) -> int:
-    """Of the network, for an image. Where both weights are 1 nothing is guided: what is dropped need not be asked."""
-    guided = settings.guidance if (settings.text_weight, settings.neighbour_weight) != (1.0, 1.0) else "none"
-    predictions = 2 * settings.num_steps - 1 if settings.solver == "heun" else settings.num_steps
-    return LEVELS.get(guided, 2) * predictions
-
-
 @dataclass(frozen=True)
 class Bench(Options):
     """What both measurements share."""
@@ -92,8 +85,8 @@ class Bench(Options):
         with growing_dir(self.out, kind="evaluation"):
             self._measure()
 
-    def rows(self, sampler: GuidedSamplerConfig) -> Iterator[Row]:
-        """What is measured; the first row is what the others are compared with."""
+    def rows(self, system: ReImagenConfig) -> Iterator[Row]:
+        """What is measured of a model; the first row is what the others are compared with."""
         raise NotImplementedError
 
     def figure(self, entries: list[dict[str, Any]]) -> "Figure":
@@ -111,7 +104,7 @@ class Bench(Options):
 
         require(len(self.splits) > 0, "--splits is empty: give at least one of frequent, rare, unseen")
         model = Model.open(self.model)
-        k, rows = model.config.data.num_neighbours, list(self.rows(model.config.system.sampler))
+        k, rows = model.config.data.num_neighbours, list(self.rows(model.config.system))
         bench, first, entries = self._opened(model), {}, []
         for number, row in enumerate(rows, 1):
             settings = dataclasses.replace(row.settings, k=k)
@@ -161,10 +154,10 @@ class Steps(Bench):
     guidances: tuple[Guidance, ...] = ("stratified",)
     """How text and neighbours are strengthened."""
 
-    def rows(self, sampler: GuidedSamplerConfig) -> Iterator[Row]:
-        yield _by_steps(sampler, "ddpm", "even", sampler.guidance, self.reference_steps)
+    def rows(self, system: ReImagenConfig) -> Iterator[Row]:
+        yield _by_steps(system, "ddpm", "even", system.sampler.guidance, self.reference_steps)
         for n, solver, *rest in product(self.steps, self.solvers, self.spacings, self.guidances):
-            yield _by_steps(sampler, solver, *rest, (n + 1) // 2 if solver == "heun" else n)
+            yield _by_steps(system, solver, *rest, (n + 1) // 2 if solver == "heun" else n)
 
     def found(self, entries: list[dict[str, Any]]) -> list[str]:
         """The fewest evaluations that are below the first row's intervals on no split."""
@@ -221,22 +214,28 @@ class Guided(Bench):
     spacing: Spacing | None = None
     """Default: as in the model's experiment."""
 
-    def rows(self, sampler: GuidedSamplerConfig) -> Iterator[Row]:
+    def rows(self, system: ReImagenConfig) -> Iterator[Row]:
         given = {"solver": self.solver, "spacing": self.spacing}
-        sampler = dataclasses.replace(sampler, **{name: value for name, value in given.items() if value})
+        sampler = dataclasses.replace(system.sampler, **{name: value for name, value in given.items() if value})
         plain = dataclasses.replace(sampler, guidance_interval=None, guidance_rescale=None)
         for i, pair in enumerate(self.weights):
             for form in self.forms:
                 etas = self.etas if form in ("interleaved", "stratified") else (sampler.eta,)
                 for eta in sorted(etas, key=lambda eta: abs(eta - sampler.eta)):
-                    yield self._row(plain, form, pair, eta)
+                    yield self._row(system, plain, form, pair, eta)
                 for name in self.variants if i == 0 else ():
-                    yield self._row(dataclasses.replace(plain, **VARIANTS[name]), form, pair, sampler.eta, name)
+                    yield self._row(system, dataclasses.replace(plain, **VARIANTS[name]), form, pair, sampler.eta, name)
             if i == 0:
-                yield self._row(plain, "none", (1.0, 1.0), sampler.eta)
+                yield self._row(system, plain, "none", (1.0, 1.0), sampler.eta)
 
     def _row(
-        self, sampler: GuidedSamplerConfig, form: str, pair: tuple[float, float], eta: float, variant: str = "-"
+        self,
+        system: ReImagenConfig,
+        sampler: GuidedSamplerConfig,
+        form: str,
+        pair: tuple[float, float],
+        eta: float,
+        variant: str = "-",
     ) -> Row:
         changed = {"text_weight": pair[0], "neighbour_weight": pair[1], "eta": eta}
         changed |= {"guidance": form} if form != "none" else {}
@@ -249,7 +248,7 @@ class Guided(Bench):
             "weights": {"none": "-", "joint": f"{pair[0]:g}"}.get(form, f"{pair[0]:g}, {pair[1]:g}"),
             "variant": variant,
             "steps": settings.num_steps,
-            "evaluations": evaluations(settings),
+            "evaluations": system.evaluations(settings, guided=form != "none"),
         }
         return Row(settings, told)
 
@@ -272,10 +271,11 @@ class Guided(Bench):
         return figure
 
 
-def _by_steps(sampler: GuidedSamplerConfig, solver: Solver, spacing: Spacing, guidance: Guidance, steps: int) -> Row:
+def _by_steps(system: ReImagenConfig, solver: Solver, spacing: Spacing, guidance: Guidance, steps: int) -> Row:
     changed = {"solver": solver, "spacing": spacing, "guidance": guidance, "num_steps": steps}
-    settings = dataclasses.replace(sampler, **changed)
-    return Row(settings, dict(zip(SHOWN_STEPS, (solver, spacing, guidance, steps, evaluations(settings)), strict=True)))
+    settings = dataclasses.replace(system.sampler, **changed)
+    told = (solver, spacing, guidance, steps, system.evaluations(settings))
+    return Row(settings, dict(zip(SHOWN_STEPS, told, strict=True)))
 
 
 def compared(outcome: "Outcome", first: "Outcome") -> dict[str, Any]:

@@ -491,6 +491,7 @@ OPTIONS = (
     "encode-train none --out out --towers clip --resolution 32 --num-steps 3 --learning-rate 1e-3 --held-out 0.1",
     "evaluate entities --model none --knowledge-base none --out out --num-prompts 4 --ks 0 1 --etas 0 1 --k 2",
     "evaluate pictures --model none --records none --records-where a=b --out out --over eta=0,1 --set-default",
+    "sample --model none --records none --records-where-not a=b --out out",
     "prepare --source none --out out --resolution 8 --where a=b --caption text --max-captions 2 --split train",
 )
 """Command lines that name nothing that is there, so that a command looks at its options and ends."""

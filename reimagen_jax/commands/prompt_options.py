@@ -95,6 +95,8 @@ class PromptOptions(Options):
     records_where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """With --records: only those with FIELD=VALUE, such as split=test, are prompts; neighbours are chosen by --where.
     Repeat it for further values, or for further fields."""
+    records_where_not: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """With --records: none with FIELD=VALUE is a prompt. Repeat it for more."""
     limit: Count = 8
     """With --records: at most this many, spread evenly over all (of --records-where)."""
     knowledge_base: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
@@ -132,7 +134,7 @@ class PromptOptions(Options):
         more = {"query": self.query, "pin": self.pin, "ban": self.ban}
         for name in [*self.asking.given, *(name for name, value in more.items() if value)]:
             require(bool(self.knowledge_base), f"--{name.replace('_', '-')} asks a --knowledge-base: none is given")
-        require_records(self.records, self.records_where)
+        require_records(self.records, self.records_where, self.records_where_not)
         self._check_query(*others)
         require_apart(_flat(self.pin), _flat(self.ban))
 
@@ -178,14 +180,15 @@ class PromptOptions(Options):
             prompts = from_file(self.prompts) if self.prompts else [Prompt(text.strip()) for text in self._texts]
             return PromptSource.of(self.completed(prompts, config), self._finder(config), k)
         records = Records.open(self.records)
-        among = satisfying(records, Where.parse(self.records_where, "--records-where"))
+        among = satisfying(records, *filters_of_records(self.records_where, self.records_where_not))
 
         def gather(numbers: Sequence[int]) -> "list[Prompt]":
             return self.completed(from_records(records, self.limit, side, numbers, among), config)
 
         how = self.how_asked(config)
         told = [records.fingerprint, self.limit, self.negative, how.told() if how.options() else None]
-        told += [sorted(self.records_where)] if self.records_where else []
+        told += [sorted(self.records_where)] if self.records_where or self.records_where_not else []
+        told += [sorted(self.records_where_not)] if self.records_where_not else []
         digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
         return PromptSource(min(self.limit, len(among)), digest, gather, self._finder(config), k)
 
@@ -259,6 +262,7 @@ class PromptOptions(Options):
             facts["prompts"] = str(self.prompts.resolve())
         if self.records:
             those = f" with {', '.join(self.records_where)}" if self.records_where else ""
+            those += f" without {', '.join(self.records_where_not)}" if self.records_where_not else ""
             facts["prompts"] = f"captions of {self.records.resolve()}{those}"
             facts["records' checksum"] = Records.open(self.records).fingerprint
         if self.knowledge_base:
@@ -295,10 +299,16 @@ def _flat(groups: Sequence[Sequence[str]]) -> list[str]:
     return [value for group in groups for value in group]
 
 
-def require_records(records: Path | None, where: Sequence[str]) -> None:
+def filters_of_records(where: Sequence[str], where_not: Sequence[str]) -> tuple[Where, Where]:
+    """What --records have to satisfy, and what none of them may. Raises `UserError` on what is not FIELD=VALUE."""
+    return Where.parse(where, "--records-where"), Where.parse(where_not, "--records-where-not")
+
+
+def require_records(records: Path | None, where: Sequence[str], where_not: Sequence[str]) -> None:
     """Raises `UserError` for a filter of --records that cannot be read, or without them."""
-    require(records is not None or not where, "--records-where chooses among --records: none are given")
-    Where.parse(where, "--records-where")
+    for each in filters_of_records(where, where_not):
+        given = records is not None or not each.allowed
+        require(given, f"{each.option} chooses among --records: none are given")
 
 
 def require_apart(pin: Sequence[str], ban: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
@@ -186,6 +186,11 @@ class StageOption:
         values |= {"batch_size": batch_size}
         return StageOption(self.model, tuple((name, _word(v)) for name, v in values.items() if v not in (None, ())))
 
+    def without(self, names: Iterable[str]) -> "StageOption":
+        """The same, with these settings left to others."""
+        left = set(names)
+        return StageOption(self.model, tuple((name, value) for name, value in self.settings if name not in left))
+
     def _place(self, name: str) -> str:
         return f"--cascade {self}: {name.replace('_', '-')}"
 
@@ -289,7 +294,7 @@ class CascadeOptions(Options):
                 configs[0].system.super_resolution is not None,
                 f"--{name.replace('_', '-')} {value}: --model is a base model; write it behind a model of --cascade",
             )
-        handed_on = {} if self.handed_on is None else {"handed_on": self.handed_on}
+        handed_on = self.of_all_but_the_last
         require(
             not handed_on or bool(self.cascade),
             f"--handed-on {self.handed_on} is about the models of --cascade: none is given",
@@ -301,6 +306,11 @@ class CascadeOptions(Options):
             most, own = found if config.data.num_neighbours else 0, getattr(settings, "k", None)
             stages.append(settings.with_room(most if own is None else min(own, found)))
         return stages
+
+    @property
+    def of_all_but_the_last(self) -> dict[str, str]:
+        """What is given for all stages but the last."""
+        return {} if self.handed_on is None else {"handed_on": self.handed_on}
 
     def pipeline(
         self,

@@ -12,8 +12,13 @@ import numpy as np
 import tyro
 
 from reimagen_jax.checked import Count, Options, Share
-from reimagen_jax.commands.prompt_options import AskingOptions, require_apart, require_records, said_left_out
-from reimagen_jax.data.sources.where import Where
+from reimagen_jax.commands.prompt_options import (
+    AskingOptions,
+    filters_of_records,
+    require_apart,
+    require_records,
+    said_left_out,
+)
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.retrieval.asking import BY_CAPTION, CAPTION, Match, matched
 from reimagen_jax.terminal import json_line, say
@@ -80,6 +85,8 @@ class Search(Options):
     """Ask for records, as `reimagen sample` would: their captions are the prompts. No record finds itself."""
     records_where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """With --records: only those with FIELD=VALUE ask; what is found is chosen by --where. Repeat it for more."""
+    records_where_not: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """With --records: none with FIELD=VALUE asks. Repeat it for more."""
     limit: Count = 8
     """With --records: at most this many, spread evenly over all (of --records-where)."""
     model: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
@@ -139,7 +146,7 @@ class Search(Options):
         prompts += from_file(self.prompts) if self.prompts else []
         if self.records:
             records = Records.open(self.records)
-            among = satisfying(records, Where.parse(self.records_where, "--records-where"))
+            among = satisfying(records, *filters_of_records(self.records_where, self.records_where_not))
             prompts += from_records(records, self.limit, SIDE, among=among)
         return asking(prompts, how, strict=bool(self.asking.query_by), floor_of_texts=True)
 
@@ -158,7 +165,7 @@ class Search(Options):
             raise UserError(f"--query-by {' '.join(named)}: a text has no fields; give --prompts, or --records")
         if self.queries:
             self.asking.require_fields("a text", "give --prompts, or --records")
-        require_records(self.records, self.records_where)
+        require_records(self.records, self.records_where, self.records_where_not)
         require_apart(self.pin, self.ban)
         for query in self.queries:
             if not query.strip():

@@ -128,7 +128,7 @@ def keep_guidance(held_out: "HeldOut", outcome: "Outcome", workdir: Path) -> Non
         chosen.write(workdir)
         telemetry.say(f"guidance: {chosen}; so the run draws from now on ({workdir / CHOSEN})")
     else:
-        (workdir / CHOSEN).unlink(missing_ok=True)
+        Chosen.forget(workdir)
         telemetry.say("guidance: no other draws held-out examples better than the experiment's")
 
 

@@ -4,6 +4,7 @@
     eta=0:1:0.1          from 0 to 1 by 0.1, both ends among them
     words=cat,dog        the first is looked for in the prompts, whole words, and each takes its place
     checkpoint=2000,4000 steps of the run in --model; or models: shipped,runs/other
+    stage2.steps=10,25   settings of a cascade's second stage, its first model in --cascade; stage3, ... so, too
 
 The setting's own type and range (settings.py) is the rule for a value, wherever the value comes from. A value with a
 comma in it stands in quotation marks, as in CSV: 'words="a cat, asleep",dog'.
@@ -20,7 +21,7 @@ from itertools import product
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from reimagen_jax.checked import Natural, Seed, checked
+from reimagen_jax.checked import Natural, Seed, Share, checked
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.retrieval.knowledge_base import Method
 from reimagen_jax.systems.reimagen.feed import GUIDANCE
@@ -40,6 +41,9 @@ def _settings() -> dict[str, tuple[str, Any]]:
 
 
 SETTINGS = _settings()
+LATER = SETTINGS | {"aug-level": ("aug_level", Share)}
+"""Those of stages that enlarge what the one before has drawn: each stands behind its stage, stage2.aug-level."""
+_STAGE = re.compile(r"stage([2-9])\.(.+)")
 _OTHERS = {WORDS: str, NEGATIVE: str, METHOD: Method, CHECKPOINT: str, SEED: Seed}
 NAMES = (*SETTINGS, *_OTHERS)
 REQUESTED = {option: name for option, (name, _) in SETTINGS.items() if name in GUIDANCE}
@@ -70,7 +74,9 @@ class Axis:
     @classmethod
     def of(cls, name: str, values: Iterable[Any]) -> "Axis":
         """From Python; `name` as the option or as the field of the settings. Raises `UserError` as `parse` does."""
-        name = {field: option for option, (field, _) in SETTINGS.items()}.get(name, name.replace("_", "-"))
+        head, dot, own = name.rpartition(".")
+        own = {field: option for option, (field, _) in LATER.items()}.get(own, own.replace("_", "-"))
+        name = f"{head}{dot}{own}"
         _hint(name, "over")
         require(not isinstance(values, str), f"over: {name} is {values!r}: give its values as a list")
         return cls._of(name, list(values), f"over: {name}")
@@ -84,7 +90,7 @@ class Axis:
         require(0 < len(values) <= MOST, f"{place} has {len(values)} values: from 1 to {MOST:,} make an axis")
         empty = name in (WORDS, CHECKPOINT) and not all(str(value).strip() for value in values)
         require(not empty, f"{place} has an empty value: say which {name} are meant")
-        if name == "guidance-interval":
+        if name.endswith("guidance-interval"):
             for value in values:
                 low, high = value or (0.0, 1.0)
                 require(low <= high, f"{place} {low}:{high} is not a range")
@@ -153,9 +159,26 @@ def replaced(text: str, old: str, new: str) -> str:
     return re.sub(rf"(?<!\w){re.escape(old)}(?!\w)", lambda _: new, text)
 
 
+def field_of_stage(name: str, number: int) -> str:
+    """The setting of stage `number`, from 2 on, that an axis varies; empty where it is no axis of that stage."""
+    own = _STAGE.fullmatch(name)
+    return LATER[own[2]][0] if own and int(own[1]) == number else ""
+
+
+def stage_of(name: str) -> int:
+    """The stage of a cascade, from 1 on, whose an axis is."""
+    own = _STAGE.fullmatch(name)
+    return int(own[1]) if own else 1
+
+
 def _hint(name: str, place: str) -> Any:
+    if own := _STAGE.fullmatch(name):
+        known = own[2] in LATER
+        require(known, f"{place} {name!r} is no axis: of stage {own[1]} there are {', '.join(LATER)}")
+        return LATER[own[2]][1]
     hint = SETTINGS[name][1] if name in SETTINGS else _OTHERS.get(name)
-    require(hint is not None, f"{place} {name!r} is no axis: there are {', '.join(NAMES)}")
+    more = "; of the stages of a cascade stage2.steps and so on"
+    require(hint is not None, f"{place} {name!r} is no axis: there are {', '.join(NAMES)}{more}")
     return hint
 
 

@@ -2,9 +2,10 @@
 
 Images are numbered p S + s (prompt p, seed s of S) as in a sweep over eta, so only what the axes vary changes from
 point to point. Points that differ in traced numbers alone, or in what is told (words, neighbours), share one compiled
-program: its images are drawn together, batch by batch. An image is stored as soon as its batch is drawn, under a
-checksum of all that it depends on; what is stored is not drawn again, whatever grid it was drawn for. How many
-neighbours there is room for, and what else is in a batch, changes the last bits at most, and is left out of it.
+program: its images are drawn together, batch by batch. In a cascade a program is one of each stage. An image is stored
+as soon as its batch is drawn, under a checksum of all that it depends on; what is stored is not drawn again, whatever
+grid it was drawn for. How many neighbours there is room for, and what else is in a batch, changes the last bits at
+most, and is left out of it.
 """
 
 import dataclasses
@@ -31,8 +32,10 @@ from reimagen_jax.evaluation.axes import (
     WORDS,
     Axis,
     K,
+    field_of_stage,
     points_of,
     replaced,
+    stage_of,
 )
 from reimagen_jax.evaluation.store import Images, checksum
 from reimagen_jax.inference.model import Model
@@ -68,6 +71,16 @@ class Asked:
     """Of each device."""
     devices: Sequence[Any] = ()
     """JAX's, that draw side by side; none: the one that JAX takes."""
+    later: Callable[[GuidedSamplerConfig, int], Sequence["Enlarging"]] | None = None
+    """The stages of a cascade after the first, which has these settings, with room for so many neighbours."""
+
+
+class Enlarging(NamedTuple):
+    """A stage of a cascade after the first, as it is where no axis is its own."""
+
+    model: Model
+    settings: GuidedSamplerConfig
+    batch_size: int
 
 
 class Group(NamedTuple):
@@ -82,9 +95,9 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class Program:
-    """A model with the settings that are its own program's."""
+    """A model with the settings that are its own program's; or several, one after the other."""
 
-    stage: Stage
+    stages: tuple[Stage, ...]
     about: str
     """A checksum of all that its images depend on but for what is requested."""
     parameters: int
@@ -95,9 +108,18 @@ class Program:
         return f"program-{self.about}"
 
     @property
+    def stage(self) -> Stage:
+        """The first, which the numbers of a request are for."""
+        return self.stages[0]
+
+    @property
     def evaluations(self) -> int:
-        """Of the network for an image: of one condition of one sample."""
-        return self.stage.config.system.evaluations(self.stage.settings)
+        """Of the network for an image: of one condition of one sample; of a cascade, of all its networks."""
+        return sum(stage.config.system.evaluations(stage.settings) for stage in self.stages)
+
+    def pipeline(self, seed: int) -> Pipeline:
+        """The stages, with a seed of the noise."""
+        return Pipeline(self.stages, seed)
 
 
 @dataclass(frozen=True)
@@ -165,7 +187,7 @@ def plan(axes: Sequence[Axis], asked: Asked) -> Grid:
     """
     by_name = {axis.name: axis for axis in axes}
     most = max(by_name[K].values) if K in by_name else asked.settings.get("k")
-    prompts, programs, points = _Told(by_name, asked, most), _Programs(by_name, asked), []
+    prompts, programs, keyed, points = _Told(by_name, asked, most), _Programs(by_name, asked), Keys(), []
     room = max(len(each.neighbours[:most]) for told in prompts.all() for each in told)
     for values in points_of(axes):
         program = programs.of(values, room)
@@ -180,9 +202,9 @@ def plan(axes: Sequence[Axis], asked: Asked) -> Grid:
         seed = values.get(SEED, asked.seed)
         for request in requests[:1]:
             program.stage.feed.check(request, program.stage.settings)
-        keys = tuple(prompts.checksum(program, seed, request) for request in requests)
+        keys = tuple(keyed.of(program.about, program.stages, seed, request) for request in requests)
         points.append(Point(values, program, seed, told, requests, keys))
-    resolution = points[0].program.stage.config.system.resolution
+    resolution = points[0].program.stages[-1].config.system.resolution
     return Grid(tuple(axes), tuple(asked.prompts), tuple(points), asked.num_images, resolution)
 
 
@@ -194,11 +216,11 @@ def draw(grid: Grid, images: Images) -> None:
     programs = _count(len({group[:2] for group in missing}), "program")
     say(f"{_count(len(grid.points), 'point')}, {_count(wanted, 'image')}{there}: {programs} to compile")
     for group, own in missing.items():  # a frozen text encoder works before the networks do
-        grid.programs[group.place].stage.feed.prepare(list(own.values()))
+        grid.programs[group.place].pipeline(group.seed).prepare(list(own.values()))
     batches, clock = list(_batches(grid, missing)), _Clock(grid, missing)
     for group, own in track(batches, len(batches), "sweep", "batch"):
         program = grid.programs[group.place]
-        pipeline, began = Pipeline([program.stage], group.seed), time.perf_counter()
+        pipeline, began = program.pipeline(group.seed), time.perf_counter()
         for (key, _), image in zip(own, pipeline([request for _, request in own], ""), strict=True):
             images[key] = image
         clock.took(group.place, time.perf_counter() - began)
@@ -220,9 +242,9 @@ def _batches(
 
 def _timed(point: Point) -> float:
     """Seconds an image of a whole batch takes."""
-    stage = point.program.stage
-    pipeline, requests = Pipeline([stage], point.seed), point.requests[: stage.at_once]
-    if not stage.compilations:
+    stage, pipeline = point.program.stage, point.program.pipeline(point.seed)
+    requests = point.requests[: stage.at_once]
+    if not all(each.compilations for each in pipeline.stages):
         pipeline(requests, "")
     began = time.perf_counter()
     pipeline(requests, "")
@@ -268,6 +290,49 @@ class _Clock:
         return drawing * sum(left * work(other) for other, left in self._left.items()) + compiling * new
 
 
+class Keys:
+    """Checksums under which images are stored, of all that they depend on."""
+
+    def __init__(self) -> None:
+        self._digests: dict[tuple[int, int], str] = {}
+
+    def of(self, about: str, stages: Sequence[Stage], seed: int, request: Request) -> str:
+        """That of what a request draws by these stages, which `about` is of."""
+        first, *later = (
+            [self._digest(hit, each.config.system.resolution) for hit in request.neighbours] for each in stages
+        )
+        numbers = UNLIMITED | guidance_of(request, stages[0].settings)
+        asked = {"prompt": request.prompt, "negative": request.negative, "neighbours": first, "guidance": numbers}
+        asked |= {"later": later} if later else {}
+        return checksum({"program": about, "seed": seed, "index": request.index, **asked})
+
+    def _digest(self, hit: Neighbour, resolution: int) -> str:
+        """Of what a network sees. A neighbour is kept by the prompts, so its identity is its own all the while."""
+        if (id(hit), resolution) not in self._digests:
+            pixels = hashlib.sha256(hit.at(resolution).tobytes())
+            self._digests[id(hit), resolution] = checksum([hit.text, pixels.hexdigest()])
+        return self._digests[id(hit), resolution]
+
+
+def about(models: Sequence[Model], settings: Sequence[GuidedSamplerConfig]) -> str:
+    """A checksum of models that draw by these settings, one after the other; but for what a request tells the first."""
+    first, *later = zip(models, settings, strict=True)
+    told = _about(*first, but=(*GUIDANCE, "k"))
+    return checksum([told, *(_about(*each) for each in later)]) if later else told
+
+
+def draw_missing(pipeline: Pipeline, wanted: Mapping[str, Request], images: Images) -> None:
+    """Draws what is not stored of the requests, which are given by their checksums, and stores it batch by batch."""
+    missing = {key: request for key, request in wanted.items() if key not in images}
+    if missing and len(missing) < len(wanted):
+        say(f"{_count(len(wanted), 'image')}, {len(wanted) - len(missing):,} of them there already")
+    pipeline.prepare(list(missing.values()))
+    keys, batches = iter(missing), math.ceil(len(missing) / pipeline.at_once)
+    for _, drawn in track(pipeline.stream(missing.values()), batches, "sampling", "batch"):
+        for image in drawn[-1]:
+            images[next(keys)] = image
+
+
 def duration(seconds: float) -> str:
     """In words."""
     if seconds < 90:
@@ -281,7 +346,6 @@ class _Told:
     def __init__(self, axes: Mapping[str, Axis], asked: Asked, most: int | None) -> None:
         self._axes, self._asked, self._most = axes, asked, most
         self._found: dict[tuple[str | None, str | None], list[Prompt]] = {}
-        self._digests: dict[int, str] = {}
         self._words = axes[WORDS].values[0] if WORDS in axes else ""
         if self._words:
             for each in asked.prompts:
@@ -302,14 +366,6 @@ class _Told:
             each = replace(each, neighbours=each.neighbours[: values.get(K, self._most)])
             yield replace(each, negative=values[NEGATIVE].strip()) if NEGATIVE in values else each
 
-    def checksum(self, program: Program, seed: int, request: Request) -> str:
-        """Of all that an image depends on."""
-        settings = program.stage.settings
-        told = [self._digest(hit, program.stage.config.system.resolution) for hit in request.neighbours]
-        numbers = UNLIMITED | guidance_of(request, settings)
-        asked = {"prompt": request.prompt, "negative": request.negative, "neighbours": told, "guidance": numbers}
-        return checksum({"program": program.about, "seed": seed, "index": request.index, **asked})
-
     def _of(self, words: str | None, method: str | None) -> list[Prompt]:
         if (words, method) not in self._found:
             prompts = list(self._asked.prompts)
@@ -317,13 +373,6 @@ class _Told:
                 prompts = [_reworded(each, self._words, words) for each in prompts]
             self._found[words, method] = self._asked.find(prompts, method, self._most)
         return self._found[words, method]
-
-    def _digest(self, hit: Neighbour, resolution: int) -> str:
-        """Of what the network sees. A neighbour is kept by the prompts, so its identity is its own all the while."""
-        if id(hit) not in self._digests:
-            pixels = hashlib.sha256(hit.at(resolution).tobytes())
-            self._digests[id(hit)] = checksum([hit.text, pixels.hexdigest()])
-        return self._digests[id(hit)]
 
 
 def _reworded(prompt: Prompt, old: str, new: str) -> Prompt:
@@ -338,7 +387,8 @@ class _Programs:
     def __init__(self, axes: Mapping[str, Axis], asked: Asked) -> None:
         self._axes, self._asked = axes, asked
         self._models: dict[str | None, Model] = {None: asked.model}
-        self._known: dict[tuple[str | None, GuidedSamplerConfig], Program] = {}
+        self._known: dict[tuple[str | None, tuple[GuidedSamplerConfig, ...]], Program] = {}
+        self._stages: dict[tuple[int, str, GuidedSamplerConfig], Stage] = {}
 
     def of(self, values: Mapping[str, Any], room: int) -> Program:
         """The one that draws a point, with room for so many neighbours. Raises `UserError` naming the point."""
@@ -350,13 +400,37 @@ class _Programs:
             for option, name in REQUESTED.items():
                 if option in self._axes and getattr(settings, name) is None:
                     settings = replace(settings, **{name: UNLIMITED[name]})
-            if (checkpoint, settings) not in self._known:
-                stage = model.stage(settings, self._asked.batch_size, self._asked.devices)
-                self._known[checkpoint, settings] = Program(stage, _about(model, settings), _parameters(model))
+            stages = [Enlarging(model, settings, self._asked.batch_size), *self._later(values, settings, room)]
+            if (known := (checkpoint, tuple(each.settings for each in stages))) not in self._known:
+                self._known[known] = self._program(stages)
         except UserError as error:
             point = ", ".join(self._axes[name].say(value) for name, value in values.items())
             raise UserError(f"--over, at {point}: {error}") from None
-        return self._known[checkpoint, settings]
+        return self._known[known]
+
+    def _later(self, values: Mapping[str, Any], first: GuidedSamplerConfig, room: int) -> list[Enlarging]:
+        stages = [] if self._asked.later is None else list(self._asked.later(first, room))
+        for name in values:
+            there = stage_of(name) <= 1 + len(stages)
+            require(there, f"there is no stage {stage_of(name)} of a cascade: give its model, --cascade MODEL ...")
+        for n, stage in enumerate(stages):
+            own = {field: values[name] for name in values if (field := field_of_stage(name, n + 2))}
+            settings = stage.settings.changed(**own)
+            stages[n] = stage._replace(settings=replace(settings, k=min(settings.k, room)))
+        return stages
+
+    def _program(self, stages: Sequence[Enlarging]) -> Program:
+        opened = []
+        for n, (model, settings, size) in enumerate(stages):
+            key = n, model.digest, settings
+            if key not in self._stages:
+                self._stages[key] = model.stage(settings, size, self._asked.devices)
+            opened.append(self._stages[key])
+        models = [stage.model for stage in stages]
+        told = about(models, [stage.settings for stage in stages])
+        program = Program(tuple(opened), told, sum(map(_parameters, models)))
+        program.pipeline(0)  # raises where one does not take what the one before draws
+        return program
 
     def _model(self, checkpoint: str | None) -> Model:
         if checkpoint not in self._models:
@@ -376,11 +450,10 @@ class _Programs:
         return self._models[checkpoint]
 
 
-def _about(model: Model, settings: GuidedSamplerConfig) -> str:
+def _about(model: Model, settings: GuidedSamplerConfig, but: Sequence[str] = ()) -> str:
     system = to_dict(without_local(model.config))["system"]
     del system["sampler"]
-    sampler = dataclasses.asdict(settings)
-    sampler = {name: value for name, value in sampler.items() if name not in (*GUIDANCE, "k")}
+    sampler = {name: value for name, value in dataclasses.asdict(settings).items() if name not in but}
     return checksum({"format": FORMAT, "model": model.digest, "system": system, "sampler": sampler})
 
 

@@ -93,7 +93,8 @@ def tabulate(grid: Grid, images: Images, rater: Rater | None, measure: Measure =
     """Rates what was drawn, where a rater applies, and compares. Raises `UserError` for images of another size."""
     truths = [truth(prompt.attributes) for prompt in grid.prompts]
     rated_P = np.array([known is not None for known in truths])
-    several = len({(each.parameters, str(each.stage.config.system)) for each in grid.programs}) > 1
+    networks = {(each.parameters, *(str(stage.config.system) for stage in each.stages)) for each in grid.programs}
+    several = len(networks) > 1 or len(grid.programs[0].stages) > 1
     results = []
     for number, point in enumerate(grid.points, 1):
         seconds = grid.seconds(point.program, images)

@@ -3,6 +3,9 @@
 Images are numbered p S + s (prompt p, seed s of S), and the number determines an image's noise and its guidance plan.
 So along a row of a sweep only eta changes. By interleaved guidance a growing eta turns steps from neighbour- to
 text-enhanced one by one; stratified plans, evenly spread for each eta, are not nested like that.
+
+An image is stored as soon as its batch is drawn, under the checksum that it has in a grid (grids.py): what is there is
+not drawn again.
 """
 
 from collections.abc import Sequence
@@ -11,8 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
+from reimagen_jax.evaluation.grids import Keys, draw_missing
+from reimagen_jax.evaluation.store import Images
+from reimagen_jax.inference.pipeline import Pipeline
 from reimagen_jax.inference.prompts import Prompt
-from reimagen_jax.systems.base import Pipeline
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
 
 BASELINE = "no neighbours"
@@ -44,13 +49,29 @@ class Sweep:
         return (BASELINE, *(f"η {eta:g}" for eta in self.etas))
 
 
-def draw_sweep(pipeline: Pipeline, prompts: Sequence[Prompt], etas: Sequence[float], num_seeds: int) -> Sweep:
-    """Draws all of a sweep's images with one program, at the model's own guidance weights."""
+def draw_sweep(
+    pipeline: Pipeline,
+    prompts: Sequence[Prompt],
+    etas: Sequence[float],
+    num_seeds: int,
+    images: Images | None = None,
+    about: str = "",
+) -> Sweep:
+    """Draws a sweep's images with one program, at the model's own guidance weights, and stores them.
+
+    `about` is a checksum of the models and their settings (`grids.about`), for `images` that outlive this pipeline.
+    """
+    images, keys = images or Images(), Keys()
     requests = []
     for p, prompt in enumerate(prompts):
         for index in range(p * num_seeds, (p + 1) * num_seeds):
             requests.append(prompt.baseline(index))
             requests += [prompt.request(index, eta=eta) for eta in etas]
-    drawn = pipeline(requests)
+    first = pipeline.stages[0]
+    for request in requests[:2]:  # a system without eta says so
+        first.feed.check(first.feed.limited(request, first.settings), first.settings)
+    named = [keys.of(about, pipeline.stages, pipeline.seed, request) for request in requests]
+    draw_missing(pipeline, dict(zip(named, requests, strict=True)), images)
+    drawn = np.stack([images[name] for name in named])
     image_PSCHWC = drawn.reshape(len(prompts), num_seeds, 1 + len(etas), *drawn.shape[1:])
     return Sweep(tuple(prompts), tuple(etas), image_PSCHWC, pipeline.settings, pipeline.seed)

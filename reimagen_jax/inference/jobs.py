@@ -10,7 +10,7 @@ import json
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from reimagen_jax.errors import require
-from reimagen_jax.files import atomic_dir, growing_dir, just_begun, read_json, tidy, write_json
+from reimagen_jax.files import read_json, resumed_dir, write_json
 from reimagen_jax.inference.model import Model
 from reimagen_jax.inference.origin import Origin, read_origin, save_image
 from reimagen_jax.inference.pipeline import Pipeline
@@ -145,21 +145,9 @@ class Job:
             yield from requests
 
 
-@contextmanager
-def job_dir(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """The folder of a job that begins, or goes on; with `overwrite` a new one, which replaces it when complete.
-
-    Raises `UserError` where there is something else, and where another process is writing it.
-    """
-    tidy(out)
-    if out.exists() and (overwrite or not ((out / JOB).is_file() or just_begun(out, "images"))):
-        with atomic_dir(out, kind="images", overwrite=overwrite) as folder:
-            yield folder
-    else:
-        with growing_dir(out, kind="images"):
-            for partial in out.rglob(".*.partial"):  # of a process that died
-                partial.unlink()
-            yield out
+def job_dir(out: Path, *, overwrite: bool) -> AbstractContextManager[Path]:
+    """The folder of a job (see `resumed_dir`)."""
+    return resumed_dir(out, kind="images", begun=JOB, overwrite=overwrite)
 
 
 def most_neighbours(asked: PromptSource) -> tuple[int, list[Prompt]]:

@@ -51,9 +51,24 @@ class Chosen(Checked):
         return {name: value for name, value in own.items() if value is not None}
 
     def write(self, run: Path) -> None:
-        """Into the folder of a run."""
-        told = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
-        write_json(run / CHOSEN, told)
+        """Into the folder of a run, also in a bucket. Raises `UserError` where that cannot be reached."""
+        said = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        with stores.told(run):
+            write_json(run / CHOSEN, said)
+
+    @staticmethod
+    def read(run: Path) -> "Chosen | None":
+        """Of the folder of a run; None where nothing was chosen. Raises `UserError` as `write` does."""
+        with stores.told(run):
+            if not (run / CHOSEN).is_file():
+                return None
+            return parse(Chosen, read_json(run / CHOSEN, "the guidance of a run"), str(run / CHOSEN))
+
+    @staticmethod
+    def forget(run: Path) -> None:
+        """Lets a run draw as its experiment says. Raises `UserError` as `write` does."""
+        with stores.told(run):
+            (run / CHOSEN).unlink(missing_ok=True)
 
     def __str__(self) -> str:
         told = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in self.numbers.items())
@@ -100,8 +115,8 @@ class Model:
             step, params = checkpoint.load_ema(path, step, on_host=on_host)
             params = stored.system.opened_params(params)
             require_finite_tree(params, f"{path}, step {step}")
-            if (path / CHOSEN).is_file() and hasattr(config.system, "sampler"):
-                chosen = parse(Chosen, read_json(path / CHOSEN, "the guidance of a run"), str(path / CHOSEN))
+            chosen = Chosen.read(path) if hasattr(config.system, "sampler") else None
+            if chosen is not None:
                 sampler = config.system.sampler.changed(**chosen.numbers)
                 config = dataclasses.replace(config, system=dataclasses.replace(config.system, sampler=sampler))
         if text_encoder is not None:
@@ -157,9 +172,10 @@ def _opened(stored: Experiment) -> Experiment:
 def _stored(path: str | Path) -> Experiment:
     """The experiment as it was written."""
     path = _found(path)
-    if (path / EXPERIMENT).is_file():
-        return kinds.from_dict(read_json(path / EXPERIMENT, "a model's settings"))
-    return kinds.from_dict(checkpoint.read_run(path)["experiment"])
+    with stores.told(path):
+        if (path / EXPERIMENT).is_file():
+            return kinds.from_dict(read_json(path / EXPERIMENT, "a model's settings"))
+        return kinds.from_dict(checkpoint.read_run(path)["experiment"])
 
 
 def settled(config: Experiment, before: Experiment | None = None) -> Experiment:

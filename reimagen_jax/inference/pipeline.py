@@ -166,6 +166,11 @@ class Pipeline:
         """Of the first stage, which the requests' numbers are for."""
         return self.stages[0].settings
 
+    @property
+    def at_once(self) -> int:
+        """Images that `stream` yields at once."""
+        return max(stage.at_once for stage in self.stages)
+
     def __call__(self, requests: Sequence[Request], what: str = "sampling") -> np.ndarray:
         """What the last stage draws, one for each request."""
         return self.draw(requests, what)[-1]
@@ -184,7 +189,7 @@ class Pipeline:
         The requests are taken as they are needed: any number of them takes the memory of a few batches. What `prepare`
         does is done. A batch of a cascade goes through all stages before the next one begins.
         """
-        most, requests = max(stage.at_once for stage in self.stages), iter(requests)
+        most, requests = self.at_once, iter(requests)
         if len(self.stages) == 1:
             (stage,) = self.stages
             for asked, drawn in stage.batches(requests, self.seed):

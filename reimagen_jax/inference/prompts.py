@@ -18,7 +18,7 @@ import numpy as np
 from reimagen_jax.data.images import decode
 from reimagen_jax.data.records import ImageText, Records
 from reimagen_jax.data.sources.where import EVERYTHING, Census, Where, lookup
-from reimagen_jax.errors import UserError
+from reimagen_jax.errors import UserError, require
 from reimagen_jax.inference.requests import neighbours_of
 from reimagen_jax.progress import track
 from reimagen_jax.retrieval import asker
@@ -114,19 +114,28 @@ def from_file(path: str | Path) -> list[Prompt]:
     return prompts
 
 
-def satisfying(records: Records, where: Where) -> np.ndarray:
-    """The ids of the records with attributes that satisfy a filter, rising. Raises `UserError` where none does, saying
-    what there is instead."""
-    if where == EVERYTHING:
+def satisfying(records: Records, where: Where, where_not: Where = EVERYTHING) -> np.ndarray:
+    """The ids of the records with attributes that satisfy a filter, and no condition of the other one, rising.
+
+    Raises `UserError` where there are none, and for a condition of the other that no record has, saying what there is
+    instead.
+    """
+    if where == where_not == EVERYTHING:
         return np.arange(len(records))
-    census, ids = Census(where), []
+    census, refused, fitting, ids = Census(where), Census(where_not), 0, []
     for i, record in enumerate(track(records, len(records), "reading fields", "record")):
-        if where(record.attributes):
-            ids.append(i)
-        else:
+        refused.add(record.attributes)
+        if not where(record.attributes):
             census.add(record.attributes)
-    if not ids:
+            continue
+        fitting += 1
+        if not where_not.refuses(record.attributes):
+            ids.append(i)
+    if not fitting:
         raise UserError(census.explain(str(records.path)))
+    if unknown := refused.unknown(str(records.path)):
+        raise UserError(unknown)
+    require(bool(ids), f"{where_not.option} leaves out all of the {fitting} records of {records.path} to choose among")
     return np.array(ids)
 
 

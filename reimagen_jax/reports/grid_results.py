@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from reimagen_jax.reports.grid_report import GridReport, choice, note
 RESULTS, TABLE = "sweep.json", "sweep.csv"
 
 
-def write_results(report: GridReport, config: Experiment, folder: Path) -> None:
-    """Writes sweep.csv, a line for each point, and sweep.json with all that there is to tell."""
+def write_results(report: GridReport, config: Experiment, folder: Path, facts: Mapping[str, Any] | None = None) -> None:
+    """Writes sweep.csv, a line for each point, and sweep.json with all that there is to tell, and further facts."""
     write_text(folder / TABLE, as_csv(report))
-    write_json(folder / RESULTS, as_json(report, config))
+    write_json(folder / RESULTS, as_json(report, config) | (facts or {}))
 
 
 def as_json(report: GridReport, config: Experiment) -> dict[str, Any]:
@@ -52,11 +53,12 @@ def as_json(report: GridReport, config: Experiment) -> dict[str, Any]:
 
 def _point(report: GridReport, each: Result) -> dict[str, Any]:
     point = report.grid.points[each.number - 1]
-    S = report.grid.num_images
+    S, later = report.grid.num_images, point.program.stages[1:]
     told = {
         "number": each.number,
         "values": each.values,
         "sampler": asdict(point.settings),
+        **({"later_stages": [asdict(stage.settings) for stage in later]} if later else {}),
         "seed": point.seed,
         "evaluations": each.evaluations,
         "seconds": each.seconds,

@@ -283,8 +283,9 @@ class Checkpoints:
         """
         path = self.path / str(step)
         here = self._here / str(step)
-        if self._copied and not here.exists():
-            distributed.on_first_process(lambda: spool.fetch(path, here))
+        if self._copied:
+            # Whether it is there already, the first process says: the others may come when it has just been copied.
+            distributed.on_first_process(lambda: None if here.exists() else spool.fetch(path, here))
             self._manager.reload()
         with _named(path):
             written = _written(here)

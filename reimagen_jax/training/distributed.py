@@ -84,6 +84,11 @@ def on_first_process(act: Callable[[], Result]) -> Result | None:
     return result
 
 
+def in_all(fact: bool) -> bool:
+    """Whether it is so in every process; all ask together."""
+    return bool(np.all(multihost_utils.process_allgather(np.bool_(fact))))
+
+
 def from_first_process(arrays: Any) -> Any:
     """A tree of numpy arrays as the first process has it, in all of them; shapes and types are the same in each."""
     return multihost_utils.broadcast_one_to_all(arrays)

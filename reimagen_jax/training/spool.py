@@ -10,12 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Self
 
+import numpy as np
 from etils import epath
 
 from reimagen_jax import stores
 from reimagen_jax.errors import require
 from reimagen_jax.training import distributed
 from reimagen_jax.training.failing_writes import writing
+
+TOKEN = ".seen"
+"""In the folder: a number that the first process has drawn."""
 
 
 class Folder(type(epath.Path("/"))):
@@ -37,15 +41,18 @@ def orbax_reaches(path: PurePath) -> bool:
 def make(path: PurePath) -> Folder:
     """The folder of this machine in which checkpoints on their way to `path` lie, empty; every process calls this.
 
-    Raises `UserError` where the processes of the run do not see the same folder.
+    Raises `UserError` where the processes of the run do not see the same folder: on another machine one of the same
+    name may be left of a run that was killed there.
     """
-    folder = Folder(distributed.on_first_process(lambda: _make(path)) or _place_of(path))
+    folder, token = _place_of(path), np.frombuffer(os.urandom(4), np.uint32)
+    distributed.on_first_process(lambda: _make(folder, token))
+    said, seen = distributed.from_first_process(token).tobytes(), folder / TOKEN
     require(
-        folder.is_dir(),
+        distributed.in_all(seen.is_file() and seen.read_bytes() == said),
         f"{path}: the processes of this run do not see the same folder for checkpoints on their way there: set TMPDIR "
         "to one",
     )
-    return folder
+    return Folder(folder)
 
 
 def _place_of(path: PurePath) -> Path:
@@ -54,14 +61,13 @@ def _place_of(path: PurePath) -> Path:
     return Path(tempfile.gettempdir()) / name
 
 
-def _make(path: PurePath) -> Path:
-    """Without what a killed run has left in it."""
-    folder = _place_of(path)
+def _make(folder: Path, token: np.ndarray) -> None:
+    """Without what a killed run has left in it, but for the file that other processes know it by."""
     with writing(folder):
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(mode=0o700)
-    return folder
+        (folder / TOKEN).write_bytes(token.tobytes())
 
 
 def fetch(path: PurePath, here: Path) -> None:

@@ -125,6 +125,12 @@ def test_records_that_are_prompts_and_records_that_are_found_have_filters_of_the
     assert "with style=old, style=flat, entity=palm tree" in old.sources(TINY)["prompts"]
     apart = dataclasses.replace(old, asking=AskingOptions(where=("style=round",)))
     assert keys(apart, TINY) == [["palm tree/round"]] * 2, "--where is about neighbours"
+    others = dataclasses.replace(old, records_where=("entity=palm tree",), records_where_not=("style=round",))
+    assert [prompt.key for prompt in others.gather(TINY)] == [prompt.key for prompt in prompts]
+    assert "with entity=palm tree without style=round" in others.sources(TINY)["prompts"]
+    alone = dataclasses.replace(what, records_where_not=("style=round",), limit=9)
+    assert not any(prompt.key.endswith("/round") for prompt in alone.gather(TINY))
+    assert len({each.source(TINY).digest for each in (old, others, alone, dataclasses.replace(what, limit=9))}) == 4
     each = dataclasses.replace(what, records_where=("style=round",), limit=2)
     assert [prompt.key for prompt in each.gather(TINY)] == ["bubble tea/round", "palm tree/round"], "spread over all"
     assert (
@@ -134,6 +140,9 @@ def test_records_that_are_prompts_and_records_that_are_found_have_filters_of_the
     assert [line for line in said.splitlines() if not line.startswith(" ")] == [
         f"{t}, in the old style" for t in THINGS
     ]
+    not_old = ["--records-where-not", "style=flat", "--records-where-not", "style=round"]
+    assert main(["search", str(drawn / "index"), "--records", str(drawn / "records"), *not_old]) == 0
+    assert capsys.readouterr().out == said
 
 
 @pytest.mark.parametrize(
@@ -141,6 +150,16 @@ def test_records_that_are_prompts_and_records_that_are_found_have_filters_of_the
     [
         ({"prompt": (("a",),), "records_where": ("style=old",)}, "--records-where chooses among --records: none are"),
         ({"records": "records", "records_where": ("style",)}, "--records-where 'style' is not FIELD=VALUE"),
+        ({"prompt": (("a",),), "records_where_not": ("a=b",)}, "--records-where-not chooses among --records: none are"),
+        ({"records": "records", "records_where_not": ("style",)}, "--records-where-not 'style' is not FIELD=VALUE"),
+        (
+            {"records": "records", "records_where_not": ("style=new",)},
+            "--records-where-not style=new: in .*records, style is one of round, flat, old",
+        ),
+        (
+            {"records": "records", "records_where": ("style=old",), "records_where_not": ("style=old",)},
+            "--records-where-not leaves out all of the 3 records",
+        ),
         (
             {"records": "records", "records_where": ("style=new",)},
             "--records-where style=new: in .*records, style is one of round, flat, old",

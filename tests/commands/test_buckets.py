@@ -11,7 +11,7 @@ from reimagen_jax import cli, stores
 from reimagen_jax.data.manifest import NAME
 from reimagen_jax.data.staging import stage
 from reimagen_jax.errors import UserError
-from reimagen_jax.inference.model import Model
+from reimagen_jax.inference.model import CHOSEN, Chosen, Model
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import build_triples
 from reimagen_jax.retrieval.triples import Triples
@@ -128,6 +128,23 @@ def test_from_data_in_a_bucket_to_a_run_pictures_and_weights(address, bucket, da
     system, _ = fsspec.core.url_to_fs(run)
     system.put("weights/", f"{bucket}/weights/", recursive=True)
     assert Model.open(f"{bucket}/weights").digest == Model.open(run).digest == Model.open("weights").digest
+    begun = [*train[:3], "begun", "--data.triples", str(data / "triples"), "--train.num-steps", "1", "--init.weights"]
+    for weights in (run, f"{bucket}/weights"):
+        assert cli.main([*begun, weights]) == 0
+        assert json.loads((tmp_path / "begun" / "run.json").read_text())["history"][0]["changed"][0] == (
+            f"starts from {weights}, SHA-256 {Model.open(weights).digest}"
+        )
+        shutil.rmtree(tmp_path / "begun")
+    assert "holds no model" in fails(capsys, *begun, f"{bucket}/nothing")
+
+    Model.open(run).choose("measuring", eta=0.25)
+    assert (place / CHOSEN).is_file()
+    guided = Model.open(run)
+    assert guided.config.system.sampler.eta == 0.25 and "chosen at step 2" in guided.facts()["guidance"]
+    assert cli.main(["sample", "--model", run, *drawing, "--out", "guided"]) == 0
+    assert json.loads((tmp_path / "guided" / "sample.json").read_text())["sampler"]["eta"] == 0.25
+    Chosen.forget(place)
+    assert Model.open(run).chosen is None
     assert f"{bucket}/drawn is an address" in fails(
         capsys, "sample", "--model", run, *drawing, "--out", f"{bucket}/drawn"
     )

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reimagen_jax import files
 from reimagen_jax.cli import main
+from reimagen_jax.evaluation.store import Images
 from tests.commands.test_sample import again
 
 
@@ -20,6 +22,7 @@ def test_entityworld_records_are_rated_and_the_noted_command_draws_the_same_repo
     assert main(["sweep", "--model", str(model), "--out", str(tmp_path / "a"), *args]) == 0
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
         ".reimagen_jax",
+        "images",
         "report.html",
         "report.png",
         "sweep.json",
@@ -39,6 +42,83 @@ def test_entityworld_records_are_rated_and_the_noted_command_draws_the_same_repo
     for name in ("report.html", "sweep.json"):
         first, second = ((tmp_path / folder / name).read_text() for folder in "ab")
         assert first == second.replace(str(tmp_path / "b"), str(tmp_path / "a"))
+
+
+class Killed(BaseException):
+    """A process that ends in the midst."""
+
+
+def test_a_killed_sweep_goes_on_where_it_was_and_more_values_draw_only_these(
+    model, world, tmp_path, monkeypatch, capsys
+):
+    def run(out, *etas):
+        line = [*asked(world), "--limit", "2", "--steps", "1", "--batch-size", "2", "--out", str(out), "--etas", *etas]
+        return main(["sweep", "--model", str(model), *line])
+
+    assert run(tmp_path / "calm", "0", "1") == 0
+    stored, setter = [], Images.__setitem__
+
+    def noted(self, key, image):
+        if len(stored) == killed_at:
+            raise Killed
+        stored.append(key)
+        setter(self, key, image)
+
+    monkeypatch.setattr(Images, "__setitem__", noted)
+    killed_at = 3
+    with pytest.raises(Killed):
+        run(tmp_path / "out", "0", "1")
+    assert not (tmp_path / "out" / "report.html").exists()
+    capsys.readouterr()
+    first, killed_at = list(stored), None
+    assert run(tmp_path / "out", "0", "1") == 0
+    assert "6 images, 3 of them there already" in capsys.readouterr().out
+    assert len(stored) == len(set(stored)) == 6 and stored[:3] == first
+    for name in ("report.html", "sweep.json"):
+        calm, resumed = ((tmp_path / folder / name).read_text() for folder in ("calm", "out"))
+        assert resumed.replace(f"{tmp_path}/out", f"{tmp_path}/calm") == calm
+
+    assert run(tmp_path / "out", "0", ".5", "1") == 0
+    assert len(stored) == 8 and len(list((tmp_path / "out" / "images").iterdir())) == 8
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text())["etas"] == [0.0, 0.5, 1.0]
+
+
+def test_what_was_killed_before_its_first_image_begins_again(model, world, tmp_path):
+    out = tmp_path / "out"
+    with files.made_by("reimagen sweep"):
+        out.mkdir()
+        files.mark(out, "sweep")
+    line = ["sweep", "--model", str(model), *asked(world), "--limit", "1", "--steps", "1", "--out", str(out)]
+    assert main([*line, "--etas", "1"]) == 0
+    assert (out / "report.html").is_file()
+
+
+def test_a_sweep_over_a_cascade_shows_what_its_last_stage_draws(model, stages, world, tmp_path, capsys):
+    drawn = [*asked(world), "--limit", "1", "--steps", "1", "--cascade", f"{stages[0]},steps=1"]
+    line = ["sweep", "--model", str(model), *drawn, "--out", str(tmp_path / "a")]
+    assert main([*line, "--etas", "0", "1", "--handed-on", "bytes"]) == 0
+    noted = json.loads((tmp_path / "a" / "sweep.json").read_text())
+    assert [stage["sampler"]["num_steps"] for stage in noted["cascade"]] == [1]
+    assert {Image.open(path).size for path in (tmp_path / "a" / "images").iterdir()} == {(32, 32)}
+    assert len(noted["curves"]["faithful"]["over_eta"]) == 2, "the rater in the package reads 32 pixels"
+
+    line[-1] = str(tmp_path / "b")
+    over = ["--over", "eta=0,1", "--over", "stage2.aug-level=0.1,0.3", "--handed-on", "bytes"]
+    assert main([*line, *over]) == 0
+    assert "4 points, 4 images: 2 programs to compile" in capsys.readouterr().out
+    grid = json.loads((tmp_path / "b" / "sweep.json").read_text())
+    assert [point["later_stages"][0]["aug_level"] for point in grid["points"]] == [0.1, 0.3, 0.1, 0.3]
+    keys = [point["images_prompt_seed"][0][0] for point in grid["points"]]
+    of_stage = [np.asarray(Image.open(tmp_path / "b" / "images" / f"{key}.png")) for key in keys]
+    assert np.any(of_stage[0] != of_stage[1]) and np.any(of_stage[0] != of_stage[2])
+
+    assert main(again(grid["command"], tmp_path / "b")) == 0
+    assert "4 of them there already: 0 programs" in capsys.readouterr().out
+    sample = ["sample", "--model", str(model), *drawn, "--eta", "1", "--num-images", "1", "--out", str(tmp_path / "d")]
+    sample[sample.index("--cascade") + 1] += ",aug-level=0.3"
+    assert main(sample) == 0
+    (picture,) = (tmp_path / "d").glob("000-*.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(picture)), of_stage[3])
 
 
 def test_prompts_of_ones_own_are_not_rated_and_the_report_says_why(model, world, tmp_path):
@@ -152,10 +232,18 @@ def test_a_grid_of_ones_own_prompts_needs_no_neighbours_and_is_a_sheet(model, tm
         (["--over", "eta=1", "--split", "rare"], "--split is about --world-prompts"),
         (["--over", "eta=1", "--devices", "99"], "--devices 99: this machine has 8"),
         (["--best", "both", "--knowledge-base", "{world}/index"], "--best is about a grid"),
+        (["--over", "stage2.steps=1"], "--over, at stage2.steps 1: there is no stage 2 of a cascade: give its model"),
+        (["--over", "stage2.words=a,b"], "--over 'stage2.words' is no axis: of stage 2 there are solver, steps"),
+        (["--over", "stage2.aug-level=2", "--cascade", "{sr}"], "--over stage2.aug-level 2.0: at most 1"),
+        (["--over", "stage2.steps=1,2", "--cascade", "{sr},steps=2"], "and --over stage2.steps=1,2: an axis has all"),
+        (["--over", "eta=1", "--cascade", "{sr}", "{sr}"], "stage 3 of the cascade, tiny_sr, enlarges images of 16"),
+        (["--over", "eta=1", "--model", "{sr}"], "is a super-resolution model, and a sweep has no image"),
     ],
 )
-def test_what_is_no_grid_is_refused_and_leaves_nothing(model, world, tmp_path, capsys, args, message):
-    args = ["--prompt", "a dog", *(arg.format(world=world) for arg in args)]
+def test_what_is_no_grid_is_refused_and_leaves_nothing(model, stages, world, tmp_path, capsys, args, message):
+    args = ["--prompt", "a dog", *(arg.format(world=world, sr=stages[0]) for arg in args)]
+    model = args.pop(args.index("--model") + 1) if "--model" in args else model
+    args = [arg for arg in args if arg != "--model"]
     assert main(["sweep", "--model", str(model), "--out", str(tmp_path / "out"), *args]) == 2
     assert message.format(world=world) in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

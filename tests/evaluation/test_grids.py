@@ -14,7 +14,7 @@ from reimagen_jax.diffusion.settings import Solver
 from reimagen_jax.errors import UserError
 from reimagen_jax.evaluation import grids
 from reimagen_jax.evaluation.axes import axes_of
-from reimagen_jax.evaluation.grids import Asked, draw, plan
+from reimagen_jax.evaluation.grids import Asked, about, draw, plan
 from reimagen_jax.evaluation.store import Images
 from reimagen_jax.inference.model import Model
 from reimagen_jax.inference.pipeline import Pipeline
@@ -245,6 +245,13 @@ def test_images_are_stored_by_all_that_they_depend_on(model, change):
     asked = {"model": model, "prompts": PROMPTS, "find": keep}
     one, other = (plan(axes_of(["eta=0.5"]), Asked(**{**asked, **more})) for more in ({}, change))
     assert one.points[0].keys[0] != other.points[0].keys[0]
+
+
+@pytest.mark.parametrize("change", [{"eta": 0.1}, {"k": 0}, {"num_steps": 9}, {"aug_level": 0.3}])
+def test_images_of_a_cascade_depend_on_all_settings_of_its_later_stages(change):
+    models = [Model(Path(each.name), each, {"w": np.zeros(3, np.float32)}, None) for each in (TINY, TINY_SR)]
+    first, later = TINY.system.sampler, TINY_SR.system.sampler
+    assert about(models, [first, later]) != about(models, [first, replace(later, **change)])
 
 
 def test_other_weights_are_other_images(model, params):

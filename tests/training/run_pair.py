@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from reimagen_jax import stores
 from reimagen_jax.errors import UserError
 from reimagen_jax.training import distributed
 from reimagen_jax.training.loop import train
@@ -32,7 +33,8 @@ def main(workdir: Path, num_steps: int, stop_at: int) -> None:
         assert (picture == step).all() and distributed.whole(ema["table"]).shape == (128, 33)
         path = workdir / f"{step}.png"
         if index == 0:
-            Image.fromarray(picture).save(path)
+            with path.open("wb") as file:
+                Image.fromarray(picture).save(file, format="PNG")
         return path
 
     config = experiment(num_steps=num_steps, fsdp=2, sample_every=3, log_every=5, accumulate=2)
@@ -45,4 +47,4 @@ def main(workdir: Path, num_steps: int, stop_at: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(stores.place(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -5,8 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import jax
 import numpy as np
@@ -15,10 +16,13 @@ from fsspec.core import url_to_fs
 
 from reimagen_jax import stores
 from reimagen_jax.errors import UserError
+from reimagen_jax.inference.model import Chosen
+from reimagen_jax.training import distributed, spool
 from reimagen_jax.training.checkpoint import Checkpoints, load_ema, read_run, settle
 from reimagen_jax.training.loop import train
 from reimagen_jax.training.state import TrainState
 from tests.emulators import BUCKET, KINDS, reached
+from tests.training.test_distributed import run_pair
 from tests.training.tiny_system import Regression, dataset, experiment, same
 
 ROOT = Path(__file__).parents[2]
@@ -121,6 +125,48 @@ def test_a_bucket_that_is_not_there_is_told_in_one_line(bucket):
     with pytest.raises(UserError) as caught:
         run(address, 2)
     assert str(caught.value).startswith(address) and "\n" not in str(caught.value)
+
+
+def test_two_processes_write_one_run_and_go_on_with_it_together(bucket, tmp_path):
+    """Stopped at step 3 through one of them, they leave after step 5; then they end at 8, as one process does."""
+    address = f"{bucket}/pair"
+    for stop_at, ended in ((3, f"step 5, {signal.SIGTERM!r}"), (0, "step 8, None")):
+        statuses, last_lines, outputs = run_pair(address, 8, stop_at)
+        assert statuses == [0, 0], outputs
+        assert last_lines == [f"process {n} of 2: {ended}" for n in range(2)]
+    assert "going on from the checkpoint of step 5 of 8" in outputs[0]
+    assert steps(address)[-1] == 8 and all(found(address).values())
+    config = experiment(num_steps=8, fsdp=2, log_every=5, accumulate=2)
+    whole = train(config, tmp_path / "one", Regression(), dataset()).state
+    averaged, expected = load_ema(address, on_host=True)[1], jax.device_get(whole.ema)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), averaged, expected)
+
+
+def test_processes_that_do_not_see_one_folder_for_copies_are_told(tmp_path, monkeypatch):
+    """On another machine a folder of the same name may be left of a run that was killed there."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    place = PurePosixPath("s3://bucket/run/checkpoints")
+    assert os.listdir(spool.make(place)) == [spool.TOKEN]
+    monkeypatch.setattr(distributed, "from_first_process", lambda arrays: arrays + np.uint32(1))
+    with pytest.raises(UserError, match=r"do not see the same folder for checkpoints .*: set TMPDIR to one"):
+        spool.make(place)
+
+
+@pytest.mark.parametrize("method", ["write_text", "is_file", "unlink"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_that_fails_as_guidance_is_kept_or_read_is_told_in_one_line(kind, method, monkeypatch):
+    class Gone(Exception):
+        """What a library raises."""
+
+    def fails(*_, **__):
+        raise Gone("connection reset\nat line 3")
+
+    run = stores.place(f"{kind}://{BUCKET}/run")
+    monkeypatch.setattr(type(run), method, fails)
+    act = {"write_text": Chosen(3, "likeness", eta=0.5).write, "is_file": Chosen.read, "unlink": Chosen.forget}[method]
+    said = rf"^{run} cannot be reached \(Gone: connection reset\): check .*, then run the same command again$"
+    with pytest.raises(UserError, match=said):
+        act(run)
 
 
 # --- kill -9 -----------------------------------------------------------------------------------------------------

@@ -35,6 +35,10 @@ class Where:
         """True where every condition holds; a list satisfies it with any of its elements."""
         return all(values & spellings(attributes, name) for name, values in self.allowed.items())
 
+    def refuses(self, attributes: Mapping[str, Any]) -> bool:
+        """True where any condition holds: the filter as a negation."""
+        return any(values & spellings(attributes, name) for name, values in self.allowed.items())
+
 
 EVERYTHING = Where()
 
@@ -64,7 +68,7 @@ def spellings(fields: Mapping[str, Any], name: str) -> set[str]:
 
 
 class Census:
-    """What a filter that fits nothing has passed over: the fields there are, and the values of those it asks for."""
+    """What a filter has passed over: the fields there are, and the values of those it asks for."""
 
     def __init__(self, where: Where):
         self._where = where
@@ -84,6 +88,11 @@ class Census:
 
     def explain(self, source: str) -> str:
         """Says which condition fits nothing in `source`, and what there is instead."""
+        several = f"nothing in {source} satisfies all of the {self._where.option} conditions at once"
+        return self.unknown(source) or several
+
+    def unknown(self, source: str) -> str:
+        """The same of the first condition that fits nothing by itself; empty where each fits something."""
         option = self._where.option
         for name, allowed in self._where.allowed.items():
             counts = self._values[name]
@@ -93,4 +102,4 @@ class Census:
             if not counts.keys() & allowed:
                 known = ", ".join(value for value, _ in counts.most_common(10))
                 return f"{option} {name}={min(allowed)}: in {source}, {name} is one of {known}"
-        return f"nothing in {source} satisfies all of the {option} conditions at once"
+        return ""

@@ -220,9 +220,9 @@ class ReImagenConfig(SystemConfig):
                 f"super_resolution.aug_levels {low_level} .. {high_level}",
             )
 
-    def evaluations(self, settings: GuidedSamplerConfig) -> int:
-        """Of the network for an image: of one condition of one sample."""
-        each = 1 if self.distilled is not None else EVALUATIONS.get(settings.guidance, 2)
+    def evaluations(self, settings: GuidedSamplerConfig, guided: bool = True) -> int:
+        """Of the network for an image: of one condition of one sample. What is not guided needs one a prediction."""
+        each = 1 if self.distilled is not None or not guided else EVALUATIONS.get(settings.guidance, 2)
         return each * (2 * settings.num_steps - 1 if settings.solver == "heun" else settings.num_steps)
 
     def check(self, data: TriplesConfig) -> None:

@@ -47,16 +47,16 @@ def test_evaluations_are_counted(guidance, solver, expected):
             guide_of(settings, inputs, keys_B),
             sampler.projection(settings),
         )
-    assert sum(seen) == B * expected == B * sampler_bench.evaluations(settings)
+    assert sum(seen) == B * expected == B * TINY.system.evaluations(settings)
 
 
 def test_what_is_not_guided_needs_one_evaluation_a_step():
     settings = replace(TINY.system.sampler, text_weight=1.0, neighbour_weight=1.0, num_steps=5)
-    assert sampler_bench.evaluations(settings) == 5
+    assert TINY.system.evaluations(settings, guided=False) == 5
 
 
 def test_forms_of_guidance_are_compared_at_equal_evaluations(tmp_path):
-    rows = list(sampler_bench.Guided(tmp_path, tmp_path, evaluations=48).rows(TINY.system.sampler))
+    rows = list(sampler_bench.Guided(tmp_path, tmp_path, evaluations=48).rows(TINY.system))
     assert {row.told["evaluations"] for row in rows} == {48}
     assert {(row.told["guidance"], row.told["steps"]) for row in rows} == {
         ("interleaved", 24),

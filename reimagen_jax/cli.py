@@ -23,6 +23,8 @@ MENDABLE = {
     *(errno.EIO, errno.ESTALE),
 }
 """What the system refuses and the user can mend: permissions; room; names; disks and terminals that are gone."""
+HANDLES_DATA = {"prepare", "split", "index", "search", "triples", "verify"}
+"""Commands whose memory is pictures and indices, not what programs compute on: it goes back to the system."""
 USAGE_ERROR = 2
 INTERRUPTED = 130
 PIPE_CLOSED = 141
@@ -41,7 +43,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"reimagen_jax {__version__}")
         return 0
-    runtime.configure(own)
+    runtime.configure(keep=own and args[0] not in HANDLES_DATA)
     try:
         status = _run(args[0], args[1:])
         if sys.stdout is not None:  # it is None where the process was started without one

@@ -18,17 +18,20 @@ KEEP = {
     "M_TRIM_THRESHOLD": (-1, 2**31 - 1),  # the heap shrinks where this much is free at its end
 }
 """mallopt(3)'s numbers of what it sets, and what each is set to."""
+ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
+"""Where NVIDIA's and AMD's GPUs and Google's TPUs are seen: what a program computes on lies in theirs, not here."""
 
 
-def configure(own: bool = True) -> None:
+def configure(keep: bool = True) -> None:
     """Prepares the process for a command: call it before `jax` is first imported.
 
     On CPUs, JAX before 0.11 runs large convolutions on one thread unless a flag is set. Compiled programs are kept in
     `JAX_COMPILATION_CACHE_DIR` (default: `~/.cache/reimagen_jax`, where there is a home), so that a program compiles
-    once per machine. In a process of its `own`, memory that is free is kept (`keep_memory`). Whatever the user has set
-    in the environment stays. What a terminal cannot show is written as `\\xe9`: no work is lost over a message.
+    once per machine. With `keep`, a machine without an accelerator keeps memory that is free (`keep_memory`). Whatever
+    the user has set in the environment stays. What a terminal cannot show is written as `\\xe9`: no work is lost over
+    a message.
     """
-    if own:
+    if keep and not any(map(os.path.exists, ACCELERATORS)):
         keep_memory()
     version = tuple(int(part) for part in importlib.metadata.version("jax").split(".")[:2])
     flag = "--xla_cpu_experimental_ynn_fusion_type"

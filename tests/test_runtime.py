@@ -47,10 +47,14 @@ def test_a_block_of_memory_that_was_freed_is_taken_again():
     assert again < pages // 100
 
 
-@pytest.mark.parametrize("own", [True, False])
-def test_only_a_process_of_its_own_is_set_to_keep_memory(own):
-    *_, again = touched(f"runtime.configure({own})")
-    assert (again < SIDE // os.sysconf("SC_PAGE_SIZE") // 100) == own
+@pytest.mark.parametrize(
+    ("accelerators", "keep", "kept"),
+    [((), True, True), ((), False, False), (("/dev/null",), True, False)],
+    ids=["asked", "not asked", "beside an accelerator"],
+)
+def test_memory_is_kept_where_it_is_asked_for_and_what_programs_compute_on_lies_here(accelerators, keep, kept):
+    *_, again = touched(f"setattr(runtime, 'ACCELERATORS', {accelerators}) or runtime.configure({keep})")
+    assert (again < SIDE // os.sysconf("SC_PAGE_SIZE") // 100) == kept
 
 
 @pytest.mark.parametrize(

@@ -307,4 +307,4 @@ def prepare_environment() -> None:
     sys.path.insert(0, str(Path(__file__).parent))
     from reimagen_jax import runtime
 
-    runtime.configure()
+    runtime.configure(keep=False)

@@ -326,6 +326,7 @@ def test_a_text_encoder_of_its_own_reads_up_to_the_end():
         (Request("a cat"), {}, "'a cat' has none: draw by a prior, --model PRIOR"),
         (Request("a", (neighbour(1),)), {"embedding": "start"}, "'a' has none"),
         (Request("a", start=np.ones(8, np.float32)), {"embedding": "neighbours"}, "'a' has none"),
+        (Request("a", (neighbour(1),)), {"embedding": "text"}, "which neighbours have no part in"),
         (Request("a", start=np.ones(9, np.float32)), {}, r"starts from an embedding, 8 floats, not float32 \[9\]"),
         (Request("a", start=neighbour(1).image), {}, r"8 floats, not uint8 \[8, 8, 3\]"),
         (Request("a", (neighbour(1),) * 3), {}, "3 neighbours for a prompt, but this generator takes at most 2"),

@@ -231,7 +231,13 @@ class DecoderFeed(_TextFeed):
         """Raises `UserError` for a request without what its embedding comes from, or with an embedding of another
         width."""
         name, width, start = self.config.name, self.model.clip.width, request.start
-        if settings.embedding != "text":
+        if settings.embedding == "text":
+            require(
+                not request.neighbours,
+                f"{name} is to draw the text's own embedding (--embedding text), which neighbours have no part in: "
+                "leave out --knowledge-base, --pin and --reference, or --embedding text",
+            )
+        else:
             there = {"start": start is not None, "neighbours": bool(request.neighbours)}
             wanted = [settings.embedding] if settings.embedding else list(there)
             require(

@@ -166,8 +166,8 @@ class ImageTowerConfig(Checked):
     patch: Count = 4
     """Side of the squares that become its tokens."""
     stem: bool = field(default=False, repr=False)  # by what the others print, stored vectors know their encoder
-    """Patches become tokens by convolutions that halve the sides, not by one product, as CLIP has it: a small tower
-    learns where things are in a fraction of the steps."""
+    """Patches become tokens by convolutions that halve the sides, not by one product, as CLIP has it: meant for small
+    towers, which have much to learn of where things are."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

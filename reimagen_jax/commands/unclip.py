@@ -34,7 +34,7 @@ class Unclip(Options):
     common: ClassVar[tuple[str, ...]] = ("prompt", "cascade", "seed", "overwrite")
 
     model: Path
-    """A decoder of unCLIP: folder of a training run (its last checkpoint is used) or of weights."""
+    """A decoder of unCLIP: folder of a training run (its last checkpoint is used) or of weights; none is `shipped`."""
     out: Path
     """Folder to write: an image file each, grid.png, sample.json."""
     prompt: Annotated[str, tyro.conf.arg(metavar="TEXT")] = ""

@@ -21,10 +21,10 @@ from reimagen_jax.inference.model import EXPERIMENT, Model
 from reimagen_jax.pretrained.weights import WEIGHTS, save_params
 from reimagen_jax.systems import kinds
 from tests.training.tiny_system import same
-from tests.unclip import DECODER, PRIOR, UPSAMPLER, changed
+from tests.unclip import AR_PRIOR, DECODER, PRIOR, UPSAMPLER, changed
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-TINY = {"prior": PRIOR, "decoder": DECODER, "upsampler": UPSAMPLER}
+TINY = {"prior": PRIOR, "ar_prior": AR_PRIOR, "decoder": DECODER, "upsampler": UPSAMPLER}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_sizes_and_how_far_they_are_from_the_papers(name, millions, papers, away
     assert count / papers - 1.0 == pytest.approx(away, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["prior", "decoder"])
+@pytest.mark.parametrize("name", ["prior", "ar_prior", "decoder"])
 def test_4_steps_are_2_and_a_restart_and_2_bit_for_bit(name, world, tmp_path):
     path = tmp_path / "tiny.py"
     path.write_text(f"from tests.unclip import {name.upper()} as config\n")
@@ -103,7 +103,7 @@ def test_without_a_clip_nothing_is_trained(world, tmp_path):
 
 @pytest.fixture(scope="module")
 def models(world):
-    """The three of them, as folders of weights."""
+    """All of them, as folders of weights."""
     for seed, (name, config) in enumerate(TINY.items()):
         folder = world / f"tiny_{name}"
         folder.mkdir()
@@ -125,6 +125,19 @@ def test_sample_draws_by_all_three_and_reproduce_draws_them_again(models, tmp_pa
     assert cli.main(["reproduce", str(out / names[0])]) == 0
     said = capsys.readouterr()
     assert "1 of 1 images are equal" in said.out + said.err
+
+
+def test_sample_draws_by_an_autoregressive_prior_too(models, tmp_path, capsys):
+    words = ["sample", "--model", models["ar_prior"], "--cascade", models["decoder"] + ",steps=2", "--prompt", "a cat"]
+    words += ["--batch-size", "1", "--num-images", "1", "--text-weight", "2"]
+    assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0, capsys.readouterr().err
+    (told,) = (json.loads(path.read_text())["stages"] for path in (tmp_path / "out").glob("000-a-cat-0.json"))
+    assert told[0]["guidance"] == {"text_weight": 2.0} and told[0]["sampler"]["top"] == 0.5
+    assert cli.main(["reproduce", str(tmp_path / "out" / "000-a-cat-0.png")]) == 0
+    said = capsys.readouterr()
+    assert "1 of 1 images are equal" in said.out + said.err
+    assert cli.main([*words, "--steps", "5", "--out", str(tmp_path / "none")]) == 2
+    assert "--steps: this model's sampler has no such setting" in capsys.readouterr().err
 
 
 def test_sample_draws_from_given_neighbours_and_from_the_text(models, world, tmp_path, capsys):

@@ -25,7 +25,8 @@ from reimagen_jax.retrieval.hybrid import Fusion
 from reimagen_jax.retrieval.neighbours import Rules
 from reimagen_jax.systems import kinds
 
-BUILT_IN = ("reimagen", "distillation", "dual", "clip", "rater", "unclip_prior", "unclip_decoder", "unclip_upsampler")
+UNCLIP = ("unclip_prior", "unclip_ar_prior", "unclip_decoder", "unclip_upsampler")
+BUILT_IN = ("reimagen", "distillation", "dual", "clip", "rater", *UNCLIP)
 
 
 class Number(NamedTuple):

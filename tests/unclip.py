@@ -12,6 +12,8 @@ from reimagen_jax.systems.request import Neighbour
 from reimagen_jax.systems.unclip.settings import (
     FROZEN,
     TOKENS,
+    ARPriorConfig,
+    ARPriorSamplerConfig,
     DecoderConfig,
     DecoderSamplerConfig,
     PairsConfig,
@@ -34,6 +36,13 @@ DATA = PairsConfig(batch_size=8, num_neighbours=2)
 PRIOR = Experiment(
     "tiny_prior",
     PriorConfig(clip=CLIP, tower=Tower(16, 1, 2, 32, "gelu"), scale=8**0.5, sampler=PriorSamplerConfig(num_steps=3)),
+    DATA,
+    InitConfig(adopt=True),
+    TRAIN,
+)
+AR_PRIOR = Experiment(
+    "tiny_ar_prior",
+    ARPriorConfig(clip=CLIP, tower=Tower(16, 1, 2, 32, "gelu"), dims=3, buckets=16, sampler=ARPriorSamplerConfig()),
     DATA,
     InitConfig(adopt=True),
     TRAIN,

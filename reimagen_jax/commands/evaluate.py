@@ -14,7 +14,7 @@ from reimagen_jax.commands.evaluate_seedselect import SeedSelect
 from reimagen_jax.commands.options import command_line
 from reimagen_jax.commands.sampling_options import CascadeOptions, SamplingOptions, open_drawing
 from reimagen_jax.commands.usage import run_one
-from reimagen_jax.diffusion.settings import SamplerConfig
+from reimagen_jax.diffusion.settings import DrawingConfig
 from reimagen_jax.errors import require
 from reimagen_jax.systems.reimagen.settings import ETAS
 from reimagen_jax.terminal import say
@@ -132,7 +132,7 @@ class Entities(Options):
             stages=self.stages.resolved(bench.pipeline),
         )
 
-    def _fitting(self, settings: SamplerConfig) -> "Entities":
+    def _fitting(self, settings: DrawingConfig) -> "Entities":
         """The same with the conditions and sweeps that the model can draw: all are a Re-Imagen's; unCLIP has no eta,
         its prior sees no neighbours, its decoder draws from nothing else, or from none. Says what is left out."""
         if hasattr(settings, "eta"):

@@ -13,10 +13,10 @@ from reimagen_jax.checked import Count, Options, Share
 from reimagen_jax.commands.options import PLACE, as_typed, command_line, without_folders
 from reimagen_jax.commands.prompt_options import PromptOptions, say_left_out, warn_without_neighbours
 from reimagen_jax.commands.sampling_options import EnlargingOptions, SamplingOptions, open_drawing
-from reimagen_jax.diffusion.settings import SamplerConfig
+from reimagen_jax.diffusion.settings import DrawingConfig
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.systems.reimagen.settings import ReImagenConfig
-from reimagen_jax.systems.unclip.settings import DecoderConfig, PriorConfig, UpsamplerConfig
+from reimagen_jax.systems.unclip.settings import ARPriorConfig, DecoderConfig, PriorConfig, UpsamplerConfig
 from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class Sample(Options):
         )
         return None if path is None else _read_square(path, stage.low_resolution)
 
-    def _settings(self, default: SamplerConfig) -> SamplerConfig:
+    def _settings(self, default: DrawingConfig) -> DrawingConfig:
         settings = self.how.settings(default)
         with as_typed({"sampler.eta": "--eta"}):
             return settings if self.eta is None else settings.changed(eta=self.eta)
@@ -208,7 +208,7 @@ class Sample(Options):
         return command_line("sample", without_folders(resolved) if self.hide_paths else resolved)
 
 
-DRAWING = (ReImagenConfig, PriorConfig, DecoderConfig, UpsamplerConfig)
+DRAWING = (ReImagenConfig, PriorConfig, ARPriorConfig, DecoderConfig, UpsamplerConfig)
 PLACES = ("prompts", "knowledge base", "low-resolution image")
 """Of the facts about data, those that are folders and files of this machine."""
 

@@ -13,7 +13,7 @@ import tyro
 from reimagen_jax.checked import Count, NonNegative, Options, Seed, Share, checked
 from reimagen_jax.commands.options import as_typed
 from reimagen_jax.config import Experiment, SystemConfig
-from reimagen_jax.diffusion.settings import SamplerConfig, SamplerSteps, Solver, Thresholding, WeightSchedule
+from reimagen_jax.diffusion.settings import DrawingConfig, SamplerSteps, Solver, Thresholding, WeightSchedule
 from reimagen_jax.diffusion.spacing import Spacing
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.paths import local
@@ -97,7 +97,7 @@ class SamplingOptions(Options):
     """Folder of the published text encoder (T5, CLIP) that the models were trained with, for models that have such a
     one (default: where it was then)."""
 
-    def settings(self, config: SamplerConfig) -> SamplerConfig:
+    def settings(self, config: DrawingConfig) -> DrawingConfig:
         """The experiment's settings with what was given."""
         with as_typed(self.typed()):
             return config.changed(**self._given())
@@ -112,7 +112,7 @@ class SamplingOptions(Options):
         given = {name: getattr(self, option) for option, name in self._settings().items()}
         return {name: value for name, value in given.items() if value is not None}
 
-    def resolved(self, settings: SamplerConfig) -> "SamplingOptions":
+    def resolved(self, settings: DrawingConfig) -> "SamplingOptions":
         """The same with nothing left to the experiment."""
         return dataclasses.replace(
             self, **{option: getattr(settings, name, None) for option, name in self._settings().items()}
@@ -156,7 +156,7 @@ class StageOption:
     def __str__(self) -> str:
         return ",".join([str(self.model), *(f"{name.replace('_', '-')}={value}" for name, value in self.settings)])
 
-    def applied(self, settings: SamplerConfig) -> SamplerConfig:
+    def applied(self, settings: DrawingConfig) -> DrawingConfig:
         """The model's settings with what was given. Raises `UserError` on values that make no sense."""
         given = {name: value for name, value in self.settings if name in STAGE_SETTINGS}
         for name in given:
@@ -180,7 +180,7 @@ class StageOption:
         size = dict(self.settings).get("batch_size")
         return default if size is None else checked(self._read("batch_size", size), Count, self._place("batch_size"))
 
-    def resolved(self, settings: SamplerConfig, batch_size: int) -> "StageOption":
+    def resolved(self, settings: DrawingConfig, batch_size: int) -> "StageOption":
         """The same with nothing left to the experiment."""
         values = {option: getattr(settings, name, None) for option, name in STAGE_SETTINGS.items()}
         values |= {"batch_size": batch_size}
@@ -283,7 +283,7 @@ class CascadeOptions(Options):
     handed_on: HandedOn | None = None
     """What the models of --cascade enlarge: images as they would be written (bytes), or never rounded (floats)."""
 
-    def settings(self, configs: Sequence[Experiment], first: SamplerConfig, found: int) -> list[SamplerConfig]:
+    def settings(self, configs: Sequence[Experiment], first: DrawingConfig, found: int) -> list[DrawingConfig]:
         """Of all stages: `first` of --model, and each experiment's own with what was given; `found` neighbours at most.
 
         A stage that was trained without neighbours sees none. Raises `UserError` on values out of range.
@@ -316,7 +316,7 @@ class CascadeOptions(Options):
         self,
         models: "Sequence[Model]",
         how: SamplingOptions,
-        first: SamplerConfig,
+        first: DrawingConfig,
         found: int,
         devices: "Sequence[jax.Device]" = (),
     ) -> "Pipeline":
@@ -344,7 +344,7 @@ class CascadeOptions(Options):
         return dataclasses.replace(self, cascade=cascade, **own)
 
 
-def _handing_on(settings: SamplerConfig, given: Mapping[str, HandedOn]) -> SamplerConfig:
+def _handing_on(settings: DrawingConfig, given: Mapping[str, HandedOn]) -> DrawingConfig:
     """The settings, by which images are handed on so; an embedding is handed on as it is."""
     return settings.changed(**given) if hasattr(settings, "handed_on") else settings
 

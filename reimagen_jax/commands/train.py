@@ -24,6 +24,7 @@ from reimagen_jax.systems.reimagen.settings import ReImagenConfig
 
 if TYPE_CHECKING:
     from reimagen_jax.evaluation.pictures.watching import HeldOut
+    from reimagen_jax.systems.base import Params
     from reimagen_jax.training.loop import Outcome
 
 PROGRAM = "reimagen train"
@@ -74,6 +75,7 @@ def train_experiment(config: Experiment, workdir: Path) -> None:
     from reimagen_jax.inference.model import settled, start_of
     from reimagen_jax.reports.previews import preview_hook
     from reimagen_jax.systems import kinds
+    from reimagen_jax.systems.base import Fits
     from reimagen_jax.training.checkpoint import begun
     from reimagen_jax.training.loop import train
     from reimagen_jax.training.validation import validation
@@ -92,7 +94,11 @@ def train_experiment(config: Experiment, workdir: Path) -> None:
     config = dataclasses.replace(feed.config, data=moved(feed.config.data, lambda path: addresses.get(path, path)))
     system, initial = kinds.system_of(config), None
     if config.init.weights:
-        initial = lambda: config.system.begun(start_of(config.init.weights)[1]())  # noqa: E731
+
+        def initial() -> "Params":
+            params = config.system.begun(start_of(config.init.weights)[1]())
+            return feed.fitted(params) if isinstance(feed, Fits) else params
+
     draw = drawing(system)
     held_out = HeldOut.of(feed, draw)
     watches = (validation(system, feed, config.train), None if held_out is None else held_out.watch)

@@ -143,10 +143,33 @@ class SuperResolutionConfig(Checked):
 
 
 @dataclass(frozen=True)
-class SamplerConfig(Checked):
-    """How a sampler goes from noise to a sample; systems add their guidance."""
+class DrawingConfig(Checked):
+    """How a system draws, be it by diffusion or not."""
 
     section: ClassVar[str] = "sampler."
+
+    def changed(self, **given: Any) -> "DrawingConfig":
+        """The same with what is given. Raises `UserError` for what such a sampler does not have."""
+        known = [item.name for item in fields(self)]
+        lost = [name for name in given if name not in known]
+        require(
+            not lost,
+            f"sampler.{min(lost, default='')}: this model's sampler has no such setting, but {', '.join(known)}",
+        )
+        return replace(self, **given)
+
+    def with_room(self, number: int) -> "DrawingConfig":
+        """The same with room for so many neighbours (k), where it has room for any."""
+        return replace(self, k=number) if hasattr(self, "k") else self
+
+    def told(self) -> dict[str, str]:
+        """What is unlike the plain sampler's, in words."""
+        return {}
+
+
+@dataclass(frozen=True)
+class SamplerConfig(DrawingConfig):
+    """How a sampler goes from noise to a sample; systems add their guidance."""
 
     solver: Solver = "ddim"
     """How a step is taken (diffusion/solvers.py)."""
@@ -196,27 +219,16 @@ class SamplerConfig(Checked):
         """The same with what is given; what is said of the times decides all of them.
 
         Listed times set their own number, a respacing of a chain its own; and where a number or a spacing is given,
-        times that were listed before are no more. Raises `UserError` for what such a sampler does not have.
+        times that were listed before are no more. Raises `UserError` as `DrawingConfig.changed`.
         """
-        known = [item.name for item in fields(self)]
-        lost = [name for name in given if name not in known]
-        require(
-            not lost,
-            f"sampler.{min(lost, default='')}: this model's sampler has no such setting, but {', '.join(known)}",
-        )
         if given.get("times"):
             given = {"spacing": "even", "num_steps": len(given["times"]), **given}
         elif given.keys() & {"spacing", "num_steps"}:
             respaced = SECTIONS.get(given.get("spacing"))
             given = {"times": ()} | ({"num_steps": sum(respaced)} if respaced else {}) | given
-        return replace(self, **given)
-
-    def with_room(self, number: int) -> "SamplerConfig":
-        """The same with room for so many neighbours (k), where it has room for any."""
-        return replace(self, k=number) if hasattr(self, "k") else self
+        return super().changed(**given)
 
     def told(self) -> dict[str, str]:
-        """What is unlike the plain sampler's, in words."""
         facts = {"spacing": self.spacing if self.spacing != "even" else ""}
         facts["times"] = ", ".join(f"{t:g}" for t in self.times)
         facts["DDIM's noise"] = f"{self.ddim_noise:g}" if self.ddim_noise and self.solver == "ddim" else ""

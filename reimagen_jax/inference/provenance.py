@@ -19,7 +19,7 @@ import numpy as np
 from reimagen_jax import randomness, runtime
 from reimagen_jax.config import to_dict
 from reimagen_jax.diffusion.sampler import image_keys
-from reimagen_jax.diffusion.settings import SamplerConfig
+from reimagen_jax.diffusion.settings import DrawingConfig, SamplerConfig
 from reimagen_jax.inference.model import SHIPPED, SHIPPED_MODEL, Model
 from reimagen_jax.inference.origin import (
     FORMAT,
@@ -178,15 +178,15 @@ def neighbours_as_json(neighbours: Sequence[Neighbour]) -> list[dict[str, Any]]:
     ]
 
 
-def sampler_facts(settings: SamplerConfig, seed: int, num_images: int) -> dict[str, str]:
+def sampler_facts(settings: DrawingConfig, seed: int, num_images: int) -> dict[str, str]:
     """How it was drawn, in words."""
     weights = [name for name in ("text_weight", "neighbour_weight") if hasattr(settings, name)]
+    diffusion = isinstance(settings, SamplerConfig)
     return {
-        "solver": settings.solver,
-        "steps": str(settings.num_steps),
+        **({"solver": settings.solver, "steps": str(settings.num_steps)} if diffusion else {}),
         **{name.replace("_", " "): f"{getattr(settings, name):g}" for name in weights},
         **settings.told(),
-        "thresholding": settings.thresholding,
+        **({"thresholding": settings.thresholding} if diffusion else {}),
         "seed": str(seed),
         "images per prompt and column": str(num_images),
     }

@@ -3,23 +3,26 @@
   x = x + W_o attend(h W_q, h W_k, h W_v),  h = norm(x)            norms, and a bias in every product            (1)
   x = x + W_2 act(W_1 norm(x))                                     act(y) = y sigmoid(1.702 y), or gelu by erf   (2)
 
-Causal: a token attends to those before it and to itself; tokens that are masked are attended to by none. The sum x,
-norms and softmax are float32, matrix products are of `dtype`.
+Causal: a token attends to those before it and to itself; tokens that are masked are attended to by none. So tokens may
+come a few at a time, those before them remembered by their keys and values (`Memory`). The sum x, norms and softmax are
+float32, matrix products are of `dtype`.
 Sources: Vaswani et al. 2017; Radford et al. 2021 (CLIP); Ramesh et al. 2022 (arXiv 2204.06125), section 2.2.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int32
 
 from reimagen_jax.nets.attention import MASKED
 from reimagen_jax.nets.settings import Tower
 
 Dtype = Literal["float32", "bfloat16"]
+Memory = tuple[tuple[Float[Array, "b m h c"], Float[Array, "b m h c"]], ...]
+"""Keys and values in each block, of a sequence of M tokens; of those to come, whatever was there."""
 
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
@@ -64,22 +67,31 @@ class Block(nn.Module):
     def __call__(
         self,
         x_BLD: Float[Array, "b l d"],
-        bias_BHLL: Float[Array, "1 1 #l l"],
-        mask_BL: Bool[Array, "b l"] | None = None,
-    ) -> Float[Array, "b l d"]:
+        bias_BHLL: Float[Array, "1 1 #l m"],
+        mask_BL: Bool[Array, "b m"] | None = None,
+        memory: tuple[Float[Array, "b m h c"], Float[Array, "b m h c"]] | None = None,
+        at: Int32[Array, ""] | int = 0,
+    ) -> Any:
+        """The tokens after the block; with the memory of M tokens, in which they are from `at` on, it too."""
         tower, (B, L, D) = self.tower, x_BLD.shape
         head_width = D // tower.heads
         h = norm(tower, "norm1")(x_BLD)
         query, key, value = (
             self.dense(D, name)(h).reshape(B, L, tower.heads, head_width) for name in ("query", "key", "value")
         )
-        mask_BL = jnp.ones((B, L), bool) if mask_BL is None else mask_BL
+        if memory is not None:
+            told = zip(memory, (key, value), strict=True)
+            key, value = memory = tuple(
+                jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, axis=1) for old, new in told
+            )
+        mask_BL = jnp.ones(key.shape[:2], bool) if mask_BL is None else mask_BL
         out = biased_attention(query, key, value, bias_BHLL, mask_BL, scale=head_width**-0.5)
         # What joins the sum begins smaller the more blocks there are, as CLIP has it.
         last = nn.initializers.variance_scaling(0.5 / tower.depth, "fan_in", "normal")
         x_BLD = x_BLD + self.dense(D, "out", last)(out.reshape(B, L, D)).astype(jnp.float32)  # (1)
         h = self.dense(tower.mlp_width, "mlp1")(norm(tower, "norm2")(x_BLD))
-        return x_BLD + self.dense(D, "mlp2", last)(ACTIVATIONS[tower.activation](h)).astype(jnp.float32)  # (2)
+        x_BLD = x_BLD + self.dense(D, "mlp2", last)(ACTIVATIONS[tower.activation](h)).astype(jnp.float32)  # (2)
+        return x_BLD if memory is None else (x_BLD, memory)
 
     def dense(self, width: int, name: str, init: nn.initializers.Initializer = LECUN) -> nn.Dense:
         """A matrix product in `dtype`."""
@@ -100,14 +112,36 @@ class CausalTransformer(nn.Module):
     remat: bool = False
     """Blocks are computed again by backpropagation, which then keeps what goes between them alone."""
 
+    def blank(self, B: int, M: int) -> Memory:
+        """The memory of M tokens, none of which has come."""
+        tower = self.tower
+        empty = jnp.zeros((B, M, tower.heads, tower.width // tower.heads), self.dtype)
+        return ((empty, empty),) * tower.depth
+
     @nn.compact
     def __call__(
-        self, x_BLD: Float[Array, "b l d"], mask_BL: Bool[Array, "b l"] | None = None
-    ) -> Float[Array, "b l d"]:
-        L, block = x_BLD.shape[1], nn.remat(Block) if self.remat else Block
-        position_LD = self.param("position", nn.initializers.normal(0.01), (L, self.tower.width))
+        self,
+        x_BLD: Float[Array, "b l d"],
+        mask_BL: Bool[Array, "b m"] | None = None,
+        memory: Memory | None = None,
+        at: Int32[Array, ""] | int = 0,
+    ) -> Any:
+        """With a memory, `x_BLD` are the tokens from `at` on of the M that the mask is of, and the memory is given back
+        with them in it."""
+        L, block = x_BLD.shape[1], nn.remat(Block) if self.remat and memory is None else Block
+        M = L if memory is None else memory[0][0].shape[1]
+        position_LD = self.param("position", nn.initializers.normal(0.01), (M, self.tower.width))
+        seen_LM = jnp.tri(M, dtype=bool)
+        if memory is not None:
+            position_LD, seen_LM = (jax.lax.dynamic_slice_in_dim(each, at, L) for each in (position_LD, seen_LM))
         x_BLD = x_BLD.astype(jnp.float32) + position_LD.astype(jnp.float32)[None]
-        bias_LL = jnp.where(jnp.tri(L, dtype=bool), 0.0, MASKED)[None, None]
+        bias_LM, kept = jnp.where(seen_LM, 0.0, MASKED)[None, None], []
         for i in range(self.tower.depth):
-            x_BLD = block(self.tower, self.dtype, "float32", name=f"block{i}")(x_BLD, bias_LL, mask_BL)
-        return norm(self.tower, "norm")(x_BLD)
+            each = block(self.tower, self.dtype, "float32", name=f"block{i}")
+            if memory is None:
+                x_BLD = each(x_BLD, bias_LM, mask_BL)
+            else:
+                x_BLD, remembered = each(x_BLD, bias_LM, mask_BL, memory[i], at)
+                kept.append(remembered)
+        h_BLD = norm(self.tower, "norm")(x_BLD)
+        return h_BLD if memory is None else (h_BLD, tuple(kept))

@@ -6,6 +6,7 @@
   Pipeline   systems in a row, each drawing from what the one before has drawn
 
 A system may be `Watched` and its feed may hold examples out (`HoldsOut`) besides: then a training is watched by them.
+A feed may fit (`Fits`) what of the first parameters the data decide.
 
 A system whose sampling is no diffusion never calls the diffusion sampler: `System.sample` is the only door.
 """
@@ -93,6 +94,15 @@ class HoldsOut(Protocol):
     def held_out(self, number: int, process_index: int | None = None, process_count: int | None = None) -> list[Batch]:
         """About `number` examples that are never trained on, always the same: this process's share of whole batches.
         Empty where nothing is held out."""
+        ...
+
+
+@runtime_checkable
+class Fits(Protocol):
+    """What a feed may have beside: parameters that are fitted to its data before the first step, and then stay."""
+
+    def fitted(self, params: Params) -> Params:
+        """The parameters that a run begins with, those of its weights, completed by what is fitted."""
         ...
 
 

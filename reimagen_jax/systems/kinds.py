@@ -42,6 +42,7 @@ _kinds = {
         Kind(ClipSystemConfig, f"{_HERE}.dual.system:ClipSystem", f"{_HERE}.dual.feed:DualFeed"),
         Kind(RaterSystemConfig, f"{_HERE}.rater.system:RaterSystem", f"{_HERE}.rater.feed:RaterFeed"),
         Kind(unclip.PriorConfig, f"{_HERE}.unclip.prior:Prior", f"{_HERE}.unclip.feed:PriorFeed"),
+        Kind(unclip.ARPriorConfig, f"{_HERE}.unclip.ar_prior:ARPrior", f"{_HERE}.unclip.feed:ARPriorFeed"),
         Kind(unclip.DecoderConfig, f"{_HERE}.unclip.decoder:Decoder", f"{_HERE}.unclip.feed:DecoderFeed"),
         Kind(unclip.UpsamplerConfig, f"{_HERE}.unclip.upsampler:Upsampler", f"{_HERE}.unclip.feed:UpsamplerFeed"),
     )

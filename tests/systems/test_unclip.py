@@ -24,9 +24,10 @@ from reimagen_jax.systems.unclip.settings import DecoderTextConfig, PriorConfig
 from reimagen_jax.training.state import init_state
 from reimagen_jax.training.step import make_optimizer, train_step
 from tests.tiny import TINY, TINY_SR
-from tests.unclip import CLIP, DECODER, PRIOR, UPSAMPLER, changed, neighbour
+from tests.unclip import AR_PRIOR, CLIP, DECODER, PRIOR, UPSAMPLER, changed, neighbour
 
-ALL = {"prior": PRIOR, "decoder": DECODER, "upsampler": UPSAMPLER}
+STAGES = {"prior": PRIOR, "decoder": DECODER, "upsampler": UPSAMPLER}
+ALL = {**STAGES, "ar_prior": AR_PRIOR}
 TEXTS = ["a", "a cat", "a dog", "something longer than all of them"]
 
 
@@ -82,7 +83,7 @@ def test_blocks_computed_again_are_the_same_network():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *losses)
 
 
-# --- all three -----------------------------------------------------------------------------------------------------
+# --- each of them -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("config", ALL.values(), ids=ALL)
@@ -98,7 +99,7 @@ def test_it_takes_and_gives_what_its_specs_say(name, params):
         lambda p, b, k: system.loss(p, b, k, ema=p), params[name], system.batch_spec(3), jax.random.key(0)
     )
     assert loss.shape == () and loss.dtype == jnp.float32
-    start = {"prior": None, "decoder": np.ones(8, np.float32), "upsampler": neighbour(0).image}[name]
+    start = {"decoder": np.ones(8, np.float32), "upsampler": neighbour(0).image}.get(name)
     requests = [Request("a", index=i, start=start) for i in range(2)]
     spec = system.inputs_spec(2, system.settings)
     assert shapes(feed.collate(requests, system.settings)) == shapes(spec)
@@ -106,6 +107,7 @@ def test_it_takes_and_gives_what_its_specs_say(name, params):
     drawn = jax.eval_shape(lambda p, i, k: system.sample(p, i, k, system.settings), params[name], spec, keys)
     expected = {
         "prior": ((2, 8), "float32"),
+        "ar_prior": ((2, 8), "float32"),
         "decoder": ((2, 8, 8, 3), "uint8"),
         "upsampler": ((2, 16, 16, 3), "uint8"),
     }
@@ -121,7 +123,7 @@ def test_its_programs_lower_for_a_mesh(config):
         assert program.model_flops > 0 and program.images == 8
 
 
-@pytest.mark.parametrize("config", [PRIOR, DECODER], ids=["prior", "decoder"])
+@pytest.mark.parametrize("config", [PRIOR, AR_PRIOR, DECODER], ids=["prior", "ar_prior", "decoder"])
 def test_nothing_is_learned_of_the_clip(config, params):
     """Its parameters have no gradient, frozen by the training or not; all others have one."""
     system = kinds.system_of(config)
@@ -353,7 +355,7 @@ def test_an_upsampler_is_told_nothing_but_the_small_image(params):
 
 
 def test_prior_decoder_and_upsampler_are_a_pipeline(params):
-    stages = [Stage(ALL[name], params[name], batch_size=2) for name in ALL]
+    stages = [Stage(STAGES[name], params[name], batch_size=2) for name in STAGES]
     pipeline = Pipeline(stages, seed=3)
     requests = [Request(text, index=i) for i, text in enumerate(TEXTS[:3])]
     z, images, large = pipeline.draw(requests)
@@ -396,6 +398,8 @@ def test_the_clip_comes_from_weights_and_is_said_to_be_missing(tmp_path):
     assert PRIOR.system.begun({"text": 1}) == {"clip": {"text": 1}}
     assert PRIOR.system.begun({"clip": 1, "log_scale": 2}) == {"clip": 1}
     assert PRIOR.system.begun({"clip": 1, "prior": 2}) == {"clip": 1, "prior": 2}
+    assert PRIOR.system.begun({"clip": 1, "ar_prior": 2, "statistics": 3}) == {"clip": 1}
+    assert AR_PRIOR.system.begun({"clip": 1, "prior": 2, "statistics": 3}) == {"clip": 1}
     assert DECODER.system.begun({"clip": 1, "prior": 2}) == {"clip": 1}
 
 

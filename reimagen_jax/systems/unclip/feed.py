@@ -7,34 +7,40 @@ from functools import cached_property
 from typing import Any
 
 import grain
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
+from reimagen_jax import randomness
 from reimagen_jax.config import Experiment
 from reimagen_jax.data.loader import CACHE_BYTES, make_steps
 from reimagen_jax.data.records import Records
 from reimagen_jax.data.sizes import smaller
 from reimagen_jax.diffusion.degrade import shrink
+from reimagen_jax.diffusion.settings import DrawingConfig
 from reimagen_jax.encoders.joint import Joint
 from reimagen_jax.encoders.tokenizers import PADDING, ByteTokenizer
 from reimagen_jax.encoders.towers import Tokenizer
 from reimagen_jax.errors import require
-from reimagen_jax.systems.base import Batch, Preview, Settings
+from reimagen_jax.progress import track
+from reimagen_jax.systems.base import Batch, Params, Preview, Settings
 from reimagen_jax.systems.reimagen.batches import Examples, crop, draw_corners, held_out_parts, split
 from reimagen_jax.systems.reimagen.feed import check_low_res, check_weights
 from reimagen_jax.systems.reimagen.system import to_bytes, to_model
 from reimagen_jax.systems.request import Request
+from reimagen_jax.systems.unclip.ar_prior import ARPrior
 from reimagen_jax.systems.unclip.arrays import DecoderInputs, ImageBatch, PairBatch, PriorInputs, UpsamplerInputs
 from reimagen_jax.systems.unclip.decoder import Decoder
 from reimagen_jax.systems.unclip.settings import (
     FROZEN,
     DecoderConfig,
     DecoderSamplerConfig,
-    PriorConfig,
-    PriorSamplerConfig,
+    TextPriorConfig,
     UpsamplerConfig,
     UpsamplerSamplerConfig,
 )
+from reimagen_jax.terminal import say
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,7 @@ class _TextFeed(_Feed):
             f"{self.config.name} holds a CLIP that does not learn: pass --init.weights DIR, a CLIP that `reimagen "
             "encode-train --towers clip` has trained, or a prior or decoder to go on from",
         )
-        needs_images = isinstance(model, PriorConfig) or model.trained_on == "image"
+        needs_images = isinstance(model, TextPriorConfig) or model.trained_on == "image"
         require(
             model.clip.image is not None or not needs_images,
             "clip.image is not set: without an image tower no picture has an embedding to learn",
@@ -179,7 +185,7 @@ class PriorFeed(_TextFeed):
     def preview(self, batch: PairBatch) -> None:
         """None: no image is drawn."""
 
-    def check(self, request: Request, settings: PriorSamplerConfig) -> None:
+    def check(self, request: Request, settings: DrawingConfig) -> None:
         """Raises `UserError` for what a prior does not look at, and for a negative prompt that it could not know."""
         name, model = self.config.name, self.config.system
         require(
@@ -193,9 +199,58 @@ class PriorFeed(_TextFeed):
         )
         self.check_plain(request, settings, ("text_weight",))
 
-    def collate(self, requests: Sequence[Request], settings: PriorSamplerConfig) -> PriorInputs:
+    def collate(self, requests: Sequence[Request], settings: DrawingConfig) -> PriorInputs:
         """The inputs of `requests`."""
         return PriorInputs(*self.texts(requests), self.weights(requests, settings))
+
+
+class ARPriorFeed(PriorFeed):
+    """The feed of an autoregressive prior."""
+
+    def settled(self) -> "_Feed":
+        """Raises `UserError` for too few records, besides."""
+        feed, dims, number = super().settled(), self.config.system.dims, len(self._split[0])
+        require(
+            dims < number,
+            f"dims is {dims}, but there are {number} records to fit as many components to: take more records, or "
+            f"--dims {number - 1} at most",
+        )
+        return feed
+
+    def fitted(self, params: Params) -> Params:
+        """The parameters with the statistics of ar_prior.py, of embeddings of the records that are learned from, or of
+        `fitted_on` of them. Those that a run starts from stay: its network knows their buckets."""
+        if "statistics" in params:
+            return params
+        model, (ids, _) = self.config.system, self._split
+        if len(ids) > model.fitted_on:
+            ids = np.sort(np.random.default_rng(self.config.data.seed).permutation(ids)[: model.fitted_on])
+        with randomness.same_numbers():
+            pairs, read, B = jax.jit(ARPrior(self.config).pairs), self.reader(0), self.config.data.batch_size
+            clip, size = {"clip": jax.device_put(params["clip"])}, -(-len(ids) // B) * B
+            batches = track(np.resize(ids, size).reshape(-1, B), size // B, "embedding records", "batch")
+            parts = [jax.tree.map(np.asarray, pairs(clip, read(ids_B))) for ids_B in batches]
+        z_ND, w_ND = (np.concatenate(part)[: len(ids)].astype(np.float64) for part in zip(*parts, strict=True))
+        statistics = multihost_utils.broadcast_one_to_all(statistics_of(z_ND, w_ND, model.dims))
+        kept = statistics["components"].astype(np.float64) @ (z_ND - statistics["mean"]).T
+        share = (kept**2).sum() / ((z_ND - z_ND.mean(axis=0)) ** 2).sum()
+        if jax.process_index() == 0:
+            say(
+                f"{model.dims} of {model.clip.width} components hold {share:.1%} of the variance of {len(ids):,} images"
+            )
+        return {**params, "statistics": statistics}
+
+
+def statistics_of(z_ND: np.ndarray, w_ND: np.ndarray, dims: int) -> dict[str, np.ndarray]:
+    """Of embeddings of images and of their texts, float64: what ar_prior.py knows of them."""
+    from sklearn.decomposition import PCA  # a second to import, for this alone
+
+    pca = PCA(dims, svd_solver="covariance_eigh").fit(z_ND)
+    y_NP = np.concatenate([(z_ND * w_ND).sum(axis=1, keepdims=True), pca.transform(z_ND)], axis=1)
+    low, high = y_NP.min(axis=0), y_NP.max(axis=0)
+    high = np.maximum(high, low + 1e-6)  # where all are alike
+    known = {"mean": pca.mean_, "components": pca.components_, "low": low, "high": high}
+    return {name: value.astype(np.float32) for name, value in known.items()}
 
 
 class DecoderFeed(_TextFeed):

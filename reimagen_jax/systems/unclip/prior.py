@@ -19,18 +19,19 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int32, Key
 
 from reimagen_jax.config import Experiment
 from reimagen_jax.diffusion import guidance, objective, sampler, schedule, solvers
 from reimagen_jax.diffusion.base import Denoiser, Project
+from reimagen_jax.diffusion.settings import DrawingConfig
 from reimagen_jax.encoders.joint import Joint, TextReading, unit
 from reimagen_jax.nets.conditioning import timestep_features
 from reimagen_jax.nets.transformer import CausalTransformer
 from reimagen_jax.systems.base import Metrics, Params, Sums
 from reimagen_jax.systems.reimagen.system import to_model
 from reimagen_jax.systems.unclip.arrays import PairBatch, PriorInputs
-from reimagen_jax.systems.unclip.settings import PriorConfig, PriorSamplerConfig
+from reimagen_jax.systems.unclip.settings import PriorConfig, PriorSamplerConfig, TextPriorConfig
 
 KEYS = 2**16
 """A candidate's key is an image's with this and the candidate's number folded in: its noise is not the image's."""
@@ -66,18 +67,18 @@ class PriorNet(nn.Module):
 
 
 @dataclass(frozen=True)
-class Prior:
-    """The system that an experiment describes; holds settings only."""
+class TextPrior:
+    """What draws an image's embedding given a text; holds settings only."""
 
     config: Experiment
 
     @property
-    def model(self) -> PriorConfig:
+    def model(self) -> TextPriorConfig:
         """The experiment's settings of this system."""
         return self.config.system
 
     @property
-    def settings(self) -> PriorSamplerConfig:
+    def settings(self) -> Any:
         return self.model.sampler
 
     @property
@@ -85,22 +86,93 @@ class Prior:
         """The CLIP whose embeddings these are."""
         return Joint(self.model.clip)
 
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Random parameters, CLIP's too; statistics that change nothing."""
+        model = self.model
+        key_clip, key_net, key_null = jax.random.split(key, 3)
+        state_MD = 0.02 * jax.random.normal(key_null, (model.clip.states, model.clip.text_width))
+        vector_D = jnp.zeros(model.clip.width)
+        text = TextReading(state_MD[None], jnp.ones((1, model.clip.states), bool), vector_D[None])
+        params = {"clip": self.clip.init(key_clip), **self.init_network(key_net, text)}
+        return params | ({"null": {"state": state_MD, "vector": vector_D}} if model.null == "learned" else {})
+
+    def init_network(self, key: Key[Array, ""], text: TextReading) -> Params:
+        """Random parameters of the network, for such a text, and statistics."""
+        raise NotImplementedError
+
+    def losses(
+        self, params: Params, batch: PairBatch, dropped_B: Bool[Array, " b"], key: Key[Array, ""]
+    ) -> Float[Array, " b"]:
+        """The loss of each example, without its text where the flag is true."""
+        raise NotImplementedError
+
+    def parts(self, loss_B: Float[Array, " b"], key: Key[Array, ""]) -> Sums:
+        """Details of these losses."""
+        return {}
+
+    def loss(
+        self, params: Params, batch: PairBatch, key: Key[Array, ""], *, ema: Params | None = None
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """The text is dropped at times."""
+        key_drop, key_loss = jax.random.split(key)
+        dropped_B = objective.dropped(key_drop, len(batch.tokens_BL), self.model.text_drop)
+        return self.losses(params, batch, dropped_B, key_loss).mean(), {}
+
+    def measure(self, params: Params, batch: PairBatch, key: Key[Array, ""]) -> Sums:
+        """The loss with the text, that without it from the same noise, and what the text gains; the first in parts."""
+        B = len(batch.tokens_BL)
+        told = jnp.arange(2)[:, None] == jnp.ones((1, B), jnp.int32)
+        with_B, without_B = jax.lax.map(lambda dropped_B: self.losses(params, batch, dropped_B, key), told)
+        losses = {"loss": with_B, "loss_without_text": without_B, "text_gain": without_B - with_B}
+        return {name: (loss_B.sum(), jnp.float32(B)) for name, loss_B in losses.items()} | {
+            f"loss/{when}": part for when, part in self.parts(with_B, key).items()
+        }
+
+    def read(
+        self, params: Params, tokens_BL: Int32[Array, "b l"], null_BL: Int32[Array, "b l"], dropped_B: Bool[Array, " b"]
+    ) -> TextReading:
+        """Texts, dropped where the flag is true."""
+        if self.model.null == "empty":
+            tokens_BL = jnp.where(dropped_B[:, None], null_BL, tokens_BL)
+        text = jax.lax.stop_gradient(self.clip.texts(params["clip"], tokens_BL))
+        if self.model.null == "empty":
+            return text
+        null = params["null"]
+        return TextReading(
+            jnp.where(dropped_B[:, None, None], null["state"][None], text.state_BMD),
+            text.mask_BM | dropped_B[:, None],
+            jnp.where(dropped_B[:, None], null["vector"][None], text.vector_BD),
+        )
+
+    def told(self, params: Params, inputs: PriorInputs) -> Told:
+        """The texts that are asked for, and what guidance leads away from."""
+        every_B = jnp.ones(len(inputs.tokens_BL), bool)
+        return Told(*(self.read(params, inputs.tokens_BL, inputs.null_BL, drop_B) for drop_B in (~every_B, every_B)))
+
+    def batch_spec(self, B: int) -> PairBatch:
+        side = self.model.resolution
+        return PairBatch(jax.ShapeDtypeStruct((B, side, side, 3), jnp.uint8), self._texts(B), self._texts(B))
+
+    def inputs_spec(self, B: int, settings: DrawingConfig) -> PriorInputs:
+        return PriorInputs(self._texts(B), self._texts(B), jax.ShapeDtypeStruct((B,), jnp.float32))
+
+    def _texts(self, B: int) -> Any:
+        return jax.ShapeDtypeStruct((B, self.model.clip.max_tokens), jnp.int32)
+
+
+class Prior(TextPrior):
+    """The system that an experiment describes."""
+
     @property
     def net(self) -> PriorNet:
         return PriorNet(self.model)
 
-    def init(self, key: Key[Array, ""]) -> Params:
-        """Random parameters, CLIP's too; statistics that change nothing."""
-        model, D = self.model, self.model.clip.width
-        key_clip, key_net, key_null = jax.random.split(key, 3)
-        state_MD = 0.02 * jax.random.normal(key_null, (model.clip.states, model.clip.text_width))
-        vector_D = jnp.zeros(D)
-        text = TextReading(state_MD[None], jnp.ones((1, model.clip.states), bool), vector_D[None])
-        net = self.net.init(key_net, jnp.zeros((1, D)), jnp.zeros(1), text)["params"]
-        params = {"clip": self.clip.init(key_clip), "prior": net}
-        if model.scaling == "statistics":
+    def init_network(self, key: Key[Array, ""], text: TextReading) -> Params:
+        D = self.model.clip.width
+        params = {"prior": self.net.init(key, jnp.zeros((1, D)), jnp.zeros(1), text)["params"]}
+        if self.model.scaling == "statistics":
             params |= {"statistics": {"mean": jnp.zeros(D), "std": jnp.ones(D)}}
-        return params | ({"null": {"state": state_MD, "vector": vector_D}} if model.null == "learned" else {})
+        return params
 
     def scaled(self, params: Params, z_BD: Float[Array, "b d"]) -> Float[Array, "b d"]:
         """(3)"""
@@ -122,45 +194,18 @@ class Prior:
         """`(z_t, t, told) -> z_0`, what guidance, solvers and losses accept."""
         return lambda z, t, told: self.net.apply({"params": params["prior"]}, z, t, told.full)
 
-    def loss(
-        self, params: Params, batch: PairBatch, key: Key[Array, ""], *, ema: Params | None = None
-    ) -> tuple[Float[Array, ""], Metrics]:
-        """(2), the text dropped at times."""
-        key_drop, key_loss = jax.random.split(key)
-        dropped_B = objective.dropped(key_drop, len(batch.tokens_BL), self.model.text_drop)
-        return self._losses(params, batch, dropped_B, key_loss).mean(), {}
+    def parts(self, loss_B: Float[Array, " b"], key: Key[Array, ""]) -> Sums:
+        return objective.by_time(loss_B, key, self.model.diffusion)
 
-    def measure(self, params: Params, batch: PairBatch, key: Key[Array, ""]) -> Sums:
-        """The loss with the text, that without it from the same noise, and what the text gains; the first by time."""
-        B = len(batch.tokens_BL)
-        told = jnp.arange(2)[:, None] == jnp.ones((1, B), jnp.int32)
-        with_B, without_B = jax.lax.map(lambda dropped_B: self._losses(params, batch, dropped_B, key), told)
-        losses = {"loss": with_B, "loss_without_text": without_B, "text_gain": without_B - with_B}
-        parts = objective.by_time(with_B, key, self.model.diffusion)
-        return {name: (loss_B.sum(), jnp.float32(B)) for name, loss_B in losses.items()} | {
-            f"loss/{when}": part for when, part in parts.items()
-        }
-
-    def _losses(self, params: Params, batch: PairBatch, dropped_B: Array, key: Array) -> Float[Array, " b"]:
-        text = self._read(params, batch.tokens_BL, batch.empty_BL, dropped_B)
+    def losses(
+        self, params: Params, batch: PairBatch, dropped_B: Bool[Array, " b"], key: Key[Array, ""]
+    ) -> Float[Array, " b"]:
+        """(2)"""
+        text = self.read(params, batch.tokens_BL, batch.empty_BL, dropped_B)
         z_BD = self.clip.images(params["clip"], to_model(batch.image_BHWC))
         z_BD = jax.lax.stop_gradient(self.scaled(params, z_BD))
         denoise = self.denoiser(params)
         return objective.diffusion_loss(denoise, z_BD, Told(text, text), key, self.model.diffusion)
-
-    def _read(self, params: Params, tokens_BL: Array, null_BL: Array, dropped_B: Array) -> TextReading:
-        """Texts, dropped where the flag is true."""
-        if self.model.null == "empty":
-            tokens_BL = jnp.where(dropped_B[:, None], null_BL, tokens_BL)
-        text = jax.lax.stop_gradient(self.clip.texts(params["clip"], tokens_BL))
-        if self.model.null == "empty":
-            return text
-        null = params["null"]
-        return TextReading(
-            jnp.where(dropped_B[:, None, None], null["state"][None], text.state_BMD),
-            text.mask_BM | dropped_B[:, None],
-            jnp.where(dropped_B[:, None], null["vector"][None], text.vector_BD),
-        )
 
     def sample(
         self, params: Params, inputs: PriorInputs, keys_B: Key[Array, " b"], settings: PriorSamplerConfig
@@ -183,9 +228,7 @@ class Prior:
     ) -> sampler.Sampling:
         """What is sampled, scaled: the candidates of each image one after the other."""
         model, N, B = self.model, settings.candidates, len(keys_B)
-        every_B = jnp.ones(B, bool)
-        told = Told(*(self._read(params, inputs.tokens_BL, inputs.null_BL, drop_B) for drop_B in (~every_B, every_B)))
-        told = jax.tree.map(lambda leaf: leaf.repeat(N, axis=0), told)
+        told = jax.tree.map(lambda leaf: leaf.repeat(N, axis=0), self.told(params, inputs))
         fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
         start_N, _, step_N = sampler.split_keys(fold(keys_B, KEYS + jnp.arange(N)).reshape(B * N))
         return sampler.Sampling(
@@ -206,16 +249,6 @@ class Prior:
 
     def _statistics(self, params: Params) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
         return params["statistics"]["mean"], params["statistics"]["std"]
-
-    def batch_spec(self, B: int) -> PairBatch:
-        side = self.model.resolution
-        return PairBatch(jax.ShapeDtypeStruct((B, side, side, 3), jnp.uint8), self._texts(B), self._texts(B))
-
-    def inputs_spec(self, B: int, settings: PriorSamplerConfig) -> PriorInputs:
-        return PriorInputs(self._texts(B), self._texts(B), jax.ShapeDtypeStruct((B,), jnp.float32))
-
-    def _texts(self, B: int) -> Any:
-        return jax.ShapeDtypeStruct((B, self.model.clip.max_tokens), jnp.int32)
 
     def about(self) -> Mapping[str, str]:
         model, settings = self.model, self.settings

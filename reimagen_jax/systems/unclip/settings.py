@@ -4,12 +4,13 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Lt
+from annotated_types import Ge, Le, Lt
 
-from reimagen_jax.checked import Count, Natural, NonNegative, Positive, Share
+from reimagen_jax.checked import Count, Natural, NonNegative, Positive, Share, Strength
 from reimagen_jax.config import FREE, LOCAL, DataConfig, Experiment, GroupRate, SystemConfig
 from reimagen_jax.diffusion.settings import (
     DiffusionConfig,
+    DrawingConfig,
     SamplerConfig,
     SamplerSteps,
     Solver,
@@ -60,6 +61,23 @@ class PriorSamplerConfig(SamplerConfig):
     """A predicted embedding's values, scaled, are cut at this (karlo: 10, diffusers' karlo: 5). None: not at all."""
     candidates: Count = 2
     """So many embeddings are drawn, and the one with the largest dot product with the text's is kept."""
+
+
+@dataclass(frozen=True)
+class ARPriorSamplerConfig(DrawingConfig):
+    """How an embedding is drawn, number by number."""
+
+    text_weight: NonNegative = 1.0
+    """Of guidance, on the logits; 1 is the plain conditional distribution."""
+    top: Strength = 0.5
+    """The dot product of embedding and text is drawn from this share of its distribution, the largest ones (the paper:
+    half); 1: from all of it."""
+    temperature: Positive = 1.0
+    """What the logits are divided by; below 1 draws what is likely more often."""
+
+    def told(self) -> dict[str, str]:
+        facts = {"top": self.top if self.top != 0.5 else 0, "temperature": self.temperature * (self.temperature != 1)}
+        return {name: f"{value:g}" for name, value in facts.items() if value}
 
 
 @dataclass(frozen=True)
@@ -119,18 +137,17 @@ class _WithClip(SystemConfig):
         return dataclasses.replace(self, clip=dataclasses.replace(self.clip, tokenizer=folder))
 
     def begun(self, params: Any) -> Any:
-        """Of the weights of a CLIP, or of what holds one, those that are here: the CLIP's, at least."""
+        """Of the weights of a CLIP, or of what holds one: the CLIP's, and all if they are of this kind, which the first
+        of `own` tells."""
         if "clip" not in params:
             return {"clip": params}
-        return {name: part for name, part in params.items() if name in ("clip", *self.own)}
+        own = self.own if set(self.own[:1]) <= params.keys() else ()
+        return {name: part for name, part in params.items() if name in ("clip", *own)}
 
 
 @dataclass(frozen=True)
-class PriorConfig(_WithClip):
-    """A transformer that draws the CLIP embedding of an image from a text (prior.py)."""
-
-    kind: ClassVar[str] = "unclip_prior"
-    own: ClassVar[tuple[str, ...]] = ("prior", "null", "statistics")
+class TextPriorConfig(_WithClip):
+    """What draws the CLIP embedding of an image from a text, by a causal transformer."""
 
     tower: Tower = field(default_factory=lambda: Tower(256, 6, 8, 1024, "gelu"))
     """The causal transformer."""
@@ -138,28 +155,14 @@ class PriorConfig(_WithClip):
     """Of its matrix products; parameters, norms, softmax and the output stay float32."""
     remat: bool = False
     """Backpropagation computes the inside of its blocks again: less memory, more time."""
-    diffusion: DiffusionConfig = field(default_factory=lambda: DiffusionConfig(prediction="x0"))
-    scaling: Literal["constant", "statistics"] = "constant"
-    """How embeddings are brought to the size of noise: times `scale`; or by means and standard deviations that lie
-    among the parameters (karlo)."""
-    scale: Positive = 17.2
-    """17.2 is of the paper, whose embeddings have 1024 values and length 1; the square root of their number gives
-    values of variance 1."""
     null: Literal["empty", "learned"] = "empty"
     """What a dropped text is: the empty text, read by CLIP as any other (karlo), or learned tokens in its place."""
     text_drop: Share = 0.1
     """Probability that an example's text is dropped in training."""
-    sampler: PriorSamplerConfig = field(default_factory=PriorSamplerConfig, metadata=FREE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.tower.depth > 0, "tower.depth is 0: a prior needs a block at least")
-        require(self.tower.width % 2 == 0, f"tower.width {self.tower.width} is odd: sines and cosines come in pairs")
-        require(
-            not self.diffusion.learned_variance,
-            "diffusion.learned_variance is for images, whose bytes judge it: a prior predicts an embedding alone",
-        )
-        self.check_settings(self.sampler)
 
     @property
     def resolution(self) -> int:
@@ -174,6 +177,35 @@ class PriorConfig(_WithClip):
     @property
     def drawn(self) -> None:
         return None
+
+    def savings(self) -> tuple[str, ...]:
+        return () if self.remat else ("--remat: activations are computed again, not kept",)
+
+
+@dataclass(frozen=True)
+class PriorConfig(TextPriorConfig):
+    """A prior by diffusion (prior.py)."""
+
+    kind: ClassVar[str] = "unclip_prior"
+    own: ClassVar[tuple[str, ...]] = ("prior", "null", "statistics")
+
+    diffusion: DiffusionConfig = field(default_factory=lambda: DiffusionConfig(prediction="x0"))
+    scaling: Literal["constant", "statistics"] = "constant"
+    """How embeddings are brought to the size of noise: times `scale`; or by means and standard deviations that lie
+    among the parameters (karlo)."""
+    scale: Positive = 17.2
+    """17.2 is of the paper, whose embeddings have 1024 values and length 1; the square root of their number gives
+    values of variance 1."""
+    sampler: PriorSamplerConfig = field(default_factory=PriorSamplerConfig, metadata=FREE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.tower.width % 2 == 0, f"tower.width {self.tower.width} is odd: sines and cosines come in pairs")
+        require(
+            not self.diffusion.learned_variance,
+            "diffusion.learned_variance is for images, whose bytes judge it: a prior predicts an embedding alone",
+        )
+        self.check_settings(self.sampler)
 
     def check_settings(self, settings: PriorSamplerConfig) -> None:
         require(
@@ -195,8 +227,45 @@ class PriorConfig(_WithClip):
         drawing = {"solver": self.sampler.solver, "steps": self.sampler.num_steps}
         return {"dtype": self.dtype, "remat": self.remat, **drawing}
 
-    def savings(self) -> tuple[str, ...]:
-        return () if self.remat else ("--remat: activations are computed again, not kept",)
+
+@dataclass(frozen=True)
+class ARPriorConfig(TextPriorConfig):
+    """A prior number by number (ar_prior.py)."""
+
+    kind: ClassVar[str] = "unclip_ar_prior"
+    own: ClassVar[tuple[str, ...]] = ("ar_prior", "null", "statistics")
+
+    dims: Count = 64
+    """Principal components that embeddings are told by, those of the largest variance (the paper: 319 of 1,024)."""
+    buckets: Annotated[int, Ge(2), Le(2**16)] = 1024
+    """Of equal width, that the values of each fall into."""
+    fitted_on: Count = 2**16
+    """Records that components and buckets are fitted to before the first step, at most."""
+    sampler: ARPriorSamplerConfig = field(default_factory=ARPriorSamplerConfig, metadata=FREE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.dims <= self.clip.width,
+            f"dims is {self.dims}, but an embedding has {self.clip.width} values (clip.width), and no more components",
+        )
+        require(
+            self.dims < self.fitted_on,
+            f"fitted_on is {self.fitted_on}: {self.dims} components (dims) need more records than that",
+        )
+
+    def evaluations(self, settings: ARPriorSamplerConfig) -> int:
+        """Of the network for an embedding; most of them are of one token."""
+        return 2 * (self.dims + 1)
+
+    def usage(self) -> str:
+        return """An autoregressive prior of unCLIP (Ramesh et al., arXiv 2204.06125): it draws an image's CLIP
+embedding from a text.
+
+    reimagen sample --model DIR --cascade DECODER --prompt "..." --out OUT"""
+
+    def facts(self, data: PairsConfig) -> dict[str, Any]:
+        return {"dtype": self.dtype, "remat": self.remat, "numbers": self.dims + 1}
 
 
 @dataclass(frozen=True)
@@ -260,7 +329,7 @@ class DecoderConfig(_WithClip):
     def check_follows(self, before: Experiment, where: str) -> None:
         theirs = before.system
         require(
-            isinstance(theirs, PriorConfig),
+            isinstance(theirs, TextPriorConfig),
             f"{where} draws from an embedding, but the stage before it, {before.name}, is a {theirs.kind}",
         )
         require(

@@ -1,0 +1,33 @@
+r"""The autoregressive prior of unCLIP (DALL-E 2) on EntityWorld: the CLIP embedding of a 32 x 32 image, drawn number by
+number from its caption.
+
+    reimagen train experiments/dalle2_ar_prior32.py --workdir runs/unclip/ar_prior --data.records runs/world/train \
+        --init.weights runs/unclip/clip
+
+Records as in entityworld32.py; the CLIP by dalle2_clip32.py. The components of largest variance are fitted to 65,536
+records before the first step, which says how much of the variance they hold.
+"""
+
+from reimagen_jax.config import Experiment, InitConfig, TrainConfig
+from reimagen_jax.systems.unclip.presets import CLIP_32, PRIOR_32
+from reimagen_jax.systems.unclip.settings import FROZEN, ARPriorConfig, ARPriorSamplerConfig, PairsConfig
+
+config = Experiment(
+    name="dalle2_ar_prior32",
+    system=ARPriorConfig(
+        clip=CLIP_32, tower=PRIOR_32, dims=64, buckets=256, sampler=ARPriorSamplerConfig(text_weight=1.5)
+    ),
+    data=PairsConfig(batch_size=64, validation_share=0.02),
+    init=InitConfig(adopt=True),
+    train=TrainConfig(
+        num_steps=10_000,
+        learning_rate=5e-4,
+        rates=(FROZEN,),
+        warmup_steps=200,
+        decay="tail",
+        beta2=0.91,
+        weight_decay=0.04,
+        ema_decay=0.999,
+        sample_every=0,
+    ),
+)

@@ -14,6 +14,8 @@ that of x_0, and one of v sqrt(SNR + 1) times.
 Sources: Hang et al. 2023 (5); Nichol and Dhariwal 2021 (lambda L_vlb).
 """
 
+from collections.abc import Callable, Mapping
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
@@ -52,6 +54,17 @@ def by_time(
         low, high = ((j / bins) ** config.time_exponent for j in (i, i + 1))
         in_B = (place_B == i).astype(jnp.float32)
         found[f"t_{low:.2f}-{high:.2f}"] = (loss_B * in_B).sum(), in_B.sum()
+    return found
+
+
+def sums(
+    losses: Mapping[str, Float[Array, " b"]],
+    parts: Callable[[Float[Array, " b"]], Mapping[str, tuple[Array, Array]]] = lambda loss_B: {},
+) -> dict[str, tuple[Float[Array, ""], Float[Array, ""]]]:
+    """Of losses by name, their sum and their number; and the same of their `parts` (`by_time`), as NAME/PART."""
+    found = {name: (loss_B.sum(), jnp.float32(len(loss_B))) for name, loss_B in losses.items()}
+    for name, loss_B in losses.items():
+        found |= {f"{name}/{part}": value for part, value in parts(loss_B).items()}
     return found
 
 

@@ -49,8 +49,7 @@ class Distillation(ReImagen):
 
     def measure(self, params: Params, batch: Batch, key: Key[Array, ""]) -> Sums:
         """The loss, and what it would be if the teacher's one evaluation stood in the student's place."""
-        errors = zip(("loss", "loss_untaught"), self._errors(params, batch, key, 0.0), strict=True)
-        return {name: (error_B.sum(), jnp.float32(len(error_B))) for name, error_B in errors}
+        return objective.sums(dict(zip(("loss", "loss_untaught"), self._errors(params, batch, key, 0.0), strict=True)))
 
     def sample(
         self, params: Params, inputs: Inputs, keys_B: Key[Array, " b"], settings: GuidedSamplerConfig

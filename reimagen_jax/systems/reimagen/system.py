@@ -241,11 +241,7 @@ class ReImagen:
         else:
             with_B, without_B = jax.lax.map(loss_of, jnp.array([False, True]))  # one network in the program
             losses = {"loss": with_B, "loss_without_neighbours": without_B, "neighbours_gain": without_B - with_B}
-        sums = {name: (loss_B.sum(), jnp.float32(B)) for name, loss_B in losses.items()}
-        for name, loss_B in losses.items():
-            parts = objective.by_time(loss_B, key, model.diffusion)
-            sums |= {f"{name}/{when}": part for when, part in parts.items()}
-        return sums
+        return objective.sums(losses, lambda loss_B: objective.by_time(loss_B, key, model.diffusion))
 
     def sample(
         self, params: Params, inputs: Inputs, keys_B: Key[Array, " b"], settings: GuidedSamplerConfig

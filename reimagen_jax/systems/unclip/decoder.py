@@ -97,7 +97,10 @@ class Decoder:
         self, params: Params, tokens_BL: Array, z_BD: Float[Array, "b d"], dropped_B: Bool[Array, " b"]
     ) -> Condition:
         """(1), without the embedding where the flag is true."""
-        return self._projections.apply({"params": params["embedding"]}, z_BD, dropped_B, self._read(params, tokens_BL))
+        return self._told(params, self._read(params, tokens_BL), z_BD, dropped_B)
+
+    def _told(self, params: Params, text: TextReading, z_BD: Array, dropped_B: Array) -> Condition:
+        return self._projections.apply({"params": params["embedding"]}, z_BD, dropped_B, text)
 
     def denoiser(self, params: Params) -> Denoiser:
         """`(x, t, told) -> prediction`, what guidance, solvers and losses accept."""
@@ -118,35 +121,37 @@ class Decoder:
             objective.dropped(key, B, share)
             for key, share in ((key_z, model.embedding_drop), (key_text, model.text_drop))
         )
-        return self._losses(params, batch, without_z_B, without_text_B, key_loss).mean(), {}
+        z_BD, text = self._learned(params, batch, without_text_B)
+        return self._losses(params, batch, z_BD, text, without_z_B, key_loss).mean(), {}
 
     def measure(self, params: Params, batch: PairBatch, key: Key[Array, ""]) -> Sums:
         """The loss with embedding and text, that without the embedding from the same noise, and what it gains; each by
         time, too."""
         B = len(batch.tokens_BL)
         nothing_B = jnp.zeros(B, bool)
+        z_BD, text = self._learned(params, batch, nothing_B)
 
         def loss_of(without_B: Array) -> Array:
-            return self._losses(params, batch, without_B, nothing_B, key)
+            return self._losses(params, batch, z_BD, text, without_B, key)
 
         with_B, without_B = jax.lax.map(loss_of, jnp.stack([nothing_B, ~nothing_B]))
         losses = {"loss": with_B, "loss_without_embedding": without_B, "embedding_gain": without_B - with_B}
-        sums = {name: (loss_B.sum(), jnp.float32(B)) for name, loss_B in losses.items()}
-        for name, loss_B in losses.items():
-            parts = objective.by_time(loss_B, key, self.model.diffusion)
-            sums |= {f"{name}/{when}": part for when, part in parts.items()}
-        return sums
+        return objective.sums(losses, lambda loss_B: objective.by_time(loss_B, key, self.model.diffusion))
 
-    def _losses(
-        self, params: Params, batch: PairBatch, without_z_B: Array, without_text_B: Array, key: Array
-    ) -> Float[Array, " b"]:
-        model = self.model
-        if model.trained_on == "image":
+    def _learned(
+        self, params: Params, batch: PairBatch, without_text_B: Array
+    ) -> tuple[Float[Array, "b d"], TextReading]:
+        """Whose embedding is learned to be drawn, and the texts beside it."""
+        if self.model.trained_on == "image":
             z_BD = self.embed(params, batch.image_BHWC)
         else:
             z_BD = jax.lax.stop_gradient(self.clip.texts(params["clip"], batch.tokens_BL).vector_BD)
-        tokens_BL = jnp.where(without_text_B[:, None], batch.empty_BL, batch.tokens_BL)
-        condition = self.condition(params, tokens_BL, z_BD, without_z_B)
+        return z_BD, self._read(params, jnp.where(without_text_B[:, None], batch.empty_BL, batch.tokens_BL))
+
+    def _losses(
+        self, params: Params, batch: PairBatch, z_BD: Array, text: TextReading, without_z_B: Array, key: Array
+    ) -> Float[Array, " b"]:
+        model, condition = self.model, self._told(params, text, z_BD, without_z_B)
         x0 = to_model(batch.image_BHWC)
         if model.seen != model.resolution:
             x0 = degrade.shrink(x0, model.resolution)

@@ -121,12 +121,12 @@ class TextPrior:
     def measure(self, params: Params, batch: PairBatch, key: Key[Array, ""]) -> Sums:
         """The loss with the text, that without it from the same noise, and what the text gains; the first in parts."""
         B = len(batch.tokens_BL)
-        told = jnp.arange(2)[:, None] == jnp.ones((1, B), jnp.int32)
-        with_B, without_B = jax.lax.map(lambda dropped_B: self.losses(params, batch, dropped_B, key), told)
+        every_B = jnp.ones(B, bool)
+        with_B, without_B = jax.lax.map(
+            lambda dropped_B: self.losses(params, batch, dropped_B, key), jnp.stack([~every_B, every_B])
+        )
         losses = {"loss": with_B, "loss_without_text": without_B, "text_gain": without_B - with_B}
-        return {name: (loss_B.sum(), jnp.float32(B)) for name, loss_B in losses.items()} | {
-            f"loss/{when}": part for when, part in self.parts(with_B, key).items()
-        }
+        return objective.sums(losses) | {f"loss/{when}": part for when, part in self.parts(with_B, key).items()}
 
     def read(
         self, params: Params, tokens_BL: Int32[Array, "b l"], null_BL: Int32[Array, "b l"], dropped_B: Bool[Array, " b"]

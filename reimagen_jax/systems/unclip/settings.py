@@ -20,12 +20,12 @@ from reimagen_jax.encoders.settings import JointConfig
 from reimagen_jax.errors import require
 from reimagen_jax.nets.settings import Tower, UNetConfig
 from reimagen_jax.retrieval.asking import Asking
+from reimagen_jax.systems.reimagen.settings import HandedOn
 
 FROZEN = GroupRate("^(clip|statistics)/", 0.0)
 """For `train.rates`: what a prior or a decoder holds of a CLIP does not learn."""
 TOKENS = {"text_norm": "none", "text_pooling": "none"}
 """Of a decoder's U-Net: tokens come projected and normed, and no vector is made of them."""
-HandedOn = Literal["bytes", "floats"]
 Embedding = Literal["start", "neighbours", "text"]
 
 

@@ -17,10 +17,10 @@ config = Experiment(
     system=ARPriorConfig(
         clip=CLIP_32, tower=PRIOR_32, dims=64, buckets=256, sampler=ARPriorSamplerConfig(text_weight=1.5)
     ),
-    data=PairsConfig(batch_size=64, validation_share=0.02),
+    data=PairsConfig(batch_size=32, validation_share=0.02),
     init=InitConfig(adopt=True),
     train=TrainConfig(
-        num_steps=10_000,
+        num_steps=6_000,
         learning_rate=5e-4,
         rates=(FROZEN,),
         warmup_steps=200,

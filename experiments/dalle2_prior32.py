@@ -16,10 +16,10 @@ config = Experiment(
     system=PriorConfig(
         clip=CLIP_32, tower=PRIOR_32, scale=128**0.5, sampler=PriorSamplerConfig(num_steps=25, text_weight=1.5)
     ),
-    data=PairsConfig(batch_size=64, validation_share=0.02),
+    data=PairsConfig(batch_size=32, validation_share=0.02),
     init=InitConfig(adopt=True),
     train=TrainConfig(
-        num_steps=10_000,
+        num_steps=6_000,
         learning_rate=5e-4,
         rates=(FROZEN,),
         warmup_steps=200,

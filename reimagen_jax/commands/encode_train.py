@@ -162,11 +162,8 @@ class EncodeTrain(Options):
                 return DualSystemConfig(DualConfig(self.resolution, self.max_bytes, self.width))
         side, text, image = self.resolution, JointConfig().text, JointConfig().image
         require(side >= 8 and side.bit_count() == 1, f"--resolution {side} is not a power of two from 8 on")
-        require(
-            self.max_bytes % text.stride == 0, f"--max-bytes {self.max_bytes}: it is to be a multiple of {text.stride}"
-        )
         image = ImageTowerConfig(image.tower, side, max(2, side // PATCHES), stem=image.stem)
-        text = TextTowerConfig(text.tower, max_tokens=self.max_bytes + text.stride, stride=text.stride)
+        text = TextTowerConfig(text.tower, max_tokens=self.max_bytes + 1)
         return ClipSystemConfig(JointConfig(self.width, text, image))
 
 

@@ -1,7 +1,6 @@
 """CLIP's two towers (ViT-B/32, B/16, L/14, ...; text towers alone) as a network.
 
   text:   x = E[token] + position; causal attention; z = P norm(x at the first end token)                   (1)
-          with a stride s, E[token] is conv(act(conv(E[token]))), each s tokens in one that sees no later ones
   image:  x = norm([class; patches] + position);     z = P norm(x at the class token)                       (2)
           with a stem, patches are tokens by convolutions of 3 x 3 that halve the sides (Xiao et al. 2021)
 
@@ -51,26 +50,16 @@ class TextTower(nn.Module):
     dtype: Dtype = "float32"
 
     @nn.compact
-    def __call__(self, tokens_BL: Int32[Array, "b l"]) -> Float[Array, "b m width"]:
+    def __call__(self, tokens_BL: Int32[Array, "b l"]) -> Float[Array, "b l width"]:
         config, tower, kinds = self.config, self.config.tower, {"dtype": self.dtype, "param_dtype": self.dtype}
-        # As CLIP begins; what convolutions merge has to be of the size at which their activation bends.
-        words, places = (nn.initializers.normal(std) for std in ((0.02, 0.01) if config.stride == 1 else (1.0, 0.5)))
+        words, places = nn.initializers.normal(0.02), nn.initializers.normal(0.01)  # as CLIP begins
         x = nn.Embed(config.vocabulary, tower.width, embedding_init=words, name="embed", **kinds)(tokens_BL)
-        if config.stride > 1:
-            x = self.merged(x)
         x, L = x.astype(jnp.float32), x.shape[1]
-        x = x + self.param("position", places, (config.states, tower.width)).astype(jnp.float32)[None, :L]
+        x = x + self.param("position", places, (config.max_tokens, tower.width)).astype(jnp.float32)[None, :L]
         causal_LL = jnp.where(jnp.tri(L, dtype=bool), 0.0, MASKED)
         for i in range(tower.depth):
             x = Block(tower, self.dtype, name=f"block{i}")(x, causal_LL[None, None])
         return norm(tower, "norm")(x).astype(self.dtype)
-
-    def merged(self, x_BLD: Float[Array, "b l d"]) -> Float[Array, "b m d"]:
-        """Each `stride` tokens as one, of which the words around it are told: of them and of those before them."""
-        stride, kinds = self.config.stride, {"dtype": self.dtype, "param_dtype": self.dtype}
-        D = x_BLD.shape[-1]
-        x = nn.swish(nn.Conv(D, (5,), padding=((4, 0),), name="conv1", **kinds)(x_BLD))
-        return nn.Conv(D, (2 * stride,), (stride,), ((stride, 0),), name="conv2", **kinds)(x)
 
 
 class ImageTower(nn.Module):
@@ -151,7 +140,7 @@ class Clip(nn.Module):
     def everything(self) -> None:
         """Touches all parameters, for `init`."""
         if self.config.text is not None:
-            x_BLD = self.text(jnp.zeros((1, self.config.text.stride), jnp.int32))
+            x_BLD = self.text(jnp.zeros((1, 1), jnp.int32))
             if self.config.projection is not None:
                 self.text_projection(x_BLD[:, 0])
         if self.config.image is not None:

@@ -35,7 +35,7 @@ class TextReading(NamedTuple):
     """What texts are to a CLIP."""
 
     state_BMD: Float[Array, "b m d"]
-    """float32, after the last norm; M is `JointConfig.states`."""
+    """float32, after the last norm; M is `JointConfig.max_tokens`."""
     mask_BM: Bool[Array, "b m"]
     """True up to the end, with it."""
     vector_BD: Float[Array, "b d"]
@@ -79,7 +79,6 @@ class Joint:
         config, L = self.config, tokens_BL.shape[1]
         last_B = (tokens_BL == config.end).argmax(axis=1).astype(jnp.int32)
         told_BL = jnp.where(jnp.arange(L)[None] <= last_B[:, None], tokens_BL, PADDING)
-        last_B = last_B // config.text.stride
         state_BMD, vector_BD = self.net.apply({"params": params}, told_BL, last_B, method="read")
         mask_BM = jnp.arange(state_BMD.shape[1])[None] <= last_B[:, None]
         state_BMD = jnp.where(mask_BM[..., None], state_BMD.astype(jnp.float32), 0.0)

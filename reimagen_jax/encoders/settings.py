@@ -138,20 +138,6 @@ class TextTowerConfig(Checked):
     vocabulary: Count = BYTES
     max_tokens: Count = 128
     """Ids of a text, its end among them; longer texts are cut."""
-    stride: Count = field(default=1, repr=False)  # by what the others print, stored embeddings know their encoder
-    """Ids that strided convolutions merge into one token before the transformer; 1, as CLIP has it: there are none."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            self.max_tokens % self.stride == 0,
-            f"text.max_tokens {self.max_tokens} is not a multiple of text.stride {self.stride}",
-        )
-
-    @property
-    def states(self) -> int:
-        """Tokens that the transformer sees of a text."""
-        return self.max_tokens // self.stride
 
 
 @dataclass(frozen=True)
@@ -190,7 +176,7 @@ class JointConfig(Checked):
 
     width: Count = 128
     """D: values of a vector."""
-    text: TextTowerConfig = field(default_factory=lambda: TextTowerConfig(Tower(depth=2), stride=4))
+    text: TextTowerConfig = field(default_factory=lambda: TextTowerConfig(Tower(depth=2)))
     image: ImageTowerConfig | None = field(default_factory=lambda: ImageTowerConfig(Tower(depth=3), stem=True))
     """None: no image is read."""
     tokens: Literal["bytes", "published"] = "bytes"
@@ -226,13 +212,8 @@ class JointConfig(Checked):
 
     @property
     def max_tokens(self) -> int:
-        """L: ids of a text."""
+        """L: ids of a text, and its states."""
         return self.text.max_tokens
-
-    @property
-    def states(self) -> int:
-        """M: states of a text; as many as ids, but where a stride merges some."""
-        return self.text.states
 
     @property
     def resolution(self) -> int | None:

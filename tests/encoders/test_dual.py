@@ -19,7 +19,7 @@ TINY = DualConfig(
     8, max_bytes=16, width=6, text_width=16, text_depth=1, head_width=8, channels=8, most_channels=8, groups=4
 )
 TOWER = Tower(16, 1, 2, 24)
-CLIP = JointConfig(6, TextTowerConfig(TOWER, max_tokens=16, stride=4), ImageTowerConfig(TOWER, 8, 4))
+CLIP = JointConfig(6, TextTowerConfig(TOWER, max_tokens=16), ImageTowerConfig(TOWER, 8, 4))
 TEXTS = ["a red ball", "ein grüner Würfel", "赤いボール", "", "a very long caption that is cut after sixteen bytes"]
 
 

@@ -26,11 +26,9 @@ from tests.encoders.published import CLIP, CLIP_TEXT, write_clip
 
 SMALL = Tower(16, 1, 2, 24)
 PLAIN = JointConfig(12, TextTowerConfig(SMALL, max_tokens=24), ImageTowerConfig(SMALL, 8, 4))
-MERGED = dataclasses.replace(
-    PLAIN, text=dataclasses.replace(PLAIN.text, stride=4), image=dataclasses.replace(PLAIN.image, stem=True)
-)
+STEMMED = dataclasses.replace(PLAIN, image=dataclasses.replace(PLAIN.image, stem=True))
 TEXTS = ["a red ball", "ein grüner Würfel", "赤いボール", "", "a very long caption that is cut"]
-BOTH = pytest.mark.parametrize("config", [PLAIN, MERGED], ids=["plain", "merged"])
+BOTH = pytest.mark.parametrize("config", [PLAIN, STEMMED], ids=["plain", "stemmed"])
 
 
 @functools.cache
@@ -61,8 +59,8 @@ def test_readings_have_the_shapes_that_the_settings_tell(config):
     tokens = joint.tokenizer().encode(TEXTS)
     assert tokens.dtype == np.int32 and tokens.shape == (5, config.max_tokens)
     reading = read(joint, params, tokens)
-    assert reading.state_BMD.shape == (5, config.states, config.text_width)
-    assert reading.mask_BM.shape == (5, config.states) and reading.vector_BD.shape == (5, config.width)
+    assert reading.state_BMD.shape == (5, config.max_tokens, config.text_width)
+    assert reading.mask_BM.shape == (5, config.max_tokens) and reading.vector_BD.shape == (5, config.width)
     assert jax.eval_shape(joint.images, params, pixels(3)).shape == (3, config.width)
     assert {leaf.dtype for leaf in jax.tree.leaves((params, reading._replace(mask_BM=None)))} == {jnp.dtype("float32")}
 
@@ -72,7 +70,7 @@ def test_the_mask_is_true_up_to_the_end_and_states_are_nothing_after_it(config):
     joint, params = made(config)
     reading = read(joint, params, joint.tokenizer().encode(TEXTS))
     lengths = [min(len(text.encode()), config.max_tokens - 1) for text in TEXTS]
-    assert reading.mask_BM.sum(axis=1).tolist() == [length // config.text.stride + 1 for length in lengths]
+    assert reading.mask_BM.sum(axis=1).tolist() == [length + 1 for length in lengths]
     assert (reading.state_BMD[~reading.mask_BM] == 0).all()
     assert (jnp.abs(reading.state_BMD).max(axis=-1) > 0)[reading.mask_BM].all()
 
@@ -93,13 +91,13 @@ def test_what_comes_after_the_end_changes_nothing(config):
 def test_a_state_knows_nothing_of_later_tokens_and_the_vector_all_of_them(config):
     joint, params = made(config)
     (row,) = joint.tokenizer().encode(["a text of many bytes"])
-    last, stride = row.tolist().index(END_OF_BYTES), config.text.stride
+    last = row.tolist().index(END_OF_BYTES)
     changed = np.tile(row, (last + 1, 1))
     changed[np.arange(1, last + 1), np.arange(last)] = 7  # row i + 1 has another byte at place i
     state, _, vector = read(joint, params, changed)
     for place in range(last):
         apart = np.abs(state[place + 1] - state[0]).max(axis=-1)
-        assert (apart[: place // stride] < 1e-6).all() and apart[place // stride] > 1e-4
+        assert (apart[:place] < 1e-6).all() and apart[place] > 1e-4
         assert np.abs(vector[place + 1] - vector[0]).max() > 1e-5
 
 
@@ -142,8 +140,8 @@ def test_images_of_any_size_are_resized_and_vectors_are_of_length_one_by_choice(
 
 
 def test_it_computes_in_bfloat16_with_parameters_of_float32():
-    joint, params = made(MERGED)
-    half = Joint(dataclasses.replace(MERGED, dtype="bfloat16"))
+    joint, params = made(STEMMED)
+    half = Joint(dataclasses.replace(STEMMED, dtype="bfloat16"))
     shapes = jax.eval_shape(half.init, jax.random.key(0))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), shapes) == jax.tree.map(lambda x: (x.shape, x.dtype), params)
     tokens = jnp.asarray(joint.tokenizer().encode(TEXTS))
@@ -154,7 +152,7 @@ def test_it_computes_in_bfloat16_with_parameters_of_float32():
 
 
 def test_gradients_reach_every_parameter():
-    joint, params = made(MERGED)
+    joint, params = made(STEMMED)
     tokens = jnp.asarray(joint.tokenizer().encode(TEXTS))
 
     def score(params):
@@ -183,8 +181,6 @@ def test_settings_that_contradict_each_other(changes, message):
 def test_towers_that_cannot_be_built():
     with pytest.raises(UserError, match=r"not a multiple of tower.heads 3"):
         Tower(16, heads=3)
-    with pytest.raises(UserError, match=r"not a multiple of text.stride 5"):
-        TextTowerConfig(SMALL, max_tokens=24, stride=5)
     with pytest.raises(UserError, match=r"image.patch 9 is larger"):
         ImageTowerConfig(SMALL, 8, 9)
     for resolution, patch in ((9, 3), (12, 8), (8, 1)):

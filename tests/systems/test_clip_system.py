@@ -30,7 +30,7 @@ from tests.systems.test_dual_system import records
 
 __all__ = ["records"]
 SMALL = Tower(16, 1, 2, 24)
-TINY = JointConfig(6, TextTowerConfig(SMALL, max_tokens=16, stride=4), ImageTowerConfig(SMALL, 8, 4))
+TINY = JointConfig(6, TextTowerConfig(SMALL, max_tokens=16), ImageTowerConfig(SMALL, 8, 4))
 
 
 def experiment(records, targets="groups", shift=0.08, **settings) -> Experiment:

@@ -216,7 +216,7 @@ class Decoder:
     def attentions(self) -> tuple[Attention, ...]:
         """The network's, as it is trained, and what computes each of them and why."""
         model = self.model
-        tokens = model.image_tokens + (model.clip.states if model.text is None else model.clip.max_tokens)
+        tokens = model.image_tokens + model.clip.max_tokens
         return attentions(model.unet, model.resolution, tokens, 0)
 
     def batch_spec(self, B: int) -> PairBatch:

@@ -262,8 +262,8 @@ def prior_config(theirs: Mapping[str, Any], scheduler: Mapping[str, Any], clip: 
     problems += not_counts(theirs, most)
     for key, wanted in (("embedding_dim", clip.width), ("embedding_dim", clip.text_width)):
         problems += [] if theirs[key] == wanted else [f"{key} is {theirs[key]!r}, but CLIP's is {wanted}"]
-    if theirs["num_embeddings"] != clip.states:
-        problems.append(f"num_embeddings is {theirs['num_embeddings']!r}, but CLIP's texts have {clip.states}")
+    if theirs["num_embeddings"] != clip.max_tokens:
+        problems.append(f"num_embeddings is {theirs['num_embeddings']!r}, but CLIP's texts have {clip.max_tokens}")
     problems += _of("scheduler", _odd_schedule(scheduler, "sample", "fixed_small_log"))
     _refuse("prior", problems)
     width = theirs["num_attention_heads"] * theirs["attention_head_dim"]

@@ -11,8 +11,8 @@ from reimagen_jax.encoders.settings import ImageTowerConfig, JointConfig, TextTo
 from reimagen_jax.nets.settings import Level, Tower, UNetConfig
 from reimagen_jax.systems.unclip.settings import TOKENS, DecoderTextConfig
 
-CLIP_32 = JointConfig(text=TextTowerConfig(Tower(depth=2), max_tokens=84, stride=4))
-"""1.4M parameters for 32 x 32 images and captions of up to 83 bytes, which become 21 states."""
+CLIP_32 = JointConfig(text=TextTowerConfig(Tower(depth=2), max_tokens=84))
+"""1.4M parameters for 32 x 32 images and captions of up to 83 bytes."""
 
 CLIP_H16 = JointConfig(
     width=1024,
@@ -24,8 +24,8 @@ CLIP_H16 = JointConfig(
 )
 """The paper's CLIP, ViT-H/16 at 256 pixels, with texts of 256 tokens; frozen here. 987M parameters."""
 
-PRIOR_32 = Tower(256, 6, 8, 1024, "gelu")
-"""5.0M parameters; trains on a CPU."""
+PRIOR_32 = Tower(192, 4, 6, 768, "gelu")
+"""1.9M parameters; trains on a CPU."""
 
 PRIOR_1B = Tower(2048, 24, 32, 8192, "gelu")
 """The paper's diffusion prior: 1.2B parameters (the paper: 1B, which karlo's of 20 blocks has)."""

@@ -90,9 +90,9 @@ class TextPrior:
         """Random parameters, CLIP's too; statistics that change nothing."""
         model = self.model
         key_clip, key_net, key_null = jax.random.split(key, 3)
-        state_MD = 0.02 * jax.random.normal(key_null, (model.clip.states, model.clip.text_width))
+        state_MD = 0.02 * jax.random.normal(key_null, (model.clip.max_tokens, model.clip.text_width))
         vector_D = jnp.zeros(model.clip.width)
-        text = TextReading(state_MD[None], jnp.ones((1, model.clip.states), bool), vector_D[None])
+        text = TextReading(state_MD[None], jnp.ones((1, model.clip.max_tokens), bool), vector_D[None])
         params = {"clip": self.clip.init(key_clip), **self.init_network(key_net, text)}
         return params | ({"null": {"state": state_MD, "vector": vector_D}} if model.null == "learned" else {})
 

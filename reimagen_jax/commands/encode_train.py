@@ -230,8 +230,8 @@ def card(encoder: "DualEncoder", command: str) -> str:
         title, text, image = "A CLIP of texts and images", encoder.config.text, encoder.config.image
         towers = (
             f"Its towers: a vision transformer over {(image.resolution // image.patch) ** 2} patches "
-            f"({image.tower.depth} blocks of width {image.tower.width}), and a causal transformer over {text.states} "
-            f"tokens ({text.tower.depth} of {text.tower.width})."
+            f"({image.tower.depth} blocks of width {image.tower.width}), and a causal transformer over "
+            f"{text.max_tokens} tokens ({text.tower.depth} of {text.tower.width})."
         )
     return CARD.format(
         title=title,

@@ -131,9 +131,9 @@ def test_it_trains_a_clip_whose_folder_serves_as_that_of_small_towers(trained, t
     said, card = capsys.readouterr().out, (tmp_path / "clip" / "README.md").read_text()
     assert "among 2 unseen records, found" in said and "encoder of 8 values" in said
     assert card.startswith("# A CLIP of texts and images") and "--towers clip" in card
-    assert "vision transformer over 16 patches (3 blocks of width 128), and a causal transformer over 5 tokens" in card
+    assert "vision transformer over 16 patches (3 blocks of width 128), and a causal transformer over 17 tokens" in card
     encoder, records = open_encoder(tmp_path / "clip"), Records.open(trained / "records")
-    assert (encoder.width, encoder.resolution, encoder.config.max_tokens) == (8, 8, 20)
+    assert (encoder.width, encoder.resolution, encoder.config.max_tokens) == (8, 8, 17)
     assert encoder.facts["training"]["num_steps"] == 2 and encoder.facts["training"]["targets"] == "groups"
     model = Model.open(tmp_path / "clip.run", on_host=True)
     assert set(model.params) == {"clip", "log_scale"} and model.config.system.kind == "clip"

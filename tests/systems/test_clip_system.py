@@ -100,7 +100,7 @@ def test_loss_and_gradient_are_those_of_the_whole_batch_however_many_devices_sha
 
 
 def test_it_learns_which_colour_a_word_means(records):
-    feed = DualFeed(experiment(records, num_steps=20))
+    feed = DualFeed(experiment(records, num_steps=60))
     system, train = ClipSystem(feed.config), feed.config.train
     optimizer = make_optimizer(train)
     step = jax.jit(train_step(system, optimizer, train))

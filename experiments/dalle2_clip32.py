@@ -27,8 +27,9 @@ config = Experiment(
     system=ClipSystemConfig(
         network=CLIP_32,
         shift=0.08,
+        views=1.0,
     ),
-    data=DualData(batch_size=128, held_out=0.1, word_drop=0.2),
+    data=DualData(batch_size=128, held_out=0.1, word_drop=0.2, views_by="entity"),
     train=TrainConfig(
         num_steps=2_000,
         learning_rate=1e-3,

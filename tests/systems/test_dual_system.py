@@ -19,7 +19,7 @@ from reimagen_jax.preflight import programs
 from reimagen_jax.systems import kinds
 from reimagen_jax.systems.dual import measure, system
 from reimagen_jax.systems.dual.feed import DualFeed
-from reimagen_jax.systems.dual.pairs import Pairs, drop_words, split
+from reimagen_jax.systems.dual.pairs import Pairs, Things, drop_words, split
 from reimagen_jax.systems.dual.settings import DualData, DualSampler, DualSystemConfig
 from reimagen_jax.systems.dual.system import DualBatch, DualSystem
 from reimagen_jax.systems.request import Request
@@ -48,7 +48,7 @@ def pairs(records):
     return Pairs(records, TINY)
 
 
-def experiment(records, num_steps=60, batch_size=16, learning_rate=5e-3, **data) -> Experiment:
+def experiment(records, num_steps=60, batch_size=16, learning_rate=5e-3, views=0.0, **data) -> Experiment:
     train = TrainConfig(
         num_steps=num_steps,
         learning_rate=learning_rate,
@@ -59,7 +59,7 @@ def experiment(records, num_steps=60, batch_size=16, learning_rate=5e-3, **data)
         sample_every=0,
     )
     data = DualData(**{"batch_size": batch_size, "records": str(records.path), "held_out": 0.25, **data})
-    return Experiment("tiny", DualSystemConfig(TINY), data, train=train)
+    return Experiment("tiny", DualSystemConfig(TINY, views=views), data, train=train)
 
 
 def train(config, workdir) -> tuple[loop.Outcome, DualFeed]:
@@ -122,6 +122,41 @@ def test_images_are_shifted_each_by_its_own_amount_and_nothing_else():
     for image, amount in zip(moved, amounts, strict=True):
         assert np.array_equal(image[3, :, 1], 30 * np.clip(np.arange(8) + amount, 0, 7))
     assert np.array_equal(system.shifted(jax.random.key(0), jnp.asarray(ramp), 0), ramp)
+
+
+def test_a_view_is_another_picture_of_the_same_thing_or_itself_where_that_is_alone(records):
+    ids = np.arange(3, 90)  # what is held out is never seen
+    things, rng = Things(records, "number", ids), np.random.default_rng(0)
+    seen = {i: set() for i in (3, 4, 5)}
+    for _ in range(300):
+        for i, other in zip(seen, things.others(np.array(list(seen)), rng), strict=True):
+            seen[i].add(int(other))
+    assert seen == {i: {other for other in ids.tolist() if other % 3 == i % 3} - {i} for i in seen}
+    assert things.thing_N.tolist() == [i % 3 for i in range(96)]
+    alone = Things(records, "number", np.array([0, 1, 4]))
+    assert alone.others(np.array([0, 1, 4]), rng).tolist() == [0, 4, 1]
+
+
+def test_the_loss_among_images_tells_a_thing_by_another_picture_of_it(records):
+    config = experiment(records, views=0.5, views_by="number")
+    config = dataclasses.replace(config, system=dataclasses.replace(config.system, shift=0.0))
+    learner, batch = DualSystem(config), next(iter(DualFeed(config).dataset()))
+    told, spec = (jax.tree.map(lambda x: (x.shape, x.dtype), each) for each in (batch, learner.batch_spec(16)))
+    assert told == spec
+    params, loss = jax.jit(learner.init)(jax.random.key(0)), jax.jit(learner.loss)
+    (whole, told), (texts, _) = (loss(params, each, jax.random.key(1)) for each in (batch, batch._replace(views=None)))
+    encoder = DualEncoder(TINY, params)
+    score = encoder.images(batch.image_BHWC) @ encoder.images(batch.views.image_BHWC).T / np.float32(0.07)
+    thing = batch.views.group_B1[:, 0]
+    among = system.contrast(jnp.asarray(score), jnp.asarray(thing[:, None] == thing[None, :]))
+    np.testing.assert_allclose(told["among_images"], among, rtol=1e-4)
+    np.testing.assert_allclose(whole, texts + 0.5 * among, rtol=1e-5)
+
+
+def test_views_and_what_they_are_of_are_set_both_or_neither(records):
+    for data, views in (({"views_by": "number"}, 0.0), ({}, 1.0)):
+        with pytest.raises(UserError, match=r"views is .* and data\.views_by"):
+            experiment(records, views=views, **data)
 
 
 def test_words_are_left_out_in_order_and_never_all():

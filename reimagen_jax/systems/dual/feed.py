@@ -13,9 +13,9 @@ from reimagen_jax.data.records import Records
 from reimagen_jax.encoders.dual import towers_of
 from reimagen_jax.encoders.towers import Tokenizer
 from reimagen_jax.errors import require
-from reimagen_jax.systems.dual.pairs import Pairs, drop_words, split
+from reimagen_jax.systems.dual.pairs import Pairs, Things, drop_words, split
 from reimagen_jax.systems.dual.settings import DualSampler, DualSystemConfig
-from reimagen_jax.systems.dual.system import DualBatch, DualInputs
+from reimagen_jax.systems.dual.system import DualBatch, DualInputs, Views
 from reimagen_jax.systems.request import Request
 
 
@@ -72,14 +72,20 @@ class DualFeed:
     def dataset(self, process_index: int | None = None, process_count: int | None = None) -> grain.IterDataset:
         """The endless data set of `DualBatch` (numpy): pairs that are not held out, without some of their words."""
         pairs, (learned, _), data = self.pairs, self.split, self.config.data
+        things = Things(self.records, data.views_by, learned) if self.model.views else None
 
-        def draw(ids_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        def draw(ids_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
             ids_B = learned[ids_B]
-            return ids_B, np.array([drop_words(pairs.texts[i], rng, data.word_drop) for i in ids_B], object)
+            texts_B = np.array([drop_words(pairs.texts[i], rng, data.word_drop) for i in ids_B], object)
+            return (ids_B, texts_B) if things is None else (ids_B, texts_B, things.others(ids_B, rng))
 
-        return make_steps(
-            len(learned), data, draw, pairs.batch, process_index=process_index, process_count=process_count
-        )
+        def read(ids_B: np.ndarray, texts_B: np.ndarray, others_B: np.ndarray | None = None) -> DualBatch:
+            batch = pairs.batch(ids_B, texts_B)
+            if things is None:
+                return batch
+            return batch._replace(views=Views(pairs.images(others_B), things.thing_N[ids_B][:, None]))
+
+        return make_steps(len(learned), data, draw, read, process_index=process_index, process_count=process_count)
 
     def preview(self, batch: DualBatch) -> None:
         """None: no image is drawn."""

@@ -66,6 +66,26 @@ class Pairs:
         return np.stack([images.decode(record.image, self._side) for record in self.records.fetch(ids.tolist())])
 
 
+class Things:
+    """Which pictures show the same thing, by an attribute of their records."""
+
+    def __init__(self, records: Records, name: str, ids: np.ndarray) -> None:
+        """Of the records numbered `ids`. Raises `UserError` naming the first record without that attribute."""
+        self.thing_N = np.unique(np.array(_attribute(records, name)), return_inverse=True)[1].astype(np.int32)
+        """int32 [N]: of every record."""
+        self._ids = ids[np.argsort(self.thing_N[ids], kind="stable")]
+        self._place_N = np.zeros(len(self.thing_N), np.int64)
+        self._place_N[self._ids] = np.arange(len(ids))
+
+    def others(self, ids_B: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """For each another record of its thing; itself, where it is alone."""
+        things, wanted_B = self.thing_N[self._ids], self.thing_N[ids_B]
+        first_B = np.searchsorted(things, wanted_B)
+        number_B = np.searchsorted(things, wanted_B, "right") - first_B
+        step_B = 1 + rng.integers(np.maximum(number_B - 1, 1))
+        return self._ids[first_B + (self._place_N[ids_B] - first_B + step_B) % number_B]
+
+
 def drop_words(text: str, rng: np.random.Generator, share: float) -> str:
     """The text without some of its words, as spaces part them; at least one stays."""
     words = text.split()

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from reimagen_jax.checked import Checked, Number, Share
+from reimagen_jax.checked import Checked, NonNegative, Number, Share
 from reimagen_jax.config import FREE, LOCAL, DataConfig, Experiment, SystemConfig
 from reimagen_jax.encoders.settings import DualConfig, JointConfig
 from reimagen_jax.errors import require
@@ -35,6 +35,8 @@ class DualData(DataConfig):
     """Share of the pictures that are kept for measuring, 1000 at most."""
     word_drop: Annotated[Share, Lt(1)] = 0.2
     """Probability that a word of a caption is left out of a step."""
+    views_by: str = ""
+    """The attribute (entity, for instance) in which records agree that show the same thing, for `views`."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,18 @@ class DualSystemConfig(SystemConfig):
     network: DualConfig = field(default_factory=DualConfig)
     shift: Annotated[Number, Ge(0), Le(0.5)] = 0.08
     """Images are shifted by up to this share of their side, each way."""
+    views: NonNegative = 0.0
+    """Weight of a loss among images: each is told by another picture of the same thing (`data.views_by`) from the
+    pictures of other things. Where captions say much of a scene and little of what a thing looks like, vectors learn
+    the scene alone from them; with this they keep the thing, too."""
     sampler: DualSampler = field(default_factory=DualSampler, metadata=FREE)
+
+    def check(self, data: DualData) -> None:
+        require(
+            (self.views > 0) == bool(data.views_by),
+            f"views is {self.views:g} and data.views_by {data.views_by!r}: the weight of a loss among pictures of the "
+            "same thing, and the attribute that says which these are, are set both or neither",
+        )
 
     def check_follows(self, before: Experiment, where: str) -> None:
         side, drawn = self.network.resolution, before.system.drawn

@@ -5,9 +5,11 @@ In a batch of B pairs, with u_i of image i, w_j of text j, and m_ij = 1 where th
     (2) L    = 1/2 [ CE(p_i., softmax_j(scale u_i . w_j)) + CE(p_.j, softmax_i(scale u_i . w_j)) ],  mean over the batch
 Pairs of one caption, or of one picture, belong together, too: with templates and short captions, many do. Images are
 shifted a little and words are left out (pairs.py), so that a name alone, or a few of the words, find a picture as well.
+    (3) L    = (2) + views (2)[u, v],  v_i of another picture of what image i shows,  m_ij: of the same thing
 The towers are small ones (encoders/dual.py) or those of a CLIP (encoders/joint.py). However many devices share the
 batch, each pair is told from all others of it.
-Source: (2) CLIP (Radford et al. 2021) with the targets (1) of supervised contrastive learning (Khosla et al. 2020).
+Sources: (2) CLIP (Radford et al. 2021) with the targets (1) of supervised contrastive learning (Khosla et al. 2020);
+(3) SLIP (Mu et al. 2021) adds a loss among images to CLIP's, of two crops, where this has two pictures.
 """
 
 import math
@@ -27,6 +29,14 @@ from reimagen_jax.systems.base import Metrics, Params
 from reimagen_jax.systems.dual.settings import ClipSystemConfig, DualSampler, DualSystemConfig
 
 
+class Views(NamedTuple):
+    """For each image of a batch, another picture of the same thing."""
+
+    image_BHWC: UInt8[Array, "b r r 3"]
+    group_B1: Int32[Array, "b 1"]
+    """Numbers of the things."""
+
+
 class DualBatch(NamedTuple):
     """A batch of pairs."""
 
@@ -34,6 +44,8 @@ class DualBatch(NamedTuple):
     tokens_BL: Int32[Array, "b l"]
     group_BG: Int32[Array, "b g"]
     """Pairs with a number in common, in the same column, belong together: column 0 numbers texts, 1 pictures."""
+    views: Views | None = None
+    """Where there is a loss among images."""
 
 
 class DualInputs(NamedTuple):
@@ -84,13 +96,23 @@ class DualSystem:
     ) -> tuple[Float[Array, ""], Metrics]:
         """(2), and the share of images whose best text is one of theirs."""
         own, towers = self.of_towers(params), self.towers
-        image_BHWC = shifted(key, batch.image_BHWC, round(self.model.shift * self.model.network.resolution))
-        image_BD = towers.embed_images(own, as_floats(image_BHWC))
+        image_BD = self.shifted(own, batch.image_BHWC, key)
         text_BD = towers.embed_texts(own, batch.tokens_BL)
         scale = self.scale(params)
         score_BB = scale * jnp.einsum("id,jd->ij", image_BD, text_BD)
         right_B = jnp.take_along_axis(matches(batch.group_BG), score_BB.argmax(axis=1, keepdims=True), axis=1)
-        return contrast(score_BB, self.matches(batch)), {"right": right_B.astype(jnp.float32).mean(), "scale": scale}
+        loss = contrast(score_BB, self.matches(batch))
+        metrics = {"right": right_B.astype(jnp.float32).mean(), "scale": scale}
+        if batch.views is None:
+            return loss, metrics
+        view_BD = self.shifted(own, batch.views.image_BHWC, jax.random.fold_in(key, 1))
+        among = contrast(scale * jnp.einsum("id,jd->ij", image_BD, view_BD), matches(batch.views.group_B1))
+        return loss + self.model.views * among, metrics | {"among_images": among}  # (3)
+
+    def shifted(self, own: Params, image_BHWC: UInt8[Array, "b r r 3"], key: Key[Array, ""]) -> Float[Array, "b d"]:
+        """Vectors of images, each of which is shifted a little."""
+        image_BHWC = shifted(key, image_BHWC, round(self.model.shift * self.model.network.resolution))
+        return self.towers.embed_images(own, as_floats(image_BHWC))
 
     def sample(
         self, params: Params, inputs: DualInputs, keys_B: Key[Array, " b"], settings: DualSampler
@@ -101,7 +123,9 @@ class DualSystem:
         return self.towers.embed_texts(self.of_towers(params), inputs.tokens_BL)
 
     def batch_spec(self, B: int) -> DualBatch:
-        return DualBatch(self._images(B), self._texts(B), jax.ShapeDtypeStruct((B, 2), jnp.int32))
+        numbers = {G: jax.ShapeDtypeStruct((B, G), jnp.int32) for G in (1, 2)}
+        views = Views(self._images(B), numbers[1]) if self.model.views else None
+        return DualBatch(self._images(B), self._texts(B), numbers[2], views)
 
     def inputs_spec(self, B: int, settings: DualSampler) -> DualInputs:
         return DualInputs(image_BHWC=self._images(B)) if settings.of == "image" else DualInputs(self._texts(B))

@@ -5,9 +5,10 @@
     python tools/bench.py --threads 1                      # on a busy CPU: one core, and CPU time besides the clock's
 
 For each stage: training images/s, step time, model FLOPs, MFU and peak memory; seconds to draw an image with k = 2
-neighbours and without, and their ratio; seconds to compile, cold and from the cache. Then, in one process, our base
-U-Net and imagen-pytorch's of the same number of parameters (tools/rival.py): training and guided denoising, as ratios.
-Each part runs in a process of its own. How things are measured: tools/measure.py.
+neighbours and without, and their ratio; seconds to compile, cold and from the cache. Then, in turn, our base U-Net and
+imagen-pytorch's of the same number of parameters (tools/rival.py): training and guided denoising, as ratios of
+neighbouring turns, their median and quartiles. Each part, and each of the two, runs in a process of its own. How
+things are measured: tools/measure.py, tools/turns.py.
 """
 
 import json
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import turns  # beside this file
 import tyro
 
 from reimagen_jax import runtime
@@ -49,30 +51,62 @@ class Bench:
     json: Path | None = None
     """File to write the figures to."""
     part: str = ""
-    """Do this part only and print it as JSON (compile:STAGE, stage:STAGE, rival:STAGE): for the bench's own use."""
+    """Do this part only and print it as JSON (compile:STAGE, stage:STAGE, rival:STAGE; ours:STAGE takes turns): for the
+    bench's own use."""
 
 
-def do_part(args: Bench) -> dict[str, Any]:
-    """One part's figures, in this process."""
+def do_part(args: Bench) -> None:
+    """One part, in this process: prints its figures."""
+    what, _, stage = args.part.partition(":")
+    if what == "rival":
+        print(json.dumps(rival_figures(args, stage)))
+        return
     import jax
     import measure  # beside this file
 
-    what, _, stage = args.part.partition(":")
     small = args.scale == "small" or (args.scale == "auto" and jax.default_backend() == "cpu")
     config = measure.experiment(stage, small, args.batch)
-    if what == "compile":
-        return measure.compile_figures(config)
-    if what == "rival":
-        return measure.rival_figures(config, args.rounds)
-    return {"name": config.name} | measure.stage_figures(config, args.rounds, args.sampler_steps)
+    if what == "ours":
+        turns.serve(*measure.ours_beside(config))
+    elif what == "compile":
+        print(json.dumps(measure.compile_figures(config)))
+    else:
+        print(json.dumps({"name": config.name} | measure.stage_figures(config, args.rounds, args.sampler_steps)))
+
+
+def rival_figures(args: Bench, stage: Stage) -> dict[str, Any]:
+    """Both base U-Nets without neighbours, in turn; imagen-pytorch's as wide as gives it our number of parameters."""
+    import rival  # beside this file
+
+    with turns.Served(command(args, f"ours:{stage}")) as ours:
+        setting = ours.facts["setting"]
+        words = [sys.executable, rival.__file__, json.dumps(setting), str(ours.facts["parameters"])]
+        with turns.Served(words) as theirs:
+            taken = {what: turns.in_turn((ours, theirs), what, args.rounds) for what in ("train", "guided")}
+            both = ours.facts, theirs.facts
+    return {
+        **{name: theirs.facts[name] for name in ("name", "stood_in_for")},
+        **{name: ours.facts[name] for name in ("stage", "dtype")},
+        "batch": setting["batch"],
+        **{name: [facts[name] for facts in both] for name in ("width", "parameters", "forward_flops")},
+        "times": {what: [turns.median(one) for one in pair] for what, pair in taken.items()},
+        "ratios": {what: turns.ratios(*pair[::-1]) for what, pair in taken.items()},
+    }
+
+
+def command(args: Bench, part: str) -> list[str]:
+    """What does a part in a process of its own."""
+    words = [sys.executable, __file__, "--part", part]
+    for name in ("scale", "batch", "rounds", "sampler_steps", "threads"):
+        words += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    return words
 
 
 def in_process(args: Bench, part: str, **environment: str) -> dict[str, Any]:
     """One part's figures, from a fresh process."""
-    command = [sys.executable, __file__, "--part", part]
-    for name in ("scale", "batch", "rounds", "sampler_steps", "threads"):
-        command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-    done = subprocess.run(command, env=os.environ | environment, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        command(args, part), env=os.environ | environment, check=True, stdout=subprocess.PIPE, text=True
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -134,16 +168,23 @@ def rival_lines(rival: dict[str, Any]) -> list[str]:
     lines = [
         f"beside {rival['name']}: {rival['stage']} without neighbours, batch {rival['batch']}, {rival['dtype']}, AdamW",
         f"  of it, the U-Net alone is imported, with stand-ins for {', '.join(rival['stood_in_for'])}",
-        f"  parameters {ours:,} and {theirs:,}, first level {rival['widths'][0]} and {rival['widths'][1]} wide, "
+        f"  parameters {ours:,} and {theirs:,}, first level {rival['width'][0]} and {rival['width'][1]} wide, "
         f"forward {our_flops / 1e9:.2f} and {their_flops / 1e9:.2f} GFLOP an image",
     ]
     for what, says in (("train", "training"), ("guided", "guided denoising")):
-        times, ratio = rival["times"], rival["ratios"][what]
-        lines.append(f"  {says}: ours {_seconds(times[what])}, theirs {_seconds(times[f'rival {what}'])}")
-        lines.append(
-            f"    ours is {ratio['seconds']:.2f} x as fast by the clock, {ratio['cpu_seconds']:.2f} x in CPU time"
+        lines.append(f"  {says}: ours {{}}, theirs {{}}".format(*map(_turn, rival["times"][what])))
+        clock, cpu = (
+            "{1:.2f} x as fast [{0:.2f}, {2:.2f}]".format(*rival["ratios"][what][name])
+            for name in ("seconds", "cpu_seconds")
         )
+        lines.append(f"    ours is {clock} by the clock, {cpu} in CPU time")
     return lines
+
+
+def _turn(took: turns.Took) -> str:
+    return (
+        f"{_seconds(took)[:-1]}, of it {took['kernel_seconds']:.3f} s in the kernel; {took['faults']:,.0f} page faults)"
+    )
 
 
 def _seconds(times: dict[str, float]) -> str:
@@ -156,7 +197,7 @@ def main(args: Bench) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
         os.environ["OMP_NUM_THREADS"] = str(args.threads)
     if args.part:
-        print(json.dumps(do_part(args)))
+        do_part(args)
         return
     figures = run(args)
     if args.json:

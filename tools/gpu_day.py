@@ -227,14 +227,14 @@ def network(args: GpuDay) -> dict[str, Any]:
 
 
 def rival(args: GpuDay) -> dict[str, Any]:
-    """Both base networks without neighbours, in one process."""
-    import measure
+    """Both base networks without neighbours, in turn."""
+    import bench
     import rival as beside
 
     if not beside.installed():
         return {"not installed": "PyTorch or imagen-pytorch"}
-    small = is_small(args)
-    return measure.rival_figures(measure.experiment("base-small", small, 4 if small else 32), 2 if small else 10)
+    scale, batch, rounds = ("small", 4, 2) if is_small(args) else ("paper", 32, 10)
+    return bench.rival_figures(bench.Bench(scale=scale, batch=batch, rounds=rounds), "base-small")
 
 
 def sampler(args: GpuDay) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What tools/bench.py measures: a stage's training step and drawing, compilation, and both base U-Nets side by side.
+"""What tools/bench.py measures: a stage's training step and drawing, compilation, and the base U-Net to be compared.
 
 Model FLOPs are counted from the jaxpr (reimagen_jax/preflight/flops.py): products and convolutions of the loss, times
 3 for training; what rematerialisation repeats is not counted. The peak is the vendor's for bfloat16, or, on a CPU, what
@@ -289,10 +289,8 @@ class BareUNet:
         return jnp.mean((prediction - batch["eps"]) ** 2), {}
 
 
-def rival_figures(config: Experiment, rounds: int) -> dict[str, Any]:
-    """Both base U-Nets without neighbours, in turn; imagen-pytorch's as wide as gives it our number of parameters."""
-    import rival  # PyTorch, only here
-
+def ours_beside(config: Experiment) -> tuple[dict[str, Any], dict[str, Callable[[], Any]]]:
+    """Our base U-Net without neighbours, to be compared: what it is, and its steps, which wait for their own end."""
     model, batch_size = config.system, config.data.batch_size
     levels = tuple(replace(level, neighbour_attention=False) for level in model.unet.levels)
     unet = replace(model.unet, levels=levels)
@@ -300,42 +298,25 @@ def rival_figures(config: Experiment, rounds: int) -> dict[str, Any]:
     ours = BareUNet(config)
     batch = ours.example(batch_size)
     trainer = Trainer(ours, config, batch)
-    params = trainer.state.params
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    theirs = rival.Rival(
-        rival.matching(
-            rival.Setting(
-                side=model.resolution,
-                dim=levels[0].width,
-                blocks=levels[0].blocks,
-                heads=8,
-                head_width=unet.head_width,
-                text_width=model.text.width,
-                tokens=batch["mask"].shape[1],
-                batch=batch_size,
-            ),
-            count,
-        )
-    )
     guided, one = jax.jit(ours.guided), {name: leaf[:1] for name, leaf in batch.items()}
-    actions = {
-        "train": trainer.advance,
-        "rival train": theirs.train,
-        "guided": lambda: guided(trainer.state.averaged, batch).block_until_ready(),
-        "rival guided": theirs.guided,
-    }
-    forward = [flops.count(ours.predict, params, one), theirs.forward_flops()]
-    del params  # a training step takes them over
-    times = timed(actions, rounds)
-    return {
-        "name": theirs.name,
-        "stood_in_for": theirs.stood_in_for,
+    facts = {
         "stage": config.name,
-        "batch": batch_size,
         "dtype": unet.dtype,
-        "widths": [levels[0].width, theirs.setting.dim],
-        "parameters": [count, theirs.parameters],
-        "forward_flops": forward,
-        "times": times,
-        "ratios": {what: ratio(times[f"rival {what}"], times[what]) for what in ("train", "guided")},
+        "width": levels[0].width,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(trainer.state.params)),
+        "forward_flops": flops.count(ours.predict, trainer.state.params, one),
+        "setting": {
+            "side": model.resolution,
+            "dim": levels[0].width,
+            "blocks": levels[0].blocks,
+            "heads": 8,
+            "head_width": unet.head_width,
+            "text_width": model.text.width,
+            "tokens": batch["mask"].shape[1],
+            "batch": batch_size,
+        },
+    }
+    return facts, {
+        "train": trainer.advance,
+        "guided": lambda: guided(trainer.state.averaged, batch).block_until_ready(),
     }

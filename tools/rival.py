@@ -1,5 +1,7 @@
 """The base U-Net of lucidrains' imagen-pytorch, set up like ours, for tools/bench.py to time beside it.
 
+    python tools/rival.py SETTING PARAMETERS    # takes turns, as wide as gives it so many parameters
+
 Its settings are those of that package's own `BaseUnet64` (Imagen's base network), with width and depth given. It is
 trained in PyTorch as users do: eager mode, AdamW, mean squared error; on a GPU under bfloat16 autocast.
 
@@ -13,12 +15,15 @@ import functools
 import importlib
 import importlib.util
 import io
+import json
 import sys
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
+
+import turns  # beside this file
 
 UNUSED = ("torchvision", "torchvision.transforms", "kornia", "kornia.augmentation")
 TEXT = "imagen_pytorch.t5"
@@ -189,3 +194,16 @@ def _build(unet: type, setting: Setting) -> Any:
             layer_cross_attns=(False, True, True, True),
             memory_efficient=False,
         )
+
+
+def serve(setting: Setting, parameters: int) -> None:
+    """Takes turns, alone in this process."""
+    with contextlib.redirect_stdout(sys.stderr):
+        theirs = Rival(matching(setting, parameters))
+        facts = {"name": theirs.name, "stood_in_for": theirs.stood_in_for, "parameters": theirs.parameters}
+        facts |= {"width": theirs.setting.dim, "forward_flops": theirs.forward_flops()}
+    turns.serve(facts, {"train": theirs.train, "guided": theirs.guided})
+
+
+if __name__ == "__main__":
+    serve(Setting(**json.loads(sys.argv[1])), int(sys.argv[2]))

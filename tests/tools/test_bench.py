@@ -98,11 +98,13 @@ def test_the_bench_asks_for_its_parts_in_processes_of_their_own(monkeypatch, cap
         "stage": "base",
         "batch": 8,
         "dtype": "float32",
-        "widths": [64, 72],
+        "width": [64, 72],
         "parameters": [1_000, 1_001],
         "forward_flops": [1e9, 2e9],
-        "times": dict.fromkeys(("train", "rival train", "guided", "rival guided"), times),
-        "ratios": {what: {"seconds": 1.5, "cpu_seconds": 1.25} for what in ("train", "guided")},
+        "times": {what: [times | {"kernel_seconds": 0.5, "faults": 90_000}] * 2 for what in ("train", "guided")},
+        "ratios": {
+            what: {"seconds": [1.25, 1.5, 1.75], "cpu_seconds": [1.0, 1.25, 1.5]} for what in ("train", "guided")
+        },
     }
 
     def in_process(args, part, **environment):
@@ -120,7 +122,8 @@ def test_the_bench_asks_for_its_parts_in_processes_of_their_own(monkeypatch, cap
     caches = [cache for part, cache in asked if part.startswith("compile")]
     assert caches[0] == caches[1] != caches[2] == caches[3]
     printed = capsys.readouterr().out
-    assert "1.50 x as fast" in printed and "MFU 0.4%" in printed and "from the cache" in printed
+    assert "1.50 x as fast [1.25, 1.75] by the clock" in printed and "90,000 page faults" in printed
+    assert "MFU 0.4%" in printed and "from the cache" in printed
     assert figures["stages"]["base"]["cold"] == {"trace": 1.0, "compile": 2.0}
 
 

@@ -7,9 +7,9 @@ Not trained by us. What is whose:
 
   paper          24 blocks of width 2048, 32 heads, texts of 256 tokens; x_0 loss, 1,000 steps, cosine; the text
                  dropped in 10 %; scale 17.2; batch 4096, 600,000 steps at 1.1e-4, weight decay 0.06, beta2 0.96,
-                 average 0.9999; best of two; 64 steps of sampling, Analytic-DPM
+                 epsilon 1e-6, average 0.9999; best of two; 64 steps of sampling, Analytic-DPM
   ours           ancestral sampling in as many steps; the text's states are CLIP's; the dropped text is the empty one
-  not published  its weights, those of its CLIP, its guidance; warm-up, epsilon is 1e-6 there and Adam's default here
+  not published  its weights, those of its CLIP, its guidance; warm-up
 
 24 blocks of width 2048 are 1.2B, whatever else is around them: karlo's 20 are 1.02B.
 
@@ -44,6 +44,7 @@ config = Experiment(
         warmup_steps=5_000,
         decay="constant",
         beta2=0.96,
+        epsilon=1e-6,
         weight_decay=0.06,
         ema_decay=0.9999,
         checkpoint_every=2_000,

@@ -190,6 +190,8 @@ class TrainConfig(Checked):
     """Share of a matrix that a step takes away, times the learning rate."""
     beta2: Annotated[NonNegative, Lt(1)] = 0.99
     """Of AdamW; Adafactor's memory grows with the steps, as 1 - n^-0.8."""
+    epsilon: Positive = 1e-8
+    """Of AdamW: added to the root of the second moment, which an update is divided by."""
     clip_norm: Positive | None = 1.0
     """Largest global gradient norm; None: gradients are not clipped."""
     accumulate: Count = field(default=1, metadata=FREE)

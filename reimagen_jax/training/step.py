@@ -65,7 +65,9 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
             optax.scale_by_schedule(learning_rate),
         )
     else:
-        descend = optax.adamw(learning_rate, b2=config.beta2, weight_decay=config.weight_decay, mask=decays)
+        descend = optax.adamw(
+            learning_rate, b2=config.beta2, eps=config.epsilon, weight_decay=config.weight_decay, mask=decays
+        )
     # Not clipping is `identity`, whose state is as empty as that of clipping: a checkpoint fits both.
     clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
     return optax.chain(clip, groups.scaled(descend, config.rates))

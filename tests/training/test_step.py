@@ -132,6 +132,17 @@ def test_weight_decay_shrinks_matrices_and_leaves_vectors(optimizer):
     np.testing.assert_array_equal(updates["bias"], jnp.zeros(2))
 
 
+@pytest.mark.parametrize("epsilon", [1e-8, 0.5])
+def test_epsilon_is_added_to_what_adamws_updates_are_divided_by(epsilon):
+    """Its first moments are the gradient and its square: an update is g / (|g| + epsilon)."""
+    config = TrainConfig(warmup_steps=0, learning_rate=1.0, decay="constant", clip_norm=None, epsilon=epsilon)
+    optimizer, g = make_optimizer(config), jnp.array([-2.0, 0.5, 0.01])
+    params = {"bias": jnp.zeros(3)}
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = optimizer.update({"bias": g}, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["bias"], -g / (jnp.abs(g) + epsilon), rtol=1e-5)
+
+
 def adafactor_by_hand(gradients, decay_rate=0.8):
     """Shazeer and Stern 2018, algorithm 4 without relative step sizes, for one matrix: its updates."""
     row, column = np.zeros(gradients[0].shape[0]), np.zeros(gradients[0].shape[1])

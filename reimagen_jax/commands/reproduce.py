@@ -25,8 +25,9 @@ class Reproduce(Options):
         reimagen reproduce sent.png --model runs/train --knowledge-base runs/index --out runs/again
 
     A picture of `reimagen sample` tells in itself (and NAME.json beside it) what it was drawn from. On the same kind of
-    device, with the same versions, it is drawn again bit for bit. The exit status is 0 where all images are equal, 1
-    where one differs, 2 where one cannot be drawn.
+    device, with the same versions, it is drawn again bit for bit. Of a picture of `reimagen edit` or `unclip`, the
+    command is named that draws it again. The exit status is 0 where all images are equal, 1 where one differs, 2 where
+    one cannot be drawn.
     """
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE|JSON|FOLDER ...")]

@@ -113,7 +113,8 @@ class Reproducer:
     def _pipeline(self, key: str, path: Path, origin: Origin) -> tuple[list[Model], Pipeline]:
         require(
             origin.made_by in ("sample", "reproduce"),
-            f"{path} was made by `reimagen {origin.made_by}`, which this command does not repeat: {origin.command}",
+            f"{path} was made by `reimagen {origin.made_by}`, which this command does not repeat; give its own again: "
+            f"{origin.command}",
         )
         require(bool(origin.stages), f"{path}.stages is empty: nothing tells what drew it")
         if key not in self._opened:

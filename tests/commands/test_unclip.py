@@ -55,6 +55,9 @@ def test_each_writes_its_images_and_the_command_that_draws_them_again(inputs, tm
     assert Image.open(tmp_path / "out" / "grid.png").width > 300
     origin, _ = read_origin(tmp_path / "out" / summary["images"][0]["file"])
     assert origin.made_by == "unclip" and origin.more["edit"]["steps"] == 3
+    capsys.readouterr()
+    assert main(["reproduce", str(tmp_path / "out")]) == 2
+    assert f"which this command does not repeat; give its own again: {summary['command']}\n" in capsys.readouterr().err
     words = shlex.split(summary["command"].replace(str(tmp_path / "out"), str(tmp_path / "again")))
     assert words[:3] == ["reimagen", "unclip", args[0]] and main(words[1:]) == 0
     for image in summary["images"]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 import tyro
 
-from reimagen_jax.checked import Count, NonNegative, Options, Seed, Share, checked
+from reimagen_jax.checked import Count, NonNegative, Options, Positive, Seed, Share, Strength, checked
 from reimagen_jax.commands.options import as_typed
 from reimagen_jax.config import Experiment, SystemConfig
 from reimagen_jax.diffusion.settings import DrawingConfig, SamplerSteps, Solver, Thresholding, WeightSchedule
@@ -89,6 +89,11 @@ class SamplingOptions(Options):
     embedding: Embedding | None = None
     """Of an unCLIP decoder: whose embedding it draws, that of the stage before, the mean of the neighbours', or the
     text's own (default: of the stage before, if there is one, else the neighbours')."""
+    prior_top: Strength | None = None
+    """Of an autoregressive prior of unCLIP: how like the text its embedding is to be, drawn from this share of what is
+    likely, the largest (the paper: 0.5); 1: from all of it."""
+    prior_temperature: Positive | None = None
+    """Of such a prior: below 1 draws what is likely more often; 1 as it was learned."""
     seed: Seed = 0
     """Of the noise. The noise of image number i depends on the seed and i alone."""
     batch_size: Count = 16
@@ -239,6 +244,8 @@ STAGE_SETTINGS = {
     "handed_on": "handed_on",
     "k": "k",
     "embedding": "embedding",
+    "prior_top": "top",
+    "prior_temperature": "temperature",
 }
 """Options of a stage's sampler -> the settings that they set."""
 LOW_RES = ("aug_level", "aug_noise")

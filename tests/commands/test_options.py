@@ -19,7 +19,7 @@ from reimagen_jax.inference.provenance import sampler_facts
 from reimagen_jax.retrieval.asking import Asking
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
 from reimagen_jax.systems.reimagen.system import ReImagen
-from reimagen_jax.systems.unclip.settings import DecoderSamplerConfig
+from reimagen_jax.systems.unclip.settings import ARPriorSamplerConfig, DecoderSamplerConfig
 from tests.tiny import TINY, TINY_CROPS, TINY_SR, changed
 
 EVERY = (
@@ -28,6 +28,7 @@ EVERY = (
     "handed-on=floats"
 )
 OF_A_DECODER = "runs/decoder,embedding=text"
+OF_A_PRIOR = "runs/prior,prior-top=0.25,prior-temperature=0.8"
 OWN = TINY.system.sampler
 
 
@@ -51,9 +52,14 @@ def test_a_word_is_read_and_printed_as_it_was(word):
 
 
 def test_every_setting_of_a_stage_can_be_given_and_the_others_stay():
-    given = {name for word in (EVERY, OF_A_DECODER) for name, _ in StageOption.parse(word).settings}
+    given = {name for word in (EVERY, OF_A_DECODER, OF_A_PRIOR) for name, _ in StageOption.parse(word).settings}
     assert given == STAGE_SETTINGS.keys()
     assert StageOption.parse(OF_A_DECODER).applied(DecoderSamplerConfig()) == DecoderSamplerConfig(embedding="text")
+    own = ARPriorSamplerConfig(top=0.25, temperature=0.8)
+    assert StageOption.parse(OF_A_PRIOR).applied(ARPriorSamplerConfig()) == own
+    assert SamplingOptions(prior_top=0.25, prior_temperature=0.8).settings(ARPriorSamplerConfig()) == own
+    with pytest.raises(UserError, match=r"^--prior-top: this model's sampler has no such setting"):
+        SamplingOptions(prior_top=0.25).settings(DecoderSamplerConfig())
     assert StageOption.parse(EVERY).applied(OWN) == GuidedSamplerConfig(
         "ddpm",
         3,

@@ -8,7 +8,8 @@ The records' images have at least 1024 pixels. Not trained by us. What is whose:
                  the side; BSR's degradation; 1,000 steps, linear; batch 512, 1,000,000 steps at 1e-4, beta2 0.999,
                  average 0.9999; 15 steps of DDIM
   ADM            the rest of the network
-  ours           blurs and filters at random in place of BSR's degradation; the linear chain in continuous time
+  LDM            the parameters of BSR (diffusion/bsr.py)
+  ours           the linear chain in continuous time
   not published  its weights; warm-up
 
 Two steps of it on a CPU (records as in re_imagen_64.py):
@@ -34,7 +35,7 @@ config = Experiment(
         resolution=1024,
         unet=UP_1024,
         diffusion=UP_1024_PROCESS,
-        super_resolution=SuperResolutionConfig(low_resolution=256, crop=256, aug_levels=(0.0, 0.0)),
+        super_resolution=SuperResolutionConfig(low_resolution=256, crop=256, degradation="bsr", aug_levels=(0.0, 0.0)),
         sampler=UpsamplerSamplerConfig(solver="ddim", num_steps=15),
     ),
     data=PairsConfig(batch_size=512, threads=16),

@@ -7,9 +7,9 @@
 In (2) pixel i of n small ones lies at (i + 1/2) / n, or (linear_corners) at i / (n - 1), of N large ones likewise.
 
 Blur and filter are drawn for each image, so that the stage learns to mend what the stage before gets wrong; drawing
-uses (2) and (3) alone. Blurring and resizing are linear and separable: one matrix for an axis. Everything is pure and
-runs on the device. Sources: Ho et al. 2022 (Cascaded Diffusion Models: blur, (3)); Imagen section 2.4; DALL-E 2
-appendix C (blur, then mixed resampling as in BSRGAN).
+uses (2) and (3) alone. Blurring and resizing are linear and separable: one matrix for an axis; in place of (1) more may
+be done to an image (bsr.py). Everything is pure and runs on the device. Sources: Ho et al. 2022 (Cascaded Diffusion
+Models: blur, (3)); Imagen section 2.4; DALL-E 2 appendix C (blur, then mixed resampling as in BSRGAN).
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from reimagen_jax.diffusion import bsr
 from reimagen_jax.diffusion.base import Condition, Denoiser, Guide
 from reimagen_jax.diffusion.schedule import chain_logsnr
 from reimagen_jax.diffusion.settings import Enlarging, Shrinking, SuperResolutionConfig
@@ -45,10 +46,13 @@ def enlarge(x_BHWC: Float[Array, "b h w c"], side: int, filter: Enlarging = "cub
 def degrade(
     x_BHWC: Float[Array, "b h w c"], side: int, config: SuperResolutionConfig, key: Key[Array, ""]
 ) -> Float[Array, "b s s c"]:
-    """(1): square images in [-1, 1] to `side`, each with its own blur (or none) and its own filter of `config`.
+    """(1): square images in [-1, 1] to `side`, each with its own blur (or none) and its own filter of `config`; or by
+    its `degradation`.
 
     Filters other than `area` overshoot at edges; the result is clipped to [-1, 1], like an image file.
     """
+    if config.degradation == "bsr":
+        return bsr.degrade(x_BHWC, side, key)
     B, large = x_BHWC.shape[:2]
     key_blur, key_width, key_filter = jax.random.split(key, 3)
     blurred_B = jax.random.bernoulli(key_blur, config.blur, (B,))

@@ -16,6 +16,7 @@ Weighting = Literal["plain", "min_snr"]
 Solver = Literal["ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "heun"]
 Thresholding = Literal["dynamic", "static", "none"]
 WeightSchedule = Literal["constant", "linear", "cosine"]
+Degradation = Literal["blur", "bsr"]
 Shrinking = Literal["area", "linear", "cubic", "lanczos3"]
 Enlarging = Literal["linear", "cubic", "linear_corners"]
 SamplerSteps = Annotated[Count, Le(100_000)]
@@ -94,6 +95,9 @@ class SuperResolutionConfig(Checked):
     enlarging: Enlarging = "cubic"
     """How the low-resolution image is brought to this stage's resolution before the network sees it: with pixels'
     centres in place, or (linear_corners) with the corner pixels' centres in the corners (DeepFloyd IF)."""
+    degradation: Degradation = "blur"
+    """How the low-resolution image is made in training: blurred and shrunk as said below; or (bsr) as cameras, programs
+    and the web would do it, with a blur, two resizings, noise and JPEG in random order (diffusion/bsr.py)."""
     shrinking: tuple[Shrinking, ...] = ("area", "linear", "cubic")
     """Filters that make the low-resolution image in training, one drawn for each image. Drawing uses area
     averaging, as does the data set of the stage before."""
@@ -110,6 +114,13 @@ class SuperResolutionConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(len(self.shrinking) > 0, "super_resolution.shrinking is empty: give at least one filter")
+        plain = {item.name: item.default for item in fields(self)}
+        for name in ("shrinking", "blur", "blur_width") if self.degradation == "bsr" else ():
+            require(
+                getattr(self, name) == plain[name],
+                f"super_resolution.{name} is {getattr(self, name)}, but super_resolution.degradation 'bsr' draws its "
+                "own: leave it out",
+            )
         for name in ("blur_width", "aug_levels"):
             low, high = getattr(self, name)
             require(low <= high, f"super_resolution.{name} {low} .. {high} is not a range")

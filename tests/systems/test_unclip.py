@@ -65,9 +65,11 @@ def shapes(tree):
 
 def test_a_token_knows_of_none_behind_it_nor_of_masked_ones():
     net, x = CausalTransformer(Tower(16, 2, 2, 32, "gelu")), jax.random.normal(jax.random.key(1), (2, 5, 16))
-    params = net.init(jax.random.key(0), x)
+    params = jax.jit(net.init)(jax.random.key(0), x)
     mask = jnp.ones((2, 5), bool).at[:, 1].set(False)
-    seen = jax.jacobian(lambda x: net.apply(params, x, mask)[0].sum(axis=-1))(x)[:, 0]  # [token, token, channel]
+    seen = jax.jit(jax.jacobian(lambda x: net.apply(params, x, mask)[0].sum(axis=-1)))(x)[
+        :, 0
+    ]  # [token, token, channel]
     depends = np.asarray(jnp.abs(seen).max(axis=-1) > 0)
     expected = np.tri(5, dtype=bool)
     expected[:, 1] = False
@@ -78,8 +80,8 @@ def test_a_token_knows_of_none_behind_it_nor_of_masked_ones():
 def test_blocks_computed_again_are_the_same_network():
     x = jax.random.normal(jax.random.key(1), (2, 5, 16))
     nets = [CausalTransformer(Tower(16, 2, 2, 32, "gelu"), remat=remat) for remat in (False, True)]
-    params = nets[0].init(jax.random.key(0), x)
-    losses = [jax.grad(lambda p, net=net: (net.apply(p, x) ** 2).sum())(params) for net in nets]
+    params = jax.jit(nets[0].init)(jax.random.key(0), x)
+    losses = [jax.jit(jax.grad(lambda p, net=net: (net.apply(p, x) ** 2).sum()))(params) for net in nets]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *losses)
 
 
@@ -138,11 +140,11 @@ def test_nothing_is_learned_of_the_clip(config, params):
 
 def test_a_dropped_text_is_the_empty_one(params):
     system, batch = kinds.system_of(PRIOR), batch_of(PRIOR)
-    drop, keep = (kinds.system_of(changed(PRIOR, text_drop=share)) for share in (1.0, 0.0))
+    drop, keep = (jax.jit(kinds.system_of(changed(PRIOR, text_drop=share)).loss) for share in (1.0, 0.0))
     empty = batch.replace(tokens_BL=batch.empty_BL)
     losses = [
-        jax.jit(each.loss)(params["prior"], told, jax.random.key(0))[0]
-        for each, told in ((drop, batch), (keep, empty), (keep, batch))
+        loss(params["prior"], told, jax.random.key(0))[0]
+        for loss, told in ((drop, batch), (keep, empty), (keep, batch))
     ]
     assert losses[0] == losses[1] != losses[2]
     assert system.model.null == "empty"
@@ -152,7 +154,8 @@ def test_a_learned_null_stands_for_any_dropped_text():
     config = changed(PRIOR, null="learned", text_drop=1.0)
     system, tree, batch = kinds.system_of(config), random_params(config), batch_of(config)
     other = batch.replace(tokens_BL=jnp.roll(batch.tokens_BL, 1, axis=0))
-    losses = [jax.jit(system.loss)(tree, each, jax.random.key(0))[0] for each in (batch, other)]
+    loss = jax.jit(system.loss)
+    losses = [loss(tree, each, jax.random.key(0))[0] for each in (batch, other)]
     assert losses[0] == losses[1]
     with pytest.raises(UserError, match="cannot be led away from a negative prompt"):
         kinds.feed_of(config).check(Request("a", negative="b"), system.settings)
@@ -165,7 +168,7 @@ def test_the_candidate_that_is_most_like_the_text_is_kept(params):
     keys = sampler.image_keys(0, range(4))
     z_BND = jax.jit(lambda: system.candidates(params["prior"], inputs, keys, settings))()
     best_BD = jax.jit(lambda: system.sample(params["prior"], inputs, keys, settings))()
-    w_BD = system.clip.texts(params["prior"]["clip"], inputs.tokens_BL).vector_BD
+    w_BD = jax.jit(system.clip.texts)(params["prior"]["clip"], inputs.tokens_BL).vector_BD
     like_BN = np.einsum("bnd,bd->bn", z_BND, w_BD)
     assert len(set(like_BN.argmax(axis=1).tolist())) > 1  # else the first would do
     np.testing.assert_allclose(np.einsum("bd,bd->b", best_BD, w_BD), like_BN.max(axis=1), atol=1e-6)
@@ -207,7 +210,7 @@ def test_a_prior_learns_where_the_embeddings_of_each_text_lie():
     settings = replace(system.settings, num_steps=8, candidates=1)
     inputs = on_device(feed.collate([Request(text, index=i) for i, text in enumerate(texts)], settings))
     drawn = jax.jit(lambda: system.sample(tree, inputs, sampler.image_keys(0, range(16)), settings))()
-    true = system.clip.images(tree["clip"], jnp.asarray(image, jnp.float32) / 127.5 - 1.0)
+    true = jax.jit(system.clip.images)(tree["clip"], jnp.asarray(image, jnp.float32) / 127.5 - 1.0)
     like_B2 = np.asarray(drawn @ true[:2].T)
     assert float(true[0] @ true[1]) < 0.98
     assert (like_B2.argmax(axis=1) == np.arange(16) % 2).all()
@@ -227,9 +230,11 @@ def decoder(params):
     return Stage(DECODER, params["decoder"], settings, batch_size=4)
 
 
+embed = jax.jit(kinds.system_of(DECODER).embed)
+
+
 def embedded(params, *neighbours):
-    system = kinds.system_of(DECODER)
-    return np.asarray(system.embed(params["decoder"], jnp.stack([jnp.asarray(hit.image) for hit in neighbours])))
+    return np.asarray(embed(params["decoder"], np.stack([hit.image for hit in neighbours])))
 
 
 def test_a_neighbour_is_its_embedding(decoder, params):
@@ -275,7 +280,8 @@ def test_at_weight_1_nothing_is_led_away_from(decoder):
 
 def test_the_text_s_own_embedding_is_one(params):
     system, feed = kinds.system_of(DECODER), kinds.feed_of(DECODER)
-    w = system.clip.texts(params["decoder"]["clip"], jnp.asarray(feed.tokenizer.encode(["a cat"]))).vector_BD[0]
+    texts = jax.jit(system.clip.texts)
+    w = texts(params["decoder"]["clip"], jnp.asarray(feed.tokenizer.encode(["a cat"]))).vector_BD[0]
     settings = replace(DECODER.system.sampler, embedding="text")
     (by_text,) = Stage(DECODER, params["decoder"], settings, batch_size=1).draw([Request("a cat")])
     settings = replace(settings, embedding="start")
@@ -316,9 +322,8 @@ def test_a_text_encoder_of_its_own_reads_up_to_the_end():
     system, tree, batch = kinds.system_of(config), random_params(config), batch_of(config)
     behind = batch.replace(tokens_BL=batch.tokens_BL.at[:2, -1].set(7))  # after the end of two short texts
     before = batch.replace(tokens_BL=batch.tokens_BL.at[:2, 0].set(7))
-    first, same, other = (
-        float(jax.jit(system.loss)(tree, each, jax.random.key(0))[0]) for each in (batch, behind, before)
-    )
+    loss = jax.jit(system.loss)
+    first, same, other = (float(loss(tree, each, jax.random.key(0))[0]) for each in (batch, behind, before))
     assert first == same != other
 
 
@@ -345,17 +350,21 @@ def test_a_decoder_says_what_it_cannot_draw(request_, settings, said):
 # --- the upsampler, and all in a row -------------------------------------------------------------------------------
 
 
-def test_an_upsampler_is_told_nothing_but_the_small_image(params):
-    stage = Stage(UPSAMPLER, params["upsampler"], batch_size=2)
+@pytest.fixture(scope="module")
+def upsampler(params):
+    return Stage(UPSAMPLER, params["upsampler"], batch_size=2)
+
+
+def test_an_upsampler_is_told_nothing_but_the_small_image(upsampler):
     small = neighbour(1).image
-    first, second = stage.draw([Request("a", start=small), Request("b", start=small)])
+    first, second = upsampler.draw([Request("a", start=small), Request("b", start=small)])
     np.testing.assert_array_equal(first, second)  # of one index, so of one noise
-    other, _ = stage.draw([Request("a", start=neighbour(2).image), Request("b", start=small)])
+    other, _ = upsampler.draw([Request("a", start=neighbour(2).image), Request("b", start=small)])
     assert np.abs(first.astype(int) - other).max() > 0
 
 
-def test_prior_decoder_and_upsampler_are_a_pipeline(params):
-    stages = [Stage(STAGES[name], params[name], batch_size=2) for name in STAGES]
+def test_prior_decoder_and_upsampler_are_a_pipeline(params, upsampler):
+    stages = [*(Stage(STAGES[name], params[name], batch_size=2) for name in ("prior", "decoder")), upsampler]
     pipeline = Pipeline(stages, seed=3)
     requests = [Request(text, index=i) for i, text in enumerate(TEXTS[:3])]
     z, images, large = pipeline.draw(requests)

@@ -27,6 +27,7 @@ from reimagen_jax.commands import (  # noqa: F401 (imported before processes are
     sweep,
     train,
     triples,
+    unclip,
 )
 from reimagen_jax.data import preparing, records
 from reimagen_jax.data.entityworld import World
@@ -37,13 +38,14 @@ from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 tqdm.set_lock(threading.RLock())  # one of processes would be left behind by those that are killed
 records.RECORDS_PER_SHARD = 2  # so that little is much
 FEW = "--num-images 1 --steps 1"
-EXPERIMENT = "from specimens import EXPERIMENT as config\n"
+EXPERIMENT = "from specimens import {} as config\n"
 
 
 def write_specimens(folder: Path) -> None:
-    """The specimens, an experiment file, and a world with a base."""
+    """The specimens, experiment files, and a world with a base."""
     specimens.write(folder)
-    (folder / "experiment.py").write_text(EXPERIMENT, encoding="utf-8")
+    for name, file in (("EXPERIMENT", "experiment.py"), ("PRIOR", "prior.py")):
+        (folder / file).write_text(EXPERIMENT.format(name), encoding="utf-8")
     world = World(num_entities=8, num_images=48)
     settings = {"where": [], "resolution": 32, "world": vars(world)}
     drawn = preparing.prepare_records(WorldSource(world, resolution=32), folder / "world", settings=settings)
@@ -108,6 +110,10 @@ SCENARIOS = {
         f"train experiment.py --workdir run --data.triples triples {_TRAIN}",
         (*_BASE, "triples", "experiment.py", "run"),
     ),
+    "train prior": Scenario(
+        f"train prior.py --workdir work --data.records records --init.weights encoder_clip {_TRAIN}",
+        ("records", "encoder_clip", "prior.py"),
+    ),
     "encode-train": Scenario(
         "encode-train records --out out --resolution 8 --width 8 --max-bytes 8 --num-steps 2 --batch-size 2 "
         "--held-out 0.4",
@@ -121,6 +127,17 @@ SCENARIOS = {
     "sample": Scenario(f"sample --model model --knowledge-base base --prompt cat --out out {FEW}", (*_BASE, "model")),
     "edit": Scenario(
         f"edit vary --model model --knowledge-base base --prompt cat --strength 1 --out out {FEW}", (*_BASE, "model")
+    ),
+    "sample by a prior": Scenario(
+        f"sample --model prior --cascade decoder,steps=1 --prompt cat --out out {FEW}", ("prior", "decoder")
+    ),
+    "unclip vary": Scenario(
+        "unclip vary pictures/rgb.png --model decoder --out out --stochasticity 1 --num-images 1 --steps 2",
+        ("pictures", "decoder"),
+    ),
+    "unclip components": Scenario(
+        "unclip components pictures/rgb.png --records records --dims 1 --model decoder --out out --steps 2",
+        ("pictures", "records", "decoder"),
     ),
     "sample many": Scenario(
         "sample --model model --prompt a b c d --out out --num-images 3 --steps 1 --batch-size 2", (*_BASE, "model")

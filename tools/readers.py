@@ -36,6 +36,7 @@ from reimagen_jax.evaluation.entities.arms import Arm
 from reimagen_jax.evaluation.entities.tables import row
 from reimagen_jax.evaluation.rater import Rater
 from reimagen_jax.evaluation.ratings import why_unrated
+from reimagen_jax.inference.edits import read_square
 from reimagen_jax.inference.model import Model
 from reimagen_jax.inference.origin import read_origin
 from reimagen_jax.inference.prompts import from_file
@@ -125,7 +126,7 @@ def _prepare(folder: Path, *args: Any) -> str:
 
 
 def pictures(folder: Path) -> str:
-    """The picture that was changed, as records and as a reference read it."""
+    """The picture that was changed, as records, as a reference and as what is drawn again read it."""
     parts = []
     for path in _changed(folder, "pictures"):
         try:
@@ -139,6 +140,7 @@ def pictures(folder: Path) -> str:
         parts.append(images.digest(image))
         images.encode(images.square(image, 8), lossy=True)
         reference(path, "a text", 8)
+        read_square(path, "image")
     return digest(parts)
 
 
@@ -184,8 +186,8 @@ def encoder(folder: Path, name: str = "encoder") -> str:
     return digest(opened.fingerprint, dataclasses.asdict(opened.config), tree_digest(opened.params))
 
 
-def weights(folder: Path) -> str:
-    model = Model.open(folder / "model", on_host=True)
+def weights(folder: Path, name: str = "model") -> str:
+    model = Model.open(folder / name, on_host=True)
     return digest(dataclasses.asdict(model.config), tree_digest(model.params))
 
 
@@ -343,6 +345,10 @@ def _base(name: str, method: str) -> Target:
     return Target(lambda root: base(root, name, method), folders, (f"{name}/*",))
 
 
+def _weights(name: str) -> Target:
+    return Target(lambda root: weights(root, name), (name,), (f"{name}/*",))
+
+
 def _tokenizer(name: str, *files: str) -> Target:
     changed = tuple(f"{name}/{file}" for file in files)
     return Target(lambda root: tokenizer(root, name), (name,), changed, ours=False)
@@ -388,7 +394,8 @@ TARGETS: dict[str, Target] = {
     "embeddings": Target(embeddings, ("records", "embeddings"), ("embeddings/*",)),
     "encoder": Target(encoder, ("encoder",), ("encoder/*",)),
     "encoder, clip": Target(lambda root: encoder(root, "encoder_clip"), ("encoder_clip",), ("encoder_clip/*",)),
-    "weights": Target(weights, ("model",), ("model/*",)),
+    "weights": _weights("model"),
+    **{f"weights, {name}": _weights(name) for name in specimens.UNCLIP},
     "run": Target(run, ("run",), ("run/run.json", "run/checkpoints/*")),
     "checkpoint": Target(checkpoint, ("records", "base", "triples", "run"), ("run/run.json", "run/checkpoints/*")),
     "rater": Target(rater, ("rater",), ("rater/*",)),
@@ -421,6 +428,7 @@ _FOLDERS = {
     "encoder": "encoder",
     "encoder, clip": "encoder_clip",
     "weights": "model",
+    **{f"weights, {name}": name for name in specimens.UNCLIP},
     "rater": "rater",
     "run": "run",
     "checkpoint": "run",

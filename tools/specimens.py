@@ -4,6 +4,7 @@
 trained and hardly anything compiled.
 """
 
+import dataclasses
 import functools
 import io
 import json
@@ -24,7 +25,7 @@ from flax.traverse_util import flatten_dict
 from PIL import Image, ImageCms, PngImagePlugin
 from safetensors.numpy import save_file
 
-from reimagen_jax.config import Experiment, TrainConfig
+from reimagen_jax.config import Experiment, InitConfig, TrainConfig
 from reimagen_jax.data.preparing import prepare_records
 from reimagen_jax.data.records import ImageText, write_records
 from reimagen_jax.data.sources import Reading, open_source
@@ -50,6 +51,8 @@ from reimagen_jax.retrieval.neighbours import build_triples
 from reimagen_jax.systems import kinds
 from reimagen_jax.systems.rater.settings import RaterConfig
 from reimagen_jax.systems.reimagen.settings import ReImagenConfig, TriplesConfig
+from reimagen_jax.systems.unclip.settings import FROZEN as FROZEN_CLIP
+from reimagen_jax.systems.unclip.settings import TOKENS, ARPriorConfig, DecoderConfig, PairsConfig, PriorConfig
 from reimagen_jax.training.checkpoint import Checkpoints, settle
 from reimagen_jax.training.state import TrainState, init_state
 from reimagen_jax.training.step import make_optimizer
@@ -65,6 +68,25 @@ EXPERIMENT = Experiment(
     data=TriplesConfig(batch_size=2, num_neighbours=2, threads=1),
     train=TrainConfig(num_steps=2, warmup_steps=0, sample_every=0),
 )
+_TOWER = Tower(4, 1, 2, 8)
+JOINT = JointConfig(8, TextTowerConfig(_TOWER, max_tokens=8, stride=4), ImageTowerConfig(_TOWER, 8, 4))
+_PIXELS = UNetConfig(levels=(Level(8, 1),), patch=4, head_width=8, groups=2, cond_width=8, **TOKENS)
+UNCLIP = {
+    name: Experiment(
+        f"smallest_{name}",
+        system,
+        PairsConfig(batch_size=2, threads=1),
+        InitConfig(adopt=True),
+        dataclasses.replace(EXPERIMENT.train, rates=(FROZEN_CLIP,)),
+    )
+    for name, system in {
+        "prior": PriorConfig(clip=JOINT, tower=_TOWER),
+        "ar_prior": ARPriorConfig(clip=JOINT, tower=_TOWER, dims=2, buckets=4),
+        "decoder": DecoderConfig(resolution=8, clip=JOINT, unet=_PIXELS, token_width=4),
+    }.items()
+}
+"""The smallest of unCLIP's, by the folders that their weights are in."""
+PRIOR = UNCLIP["prior"]
 FROZEN = FrozenTextConfig(encoder="t5", fingerprint="words", width=4, max_tokens=6)
 T5 = {"model_type": "t5", "feed_forward_proj": "gated-gelu", "vocab_size": 1024}
 T5 |= {"d_model": 8, "d_kv": 4, "num_heads": 2, "d_ff": 8, "num_layers": 1}
@@ -276,11 +298,9 @@ def write_knowledge(root: Path) -> None:
     expected = jax.eval_shape(lambda key: dual.init(config, key), jax.random.key(0))
     encoder = dual.DualEncoder(config, numbers(expected), {"measured": {}})
     encoder.save(root / "encoder")
-    small = Tower(4, 1, 2, 8)
-    config = JointConfig(8, TextTowerConfig(small, max_tokens=8, stride=4), ImageTowerConfig(small, 8, 4))
     (root / "encoder_clip").mkdir()
-    expected = jax.eval_shape(dual.towers_of(config).init, jax.random.key(0))
-    dual.DualEncoder(config, numbers(expected), {"measured": {}}).save(root / "encoder_clip")
+    expected = jax.eval_shape(dual.towers_of(JOINT).init, jax.random.key(0))
+    dual.DualEncoder(JOINT, numbers(expected), {"measured": {}}).save(root / "encoder_clip")
     base = KnowledgeBase.build(records, root / "base")
     for name, kind in (("dense", "exact"), ("ivf", "faiss")):
         settings = Dense(root / "encoder", of="text", kind=kind)
@@ -307,8 +327,6 @@ def numbers(expected: Any, seed: int = 0) -> Any:
 
 def experiment(root: Path) -> Experiment:
     """The smallest, on the triples there."""
-    import dataclasses
-
     return dataclasses.replace(EXPERIMENT, data=dataclasses.replace(EXPERIMENT.data, triples=str(root / "triples")))
 
 
@@ -319,11 +337,14 @@ def abstract_state(config: Experiment) -> TrainState:
 
 
 def write_weights(root: Path) -> None:
-    """A run with a checkpoint, weights handed on, a rater, stored ratings."""
+    """A run with a checkpoint, weights handed on, of unCLIP too, a rater, stored ratings."""
     config = experiment(root)
     state = numbers(abstract_state(config))
     with atomic_dir(root / "model", kind="weights") as folder:
         export(folder, EXPERIMENT, state.params)
+    for name, smallest in UNCLIP.items():
+        with atomic_dir(root / name, kind="weights") as folder:
+            export(folder, smallest, numbers(jax.eval_shape(kinds.system_of(smallest).init, jax.random.key(0))))
     feed = kinds.feed_of(config)
     run = root / "run"
     run.mkdir()
@@ -492,6 +513,12 @@ OPTIONS = (
     "evaluate entities --model none --knowledge-base none --out out --num-prompts 4 --ks 0 1 --etas 0 1 --k 2",
     "evaluate pictures --model none --records none --records-where a=b --out out --over eta=0,1 --set-default",
     "sample --model none --records none --records-where-not a=b --out out",
+    "sample --model none --cascade none,text-weight=3 none --prompt cat --out out --embedding text --prior-top 0.5",
+    "sample --model none --cascade none --prompt cat --out out --prior-temperature 0.5 --text-weight 2 --negative dog",
+    "unclip vary none.png --model none --out out --stochasticity 0.5 1 --num-images 2 --steps 3 --refine 1",
+    "unclip blend none.png none.png --model none --out out --frames 3 --noise fixed --num-images 2 --guidance 2",
+    "unclip diff none.png --from cat --to dog --most 0.3 --frames 3 --model none --out out --prompt cat --seed 1",
+    "unclip components none.png --records none --dims 0 1 --fit 2 --model none --out out --cascade none",
     "prepare --source none --out out --resolution 8 --where a=b --caption text --max-captions 2 --split train",
 )
 """Command lines that name nothing that is there, so that a command looks at its options and ends."""

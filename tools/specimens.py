@@ -69,7 +69,7 @@ EXPERIMENT = Experiment(
     train=TrainConfig(num_steps=2, warmup_steps=0, sample_every=0),
 )
 _TOWER = Tower(4, 1, 2, 8)
-JOINT = JointConfig(8, TextTowerConfig(_TOWER, max_tokens=8, stride=4), ImageTowerConfig(_TOWER, 8, 4))
+JOINT = JointConfig(8, TextTowerConfig(_TOWER, max_tokens=8), ImageTowerConfig(_TOWER, 8, 4))
 _PIXELS = UNetConfig(levels=(Level(8, 1),), patch=4, head_width=8, groups=2, cond_width=8, **TOKENS)
 UNCLIP = {
     name: Experiment(

@@ -161,7 +161,7 @@ def test_within_a_system_a_clips_states_and_vectors_equal_theirs(both, published
     config, params = published_clip(folder, tokenizer=published[0], normalised=normalised)
     joint, scaled = Joint(config), unit if normalised else np.asarray
     tokens = joint.tokenizer().encode(AWKWARD)
-    assert tokens.shape == (len(AWKWARD), L) and (config.states, config.text_width, config.resolution) == (L, 24, R)
+    assert tokens.shape == (len(AWKWARD), L) and (config.max_tokens, config.text_width, config.resolution) == (L, 24, R)
     read = jax.jit(joint.texts)
     reading = read(params, jnp.asarray(tokens))
     batch = published[2](list(AWKWARD), padding="max_length", max_length=L, truncation=True, return_tensors="pt")

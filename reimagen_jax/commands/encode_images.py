@@ -19,6 +19,20 @@ It turns images of {resolution} x {resolution} pixels into vectors of {width} va
   that it was trained through.
 - The means and variances of its BatchNorms were measured on training records, after the last step.
 """
+PUBLISHED = """\
+---
+license: {licence}
+---
+
+# An encoder of images
+
+It turns images of {resolution} x {resolution} pixels into vectors of {width} values, without having seen a text:
+MoCo-v3's vision transformer of {depth} blocks of width {tower}, {num_weights:,} weights with the head that it was
+trained through. RCG holds it frozen (`--init.weights THIS_FOLDER`).
+
+Converted from `{name}` as Meta AI published it, or RCG's authors after them. The weights are licensed under CC BY-NC
+4.0, and so is what is made of them: **not for commercial use**.
+"""
 PROBES = """
 ## Measured
 
@@ -80,22 +94,31 @@ def image_table(measured: dict[str, Any]) -> str:
 
 def image_card(encoder: "DualEncoder", command: str) -> str:
     """The README of such an encoder's folder."""
-    from clu import parameter_overview
-
-    config, measured, training = encoder.config, encoder.facts["measured"], encoder.facts["training"]
+    measured, training = encoder.facts["measured"], encoder.facts["training"]
     how = "by MoCo-v3's loss, without labels"
     if training["objective"] == "supervised":
         how = f"by telling {training['class_by']}"
-    head = CARD.format(
-        resolution=config.resolution,
-        width=encoder.width,
-        how=how,
-        command=command,
-        patches=(config.resolution // config.patch) ** 2,
-        depth=config.tower.depth,
-        tower=config.tower.width,
-        num_weights=int(parameter_overview.count_parameters(encoder.params)),
-    )
+    head = CARD.format(how=how, command=command, **_told(encoder))
     if "probes" not in measured:
         return head
     return head + PROBES.format(held_out=measured["held_out"], table=image_table(measured))
+
+
+def published_card(encoder: "DualEncoder", name: str, licence: str) -> str:
+    """The README of the folder of a published encoder, out of the file `name`."""
+    return PUBLISHED.format(name=name, licence=licence, **_told(encoder))
+
+
+def _told(encoder: "DualEncoder") -> dict[str, Any]:
+    """What both cards say of it."""
+    from clu import parameter_overview
+
+    config = encoder.config
+    return {
+        "resolution": config.resolution,
+        "width": encoder.width,
+        "patches": (config.resolution // config.patch) ** 2,
+        "depth": config.tower.depth,
+        "tower": config.tower.width,
+        "num_weights": int(parameter_overview.count_parameters(encoder.params)),
+    }

@@ -111,8 +111,9 @@ class EncodeTrain(Options):
         from reimagen_jax.commands.train import require_untouched, train_experiment
         from reimagen_jax.errors import require
         from reimagen_jax.files import atomic_dir, require_writable, write_text
-        from reimagen_jax.inference.model import experiment_of
+        from reimagen_jax.systems import kinds
         from reimagen_jax.systems.moco.settings import MocoConfig
+        from reimagen_jax.training.checkpoint import read_run
 
         require_writable(self.out, kind="encoder", overwrite=self.overwrite)
         if self.from_run is not None:
@@ -121,7 +122,7 @@ class EncodeTrain(Options):
         else:
             run = self.workdir or self.out.with_name(f"{self.out.name}.run")
             train_experiment(self.experiment(), run)
-        of_images = isinstance(experiment_of(run).system, MocoConfig)
+        of_images = isinstance(kinds.from_dict(read_run(run)["experiment"]).system, MocoConfig)
         require(
             of_images or not self.probe, "--probe is about an encoder of images alone, a run of MoCo-v3: leave it out"
         )

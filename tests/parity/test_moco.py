@@ -5,6 +5,8 @@ import argparse
 import collections
 import dataclasses
 import math
+import runpy
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +17,13 @@ from torch import nn
 
 from reimagen_jax.encoders.moco_published import published
 from reimagen_jax.encoders.representation import Representation, bicubic
+from reimagen_jax.encoders.vectors import open_encoder
 from reimagen_jax.errors import UserError
+from reimagen_jax.inference.model import start_of
 from reimagen_jax.pretrained import pickles
 from tests.parity.huggingface import relative_error
 
+ROOT = Path(__file__).parents[2]
 D, DEPTH, HEADS, PATCH, SIDE, HEAD, WIDTH = 48, 3, 3, 8, 32, 40, 20
 
 
@@ -223,6 +228,30 @@ def test_the_misspelt_names_of_the_large_one_are_meant_as_they_should_be(tmp_pat
     same, params = published(tmp_path / "w.pth.tar", heads=HEADS)
     assert same == config and config.tower.depth == 15
     jax.tree.map(np.testing.assert_array_equal, params, right)
+
+
+def test_a_file_becomes_the_folder_of_an_encoder(both, tmp_path, capsys, monkeypatch):
+    net, encoder, params = both
+    path = stored(net, tmp_path / "vit.pth.tar")
+    tool = runpy.run_path(str(ROOT / "tools" / "convert_weights.py"))
+    words = ["convert", str(path), "--out", str(tmp_path / "encoder")]
+    for options, code, said in (
+        (["--heads", str(HEADS)], 0, "encoder of 20 values, a vision transformer of width 48"),
+        (["--heads", str(HEADS)], 2, "already exists"),
+        (["--heads", str(HEADS), "--overwrite", "--cleaning", "deepfloyd"], 2, "--cleaning: of text-to-image models"),
+        (["--overwrite"], 2, "how many heads"),
+    ):
+        monkeypatch.setattr("sys.argv", [*words, *options])
+        assert tool["main"]() == code
+        told = capsys.readouterr()
+        assert said in told.out + told.err
+    card = (tmp_path / "encoder" / "README.md").read_text()
+    assert "license: cc-by-nc-4.0" in card and "not for commercial use" in card and "`vit.pth.tar`" in card
+    opened = open_encoder(tmp_path / "encoder")
+    jax.tree.map(np.testing.assert_array_equal, opened.params, params)
+    assert opened.config == encoder.config and opened.width == WIDTH
+    settings, begun = start_of(tmp_path / "encoder")
+    assert settings.network == encoder.config and set(begun()) == {"tower", "head", "statistics"}
 
 
 def changed(net, path, **changes):

@@ -18,7 +18,7 @@ MOCO_32 = RepresentationConfig(
     std=(0.25, 0.25, 0.25),
     smoothed=True,
 )
-"""1.4M parameters for 32 x 32 images, whose 16 patches are made by convolutions; trains on a CPU."""
+"""1.3M parameters for 32 x 32 images, whose 16 patches are made by convolutions; trains on a CPU."""
 
 
 def _vit(width: int, depth: int, heads: int) -> RepresentationConfig:

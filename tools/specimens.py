@@ -35,6 +35,7 @@ from reimagen_jax.encoders.settings import (
     FrozenTextConfig,
     ImageTowerConfig,
     JointConfig,
+    RepresentationConfig,
     TextConfig,
     TextTowerConfig,
     Tower,
@@ -281,6 +282,10 @@ def write_knowledge(root: Path) -> None:
     (root / "encoder_clip").mkdir()
     expected = jax.eval_shape(dual.towers_of(config).init, jax.random.key(0))
     dual.DualEncoder(config, numbers(expected), {"measured": {}}).save(root / "encoder_clip")
+    config = RepresentationConfig(small, 8, 4, head_width=8, width=4)
+    (root / "encoder_images").mkdir()
+    expected = jax.eval_shape(dual.towers_of(config).init, jax.random.key(0))
+    dual.DualEncoder(config, numbers(expected), {"measured": {}}).save(root / "encoder_images")
     base = KnowledgeBase.build(records, root / "base")
     for name, kind in (("dense", "exact"), ("ivf", "faiss")):
         settings = Dense(root / "encoder", of="text", kind=kind)

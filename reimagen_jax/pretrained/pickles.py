@@ -14,7 +14,9 @@ without end. A `PickleCheckpoint` is read like a `Checkpoint` of safetensors.
 import collections
 import math
 import pickletools
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,6 +46,11 @@ STORAGES: Mapping[str, tuple[str, Any]] = {
 """PyTorch's names of storages, to safetensors' names of types and to types."""
 
 
+_DAMAGED = (ArithmeticError, EOFError, LookupError, OSError, RuntimeError, ValueError, struct.error, zlib.error)
+_DAMAGED += (zipfile.BadZipFile,)
+"""What zipfile raises of archives that are none, or not whole."""
+
+
 class Skipped:
     """In the place of settings of a training, which are not looked at."""
 
@@ -63,9 +70,9 @@ class Storage:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 content = archive.read(self.member)  # its checksum is compared
-        except (OSError, EOFError, KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
+            return np.frombuffer(content, self.dtype, self.count)
+        except _DAMAGED as error:
             raise UserError(f"{self.path}: {self.member} cannot be read, is the file whole? ({error})") from error
-        return np.frombuffer(content, self.dtype, self.count)
 
 
 @dataclass(frozen=True)
@@ -178,8 +185,9 @@ def load(path: str | Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename: info for info in archive.infolist()}
             require(len(members) == len(archive.infolist()), f"{path}: two of its members have one name")
-            (name,) = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")] or [""]
-            require(bool(name), f"{path} holds no data.pkl: PyTorch did not write it")
+            names = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
+            require(len(names) == 1, f"{path} holds {len(names)} pickles called data.pkl: PyTorch writes one")
+            name = names[0]
             require(
                 members[name].file_size <= LARGEST_PICKLE,
                 f"{path}: its pickle has {members[name].file_size:,} bytes, at most {LARGEST_PICKLE:,} are read",
@@ -188,9 +196,7 @@ def load(path: str | Path) -> Any:
             order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in members else b"little"
             require(order.strip() == b"little", f"{path}: its numbers begin with their highest byte, which is not read")
             program = archive.read(name)
-    except ValueError as error:
-        raise UserError(f"{path} holds several pickles: PyTorch did not write it") from error
-    except (OSError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise UserError(f"{path} cannot be read, is it whole? ({error})") from error
     return _Machine(path, folder, members).run(program)
 

@@ -178,7 +178,7 @@ def test_a_small_file_asks_for_little(tmp_path):
 def test_damaged_files_are_named(tmp_path):
     good = weights(tmp_path / "good.pt", ARRAYS).read_bytes()
     rng = np.random.default_rng(0)
-    for i in range(150):
+    for i in range(300):
         damaged = bytearray(good[: rng.integers(len(good))] if i % 3 == 0 else good)
         for place in rng.integers(len(damaged), size=3) if len(damaged) else ():
             damaged[place] = rng.integers(256)
@@ -195,8 +195,8 @@ def test_damaged_files_are_named(tmp_path):
     "content,said",
     [
         (b"no archive", "no zip archive"),
-        ({"x": b"1"}, "holds no data.pkl"),
-        ({"a/data.pkl": b"N.", "b/data.pkl": b"N."}, "several pickles"),
+        ({"x": b"1"}, "holds 0 pickles"),
+        ({"a/data.pkl": b"N.", "b/data.pkl": b"N."}, "holds 2 pickles"),
         ({"a/data.pkl": b"\x80\x02N"}, "damaged|no end"),
         ({"a/data.pkl": b"."}, "damaged"),
         ({"a/data.pkl": b"N.", "a/byteorder": b"big"}, "highest byte"),

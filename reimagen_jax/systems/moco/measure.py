@@ -22,9 +22,9 @@ from reimagen_jax.progress import track
 from reimagen_jax.systems.base import Params
 from reimagen_jax.systems.moco.feed import MocoFeed, labels_of
 
-MEASURED_ON = 2**14
+MEASURED_ON = 2**13
 """Records, at most, that statistics are measured on."""
-FITTED_TO, PROBED_ON = 2**13, 2**11
+FITTED_TO, PROBED_ON = 2**12, 2**11
 """Records, at most, that a probe is fitted to, and is measured on."""
 
 

@@ -49,6 +49,7 @@ def image_encoder(run: Path, records: Path, probe: Sequence[str]) -> "DualEncode
 
     Raises `UserError` when it learned from other records, and as `measure.probes` does.
     """
+    from reimagen_jax.data.loader import CACHE_BYTES
     from reimagen_jax.encoders.dual import DualEncoder
     from reimagen_jax.errors import require
     from reimagen_jax.inference.model import Model
@@ -61,7 +62,8 @@ def image_encoder(run: Path, records: Path, probe: Sequence[str]) -> "DualEncode
     config, train = model.config, model.config.train
     feed = MocoFeed(dataclasses.replace(config, data=dataclasses.replace(config.data, records=str(records))))
     require(feed.fingerprint == learned_from, f"{run} has learned from other records than {records} holds")
-    params = completed(feed, kinds.system_of(config).encoder, model.params["encoder"])
+    read = feed.reader(CACHE_BYTES)
+    params = completed(feed, kinds.system_of(config).encoder, model.params["encoder"], read)
     facts = {
         "training": {
             "num_steps": model.step,
@@ -76,7 +78,7 @@ def image_encoder(run: Path, records: Path, probe: Sequence[str]) -> "DualEncode
             "weight_decay": train.weight_decay,
         },
         "records_fingerprint": feed.fingerprint,
-        "measured": {"trained_on": len(feed.parts[0]), **(probes(feed, params, probe) if probe else {})},
+        "measured": {"trained_on": len(feed.parts[0]), **(probes(feed, params, probe, read) if probe else {})},
     }
     return DualEncoder(config.system.network, params, facts)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reimagen_jax.data.records import Records
+from reimagen_jax.data.records import ImageText, Records
 from reimagen_jax.data.sources.where import told
 from reimagen_jax.errors import require
 from reimagen_jax.progress import track
@@ -82,19 +82,18 @@ class MocoFeed(RecordsFeed):
         return MocoInputs(np.stack([request.start for request in requests]))
 
 
-def labels_of(records: Records, name: str, ids: np.ndarray | None = None) -> list[str]:
-    """The value of an attribute of each of these records (default: of all), as text. A dot reaches into nested ones, or
-    into a list by a place's number. Raises `UserError` naming the first record without it."""
+def labels_of(records: Records | Sequence[ImageText], name: str) -> list[str]:
+    """The value of an attribute of each record, as text. A dot reaches into nested ones, or into a list by a
+    place's number. Raises `UserError` naming the first record without it."""
 
-    def value(record: Any) -> str:
+    def value(record: ImageText) -> str:
         lists = {key: items for key, items in record.attributes.items() if isinstance(items, list)}
         places = {f"{key}.{i}": item for key, items in lists.items() for i, item in enumerate(items)}
         label = told({**record.attributes, **places}, name)
         require(bool(label), f"record {record.key} has no attribute {name!r}: it has {', '.join(record.attributes)}")
         return label
 
-    found, number = (records, len(records)) if ids is None else (records.fetch(ids.tolist()), len(ids))
-    return [value(record) for record in track(found, number, name, "record")]
+    return [value(record) for record in track(records, len(records), name, "record")]
 
 
 def _unread(texts: Sequence[str]) -> np.ndarray:

@@ -21,23 +21,26 @@ from reimagen_jax.errors import require
 from reimagen_jax.progress import track
 from reimagen_jax.systems.base import Params
 from reimagen_jax.systems.moco.feed import MocoFeed, labels_of
+from reimagen_jax.systems.moco.system import MocoBatch
 
 MEASURED_ON = 2**13
 """Records, at most, that statistics are measured on."""
 FITTED_TO, PROBED_ON = 2**12, 2**11
 """Records, at most, that a probe is fitted to, and is measured on."""
+Reader = Callable[[np.ndarray], MocoBatch]
+"""Ids of records to a batch; from memory what it has read before (`MocoFeed.reader`)."""
 
 
-def completed(feed: MocoFeed, encoder: Representation, params: Params) -> Params:
+def completed(feed: MocoFeed, encoder: Representation, params: Params, read: Reader) -> Params:
     """The encoder's parameters with statistics over records that are learned from, as they are: no views of them."""
-    B, read = feed.config.data.batch_size, feed.reader(0)
+    B = feed.config.data.batch_size
     ids = np.random.default_rng(feed.config.data.seed).permutation(feed.parts[0])[:MEASURED_ON]
     parts = ids[: len(ids) // B * B].reshape(-1, B)
     batches = track(parts, len(parts), "measuring BatchNorms", "batch")
     return encoder.measured(params, (as_floats(jnp.asarray(read(ids_B).image_BHWC)) for ids_B in batches))
 
 
-def probes(feed: MocoFeed, params: Params, names: Sequence[str]) -> dict[str, Any]:
+def probes(feed: MocoFeed, params: Params, names: Sequence[str], read: Reader) -> dict[str, Any]:
     """By attribute, the shares of held-out records whose value is told right: from representations, from features, from
     representations of random weights, and by chance. Raises `UserError` where nothing is held out, or an attribute is
     missing or has one value alone."""
@@ -50,16 +53,17 @@ def probes(feed: MocoFeed, params: Params, names: Sequence[str]) -> dict[str, An
     rng = np.random.default_rng(feed.config.data.seed)
     fitted, probed = (rng.permutation(ids)[:most] for ids, most in ((learned, FITTED_TO), (held, PROBED_ON)))
     ids = np.concatenate([fitted, probed])
-    label_N = {name: np.array(labels_of(feed.records, name, ids)) for name in names}
+    records = feed.records.fetch(ids.tolist())
+    label_N = {name: np.array(labels_of(records, name)) for name in names}
     for name, label in label_N.items():
         require(len(set(label[: len(fitted)])) > 1, f"--probe {name}: all records have the same, {str(label[0])!r}")
-    random = completed(feed, encoder, encoder.init(randomness.key(feed.config.train.seed)))
+    random = completed(feed, encoder, encoder.init(randomness.key(feed.config.train.seed)), read)
     of = {
         "representation": (encoder.represent, params),
         "features": (encoder.features, params),
         "random": (encoder.represent, random),
     }
-    vector_ND = {name: _vectors(feed, told, own, ids) for name, (told, own) in of.items()}
+    vector_ND = {name: _vectors(feed, told, own, ids, read) for name, (told, own) in of.items()}
     found, N = {}, len(fitted)
     for name, label in track(label_N.items(), len(label_N), "probing", "attribute"):
         shares = {of: _probe(x_ND[:N], label[:N], x_ND[N:], label[N:]) for of, x_ND in vector_ND.items()}
@@ -68,9 +72,9 @@ def probes(feed: MocoFeed, params: Params, names: Sequence[str]) -> dict[str, An
     return {"fitted_to": N, "held_out": len(probed), "probes": found}
 
 
-def _vectors(feed: MocoFeed, told: Callable[..., Any], params: Params, ids: np.ndarray) -> np.ndarray:
+def _vectors(feed: MocoFeed, told: Callable[..., Any], params: Params, ids: np.ndarray, read: Reader) -> np.ndarray:
     """float32 [N, D] of records, batch by batch; the last is filled up."""
-    B, read, params = feed.config.data.batch_size, feed.reader(0), jax.device_put(params)
+    B, params = feed.config.data.batch_size, jax.device_put(params)
     program = jax.jit(lambda params, image_BHWC: told(params, as_floats(image_BHWC)))
     rows = np.resize(ids, -(-len(ids) // B) * B).reshape(-1, B)
     return np.concatenate([np.asarray(program(params, read(ids_B).image_BHWC)) for ids_B in rows])[: len(ids)]

@@ -26,7 +26,8 @@ from reimagen_jax.retrieval.neighbours import Rules
 from reimagen_jax.systems import kinds
 
 UNCLIP = ("unclip_prior", "unclip_ar_prior", "unclip_decoder", "unclip_upsampler")
-BUILT_IN = ("reimagen", "distillation", "dual", "clip", "rater", *UNCLIP)
+RCG = ("moco",)
+BUILT_IN = ("reimagen", "distillation", "dual", "clip", "rater", *UNCLIP, *RCG)
 
 
 class Number(NamedTuple):

@@ -1,4 +1,4 @@
-"""Published weights (diffusers layout, safetensors) into ours: a stage of DeepFloyd IF, or karlo, which is an unCLIP.
+"""Published weights into ours: a stage of DeepFloyd IF, karlo, which is an unCLIP, or an encoder of MoCo-v3, for RCG.
 
     python tools/convert_weights.py IF-I-M-v1.0 --out runs/if64
     python tools/convert_weights.py IF-II-M-v1.0 --text-encoder IF-I-M-v1.0/text_encoder --out runs/if256
@@ -20,6 +20,12 @@ twice the memory of the weights in float32 (IF-I-XL: 35 GB), and no accelerator.
 karlo's weights (kakaobrain/karlo-v1-alpha, and its sibling of image variations, which has no prior) become three
 folders. The image encoder is CLIP's; without one, no picture can be embedded. The weights are licensed under CreativeML
 Open RAIL-M, and so is what is made of them: its use restrictions go with them.
+
+    python tools/convert_weights.py vit-b-300ep.pth.tar --out runs/moco_b
+
+An encoder of MoCo-v3 (github.com/facebookresearch/moco-v3; ViT-L of github.com/LTH14/rcg) becomes the folder of an
+encoder, as `reimagen encode-train` writes it. PyTorch's file is read without running it, and PyTorch is not needed. The
+weights are licensed under CC BY-NC 4.0, and so is what is made of them: not for commercial use.
 """
 
 import sys
@@ -35,10 +41,10 @@ from reimagen_jax.terminal import say
 
 @dataclass(frozen=True)
 class Convert:
-    """Convert a stage of DeepFloyd IF, and add attention over neighbours; or karlo."""
+    """Convert a stage of DeepFloyd IF, and add attention over neighbours; or karlo; or an encoder of MoCo-v3."""
 
     pipeline: Annotated[Path, tyro.conf.Positional]
-    """Folder of a stage I or II pipeline, or of karlo."""
+    """Folder of a stage I or II pipeline, or of karlo; or MoCo-v3's file (.pth.tar)."""
     out: Path
     """Folder to write; it must not exist yet."""
     neighbours_at: tuple[int, ...] | None = None
@@ -49,6 +55,8 @@ class Convert:
     """Folder of IF's T5 (default: text_encoder in the pipeline's folder). It embeds the empty text."""
     image_encoder: Path | None = None
     """Of karlo: folder of CLIP's image tower (default: image_encoder in the pipeline's folder, if there is one)."""
+    heads: int | None = None
+    """Of MoCo-v3: heads of attention (default: those of the published sizes, by width)."""
     cleaning: Literal["none", "deepfloyd"] = "none"
     """deepfloyd: all texts that the model reads are cleaned, as IF's own captions were (needs the extra "clean")."""
     name: str = ""
@@ -59,13 +67,36 @@ class Convert:
     """Replace an existing output folder, once the new one is complete."""
 
     def run(self) -> None:
-        """Reads, converts and writes. Raises `UserError` on a folder that is neither a stage of IF nor karlo."""
+        """Reads, converts and writes. Raises `UserError` on what is neither a stage of IF nor karlo nor MoCo-v3's."""
         from reimagen_jax.systems.unclip.karlo import is_karlo
 
-        if is_karlo(self.pipeline):
+        if self.pipeline.is_file():
+            self._moco()
+        elif is_karlo(self.pipeline):
             self._karlo()
         else:
             self._stage_of_if()
+
+    def _moco(self) -> None:
+        from reimagen_jax.commands.encode_images import published_card
+        from reimagen_jax.encoders.dual import DualEncoder
+        from reimagen_jax.encoders.moco_published import LICENCE, published
+        from reimagen_jax.errors import require
+        from reimagen_jax.files import atomic_dir, require_writable, write_text
+
+        odd = {"--neighbours-at": self.neighbours_at, "--no-neighbours": self.no_neighbours, "--name": self.name}
+        odd |= {"--text-encoder": self.text_encoder, "--image-encoder": self.image_encoder}
+        odd |= {"--cleaning": self.cleaning != "none", "--dtype": self.dtype != "float32"}
+        said = [name for name, value in odd.items() if value]
+        require(not said, f"{', '.join(said)}: of text-to-image models, but {self.pipeline} is a file, as MoCo-v3's is")
+        require_writable(self.out, kind="encoder", overwrite=self.overwrite)
+        config, params = published(self.pipeline, self.heads)
+        encoder = DualEncoder(config, params, {"published": self.pipeline.name, "licence": LICENCE})
+        with atomic_dir(self.out, kind="encoder", overwrite=self.overwrite) as folder:
+            write_text(folder / "README.md", published_card(encoder, self.pipeline.name, LICENCE))
+            encoder.save(folder)
+        print(f"encoder of {encoder.width} values, a vision transformer of width {config.tower.width}, in {self.out}")
+        print("The weights' licence, CC BY-NC 4.0, excludes commercial use; the card names it")
 
     def _karlo(self) -> None:
         import jax.numpy as jnp
@@ -79,6 +110,7 @@ class Convert:
         odd |= {"--text-encoder": self.text_encoder, "--cleaning": self.cleaning != "none"}
         said = [name for name, value in odd.items() if value]
         require(not said, f"{', '.join(said)}: of a stage of DeepFloyd IF, but {self.pipeline} is karlo")
+        require(self.heads is None, f"--heads: of MoCo-v3's file, but {self.pipeline} is karlo")
         for part in parts_of(self.pipeline):
             require_writable(self.out / part, kind="weights", overwrite=self.overwrite)
         name = self.name or self.pipeline.resolve().name
@@ -104,6 +136,7 @@ class Convert:
         from reimagen_jax.inference.export import CARD, model_card, save_weights
         from reimagen_jax.systems.reimagen.deepfloyd_pipeline import read_stage
 
+        require(self.heads is None, f"--heads: of MoCo-v3's file, but {self.pipeline} is a folder")
         require(self.image_encoder is None, f"--image-encoder: of karlo, but {self.pipeline} has no text_proj")
         require(
             not (self.no_neighbours and self.neighbours_at),

@@ -36,6 +36,7 @@ from reimagen_jax.encoders.settings import (
     FrozenTextConfig,
     ImageTowerConfig,
     JointConfig,
+    RepresentationConfig,
     TextConfig,
     TextTowerConfig,
     Tower,
@@ -70,6 +71,7 @@ EXPERIMENT = Experiment(
 )
 _TOWER = Tower(4, 1, 2, 8)
 JOINT = JointConfig(8, TextTowerConfig(_TOWER, max_tokens=8), ImageTowerConfig(_TOWER, 8, 4))
+IMAGES = RepresentationConfig(_TOWER, 8, 4, head_width=8, width=4)
 _PIXELS = UNetConfig(levels=(Level(8, 1),), patch=4, head_width=8, groups=2, cond_width=8, **TOKENS)
 UNCLIP = {
     name: Experiment(
@@ -301,6 +303,9 @@ def write_knowledge(root: Path) -> None:
     (root / "encoder_clip").mkdir()
     expected = jax.eval_shape(dual.towers_of(JOINT).init, jax.random.key(0))
     dual.DualEncoder(JOINT, numbers(expected), {"measured": {}}).save(root / "encoder_clip")
+    (root / "encoder_images").mkdir()
+    expected = jax.eval_shape(dual.towers_of(IMAGES).init, jax.random.key(0))
+    dual.DualEncoder(IMAGES, numbers(expected), {"measured": {}}).save(root / "encoder_images")
     base = KnowledgeBase.build(records, root / "base")
     for name, kind in (("dense", "exact"), ("ivf", "faiss")):
         settings = Dense(root / "encoder", of="text", kind=kind)

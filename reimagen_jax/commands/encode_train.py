@@ -55,7 +55,8 @@ class EncodeTrain(Options):
     A part of the records is kept out of training to measure how well it finds texts for images and images for texts.
     Training goes on in a working folder with logs and checkpoints; the same command resumes there. It is that of
     `reimagen train experiments/dual32.py` (dalle2_clip32.py), where more can be set, and whose run becomes an encoder
-    by --from-run.
+    by --from-run. So does a run of MoCo-v3 (rcg_moco32.py), an encoder of images alone for RCG; --probe tells what
+    its vectors hold of an image.
     """
 
     common: ClassVar[tuple[str, ...]] = (
@@ -70,6 +71,9 @@ class EncodeTrain(Options):
     """Working folder of the training: logs and checkpoints, to go on from (default: OUT.run)."""
     from_run: Path | None = None
     """Train nothing: measure and write what this run of `reimagen train` (--workdir there) has learned so far."""
+    probe: tuple[str, ...] = ()
+    """Of a run of MoCo-v3: attributes of the held-out records that a linear probe is to tell from its vectors, beside
+    those of random weights (category, scene.place)."""
     towers: Literal["small", "clip"] = "small"
     """small: convolutions, and a transformer over bytes whose tokens are averaged. clip: a vision transformer and a
     causal transformer over bytes, which learn more slowly and tell each token's state, too."""
@@ -102,24 +106,37 @@ class EncodeTrain(Options):
 
         Exits with status 128 + its number when a signal ends the training; the same command goes on.
         """
+        from reimagen_jax.commands.encode_images import image_card, image_encoder, image_table
         from reimagen_jax.commands.options import command_line
         from reimagen_jax.commands.train import require_untouched, train_experiment
+        from reimagen_jax.errors import require
         from reimagen_jax.files import atomic_dir, require_writable, write_text
+        from reimagen_jax.systems import kinds
+        from reimagen_jax.systems.moco.settings import MocoConfig
+        from reimagen_jax.training.checkpoint import read_run
 
         require_writable(self.out, kind="encoder", overwrite=self.overwrite)
         if self.from_run is not None:
-            require_untouched(self, "records", "out", "from_run", "overwrite")
+            require_untouched(self, "records", "out", "from_run", "probe", "overwrite")
             run = self.from_run
         else:
             run = self.workdir or self.out.with_name(f"{self.out.name}.run")
             train_experiment(self.experiment(), run)
-        encoder = trained_encoder(run, self.records)
+        of_images = isinstance(kinds.from_dict(read_run(run)["experiment"]).system, MocoConfig)
+        require(
+            of_images or not self.probe, "--probe is about an encoder of images alone, a run of MoCo-v3: leave it out"
+        )
+        if of_images:
+            encoder, told = image_encoder(run, self.records, self.probe), (image_card, image_table)
+        else:
+            encoder, told = trained_encoder(run, self.records), (card, table)
+        card_of, table_of = told
         command = dataclasses.replace(self, out=Path("DIR"), workdir=None, overwrite=False)
         with atomic_dir(self.out, kind="encoder", overwrite=self.overwrite) as folder:
             line = command_line("encode-train", command).replace("--records ", "", 1)
-            write_text(folder / "README.md", card(encoder, line))
+            write_text(folder / "README.md", card_of(encoder, line))
             encoder.save(folder)
-        print(table(encoder.facts["measured"]))
+        print(table_of(encoder.facts["measured"]))
         print(f"encoder of {encoder.width} values in {self.out}")
 
     def experiment(self) -> "Experiment":

@@ -27,7 +27,7 @@ from reimagen_jax.config import without_local
 from reimagen_jax.data.manifest import Manifest, Text, open_folder, write_manifest
 from reimagen_jax.encoders.bytes import ByteEncoder
 from reimagen_jax.encoders.image_function import ImageFunction
-from reimagen_jax.encoders.settings import DualConfig, JointConfig
+from reimagen_jax.encoders.settings import DualConfig, JointConfig, RepresentationConfig
 from reimagen_jax.encoders.tokenizers import ByteTokenizer
 from reimagen_jax.encoders.towers import Tokenizer, Towers, as_floats, unit
 from reimagen_jax.errors import require
@@ -49,7 +49,7 @@ class _Manifest(Manifest):
     encoder: Text = "dual"
 
 
-NETWORKS = {"dual": DualConfig, "clip": JointConfig}
+NETWORKS = {"dual": DualConfig, "clip": JointConfig, "representation": RepresentationConfig}
 """The settings of a network, by what the manifest calls it."""
 
 
@@ -124,6 +124,11 @@ class Dual:
 
     config: DualConfig
 
+    @property
+    def width(self) -> int:
+        """D: values of a vector."""
+        return self.config.width
+
     def init(self, key: Array) -> Any:
         """Random parameters."""
         side = self.config.resolution
@@ -143,10 +148,14 @@ class Dual:
         return ByteTokenizer(self.config.max_bytes)
 
 
-def towers_of(config: DualConfig | JointConfig) -> Towers:
-    """The towers that these settings are of."""
+def towers_of(config: DualConfig | JointConfig | RepresentationConfig) -> Towers:
+    """The towers that these settings are of. An encoder of images alone has one: it refuses texts."""
     if isinstance(config, DualConfig):
         return Dual(config)
+    if isinstance(config, RepresentationConfig):
+        from reimagen_jax.encoders.representation import Representation
+
+        return Representation(config)
     from reimagen_jax.encoders.joint import Joint
 
     return Joint(config)
@@ -154,9 +163,9 @@ def towers_of(config: DualConfig | JointConfig) -> Towers:
 
 @dataclass(frozen=True, eq=False)
 class DualEncoder:
-    """Trained towers of texts and images, small ones or a CLIP: a `VectorEncoder`."""
+    """Trained towers of texts and images, small ones or a CLIP, or one of images alone: a `VectorEncoder`."""
 
-    config: DualConfig | JointConfig
+    config: DualConfig | JointConfig | RepresentationConfig
     params: Any = field(repr=False)
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """How it was trained, on what, and what was measured; JSON."""
@@ -168,7 +177,7 @@ class DualEncoder:
 
     @property
     def width(self) -> int:
-        return self.config.width
+        return self.towers.width
 
     @property
     def resolution(self) -> int:
@@ -176,7 +185,7 @@ class DualEncoder:
 
     @property
     def kind(self) -> str:
-        """`dual`, the small towers, or `clip`."""
+        """`dual`, the small towers, `clip`, or `representation`, of images alone."""
         return next(name for name, settings in NETWORKS.items() if isinstance(self.config, settings))
 
     @functools.cached_property
@@ -220,7 +229,7 @@ class DualEncoder:
 
 
 @functools.cache
-def _program(config: DualConfig | JointConfig, of: str) -> Callable[[Any, Array], Array]:
+def _program(config: DualConfig | JointConfig | RepresentationConfig, of: str) -> Callable[[Any, Array], Array]:
     """One of the towers, compiled once for each network."""
     towers = towers_of(config)
     if of == "text":

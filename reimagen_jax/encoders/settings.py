@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from reimagen_jax.checked import Checked, Count, Natural
+from reimagen_jax.checked import Checked, Count, Natural, Number, Positive
 from reimagen_jax.config import FREE, LOCAL
 from reimagen_jax.errors import require
 from reimagen_jax.nets.settings import Tower
@@ -219,3 +219,51 @@ class JointConfig(Checked):
     def resolution(self) -> int | None:
         """Side of the images that it reads; others are resized. None without an image tower."""
         return None if self.image is None else self.image.resolution
+
+
+@dataclass(frozen=True)
+class RepresentationConfig(Checked):
+    """An encoder of images alone (representation.py), with the head that it was trained through. By default, a small
+    one for 32 pixels; MoCo-v3's published sizes are in systems/moco/presets.py."""
+
+    section: ClassVar[str] = "encoder."
+
+    tower: Tower = field(default_factory=lambda: Tower(activation="gelu", epsilon=1e-6))
+    """The vision transformer; its width is a multiple of 4."""
+    resolution: Count = 32
+    """Side of the images that it reads; others are resized."""
+    patch: Count = 4
+    """Side of the squares that become its tokens."""
+    stem: bool = False
+    """Patches become tokens by convolutions that halve the sides, each with a BatchNorm, not by one product."""
+    head_width: Count = 512
+    """Channels between the head's three products (MoCo-v3: 4096)."""
+    width: Count = 256
+    """D: values of the head's output."""
+    projected: bool = True
+    """A representation is the head's output, as in RCG; false: the class token's, of `tower.width` values."""
+    mean: tuple[Number, Number, Number] = (0.485, 0.456, 0.406)
+    """Of the pixels that it is trained on, in [0, 1], RGB; by default ImageNet's."""
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    smoothed: bool = False
+    """Larger images are smoothed before they are made smaller; published encoders read them unsmoothed."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.tower.width % 4 == 0,
+            f"encoder.tower.width {self.tower.width} is not a multiple of 4: positions are sines and "
+            "cosines of two axes",
+        )
+        require(
+            self.resolution % self.patch == 0,
+            f"encoder.patch {self.patch} does not divide encoder.resolution {self.resolution}",
+        )
+        halvings = self.patch.bit_length() - 1
+        require(
+            not self.stem or (self.patch.bit_count() == 1 < self.patch and self.tower.width % 2 ** (halvings - 1) == 0),
+            f"encoder.patch {self.patch} is not 2, 4, 8, ..., or half of it does not divide encoder.tower.width "
+            f"{self.tower.width}: encoder.stem halves the sides, and doubles the channels, until a patch is a token",
+        )

@@ -22,6 +22,11 @@ class Tokenizer(Protocol):
 class Towers(Protocol):
     """Pure functions of the towers' parameters."""
 
+    @property
+    def width(self) -> int:
+        """D: values of a vector."""
+        ...
+
     def init(self, key: Key[Array, ""]) -> Any:
         """Random parameters."""
         ...

@@ -14,6 +14,7 @@ from reimagen_jax.config import Experiment, InitConfig, SystemConfig, TrainConfi
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.systems.base import Feed, System
 from reimagen_jax.systems.dual.settings import ClipSystemConfig, DualSystemConfig
+from reimagen_jax.systems.moco.settings import MocoConfig
 from reimagen_jax.systems.rater.settings import RaterSystemConfig
 from reimagen_jax.systems.reimagen import settings as reimagen
 from reimagen_jax.systems.unclip import settings as unclip
@@ -40,6 +41,7 @@ _kinds = {
         ),
         Kind(DualSystemConfig, f"{_HERE}.dual.system:DualSystem", f"{_HERE}.dual.feed:DualFeed"),
         Kind(ClipSystemConfig, f"{_HERE}.dual.system:ClipSystem", f"{_HERE}.dual.feed:DualFeed"),
+        Kind(MocoConfig, f"{_HERE}.moco.system:Moco", f"{_HERE}.moco.feed:MocoFeed"),
         Kind(RaterSystemConfig, f"{_HERE}.rater.system:RaterSystem", f"{_HERE}.rater.feed:RaterFeed"),
         Kind(unclip.PriorConfig, f"{_HERE}.unclip.prior:Prior", f"{_HERE}.unclip.feed:PriorFeed"),
         Kind(unclip.ARPriorConfig, f"{_HERE}.unclip.ar_prior:ARPrior", f"{_HERE}.unclip.feed:ARPriorFeed"),

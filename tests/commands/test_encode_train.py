@@ -3,22 +3,27 @@
 import signal
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from reimagen_jax.cli import main
 from reimagen_jax.commands.encode_train import EncodeTrain
 from reimagen_jax.config import differences, is_free, load_experiment
-from reimagen_jax.data.records import Records
+from reimagen_jax.data import images
+from reimagen_jax.data.records import Records, write_records
 from reimagen_jax.encoders.vectors import open_encoder
-from reimagen_jax.inference.model import Model
+from reimagen_jax.errors import UserError
+from reimagen_jax.inference.model import Model, start_of
 from reimagen_jax.retrieval.building import Dense
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+from reimagen_jax.systems.moco.settings import MocoConfig
 from reimagen_jax.systems.request import Request
 from reimagen_jax.training import loop
-from tests.samples import records_of
+from tests.samples import example, records_of
 
 CLIP32 = Path(__file__).parents[2] / "experiments" / "dalle2_clip32.py"
+MOCO32 = Path(__file__).parents[2] / "experiments" / "rcg_moco32.py"
 DUAL32 = Path(__file__).parents[2] / "experiments" / "dual32.py"
 OPTIONS = ["--resolution", "8", "--width", "8", "--max-bytes", "16", "--num-steps", "2", "--batch-size", "8"]
 
@@ -163,6 +168,79 @@ def test_bad_input(trained, tmp_path, capsys):
         ([records, "--out", out, "--from-run", str(trained / "encoder.run"), "--width", "9"], "--width is about a"),
         ([records, "--out", out, "--workdir", str(trained / "encoder.run"), "--seed", "1", *OPTIONS], "data.seed: 0"),
         ([others, "--out", out, "--from-run", str(trained / "encoder.run")], "learned from other records"),
+    ):
+        assert main(["encode-train", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def moco(tmp_path_factory):
+    """A folder with `records`, and a run of MoCo-v3 that has learned from them."""
+    folder = tmp_path_factory.mktemp("moco")
+    examples = [example(i, f"thing {i}", shape="ab"[i % 2], look=[i % 3, 7]) for i in range(40)]
+    write_records(examples, folder / "records", source="test")
+    words = [str(MOCO32), "--data.records", str(folder / "records"), "--workdir", str(folder / "run")]
+    words += [
+        "--network.resolution",
+        "8",
+        "--network.patch",
+        "4",
+        "--network.width",
+        "12",
+        "--network.tower.depth",
+        "1",
+    ]
+    words += ["--network.tower.width", "16", "--network.head-width", "16", "--predictor-width", "16"]
+    words += ["--data.batch-size", "8", "--data.validation-share", "0.3", "--train.num-steps", "2"]
+    assert main(["train", *words]) == 0
+    return folder
+
+
+def test_a_run_of_moco_becomes_an_encoder_of_images_alone(moco, capsys):
+    words = ["encode-train", str(moco / "records"), "--from-run", str(moco / "run"), "--out", str(moco / "encoder")]
+    assert main([*words, "--probe", "shape", "look.0"]) == 0
+    said, card = capsys.readouterr().out, (moco / "encoder" / "README.md").read_text()
+    table = said[said.index("told right of 12 unseen") : said.index("encoder of 12 values")]
+    assert table.strip() in card and "random" in table and "  look.0" in table and "--probe" in card
+    assert card.startswith("# An encoder of images") and "a vision transformer over 4 patches" in card.lower()
+    encoder, records = open_encoder(moco / "encoder"), Records.open(moco / "records")
+    assert (encoder.width, encoder.resolution) == (12, 8) and encoder.facts["training"]["objective"] == "moco"
+    shares = encoder.facts["measured"]["probes"]["shape"]
+    assert set(shares) == {"representation", "features", "random", "chance"}
+    assert all(0.0 <= share <= 1.0 for share in shares.values())
+    run = Model.open(moco / "run", on_host=True).params["encoder"]
+    for part in ("tower", "head"):
+        jax.tree.map(np.testing.assert_array_equal, run[part], encoder.params[part])
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(encoder.params["statistics"]["head"]["norm2"]["bn"]["mean"]))
+    pictures = np.stack([images.decode(record.image, 8) for record in records.fetch(range(6))])
+    np.testing.assert_allclose(np.linalg.norm(encoder.images(pictures), axis=1), 1.0, rtol=1e-5)
+    with pytest.raises(UserError, match="reads images alone"):
+        encoder.texts(["a thing"])
+    assert main(["verify", str(moco / "encoder")]) == 0
+    # What holds it frozen begins with these settings and parameters.
+    settings, params = start_of(moco / "encoder")
+    assert isinstance(settings, MocoConfig) and settings.network == encoder.config
+    assert set(params()) == {"tower", "head", "statistics"}
+
+
+def test_the_same_run_is_the_same_encoder_without_probes(moco, tmp_path, capsys):
+    words = ["encode-train", str(moco / "records"), "--from-run", str(moco / "run"), "--out", str(tmp_path / "again")]
+    assert main(words) == 0
+    assert "nothing was probed" in capsys.readouterr().out
+    assert "Measured" not in (tmp_path / "again" / "README.md").read_text()
+    assert open_encoder(tmp_path / "again").fingerprint == open_encoder(moco / "encoder").fingerprint
+
+
+def test_bad_input_about_an_encoder_of_images(moco, trained, tmp_path, capsys):
+    records, out = str(moco / "records"), ["--out", str(tmp_path / "out")]
+    run = ["--from-run", str(moco / "run")]
+    for arguments, message in (
+        ([records, *out, *run, "--probe", "breed"], "has no attribute 'breed': it has shape, look"),
+        ([records, *out, *run, "--probe", "look.1"], "--probe look.1: all records have the same, '7'"),
+        ([records, *out, *run, "--width", "9"], "--width is about a training"),
+        ([str(trained / "records"), *out, *run], "learned from other records"),
+        ([str(trained / "records"), *out, "--from-run", str(trained / "encoder.run"), "--probe", "a"], "MoCo-v3"),
     ):
         assert main(["encode-train", *arguments]) == 2
         assert message in capsys.readouterr().err

@@ -183,7 +183,7 @@ def test_what_it_knows_of_embeddings_is_fitted_to_the_records_that_are_learned_f
     assert {name: (leaf.shape, leaf.dtype) for name, leaf in begun["statistics"].items()} == {
         name: (leaf.shape, leaf.dtype) for name, leaf in shapes.items()
     }
-    learned, _ = feed._split
+    learned, _ = feed.parts
     z, w = jax.jit(system.pairs)(params, feed.reader(0)(learned))
     known = statistics_of(np.asarray(z, np.float64), np.asarray(w, np.float64), P)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), begun["statistics"], known)

@@ -6,17 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
 from reimagen_jax import randomness
-from reimagen_jax.config import Experiment
-from reimagen_jax.data.loader import CACHE_BYTES, make_steps
-from reimagen_jax.data.records import Records
-from reimagen_jax.data.sizes import smaller
 from reimagen_jax.diffusion.degrade import shrink
 from reimagen_jax.diffusion.settings import DrawingConfig
 from reimagen_jax.encoders.joint import Joint
@@ -24,8 +19,9 @@ from reimagen_jax.encoders.tokenizers import PADDING, ByteTokenizer
 from reimagen_jax.encoders.towers import Tokenizer
 from reimagen_jax.errors import require
 from reimagen_jax.progress import track
-from reimagen_jax.systems.base import Batch, Params, Preview, Settings
-from reimagen_jax.systems.reimagen.batches import Examples, crop, draw_corners, held_out_parts, split
+from reimagen_jax.systems.base import Params, Preview, Settings
+from reimagen_jax.systems.records_feed import RecordsFeed
+from reimagen_jax.systems.reimagen.batches import Examples, crop, draw_corners
 from reimagen_jax.systems.reimagen.feed import check_low_res, check_weights
 from reimagen_jax.systems.reimagen.system import to_bytes, to_model
 from reimagen_jax.systems.request import Request
@@ -44,84 +40,7 @@ from reimagen_jax.terminal import say
 
 
 @dataclass(frozen=True)
-class _Feed:
-    """Pictures out of records; opens them when they are asked for."""
-
-    config: Experiment
-
-    @cached_property
-    def records(self) -> Records:
-        """What is learned from."""
-        path = self.config.data.records
-        require(bool(path), "data.records is not set: pass --data.records DIR, a folder written by `reimagen prepare`")
-        return Records.open(path)
-
-    def settled(self) -> "_Feed":
-        """The feed itself. Raises `UserError` where the records, or weights to start from, are missing."""
-        data, side = self.config.data, self.config.system.seen
-        found = "" if data.enlarge else smaller(self.records, side)
-        require(
-            not found,
-            f"{found}: run `reimagen prepare` with --resolution {side} on larger ones, or train on enlarged ones "
-            "(--data.enlarge)",
-        )
-        return self
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the records."""
-        return self.records.fingerprint
-
-    def dataset(self, process_index: int | None = None, process_count: int | None = None) -> grain.IterDataset:
-        """Batches of the records that are not held out, endless."""
-        learned, _ = self._split
-
-        def draw(ids_B: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-            return learned[ids_B], *self.drawn(rng, len(ids_B))
-
-        share = {"process_index": process_index, "process_count": process_count}
-        return make_steps(len(learned), self.config.data, draw, self.reader(CACHE_BYTES), **share)
-
-    def held_out(self, number: int, process_index: int | None = None, process_count: int | None = None) -> list[Batch]:
-        """Batches of `data.validation_share`; none without it."""
-        _, ids = self._split
-        if not len(ids):
-            return []
-        rng, chosen, parts = held_out_parts(ids, number, self.config.data, process_index, process_count)
-        drawn, read = self.drawn(rng, len(chosen)), self.reader(0)
-        return [read(chosen[part], *(each[part] for each in drawn)) for part in parts]
-
-    @property
-    def _split(self) -> tuple[np.ndarray, np.ndarray]:
-        return split(len(self.records), self.config.data, "records")
-
-    def drawn(self, rng: np.random.Generator, batch: int) -> tuple[np.ndarray, ...]:
-        """What is drawn at random for each example of a batch."""
-        return ()
-
-    def prepare(self, requests: Sequence[Request]) -> None:
-        """Nothing is to be done beforehand."""
-
-    def limited(self, request: Request, settings: Settings) -> Request:
-        return request
-
-    def numbers(self, request: Request, settings: Settings) -> dict[str, float]:
-        """The numbers of guidance that the request is drawn with."""
-        return {"text_weight": float(request.guidance.get("text_weight", settings.text_weight))}
-
-    def check_plain(self, request: Request, settings: Settings, known: Sequence[str]) -> None:
-        """Raises `UserError` for an edit, and for numbers of guidance that are not known."""
-        require(request.edit is None, f"{self.config.name} draws on no picture: edits are for a Re-Imagen")
-        for name, number in request.guidance.items():
-            require(
-                name in known,
-                f"{name!r} is no number of {self.config.name}'s guidance: {', '.join(known) or 'it has none'}",
-            )
-            settings.checked(name, number)
-
-
-@dataclass(frozen=True)
-class _TextFeed(_Feed):
+class _TextFeed(RecordsFeed):
     """Pictures with their captions, and a CLIP that reads both."""
 
     @cached_property
@@ -129,7 +48,7 @@ class _TextFeed(_Feed):
         """How texts become CLIP's ids."""
         return Joint(self.config.system.clip).tokenizer()
 
-    def settled(self) -> "_Feed":
+    def settled(self) -> "RecordsFeed":
         model, train, init = self.config.system, self.config.train, self.config.init
         require(
             any(rate == FROZEN for rate in train.rates),
@@ -207,9 +126,9 @@ class PriorFeed(_TextFeed):
 class ARPriorFeed(PriorFeed):
     """The feed of an autoregressive prior."""
 
-    def settled(self) -> "_Feed":
+    def settled(self) -> "RecordsFeed":
         """Raises `UserError` for too few records, besides."""
-        feed, dims, number = super().settled(), self.config.system.dims, len(self._split[0])
+        feed, dims, number = super().settled(), self.config.system.dims, len(self.parts[0])
         require(
             dims < number,
             f"dims is {dims}, but there are {number} records to fit as many components to: take more records, or "
@@ -222,7 +141,7 @@ class ARPriorFeed(PriorFeed):
         `fitted_on` of them. Those that a run starts from stay: its network knows their buckets."""
         if "statistics" in params:
             return params
-        model, (ids, _) = self.config.system, self._split
+        model, (ids, _) = self.config.system, self.parts
         if len(ids) > model.fitted_on:
             ids = np.sort(np.random.default_rng(self.config.data.seed).permutation(ids)[: model.fitted_on])
         with randomness.same_numbers():
@@ -332,7 +251,7 @@ class DecoderFeed(_TextFeed):
         return self.config.data.num_neighbours if settings.k is None else settings.k
 
 
-class UpsamplerFeed(_Feed):
+class UpsamplerFeed(RecordsFeed):
     """The feed of an upsampler."""
 
     @property
@@ -340,7 +259,7 @@ class UpsamplerFeed(_Feed):
         """The experiment's settings of this system."""
         return self.config.system
 
-    def settled(self) -> "_Feed":
+    def settled(self) -> "RecordsFeed":
         require(
             not self.model.last_step,
             f"{self.config.name} has a network of its own for the last step, which is not trained here: train another "

@@ -18,7 +18,7 @@ from reimagen_jax.config import Experiment
 from reimagen_jax.preflight import flops
 from reimagen_jax.pretrained import weights
 from reimagen_jax.systems import kinds
-from reimagen_jax.training import parallel
+from reimagen_jax.training import groups, parallel
 from reimagen_jax.training.state import init_state
 from reimagen_jax.training.step import make_optimizer, train_step
 
@@ -58,7 +58,8 @@ def train_program(config: Experiment, mesh: Mesh) -> Program:
     def loss(params: Any, ema: Any, batch: Any, key: Any) -> Any:
         return system.loss(params, batch, key, ema=ema)
 
-    forward = flops.count(loss, abstract.params, abstract.averaged, system.batch_spec(1), key)
+    learned = groups.trained(abstract.params, config.train.rates)
+    an_image = flops.training(loss, learned, abstract.params, abstract.averaged, system.batch_spec(1), key)
     return Program(
         name="train",
         jitted=parallel.jit_step(step, abstract, mesh),
@@ -71,7 +72,7 @@ def train_program(config: Experiment, mesh: Mesh) -> Program:
         },
         state=state_shapes((abstract.params, abstract.opt_state)),
         images=config.data.batch_size,
-        model_flops=flops.TRAINING * forward * config.data.batch_size,
+        model_flops=an_image * config.data.batch_size,
     )
 
 

@@ -49,6 +49,8 @@ class Preflight:
     """Programs to compile."""
     sample_images: int | None = None
     """Images that the sampler draws at once (default: one a device)."""
+    stored: Literal["float32", "bfloat16"] = "float32"
+    """How the weights are stored that the sampler draws with, which is how they are held (reimagen export --dtype)."""
     json: Path | None = None
     """File to write the figures to."""
     hlo: Path | None = None
@@ -101,7 +103,7 @@ def run(args: Preflight) -> int:
         if name == "train":
             program = programs.train_program(config, chips)
         else:
-            program = programs.sampler_program(config, chips, args.sample_images or chips.size)
+            program = programs.sampler_program(config, chips, args.sample_images or chips.size, args.stored)
         hlo = args.hlo and args.hlo / f"{config.name}.{name}.txt"
         reports.append(report.examine(program, config, where, chips, hlo))
         print(report.table(reports[-1]), flush=True)

@@ -1,12 +1,13 @@
 """Every preset on every card and slice, in a table: compiled by preflight.py, one after the other, and kept.
 
-    python tools/preflight_table.py --kept runs/preflight.json --out DEVICES.md --cuda cuda/bin/python
-    python tools/preflight_table.py --kept runs/preflight.json --out some.md --only IF-I-XL --on rtx4090:1 l4:1
+    python tools/preflight_table.py --cuda cuda/bin/python --tpu tpu/bin/python
+    python tools/preflight_table.py --kept runs/some.json --out runs/some.md --only IF-I-XL --on rtx4090:1 l4:1
 
 A cell is a program (a preset's training step or sampler) on one topology, compiled in a process of its own. Where it
 does not fit, micro-batches (a sampler's images) are halved until it does, or until there is no half. What is done is
-kept at once, so that the same command, given again, does what is missing. A program that does not compile is kept with
-the end of what was said, stands in the table, and is tried again. Status 1: one did not compile.
+kept at once, so that the same command, given again, does what is missing; what that is stands on the page. A program
+that does not compile is kept with the end of what was said, stands in the table, and is tried again. Status 1: one did
+not compile.
 """
 
 import json
@@ -45,6 +46,11 @@ class Row:
     """Topology -> train.fsdp and the train.accumulate to begin with; both 1 for a sampler."""
     options: str = ""
 
+    @property
+    def key(self) -> str:
+        """Of what is kept."""
+        return f"{self.name}, {self.what}, {self.images}"
+
 
 def widths(base: int) -> str:
     """A network of IF's first stage as wide as a published one: its four levels are 1, 2, 3 and 4 times `base`."""
@@ -55,6 +61,8 @@ def widths(base: int) -> str:
 LARGE, XL = widths(320), widths(704)
 FROZEN = "--train.rates.1.factor 0 --train.frozen-dtype bfloat16"
 """Neighbour attention alone learns."""
+HALF = "--stored bfloat16"
+"""Weights to draw with as `reimagen export --dtype bfloat16` stores them."""
 
 
 def everywhere(*names: str) -> dict[str, tuple[int, int]]:
@@ -70,7 +78,7 @@ ROWS = (
     Row("IF-I-XL, all of it", "if_finetune_64", "train", 64, {"h100:8": (8, 1), "a100-40:8": (8, 1)}, XL),
     Row("IF-II-M, all of it", "if_finetune_256", "train", 32, everywhere(*SINGLE)),
     Row("IF-I-M", "if_finetune_64", "sampler", 4, everywhere("rtx4090:1", "l4:1")),
-    Row("IF-I-XL", "if_finetune_64", "sampler", 4, everywhere("rtx4090:1", "l4:1", "h100:1"), XL),
+    Row("IF-I-XL, bfloat16", "if_finetune_64", "sampler", 1, everywhere("rtx4090:1", "l4:1", "h100:1"), f"{XL} {HALF}"),
     Row("IF-II-M", "if_finetune_256", "sampler", 4, everywhere("rtx4090:1", "l4:1")),
     *(
         Row(name, experiment, "train", batch, {f"{card}:8": (8, accumulate) for card, accumulate in begin.items()})
@@ -91,6 +99,24 @@ ROWS = (
             ("Re-Imagen 256 to 1024", "re_imagen_1024"),
         )
     ),
+    *(
+        Row(name, experiment, "train", batch, {"h100:8": (8, accumulate), "v4:4x4x4": pod})
+        for name, experiment, batch, accumulate, pod in (
+            ("DALL-E 2's prior", "dalle2_prior", 4096, 4, (4, 2)),
+            ("DALL-E 2's decoder", "dalle2_decoder", 2048, 8, (16, 4)),
+            ("DALL-E 2, 64 to 256", "dalle2_256", 1024, 1, (4, 1)),
+            ("DALL-E 2, 256 to 1024", "dalle2_1024", 512, 1, (4, 1)),
+        )
+    ),
+    *(
+        Row(name, experiment, "sampler", 4, everywhere("rtx4090:1", "h100:1"), HALF)
+        for name, experiment in (
+            ("DALL-E 2's prior, bfloat16", "dalle2_prior"),
+            ("DALL-E 2's decoder, bfloat16", "dalle2_decoder"),
+            ("DALL-E 2, 64 to 256, bfloat16", "dalle2_256"),
+            ("DALL-E 2, 256 to 1024, bfloat16", "dalle2_1024"),
+        )
+    ),
     Row("Re-Imagen 64, 2.5B", "re_imagen_64", "train", 2048, {"v5p:4x4x4": (16, 8), "v6e:8x8": (8, 8)}),
     Row("Re-Imagen 64, 1.4B", "re_imagen_64_small", "train", 2048, {"v5e:16x16": (16, 4)}),
     Row("Re-Imagen 64, 2.5B", "re_imagen_64", "sampler", 64, {"v4:4x4x4": (1, 1)}),
@@ -101,9 +127,9 @@ ROWS = (
 class PreflightTable:
     """Compile what is not kept yet, and write the table."""
 
-    kept: Path
+    kept: Path = ROOT / "experiments" / "devices.json"
     """JSON of what is finished; made, or gone on with."""
-    out: Path
+    out: Path = ROOT / "experiments" / "DEVICES.md"
     """Markdown with the table of all that is kept."""
     cuda: Path = Path(sys.executable)
     """Python of an environment with '.[cuda]', for cards."""
@@ -137,8 +163,7 @@ def command(row: Row, topology: str, settings: Mapping[str, int], args: Prefligh
         options += [{"accumulate": "--train.accumulate"}.get(name, f"--{name.replace('_', '-')}"), str(value)]
     experiment = f"experiments/{row.experiment}.py"
     python = str(args.cuda if card else args.tpu)
-    tool = str(ROOT / "tools" / "preflight.py")
-    return [python, tool, experiment, "--topology", topology, "--what", row.what, *options, "--json"]
+    return [python, "tools/preflight.py", experiment, "--topology", topology, "--what", row.what, *options, "--json"]
 
 
 def compiled(row: Row, topology: str, args: PreflightTable) -> dict[str, Any]:
@@ -154,10 +179,17 @@ def compiled(row: Row, topology: str, args: PreflightTable) -> dict[str, Any]:
             if not path.exists():
                 return told | {"failed": (done.stderr or done.stdout)[-1500:]}
             (figures,) = json.loads(path.read_text())
-        cell = told | {"figures": figures}
+        cell = told | {"figures": kept_of(figures)}
         if figures["fits"]:
             break
     return cell
+
+
+def kept_of(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a report's figures, what is kept: no lists of all attentions, collectives and calls."""
+    found = figures["attentions"]
+    fused, places = (sum(len(one["places"]) for one in some) for some in ([x for x in found if x["fused"]], found))
+    return {name: figures[name] for name in KEPT} | {"cudnn": fused, "attentions": places}
 
 
 def run(args: PreflightTable) -> int:
@@ -168,16 +200,14 @@ def run(args: PreflightTable) -> int:
         require(shutil.which(python) is not None, f"{python} is no Python that can be run: give that of an environment")
     kept: dict[str, Any] = read_json(args.kept, "cells") if args.kept.exists() else {}
     todo = [
-        (f"{row.name}, {row.what}, {row.images}", row, topology)
-        for row in ROWS
-        for topology in row.on
+        (row, topology)
+        for row, topology in missing(kept)
         if (not args.on or topology in args.on)
         and (not args.only or any(word in row.name or word == row.what for word in args.only))
-        and "figures" not in kept.get(f"{row.name}, {row.what}, {row.images}", {}).get(topology, {})
     ]
-    for i, (key, row, topology) in enumerate(todo[: args.limit]):
-        say(f"{i + 1} of {len(todo)}: {key}, on {topology}")
-        cell = kept.setdefault(key, {})[topology] = compiled(row, topology, args)
+    for i, (row, topology) in enumerate(todo[: args.limit]):
+        say(f"{i + 1} of {len(todo)}: {row.key}, on {topology}")
+        cell = kept.setdefault(row.key, {})[topology] = compiled(row, topology, args)
         args.kept.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.kept, kept)
         say(f"  {' | '.join(told(cell))}")
@@ -185,19 +215,30 @@ def run(args: PreflightTable) -> int:
     return 1 if any("failed" in cell for cells in kept.values() for cell in cells.values()) else 0
 
 
+def missing(kept: Mapping[str, Mapping[str, Any]]) -> list[tuple[Row, str]]:
+    """Rows and topologies without figures."""
+    return [
+        (row, topology)
+        for row in ROWS
+        for topology in row.on
+        if "figures" not in kept.get(row.key, {}).get(topology, {})
+    ]
+
+
+KEPT = ("memory", "roofline", "model_flops", "flops", "hbm_traffic", "fits", "sound", "notes")
 HEAD = """# Every preset on every card
 
-    python tools/preflight_table.py --kept runs/preflight.json --out DEVICES.md --cuda cuda/bin/python
+    python tools/preflight_table.py --cuda cuda/bin/python --tpu tpu/bin/python
 
-Compiled for cards and slices that were not here, none of it run (`reimagen_jax/preflight`). Of one device, in GiB:
-*held* are parameters, their average, the optimizer's moments and the batch; *temporaries* are activations, gradients
-and gathered parameters; *of* is what programs can have of its memory (95 % of a GPU's; JAX takes 75 % until
-`XLA_PYTHON_CLIENT_MEM_FRACTION=0.95` is set). *At best* is the slowest of compute, memory traffic and network at the
-vendor's peaks (`reimagen_jax/preflight/gpus.toml` has them, with their sources): no step, or drawing, is faster.
-*cuDNN* says how many of the attentions became cuDNN's; scores of the others lie in memory. Where a program did not
-fit, more accumulation, or fewer images, was tried: what stands here fits, or is the last that was tried. Two
-neighbours (256 to 1024: none), bfloat16, every block rematerialised. For TPUs compiled with little effort (`--quick`):
-upper bounds.
+Compiled for cards and slices that were not here, none of it run ([preflight](../reimagen_jax/preflight/README.md) says
+what makes the two environments). Of one device, in GiB: *held* are parameters, their average, the optimizer's moments
+and the batch; *temporaries* are activations, gradients and gathered parameters; *of* is what programs can have of its
+memory (95 % of a GPU's; JAX takes 75 % until `XLA_PYTHON_CLIENT_MEM_FRACTION=0.95` is set). *At best* is the slowest of
+compute, memory traffic and network at the vendor's peaks (`reimagen_jax/preflight/gpus.toml` has them, with their
+sources): no step, or drawing, is faster. *cuDNN* says how many of the attentions became cuDNN's; scores of the others
+lie in memory. Where a program did not fit, more accumulation, or fewer images, was tried: what stands here fits, or is
+the last that was tried. Re-Imagen and IF look at two neighbours (256 to 1024: none); bfloat16, every block
+rematerialised. For TPUs compiled with little effort (`--quick`): upper bounds.
 """
 COLUMNS = ("program", "on", "images", "accumulate", "fsdp", "held + temporaries", "of", "", "at best", "MFU", "cuDNN")
 
@@ -208,12 +249,30 @@ def page(kept: Mapping[str, Mapping[str, Any]]) -> str:
     for what, title in (("train", "Training"), ("sampler", "Drawing")):
         lines += [f"## {title}", "", f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
         for row in ROWS:
-            cells = kept.get(f"{row.name}, {row.what}, {row.images}", {}) if row.what == what else {}
+            cells = kept.get(row.key, {}) if row.what == what else {}
             lines += [
                 f"| {row.name} | `{where}` | {' | '.join(told(cells[where]))} |" for where in row.on if where in cells
             ]
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *to_do(kept)])
+
+
+def to_do(kept: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The page's lines on what is not compiled yet; none when all is."""
+    rest = [(row, topology) for row, topology in missing(kept) if topology not in kept.get(row.key, {})]
+    if not rest:
+        return []
+    lines = [
+        "## Not compiled yet",
+        "",
+        f"{len(rest)} of {sum(len(row.on) for row in ROWS)}. The command above compiles them, one after the other, and "
+        "adds them to this page.",
+        "",
+    ]
+    for row in ROWS:
+        if where := [f"`{topology}`" for other, topology in rest if other is row]:
+            lines.append(f"- {row.name} ({'training' if row.what == 'train' else 'drawing'}): {', '.join(where)}")
+    return [*lines, ""]
 
 
 def told(cell: Mapping[str, Any]) -> Sequence[str]:
@@ -224,13 +283,13 @@ def told(cell: Mapping[str, Any]) -> Sequence[str]:
     if "failed" in cell:
         return [*begin, "", "", "**does not compile**", "", "", ""]
     figures = cell["figures"]
-    memory, roof, found = figures["memory"], figures["roofline"], figures["attentions"]
+    memory, roof = figures["memory"], figures["roofline"]
     gib = [size / 2**30 for size in (sum(memory["held"].values()), memory["temporaries"] or 0, memory["available"])]
     taken = f"{gib[0]:.1f} + {gib[1]:.1f}" if memory["temporaries"] is not None else f"{memory['peak'] / 2**30:.1f}"
     fits = "fits" if figures["fits"] else "**does not fit**"
+    fits += "" if figures["sound"] else ", **activations travel**"
     best = f"{roof['bound']:.3g} s ({roof['limit']})" if roof else ""
-    places = [sum(len(one["places"]) for one in found if one["fused"] or not fused) for fused in (True, False)]
-    cudnn = f"{places[0]} of {places[1]}" if found else ""
+    cudnn = f"{figures['cudnn']} of {figures['attentions']}" if figures["attentions"] else ""
     return [*begin, taken, f"{gib[2]:.1f}", fits, best, f"{roof['mfu']:.0%}" if roof else "", cudnn]
 
 

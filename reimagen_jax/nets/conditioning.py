@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from reimagen_jax.nets.attention import attend, heads
-from reimagen_jax.nets.layers import activation, layer_norm, once
+from reimagen_jax.nets.layers import activation, batch_stays, layer_norm, once
 from reimagen_jax.nets.settings import UNetConfig
 
 
@@ -90,7 +90,7 @@ class Conditioning(nn.Module):
         z_B1D = (mean_BD + position_D[None, :])[:, None, :]
         tokens_BMD = jnp.concatenate([z_B1D, text_BLD], axis=1)
         query = nn.Dense(D, dtype=dtype, name="pool_query")(z_B1D)
-        key, value = jnp.split(nn.Dense(2 * D, dtype=dtype, name="pool_kv")(tokens_BMD), 2, axis=-1)
+        key, value = jnp.split(batch_stays(nn.Dense(2 * D, dtype=dtype, name="pool_kv")(tokens_BMD)), 2, axis=-1)
         mask_BM = jnp.concatenate([jnp.ones((B, 1), bool), text_mask_BL], axis=1)
         pooled = attend(*(heads(x, config.head_width) for x in (query, key, value)), mask_BM)
         pooled_BD = nn.Dense(config.cond_width, dtype=dtype, name="pool_out")(pooled.reshape(B, D))

@@ -11,7 +11,9 @@ scale-shift conditioning of ADM (Dhariwal and Nichol 2021), or the addition of H
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -74,6 +76,27 @@ def rematerialised(module: type[nn.Module], config: UNetConfig) -> type[nn.Modul
 
 TOLD = "told"
 """The collection of variables in which layers keep what a text is to them (unet.py:read)."""
+
+
+_BATCH: ContextVar[jax.sharding.Sharding | None] = ContextVar("_BATCH", default=None)
+
+
+@contextmanager
+def batch_lies(where: jax.sharding.Sharding) -> Iterator[None]:
+    """What is traced within has the first axis of its activations there: `batch_stays` says so to the compiler."""
+    token = _BATCH.set(where)
+    try:
+        yield
+    finally:
+        _BATCH.reset(token)
+
+
+def batch_stays(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """`x`, which lies, like its gradient, where `batch_lies` says. Seldom needed: the batch's place spreads from a
+    network's inputs by itself. It is where a kernel of which the gradient is split over the devices meets attention by
+    plain products, whose heads can be split as well: the compiler may then move the activations between devices."""
+    where = _BATCH.get()
+    return x if where is None else jax.lax.with_sharding_constraint(x, where)
 
 
 def once(module: nn.Module, name: str, make: Callable[[], Array]) -> Array:

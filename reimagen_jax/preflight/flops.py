@@ -3,13 +3,14 @@
   dot          2 x elements of the result x elements summed over                                                  (1)
   convolution  as in hlo.py: only where the kernel meets the image, neither padding nor zeros of a dilation        (2)
   attention    2 products of (queries x keys x width) a head, where a fused kernel hides them                      (3)
-  training     3 x forward: the gradients of both factors of a product cost as much as itself, each                (4)
+  training     (1 + n) x forward: the gradient of each factor of a product costs as much as itself; n of its two
+               factors, those that hang on a parameter that learns, have one                                       (4)
 
 Unlike what a compiled program executes, this knows nothing of rematerialisation, padding or the device: it is what
 "MFU" (model FLOPs utilisation, PaLM, Chowdhery et al. 2022, appendix B) is about. Element-wise work is not counted.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from typing import Any
 
@@ -19,35 +20,79 @@ from jax.extend import core
 from reimagen_jax.preflight.hlo import meeting_pairs
 
 TRAINING = 3
-"""(4)"""
+"""(4) where both factors of all products have a gradient, which is nearly so when every parameter learns."""
 
 
 def count(function: Callable[..., Any], *args: Any) -> int:
     """FLOPs of `function(*args)`; the arguments may be shapes. Loops whose length is not static raise `ValueError`."""
-    return _of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    return _of_jaxpr(jaxpr, [False] * len(jaxpr.invars))[0]
 
 
-def _of_jaxpr(jaxpr: core.Jaxpr) -> int:
-    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+def training(loss: Callable[..., Any], learned: Any, params: Any, *args: Any) -> int:
+    """FLOPs of `loss(params, *args)` and of its gradient with respect to the parameters that `learned`, a tree of bool
+    like theirs, names."""
+    jaxpr = jax.make_jaxpr(loss)(params, *args).jaxpr
+    varies = jax.tree.leaves(learned)
+    return _of_jaxpr(jaxpr, [*varies, *[False] * (len(jaxpr.invars) - len(varies))])[0]
 
 
-def _of_equation(equation: core.JaxprEqn) -> int:
+Counted = tuple[int, list[bool]]
+"""FLOPs, and which results hang on a parameter that learns."""
+
+
+def _of_jaxpr(jaxpr: core.Jaxpr, varies: Iterable[bool]) -> Counted:
+    total, known = 0, dict(zip(jaxpr.invars, varies, strict=True))
+    for equation in jaxpr.eqns:
+        told = [not isinstance(x, core.Literal) and known.get(x, False) for x in equation.invars]
+        cost, found = _of_equation(equation, told)
+        total += cost
+        known |= dict(zip(equation.outvars, found, strict=True))
+    return total, [not isinstance(x, core.Literal) and known.get(x, False) for x in jaxpr.outvars]
+
+
+def _of_equation(equation: core.JaxprEqn, varies: Sequence[bool]) -> Counted:
     name, params = equation.primitive.name, equation.params
+    found = [any(varies) and name != "stop_gradient" and _differentiable(x) for x in equation.outvars]
     if name == "dot_general":
         (summed, _), _ = params["dimension_numbers"]
         left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-        return 2 * prod(out) * prod(left[axis] for axis in summed)  # (1)
+        return (1 + sum(varies)) * 2 * prod(out) * prod(left[axis] for axis in summed), found  # (1), (4)
     if name == "conv_general_dilated":
-        return _convolution(equation)
+        return (1 + sum(varies)) * _convolution(equation), found
     if name.startswith("dot_product_attention_fwd"):
         query_BQHD, key_BMHD = (x.aval.shape for x in equation.invars[:2])
-        return 4 * prod(query_BQHD) * key_BMHD[1]  # (3)
+        return (3 if any(varies) else 1) * 4 * prod(query_BQHD) * key_BMHD[1], found  # (3)
     if name == "scan":
-        return params["length"] * _of_jaxpr(params["jaxpr"].jaxpr)
-    inner = [_of_jaxpr(jaxpr) for value in params.values() for jaxpr in _jaxprs(value)]
-    if name == "while" and any(inner):
+        return _scan(params, varies)
+    # What enters a branch is what stands behind the number that chooses it; all others enter in order.
+    entering = varies[1:] if name == "cond" else varies
+    inner = [
+        _of_jaxpr(jaxpr, entering if len(jaxpr.invars) == len(entering) else [any(varies)] * len(jaxpr.invars))
+        for value in params.values()
+        for jaxpr in _jaxprs(value)
+    ]
+    costs = [cost for cost, _ in inner]
+    if name == "while" and any(costs):
         raise ValueError("a loop of unknown length has matrix products in it: their number is not known")
-    return max(inner, default=0) if name == "cond" else sum(inner)
+    if inner and all(len(leaving) == len(found) for _, leaving in inner):
+        found = [any(some) for some in zip(*(leaving for _, leaving in inner), strict=True)]
+    return max(costs, default=0) if name == "cond" else sum(costs), found
+
+
+def _scan(params: dict[str, Any], varies: Sequence[bool]) -> Counted:
+    consts, carried = params["num_consts"], params["num_carry"]
+    varies = list(varies)
+    while True:  # what is handed on may come to hang on more than in the first round
+        cost, found = _of_jaxpr(params["jaxpr"].jaxpr, varies)
+        after = [a or b for a, b in zip(varies[consts : consts + carried], found[:carried], strict=True)]
+        if after == varies[consts : consts + carried]:
+            return params["length"] * cost, found
+        varies[consts : consts + carried] = after
+
+
+def _differentiable(x: core.Var) -> bool:
+    return jax.numpy.issubdtype(getattr(x.aval, "dtype", bool), jax.numpy.inexact)
 
 
 def _jaxprs(value: Any) -> list[core.Jaxpr]:

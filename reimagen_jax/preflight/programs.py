@@ -16,8 +16,9 @@ from jax.sharding import PartitionSpec as P
 from reimagen_jax import randomness, sharding
 from reimagen_jax.config import Experiment
 from reimagen_jax.preflight import flops
+from reimagen_jax.pretrained import weights
 from reimagen_jax.systems import kinds
-from reimagen_jax.training import parallel
+from reimagen_jax.training import groups, parallel
 from reimagen_jax.training.state import init_state
 from reimagen_jax.training.step import make_optimizer, train_step
 
@@ -57,7 +58,8 @@ def train_program(config: Experiment, mesh: Mesh) -> Program:
     def loss(params: Any, ema: Any, batch: Any, key: Any) -> Any:
         return system.loss(params, batch, key, ema=ema)
 
-    forward = flops.count(loss, abstract.params, abstract.averaged, system.batch_spec(1), key)
+    learned = groups.trained(abstract.params, config.train.rates)
+    an_image = flops.training(loss, learned, abstract.params, abstract.averaged, system.batch_spec(1), key)
     return Program(
         name="train",
         jitted=parallel.jit_step(step, abstract, mesh),
@@ -70,15 +72,19 @@ def train_program(config: Experiment, mesh: Mesh) -> Program:
         },
         state=state_shapes((abstract.params, abstract.opt_state)),
         images=config.data.batch_size,
-        model_flops=flops.TRAINING * forward * config.data.batch_size,
+        model_flops=an_image * config.data.batch_size,
     )
 
 
-def sampler_program(config: Experiment, mesh: Mesh, images: int) -> Program:
-    """Drawing `images` with the experiment's settings: they are shared by the devices, the parameters whole on each."""
+def sampler_program(config: Experiment, mesh: Mesh, images: int, stored: str = "float32") -> Program:
+    """Drawing `images` with the experiment's settings: they are shared by the devices, the parameters whole on each,
+    held as weights are that are stored as this dtype."""
     sharding.check_batch_size(images, mesh)
     system, whole, split = kinds.system_of(config), NamedSharding(mesh, P()), sharding.batch_sharding(mesh)
-    params = placed(jax.eval_shape(lambda: system.init(randomness.key(0))), whole)
+    params = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, weights.stored_dtype(leaf.ndim, stored), sharding=whole),
+        jax.eval_shape(lambda: system.init(randomness.key(0))),
+    )
 
     def draw(params: Any, inputs: Any, keys: Any) -> jax.Array:
         return system.sample(params, inputs, keys, system.settings)

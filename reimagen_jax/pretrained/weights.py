@@ -19,23 +19,29 @@ WEIGHTS = "weights.safetensors"
 
 
 def save_params(path: str | Path, params: Any, dtype: np.dtype | type = np.float32) -> None:
-    """Writes a parameter tree as one safetensors file, whole or not at all; floats are stored as `dtype`.
-
-    Of bfloat16, which has the range of float32 and few digits, vectors stay float32: they take no room.
+    """Writes a parameter tree as one safetensors file, whole or not at all; floats are stored as `stored_dtype` says.
 
     Raises `UserError` naming a parameter that is not finite, or that `dtype` cannot hold.
     """
     path = Path(path)
-    half = np.dtype(dtype) == ml_dtypes.bfloat16
     # safetensors writes the memory as it lies, a transposed array's too, so it has to lie in order.
     flat = {
-        name: _stored(np.asarray(leaf), name, np.float32 if half and np.ndim(leaf) < 2 else dtype)
+        name: _stored(np.asarray(leaf), name, stored_dtype(np.ndim(leaf), dtype))
         for name, leaf in flatten_dict(params, sep="/").items()
     }
     partial = path.with_name(f".{path.name}.partial")
     save_file(flat, partial)
     partial.chmod(0o644)  # safetensors makes files private; an installed package is read by others
     partial.replace(path)
+
+
+def stored_dtype(rank: int, dtype: np.dtype | type | str) -> np.dtype:
+    """That of a parameter of this rank among weights that are stored as `dtype`.
+
+    Of bfloat16, which has the range of float32 and few digits, vectors stay float32: they take no room.
+    """
+    dtype = jnp.dtype(dtype)
+    return np.dtype(np.float32) if rank < 2 and dtype == ml_dtypes.bfloat16 else dtype
 
 
 def _stored(array: np.ndarray, name: str, dtype: np.dtype | type) -> np.ndarray:

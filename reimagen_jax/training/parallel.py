@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from reimagen_jax.config import TrainConfig
 from reimagen_jax.errors import require
+from reimagen_jax.nets import layers
 from reimagen_jax.sharding import batch_sharding, global_batch, state_sharding
 from reimagen_jax.systems.base import Metrics, Params, System
 from reimagen_jax.training.state import TrainState
@@ -50,7 +51,11 @@ class Gathered:
         return self.system.init(key)
 
     def loss(self, params: Params, batch: Any, key: Key[Array, ""], *, ema: Params) -> tuple[Float[Array, ""], Metrics]:
-        return self.system.loss(self.gather(params), batch, key, ema=self.gather(ema))
+        params, ema = self.gather(params), self.gather(ema)
+        if self.mesh.shape["fsdp"] == 1:  # no gradient is split, and the batch stays put by itself
+            return self.system.loss(params, batch, key, ema=ema)
+        with layers.batch_lies(batch_sharding(self.mesh)):
+            return self.system.loss(params, batch, key, ema=ema)
 
     def gather(self, params: Params) -> Params:
         """Whole parameters of those that are split."""

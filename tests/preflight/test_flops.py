@@ -52,6 +52,28 @@ def test_gradients_cost_twice_the_function():
     assert flops.count(jax.grad(loss, (0, 1)), w, x) == flops.TRAINING * forward
 
 
+def test_only_what_learns_has_a_gradient():
+    def loss(params, x, wrap=jax.checkpoint):
+        early, late = params["early"], params["late"]
+        h = wrap(lambda w, x: jnp.tanh(x @ w))(early, x)
+        h, _ = lax.scan(lambda h, _: (jnp.tanh(h @ late), None), h, None, length=3)
+        return (lax.stop_gradient(h) @ early).sum() + (h**2).sum()
+
+    params, x = {"early": ones(16, 16), "late": ones(16, 16)}, ones(4, 16)
+    once = 2 * 4 * 16 * 16
+
+    def training(*names):
+        return flops.training(loss, {name: name in names for name in params}, params, x) // once
+
+    assert flops.count(loss, params, x) == 5 * once == training() * once
+    assert training("early") == 5 + 1 + 3 + 1  # its own two products, and back through the loop's three
+    assert training("late") == 5 + 2 * 3  # a loop's rounds are alike: what enters the first counts as if it hung on it
+    assert training("early", "late") == 5 + 1 + 2 * 3 + 1
+    for name in params:  # as autodiff does it where nothing is computed again
+        grad = jax.grad(lambda one, name=name: loss(params | {name: one}, x, wrap=lambda function: function))
+        assert flops.count(grad, params[name]) == training(name) * once
+
+
 def test_loops_branches_and_rematerialisation():
     w = ones(4, 4)
 

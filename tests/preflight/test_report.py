@@ -5,6 +5,7 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -15,6 +16,7 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.preflight import programs, report
 from reimagen_jax.preflight.chips import GIB, parse_slice
 from reimagen_jax.preflight.programs import Program
+from reimagen_jax.pretrained import weights
 from reimagen_jax.training import parallel
 from reimagen_jax.training.state import init_state
 from reimagen_jax.training.step import make_optimizer, train_step
@@ -221,6 +223,16 @@ def test_the_samplers_work_grows_with_steps_and_images(mesh):
     few, more = work(2, 8), work(3, 8)
     assert 2 * (more - few) < few  # the neighbours are encoded once, whatever the steps
     assert work(2, 16) == 2 * few
+
+
+def test_weights_stored_as_bfloat16_are_held_as_they_are_read(mesh, tmp_path):
+    held = programs.sampler_program(TINY, mesh, 8, "bfloat16").held["parameters"]
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), held)
+    weights.save_params(tmp_path / weights.WEIGHTS, params, jnp.bfloat16)
+    read = weights.load_params(tmp_path / weights.WEIGHTS, params, on_host=True)
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(held)]
+    assert dtypes == [leaf.dtype for leaf in jax.tree.leaves(read)]
+    assert set(dtypes) == {jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)}
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])

@@ -78,6 +78,19 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch, capsys):
     assert "not divisible by the 8 devices" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("options", "asked"), [([], (8, "float32")), (["--stored", "bfloat16"], (8, "bfloat16"))])
+def test_the_sampler_is_compiled_with_weights_as_they_are_stored(on_cpus, monkeypatch, options, asked):
+    told = []
+
+    def sampler_program(config, mesh, *what):
+        told.append(what)
+        return regression_program(mesh, gathered=True)
+
+    monkeypatch.setattr(programs, "sampler_program", sampler_program)
+    assert preflight.main([EXPERIMENT, "--topology", "v4:2x2x2", "--fsdp", "4", "--what", "sampler", *options]) == 0
+    assert told == [asked]
+
+
 def test_without_libtpu_it_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
     assert preflight.main([EXPERIMENT, "--topology", "v4:2x2x2"]) == 2

@@ -17,24 +17,27 @@ from tools.preflight_table import ROWS, PreflightTable, Row, tries
 ROW = Row("Small", "if_finetune_64", "train", 16, {"h100:2": (2, 2), "l4:1": (1, 1)})
 
 
-def figures(fits):
+def figures(fits, sound=True):
+    """What preflight.py writes, or as much of it as is kept, and a list that is not."""
     memory = {"held": {"parameters": 2**30}, "temporaries": 2**31, "peak": 3 * 2**30, "available": 20 * 2**30}
     one = {"queries": 4, "keys": 6, "fused": True, "places": ["a", "b"]}
     roofline = {"bound": 0.25, "limit": "memory", "mfu": 0.5}
-    return {"fits": fits, "memory": memory, "roofline": roofline, "attentions": [one, one | {"fused": False}]}
+    told = {"fits": fits, "sound": sound, "memory": memory, "roofline": roofline, "notes": [], "collectives": []}
+    told |= {"model_flops": 2e12, "flops": 1e12, "hbm_traffic": 3e9}
+    return told | {"attentions": [one, one | {"fused": False}]}
 
 
 @pytest.fixture
 def compiler(monkeypatch):
     """Stands in for preflight.py: what it was asked, and a program that fits from `accumulate` on."""
-    asked, needs = [], {"accumulate": 4, "fails": False}
+    asked, needs = [], {"accumulate": 4, "fails": False, "sound": True}
 
     def run(words, **_):
         asked.append(words)
         if needs["fails"]:
             return subprocess.CompletedProcess(words, 1, "", "Traceback\nRuntimeError: it broke")
         accumulate = int(words[words.index("--train.accumulate") + 1])
-        Path(words[-1]).write_text(json.dumps([figures(accumulate >= needs["accumulate"])]))
+        Path(words[-1]).write_text(json.dumps([figures(accumulate >= needs["accumulate"], needs["sound"])]))
         return subprocess.CompletedProcess(words, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -57,6 +60,39 @@ def test_micro_batches_are_halved_until_it_fits(compiler, args):
         "| Small | `h100:2` | 16 | 4 | 2 | 1.0 + 2.0 | 20.0 | fits | 0.25 s (memory) | 50% | 2 of 4 |",
         "| Small | `l4:1` | 16 | 4 | 1 | 1.0 + 2.0 | 20.0 | fits | 0.25 s (memory) | 50% | 2 of 4 |",
     ]
+
+
+def test_activations_that_travel_are_told(compiler, args):
+    _, needs = compiler
+    needs["sound"] = False
+    assert preflight_table.run(args) == 0
+    assert args.out.read_text().count("| fits, **activations travel** |") == 2
+
+
+def test_what_is_kept_names_no_path_and_has_no_long_lists(compiler, args):
+    preflight_table.run(args)
+    text = args.kept.read_text()
+    assert str(preflight_table.ROOT) not in text and "places" not in text
+    assert json.loads(text)["Small, train, 16"]["l4:1"]["command"].startswith("tools/preflight.py experiments/if_")
+
+
+def test_what_is_not_compiled_yet_is_told_until_all_is(compiler, args):
+    preflight_table.run(dataclasses.replace(args, limit=0))
+    told = args.out.read_text().partition("## Not compiled yet")[2]
+    assert "2 of 2." in told and "- Small (training): `h100:2`, `l4:1`" in told
+    preflight_table.run(dataclasses.replace(args, limit=1))
+    told = args.out.read_text().partition("## Not compiled yet")[2]
+    assert "1 of 2." in told and "- Small (training): `l4:1`" in told
+    preflight_table.run(args)
+    assert "Not compiled yet" not in args.out.read_text()
+
+
+def test_the_page_in_the_repository_is_of_what_is_kept_there():
+    """Change neither by hand: `python tools/preflight_table.py --limit 0` writes the page."""
+    default = PreflightTable()
+    kept = json.loads(default.kept.read_text())
+    assert default.out.read_text() == preflight_table.page(kept)
+    assert {(row.key, topology) for row in ROWS for topology in row.on} >= {(k, on) for k in kept for on in kept[k]}
 
 
 def test_what_is_kept_is_not_compiled_again(compiler, args):

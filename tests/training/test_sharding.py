@@ -13,6 +13,8 @@ from jax.sharding import PartitionSpec as P
 
 from reimagen_jax import sharding
 from reimagen_jax.errors import UserError
+from reimagen_jax.nets.conditioning import Conditioning
+from reimagen_jax.nets.settings import UNetConfig
 from reimagen_jax.training import parallel
 from reimagen_jax.training.state import init_state
 from reimagen_jax.training.step import make_optimizer, train_step
@@ -114,6 +116,39 @@ def test_parameters_travel_and_activations_do_not():
     program = step.lower(state, batch, jax.random.key(7)).compile().as_text()
     used = {name for name in COLLECTIVES if re.search(rf" {name}(-start)?\(", program)}
     assert "all-gather" in used and used <= {"all-gather", "all-reduce", "reduce-scatter"}
+
+
+class Pooling:
+    """A system that pools texts by attention; it draws no random numbers."""
+
+    net = Conditioning(UNetConfig(cond_width=32, text_width=64, head_width=8, groups=8, text_pooling="attention"))
+    text = np.random.default_rng(0).normal(size=(16, 5, 64)).astype(np.float32)
+    batch = (np.linspace(0, 1, 16, dtype=np.float32), text, np.ones((16, 5), bool))
+
+    def init(self, key):
+        return self.net.init(key, *map(jnp.asarray, self.batch))
+
+    def loss(self, params, batch, key, *, ema):
+        t_B, text_BLD, mask_BL = batch
+        return (self.net.apply(params, t_B, text_BLD, mask_BL) ** 2).mean(), {}
+
+
+@pytest.mark.parametrize(("fsdp", "pinned"), [(1, 0), (4, 2)])
+def test_keys_and_values_of_pooled_text_stay_with_the_batch_and_so_does_their_gradient(fsdp, pinned):
+    """Left to itself, XLA for GPUs splits them by heads, where a kernel's gradient is, and moves all of them."""
+    mesh, system = sharding.make_mesh(fsdp), Pooling()
+    params = jax.jit(system.init)(jax.random.key(0))
+    where = sharding.state_sharding({"params": params}, mesh)["params"]
+
+    def gradient(system):
+        return jax.grad(lambda params, batch: system.loss(params, batch, None, ema={})[0])
+
+    step = jax.jit(gradient(parallel.Gathered(system, mesh)), in_shardings=(where, sharding.batch_sharding(mesh)))
+    lines = [line for line in step.lower(params, system.batch).as_text().splitlines() if "tensor<16x6x128xf32>" in line]
+    constraints = [line for line in lines if "sharding_constraint" in line]
+    assert len(constraints) == pinned and all('[{"data", "fsdp"}, {}, {}]' in line for line in constraints)
+    sharded, whole = step(params, system.batch), jax.jit(gradient(system))(params, system.batch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), sharded, whole)
 
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")

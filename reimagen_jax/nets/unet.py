@@ -300,7 +300,7 @@ def read(unet: UNet, params: Any, condition: Condition) -> Told:
     x_BHWC, t_B = jnp.zeros((B, side, side, 3), jnp.float32), jnp.zeros(B, jnp.float32)
     low_res_BHWC = None if condition.low_res_BHWC is None else x_BHWC
     condition = condition.replace(low_res_BHWC=low_res_BHWC, memory=None, told=None)
-    return unet.apply({"params": params}, x_BHWC, t_B, condition, mutable=[TOLD])[1][TOLD]
+    return unet.apply({"params": params}, x_BHWC, t_B, condition, mutable=[TOLD])[1].get(TOLD, {})
 
 
 def predict(

@@ -73,6 +73,12 @@ def test_extra_tokens_are_read_once_with_the_text(decoder):
     assert read(UNet(DECODER), params, Condition()) == {}
 
 
+def test_a_network_that_looks_at_no_token_remembers_none(decoder):
+    """It may be told of a vector alone."""
+    config = dataclasses.replace(DECODER, levels=UPSAMPLER.levels)
+    assert read(UNet(config), params_of(config, decoder[1]), decoder[1]) == {}
+
+
 def test_a_network_without_text_has_no_parameters_for_one():
     x, low_res = draw(0, *[(B, R, R, 3)] * 2)
     condition = Condition(low_res_BHWC=low_res)

@@ -2,6 +2,9 @@
 
 from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
+
 from reimagen_jax.config import Experiment, InitConfig, TrainConfig
 from reimagen_jax.encoders.settings import RepresentationConfig
 from reimagen_jax.nets.settings import LatentMLPConfig, Level, Tower, UNetConfig
@@ -14,6 +17,7 @@ from reimagen_jax.systems.rcg.settings import (
     RdmSamplerConfig,
 )
 from reimagen_jax.systems.unclip.settings import TOKENS
+from tests.systems import test_unclip as unclip
 from tests.unclip import changed
 
 ENCODER = RepresentationConfig(Tower(16, 1, 2, 32, "gelu", 1e-6), resolution=8, patch=4, head_width=12, width=8)
@@ -67,3 +71,16 @@ ALL = {
     "class": OF_CLASS,
     "none": OF_NOTHING,
 }
+
+
+def random_params(config, seed=0):
+    """Weights away from the zeros that training starts with, so that every input matters; pictures are told apart by
+    the encoder, its variances are above 0."""
+    params = unclip.random_params(config, seed)
+    if "encoder" in params:
+        told = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: jnp.abs(leaf) + 0.5 if "var" in jax.tree_util.keystr(path) else leaf,
+            params["encoder"]["statistics"],
+        )
+        params["encoder"] = {**jax.tree.map(lambda leaf: 4.0 * leaf, params["encoder"]), "statistics": told}
+    return params

@@ -28,9 +28,8 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 def world(tmp_path_factory):
     """What the headers prepare: a small EntityWorld; and an RDM, for its encoder."""
     folder = tmp_path_factory.mktemp("rcg")
-    write_records(
-        WorldSource(World(num_entities=20, num_images=60), resolution=8).items(), folder / "records", source="w"
-    )
+    source = WorldSource(World(num_entities=20, num_images=120), resolution=8)
+    write_records(source.items(), folder / "records", source=source.name)
     (folder / "encoder").mkdir()
     (folder / "encoder" / EXPERIMENT).write_text(to_json(RDM))
     save_params(folder / "encoder" / WEIGHTS, jax.jit(kinds.system_of(RDM).init)(jax.random.key(0)))

@@ -25,7 +25,7 @@ from reimagen_jax.systems.unclip.settings import (
 
 CLIP = JointConfig(
     width=8,
-    text=TextTowerConfig(Tower(16, 1, 2, 32), max_tokens=32, stride=4),
+    text=TextTowerConfig(Tower(16, 1, 2, 32), max_tokens=32),
     image=ImageTowerConfig(Tower(16, 1, 2, 32), resolution=8, patch=4),
 )
 TRAIN = TrainConfig(

@@ -11,9 +11,8 @@ from reimagen_jax.cli import main
 from reimagen_jax.inference.export import save_weights
 from reimagen_jax.inference.origin import read_origin
 from reimagen_jax.inference.representations import between_of
-from tests.rcg import CLASS_RDM, GENERATOR, OF_CLASS, OF_NOTHING, RDM
+from tests.rcg import CLASS_RDM, GENERATOR, OF_CLASS, OF_NOTHING, RDM, random_params
 from tests.samples import picture
-from tests.systems.test_unclip import random_params
 from tests.unclip import DECODER
 
 MODELS = {

@@ -146,9 +146,14 @@ class RdmConfig(_Represented):
         self.check_settings(self.sampler)
 
     @property
+    def resolution(self) -> int:
+        """Side of the images that are represented; 0 where none is read."""
+        return self.side or self.encoder.resolution or 0
+
+    @property
     def seen(self) -> int:
         """Side of the images of a batch."""
-        return self.side or self.encoder.resolution or 0
+        return self.resolution
 
     @property
     def drawn(self) -> None:

@@ -116,6 +116,8 @@ class Draw(Rcg):
     def plan(self, models: "list[Model]") -> "Plan":
         from reimagen_jax.inference.representations import drawings
 
+        knows = bool(getattr(models[0].config.data, "class_by", ""))
+        require(knows or not self.classes, f"--classes: {self.model} ({models[0].config.name}) knows no classes")
         return drawings(self.classes, self.how.num_images)
 
 

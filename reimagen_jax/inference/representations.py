@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -113,7 +114,7 @@ def interpolations(
 def between_of(ends_2D: Float[np.ndarray, "2 d"], shares_F: Float[np.ndarray, " f"]) -> Float[np.ndarray, "f d"]:
     """(2); the ends as they are."""
     mixed_FD = (1.0 - shares_F)[:, None] * ends_2D[0] + shares_F[:, None] * ends_2D[1]
-    return np.asarray(normalised(np.asarray(mixed_FD, np.float32)))
+    return np.asarray(normalised(jnp.asarray(mixed_FD, jnp.float32)))
 
 
 def _row(label: str, requests: Sequence[Request], before: Mapping[str, np.ndarray] | None = None) -> Row:

@@ -99,7 +99,7 @@ def test_between_two_representations_all_are_normalised():
         (("draw", "--model", "IN/rdm"), "let a generator draw from them, --cascade GENERATOR"),
         (("draw", "--model", "IN/generator"), "draw one by an RDM, --model RDM --cascade GENERATOR"),
         (("draw", "--model", "IN/rdm", "--cascade", "IN/decoder"), "is a rdm"),
-        (("draw", "--model", "IN/none", "--classes", "cat"), "'cat' would say nothing to it"),
+        (("draw", "--model", "IN/none", "--classes", "cat"), "(tiny_none) knows no classes"),
         (("draw", "--model", "IN/class", "--classes", "cot"), "no class 'cot' among its 3: such are 'cat'"),
         (("draw", "--model", "IN/class", "--classes", "cat", "cat"), "--classes has one twice"),
         (("draw", "--model", "IN/none", "--text-weight", "2"), "nothing guides it"),
@@ -118,7 +118,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(inputs, tmp_path, capsys, args
 
 
 def test_sample_draws_by_both_and_from_references_and_reproduce_draws_it_again(inputs, tmp_path, capsys):
-    both = ["--model", str(inputs / "rdm"), "--cascade", f"{inputs}/generator,steps=2", "--prompt", ""]
+    both = ["--model", str(inputs / "rdm"), "--cascade", f"{inputs}/generator,steps=2", "--prompt", "x"]
     given = ["--model", str(inputs / "generator"), "--prompt", "a cat", "--reference", str(inputs / "a.png"), "a cat"]
     for name, words in (("both", both), ("given", given)):
         out = tmp_path / name

@@ -269,7 +269,6 @@ def test_stages_that_do_not_chain_are_refused(configs, message):
 @pytest.mark.parametrize(
     ("config", "request_", "message"),
     [
-        (RDM, Request("a cat"), "'a cat' would say nothing to it"),
         (RDM, Request(neighbours=(neighbour(0),)), "give that to --model"),
         (RDM, Request(guidance={"text_weight": 2.0}), "it has none"),
         (CLASS_RDM, Request("dgo"), "no class 'dgo' among its 3: such are 'dog'"),
@@ -283,7 +282,7 @@ def test_stages_that_do_not_chain_are_refused(configs, message):
         (GENERATOR, Request(neighbours=(neighbour(0, weight=0.0),)), "all neighbours have weight 0"),
         (GENERATOR, Request(start=START, edit=Edit(neighbour(0).image)), "draws on no picture"),
         (OF_CLASS, Request("dog", start=START), "has no place for neighbours or pictures"),
-        (OF_NOTHING, Request("dog"), "would say nothing to it"),
+        (OF_NOTHING, Request("dog", start=START), "draws from nothing alone"),
         (OF_NOTHING, Request(guidance={"text_weight": 2.0}), "it has none"),
     ],
 )

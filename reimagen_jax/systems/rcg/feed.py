@@ -118,21 +118,14 @@ class PicturesFeed(RecordsFeed):
         return np.asarray([self.numbers(each, settings).get("text_weight", 1.0) for each in requests], np.float32)
 
     def check_class(self, request: Request, drop: float) -> None:
-        """Raises `UserError` for a class that it does not know, none where it always knows one, and a text where it
-        reads none."""
-        name = self.config.name
-        if not self.config.data.class_by:
+        """Raises `UserError` for a class that it does not know, and none where it always knows one. A prompt says
+        nothing to a system without classes."""
+        if self.config.data.class_by and self.class_of(request.prompt) == NO_CLASS:
             require(
-                not request.prompt.strip(),
-                f"{name} draws without a text or a class, and {request.prompt!r} would say nothing to it: give an "
-                'empty prompt, --prompt "", or draw by `reimagen rcg draw`',
+                drop > 0,
+                f"{self.config.name} has learned no class for an empty prompt (class_drop, condition_drop): name one, "
+                f"such as {self.config.system.classes[0]!r}",
             )
-            return
-        require(
-            self.class_of(request.prompt) != NO_CLASS or drop > 0,
-            f"{name} has learned no class for an empty prompt (class_drop, condition_drop): name one, such as "
-            f"{self.config.system.classes[0]!r}",
-        )
 
     def check_nothing_else(self, request: Request, settings: Settings) -> None:
         """Raises `UserError` for what none of these systems looks at."""

@@ -7,7 +7,7 @@ RECORDS are those of ImageNet at 256 pixels, the ENCODER is MoCo-v3's ViT-B, as 
 Two steps of it on a CPU, of 8 values and 2 blocks:
 
     reimagen train experiments/rcg_rdm.py --workdir runs/tiny/rdm --data.records runs/tiny/records \
-        --init.weights runs/tiny/encoder --mlp.width 32 --mlp.depth 2 --side 8 --data.batch-size 4 --data.enlarge \
+        --init.weights runs/tiny/encoder --mlp.width 32 --mlp.depth 2 --side 8 --data.batch-size 8 --data.enlarge \
         --train.num-steps 2 --train.warmup-steps 0 --train.log-every 2
 
 62.7M parameters, 72.2M with --data.class-by label (the paper: 63M); the encoder, MoCo-v3's ViT-B, lies frozen beside

@@ -18,7 +18,7 @@ from reimagen_jax.data.sources import WorldSource
 from reimagen_jax.inference.model import EXPERIMENT, Model
 from reimagen_jax.pretrained.weights import WEIGHTS, save_params
 from reimagen_jax.systems import kinds
-from tests.rcg import RDM
+from tests.rcg import GENERATOR, random_params
 from tests.training.tiny_system import same
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -26,13 +26,13 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """What the headers prepare: a small EntityWorld; and an RDM, for its encoder."""
+    """What the headers prepare: a small EntityWorld; and a generator, for its encoder."""
     folder = tmp_path_factory.mktemp("rcg")
     source = WorldSource(World(num_entities=20, num_images=120), resolution=8)
     write_records(source.items(), folder / "records", source=source.name)
     (folder / "encoder").mkdir()
-    (folder / "encoder" / EXPERIMENT).write_text(to_json(RDM))
-    save_params(folder / "encoder" / WEIGHTS, jax.jit(kinds.system_of(RDM).init)(jax.random.key(0)))
+    (folder / "encoder" / EXPERIMENT).write_text(to_json(GENERATOR))
+    save_params(folder / "encoder" / WEIGHTS, random_params(GENERATOR))
     return folder
 
 

@@ -96,6 +96,11 @@ NOT_HERE = (
         "the paper's size, for many devices; two small steps stand in its header",
     ),
     (r"reimagen reproduce sent.png", "is of a picture that somebody has sent"),
+    (
+        r"evaluate (fid|statistics)|reimagen augment",
+        "is about few records and pictures that were drawn of them; tests/commands/test_evaluate_distances.py and "
+        "tests/commands/test_augment.py make some",
+    ),
     (r"evaluate judged", "people fill in the table first; tests/evaluation/entities/test_people.py does"),
     (
         r"tools/preflight",

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from reimagen_jax import cli
 from reimagen_jax.commands import (  # noqa: F401 (imported before processes are forked, so that each is quick)
+    augment,
     demo,
     distill,
     embed,
@@ -36,7 +37,7 @@ from reimagen_jax.evaluation import rater_check  # noqa: F401
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
 tqdm.set_lock(threading.RLock())  # one of processes would be left behind by those that are killed
-records.RECORDS_PER_SHARD = 2  # so that little is much
+records.RECORDS_PER_SHARD = augment.SHARD = 2  # so that little is much
 FEW = "--num-images 1 --steps 1"
 EXPERIMENT = "from specimens import {} as config\n"
 
@@ -141,6 +142,9 @@ SCENARIOS = {
     ),
     "sample many": Scenario(
         "sample --model model --prompt a b c d --out out --num-images 3 --steps 1 --batch-size 2", (*_BASE, "model")
+    ),
+    "augment": Scenario(
+        "augment records --model model --out out --variants 2 --steps 1 --batch-size 2", ("records", "model")
     ),
     "sweep": Scenario(
         f"sweep --model model --knowledge-base base --prompt cat --out out --etas 0 1 {FEW}", (*_BASE, "model")

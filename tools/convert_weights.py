@@ -22,10 +22,12 @@ folders. The image encoder is CLIP's; without one, no picture can be embedded. T
 Open RAIL-M, and so is what is made of them: its use restrictions go with them.
 
     python tools/convert_weights.py vit-b-300ep.pth.tar --out runs/moco_b
+    python tools/convert_weights.py rdm-mocov3vitb.pth --out runs/rdm_b
 
 An encoder of MoCo-v3 (github.com/facebookresearch/moco-v3; ViT-L of github.com/LTH14/rcg) becomes the folder of an
-encoder, as `reimagen encode-train` writes it. PyTorch's file is read without running it, and PyTorch is not needed. The
-weights are licensed under CC BY-NC 4.0, and so is what is made of them: not for commercial use.
+encoder, as `reimagen encode-train` writes it; a representation diffusion model of RCG (github.com/LTH14/rcg), with the
+encoder that lies in its file, a folder of weights. PyTorch's files are read without running them, and PyTorch is not
+needed. The encoder is licensed under CC BY-NC 4.0, and so is what is made of it: not for commercial use.
 """
 
 import sys
@@ -44,7 +46,7 @@ class Convert:
     """Convert a stage of DeepFloyd IF, and add attention over neighbours; or karlo; or an encoder of MoCo-v3."""
 
     pipeline: Annotated[Path, tyro.conf.Positional]
-    """Folder of a stage I or II pipeline, or of karlo; or MoCo-v3's file (.pth.tar)."""
+    """Folder of a stage I or II pipeline, or of karlo; or MoCo-v3's file (.pth.tar), or an RDM's of RCG."""
     out: Path
     """Folder to write; it must not exist yet."""
     neighbours_at: tuple[int, ...] | None = None
@@ -68,14 +70,41 @@ class Convert:
 
     def run(self) -> None:
         """Reads, converts and writes. Raises `UserError` on what is neither a stage of IF nor karlo nor MoCo-v3's."""
+        from reimagen_jax.systems.rcg.published import holds_rdm
         from reimagen_jax.systems.unclip.karlo import is_karlo
 
-        if self.pipeline.is_file():
+        if self.pipeline.is_file() and holds_rdm(self.pipeline):
+            self._rdm()
+        elif self.pipeline.is_file():
             self._moco()
         elif is_karlo(self.pipeline):
             self._karlo()
         else:
             self._stage_of_if()
+
+    def _rdm(self) -> None:
+        import jax.numpy as jnp
+
+        from reimagen_jax.errors import require
+        from reimagen_jax.files import atomic_dir, require_writable, write_text
+        from reimagen_jax.inference.export import CARD, model_card, save_weights
+        from reimagen_jax.systems.rcg.published import LICENCE, read
+
+        odd = {"--neighbours-at": self.neighbours_at, "--no-neighbours": self.no_neighbours}
+        odd |= {"--text-encoder": self.text_encoder, "--image-encoder": self.image_encoder}
+        odd |= {"--cleaning": self.cleaning != "none"}
+        said = [name for name, value in odd.items() if value]
+        require(not said, f"{', '.join(said)}: of text-to-image models, but {self.pipeline} is an RDM of RCG")
+        require_writable(self.out, kind="weights", overwrite=self.overwrite)
+        config, params = read(self.pipeline, self.name or self.pipeline.stem, self.heads)
+        about = f"{self.pipeline.name}, a representation diffusion model of RCG by its authors, converted; its encoder "
+        about += "is MoCo-v3's, by Meta AI, licensed under CC BY-NC 4.0: not for commercial use."
+        with atomic_dir(self.out, kind="weights", overwrite=self.overwrite) as folder:
+            save_weights(folder, config, params, jnp.dtype(self.dtype))
+            card = model_card(config, {"Training": "by the authors of RCG"}, about=about, licence=LICENCE)
+            write_text(folder / CARD, card)
+        print(f"{config.name}: {config.system.kind}, {config.system.representation_width} values, in {self.out}")
+        print("The encoder's licence, CC BY-NC 4.0, excludes commercial use; the card names it")
 
     def _moco(self) -> None:
         from reimagen_jax.commands.encode_images import published_card

@@ -36,6 +36,7 @@ from reimagen_jax.evaluation.entities.arms import Arm
 from reimagen_jax.evaluation.entities.tables import row
 from reimagen_jax.evaluation.rater import Rater
 from reimagen_jax.evaluation.ratings import why_unrated
+from reimagen_jax.evaluation.sets import Features, read_set
 from reimagen_jax.inference.edits import read_square
 from reimagen_jax.inference.model import Model
 from reimagen_jax.inference.origin import read_origin
@@ -330,6 +331,13 @@ def _changed(folder: Path, name: str) -> list[Path]:
     return [folder / note.read_text(encoding="utf-8")] if note.is_file() else sorted((folder / name).iterdir())
 
 
+def sets(folder: Path) -> str:
+    """Sets of pictures and statistics, by the means of their colours."""
+    features = Features("means", "none", 8, lambda each: each.mean(axis=(1, 2), dtype=np.float32))
+    found = [read_set(path, features).gaussian for path in sorted((folder / "sets").iterdir())]
+    return digest(*(part for each in found for part in (each.mean_D, each.cov_DD, each.count)))
+
+
 def _source(name: str, *args: str) -> Target:
     folder = f"sources/{name}"
 
@@ -385,6 +393,7 @@ TARGETS: dict[str, Target] = {
     "tfds tfrecord": _source("tfrecord", "--source", "tfds:image_text", "--split", "records", "--data-dir", "HERE"),
     "unfinished": Target(_unfinished, ("sources/unfinished",), ("sources/unfinished/.out.unfinished/*",)),
     "pictures": Target(pictures, ("pictures",), ("pictures/*",), ours=False),
+    "sets": Target(sets, ("sets",), ("sets/*", "sets/drawn/*"), ours=False),
     "records": Target(records, ("records",), ("records/*",)),
     "base": _base("base", "lexical"),
     "base, changed": _base("changed", "lexical"),

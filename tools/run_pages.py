@@ -54,6 +54,7 @@ SMALL = (
     (r"reimagen edit", "--steps 4 --repeats 2 --jump 2 --batch-size 2"),
     (r"tools/edits.py", "--pairs 2"),
     (r"reimagen unclip", "--steps 2 --batch-size 2"),
+    (r"reimagen rcg", "--steps 2 --batch-size 2 --num-images 2"),
     (r"tools/unclip_table.py", ""),
     (r"reimagen seedselect", "--limit 1 --steps 2 --iterations 1 --batch-size 1"),
     (r"reimagen evaluate seedselect", "--num-prompts 1 --steps 2 --iterations 1 --batch-size 1"),
@@ -95,6 +96,11 @@ NOT_HERE = (
         "the paper's size, for many devices; two small steps stand in its header",
     ),
     (r"reimagen reproduce sent.png", "is of a picture that somebody has sent"),
+    (
+        r"evaluate (fid|statistics)|reimagen augment",
+        "is about few records and pictures that were drawn of them; tests/commands/test_evaluate_distances.py and "
+        "tests/commands/test_augment.py make some",
+    ),
     (r"evaluate judged", "people fill in the table first; tests/evaluation/entities/test_people.py does"),
     (
         r"tools/preflight",
@@ -113,8 +119,8 @@ NOT_HERE = (
 SLOW_COMPILER = re.compile(r"reimagen demo|ring|bench|cost")
 """What computes enough for optimised programs to be worth compiling."""
 OVERWRITES = re.compile(
-    r"reimagen (prepare|split|index|triples|sample|edit \w+|unclip \w+|sweep|distill|export|encode-train|rater train|"
-    r"evaluate people)\b.*--out "
+    r"reimagen (prepare|split|index|triples|sample|edit \w+|unclip \w+|rcg \w+|sweep|distill|export|encode-train|"
+    r"rater train|evaluate people)\b.*--out "
 )
 WORKING_FIRST = (
     "reimagen_jax/inference",

@@ -9,6 +9,7 @@ import functools
 import io
 import json
 import tarfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,7 @@ CLIP |= {"vision_config": CLIP_TOWER | {"image_size": 16, "patch_size": 8}}
 def write(root: Path) -> None:
     """All specimens, each in a folder of its own under `root`."""
     write_pictures(root / "pictures")
+    write_sets(root / "sets")
     write_sources(root / "sources")
     write_knowledge(root)
     write_weights(root)
@@ -158,6 +160,23 @@ def write_pictures(folder: Path) -> None:
     }
     for name, data in files.items():
         (folder / name).write_bytes(data)
+
+
+def write_sets(folder: Path) -> None:
+    """Sets of pictures, and statistics of one, as `evaluate fid` reads them."""
+    pictures = {f"{seed}.png": picture(seed) for seed in range(4)}
+    (folder / "drawn").mkdir(parents=True)
+    for name, image in pictures.items():
+        image.save(folder / "drawn" / name)
+    _write_text(folder / "drawn" / "sample.json", json.dumps({"images": [{"file": name} for name in pictures]}))
+    with zipfile.ZipFile(folder / "p.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, image in pictures.items():
+            archive.writestr(name, encoded(image))
+    with tarfile.open(folder / "p.tar", "w") as archive:
+        for name in pictures:
+            archive.add(folder / "drawn" / name, name)
+    np.savez(folder / "p.npz", arr_0=np.stack([np.asarray(image) for image in pictures.values()]))
+    np.savez_compressed(folder / "s.npz", mu=np.zeros(3), sigma=np.eye(3), count=9)
 
 
 def write_sources(root: Path) -> None:

@@ -14,6 +14,8 @@ COMMANDS = {
     "sample": ("sample:Sample", "prompts -> images, with neighbours from a knowledge base or given by hand"),
     "edit": ("edit:main", "images -> images: drawn on, inpainted, outpainted, varied, mixed, swapped"),
     "unclip": ("unclip:main", "images -> images like them, between them, changed by texts: by their embeddings"),
+    "rcg": ("rcg:main", "nothing, classes or images -> images, by way of their representations"),
+    "augment": ("augment:Augment", "records -> more records: variants of each, drawn from its own picture"),
     "reproduce": ("reproduce:Reproduce", "images -> the same images, drawn again from what they tell, and compared"),
     "seedselect": ("seedselect:main", "prompts + references -> images, from noise that is searched for them"),
     "sweep": ("sweep:Sweep", "prompts -> a report over eta: from all neighbours to all text"),

@@ -41,7 +41,7 @@ def open_drawing(
 
     model = Model.open(path, text_encoder=text_encoder, on_host=on_host)
     system = model.config.system
-    others = " or a system of unCLIP" if len(kinds) > 1 else ""
+    others = " or a system of unCLIP or RCG" if len(kinds) > 1 else ""
     require(isinstance(system, kinds), f"{path} is a {system.kind}: images are drawn here by a Re-Imagen{others}")
     if model.chosen is not None:
         say(f"{path} draws by the guidance of its {CHOSEN}, where options say nothing else: {model.chosen}", error=True)
@@ -277,10 +277,11 @@ class CascadeOptions(Options):
 
     cascade: tuple[Annotated[StageOption, _STAGE_WORD], ...] = ()
     """Super-resolution models, each enlarging the images of the one before it; the first those of --model (behind a
-    prior of unCLIP, its decoder, then upsamplers). What is not as in a model's experiment stands behind it:
-    runs/sr256,steps=30,aug-level=0.2 (also solver, spacing, times=1:0.8:0.4, ddim-noise, ddpm-gamma, eta, text-weight,
-    neighbour-weight, guidance, guidance-schedule, guidance-interval=0.2:0.8, guidance-rescale, thresholding, aug-noise,
-    handed-on, embedding, batch-size, and k: neighbours, of those found, that it sees)."""
+    prior of unCLIP, its decoder, then upsamplers; behind an RDM, a pixel generator). What is not as in a model's
+    experiment stands behind it: runs/sr256,steps=30,aug-level=0.2 (also solver, spacing, times=1:0.8:0.4, ddim-noise,
+    ddpm-gamma, eta, text-weight, neighbour-weight, guidance, guidance-schedule, guidance-interval=0.2:0.8,
+    guidance-rescale, thresholding, aug-noise, handed-on, embedding, batch-size, and k: neighbours, of those found, that
+    it sees)."""
     aug_level: Share | None = None
     """Where --model is a super-resolution model: noise that it puts on its input, 0 to 1 (0.1 to 0.3 work well). More
     hides what the stage before got wrong, and lets more be drawn anew."""

@@ -46,12 +46,14 @@ def prepare_records(
     overwrite: bool = False,
     on_problem: Callable[[Problem], None] = lambda problem: None,
     say: Callable[[str], None] = lambda sentence: None,
+    per_shard: int | None = None,
 ) -> Records:
     """Writes what `source` yields to the new folder `out` and opens it; resumes what was interrupted.
 
     `settings` is noted in the manifest, and only a run with equal settings is resumed. Where `out` is complete, made
     from this source with these settings, nothing is left to do, unless `overwrite` asks for it. `on_problem` hears of
-    every problem, also of those found before; it may raise to stop. `say` is told what is resumed, and what is kept.
+    every problem, also of those found before; it may raise to stop. `say` is told what is resumed, and what is kept. A
+    run that is killed loses `per_shard` records at most (default: those of a full shard).
     Raises `UserError` as `resumable_dir` does, and when there is nothing to write.
     """
     settings = settings or {}
@@ -67,7 +69,7 @@ def prepare_records(
     total = source.count()
     with resumable_dir(out, identity, kind=KIND, overwrite=overwrite) as unfinished:
         try:
-            _Preparation(unfinished, source, on_problem, say).run(total, settings)
+            _Preparation(unfinished, source, on_problem, say, per_shard).run(total, settings)
         except BaseException:
             if unfinished.state is not None:
                 say(f"{out} is unfinished: what is complete is kept, and the same command goes on from there")
@@ -123,6 +125,7 @@ class _Preparation:
         source: Source,
         on_problem: Callable[[Problem], None],
         say: Callable[[str], None],
+        per_shard: int | None,
     ):
         self._unfinished = unfinished
         noted = unfinished.state
@@ -130,7 +133,7 @@ class _Preparation:
         self._state = _State() if noted is None else parse(_State, noted, where)
         self._source = source
         self._on_problem = on_problem
-        self._draft = Draft(unfinished.folder, _shards(unfinished.folder, self._state))
+        self._draft = Draft(unfinished.folder, _shards(unfinished.folder, self._state), per_shard)
         self._catalogue = Catalogue()
         self._counts: Counter[str] = Counter()
         self._mended = Counter(self._state.mended)

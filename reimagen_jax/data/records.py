@@ -94,8 +94,8 @@ def write_records(
 class Draft:
     """Records in the making: the shards of a folder, from the complete ones on, and the checksum of their content."""
 
-    def __init__(self, folder: Path, shards: Sequence[Shard] = ()):
-        self.writer = ShardWriter(folder, RECORDS_PER_SHARD, shards)
+    def __init__(self, folder: Path, shards: Sequence[Shard] = (), per_shard: int | None = None):
+        self.writer = ShardWriter(folder, per_shard or RECORDS_PER_SHARD, shards)
         self._folder = folder
         self._content = hashlib.sha256()
 

@@ -3,7 +3,7 @@
   L = E_{x_0, eps, t} w(t) | prediction(x_t, t, c) - target(x_0, eps, t) |^2  (+ lambda L_vlb, variance.py)      (1)
 
 where parts of c are dropped independently of each other, each with its own probability,                         (2)
-and t = u^r with u uniform in [0, 1].                                                                           (3)
+and t = u^r with u uniform in [0, 1], down to a whole step of the chain in `scaled_linear`.                      (3)
 
   w(t) = 1                                                                                          (plain)      (4)
   w(t) = min(SNR, gamma) / SNR, min(SNR, gamma), min(SNR, gamma) / (SNR + 1)  for eps, x_0, v     (min_snr)      (5)
@@ -78,6 +78,8 @@ def diffusion_loss(
     """
     key_t, key_eps = jax.random.split(key)
     t_B = uniforms(key_t, x0.shape[0]) ** config.time_exponent  # (3)
+    if config.schedule == "scaled_linear":
+        t_B = jnp.floor(t_B * config.variance_steps) / config.variance_steps
     eps = jax.random.normal(key_eps, x0.shape)
     alpha_B, sigma_B = schedule.alpha_sigma(t_B, config)
     x = process.diffuse(x0, eps, alpha_B, sigma_B)

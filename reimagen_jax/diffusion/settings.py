@@ -33,8 +33,9 @@ class DiffusionConfig(Checked):
 
     section: ClassVar[str] = "diffusion."
 
-    schedule: Literal["cosine", "linear", "cosine_chain"] = "cosine"
-    """cosine_chain: the chain of `variance_steps` steps that DeepFloyd IF and its ancestors were trained on."""
+    schedule: Literal["cosine", "linear", "cosine_chain", "scaled_linear"] = "cosine"
+    """cosine_chain: the chain of `variance_steps` steps that DeepFloyd IF and its ancestors were trained on;
+    scaled_linear: that of latent diffusion and RCG, trained at its whole steps alone."""
     prediction: Prediction = "v"
     """What the network's output means; the loss is the squared error of this quantity."""
     weighting: Weighting = "plain"
@@ -67,9 +68,14 @@ class DiffusionConfig(Checked):
         )
 
     @property
+    def chain(self) -> bool:
+        """Whether it is a chain of `variance_steps` steps, step n at the time n / variance_steps."""
+        return self.schedule in ("cosine_chain", "scaled_linear")
+
+    @property
     def first_time(self) -> float:
         """The noisiest one."""
-        return 1.0 - 1.0 / self.variance_steps if self.schedule == "cosine_chain" else 1.0
+        return 1.0 - 1.0 / self.variance_steps if self.chain else 1.0
 
     @property
     def clean_time(self) -> float:
@@ -200,7 +206,7 @@ class SamplerConfig(DrawingConfig):
     spacing: Spacing = "even"
     """Of the times that are visited. karras: sigma / alpha to the power of 1/7 in equal parts (Karras et al. 2022);
     logsnr: its logarithm in equal parts. The others but even are about chains, `spacing.py`: of diffusers, DeepFloyd
-    IF. leading and ddim begin short of the noisy end, to compare with who does so."""
+    IF. leading, ldm and ddim begin short of the noisy end, to compare with who does so; ldm ends short of the image."""
     times: tuple[Share, ...] = ()
     """The times themselves, `num_steps` of them, falling from noise; on a chain of T steps, step n is at n / T. The
     image follows by itself. Empty: by `spacing`."""
@@ -253,7 +259,7 @@ class SamplerConfig(DrawingConfig):
             "sampler.thresholding is 'none', but the network predicts noise (diffusion.prediction 'eps'): at the noisy "
             "end its smallest error would be all of the sample, draw with 'static' or 'dynamic'",
         )
-        chain = process.schedule == "cosine_chain"
+        chain = process.chain
         if self.times:
             first, last = process.first_time, self.times[-1]
             require(

@@ -100,7 +100,7 @@ def ddpm(process: DiffusionConfig, gamma: float = 0.0) -> Solver:
         # As a ratio, which is at least 1: a step without any variance (between times where the schedule is cut off)
         # keeps none, where a power of the one variance by a power of the other would be 0 times infinity.
         added = jnp.sqrt(scales.posterior_variance) * (scales.sigma_t / scales.sigma_s) ** share * noise
-        if process.schedule == "cosine_chain":  # whose last step is the image itself, without any noise
+        if process.chain:  # whose last step is the image itself, without any noise
             added = jnp.where(s < 0.0, jnp.zeros_like(noise), added)
         return from_x * x + from_x0 * x0 + added, carry  # (1), (2)
 

@@ -4,12 +4,15 @@
   trailing  T - i T/n, rounded, less 1                                                                            (2)
   linspace  from T - 1 to 0, equally spaced, rounded                                                              (3)
   leading   the multiples of floor(T / n): they begin short of the noisy end                                      (4)
+  ldm       those, each one further; the last step ends at step 0, which has noise, not at the image                (7)
   ddim      the multiples of the least stride that has n of them: they too begin short of it                      (5)
   fast27, smart27, ...   the chain in sections of equal length, (3) in each, by counts                            (6)
 
-A sampler goes on from the last of them to the image. Sources: Lin et al. 2023, table 2, and diffusers' DDPM and DDIM
-(2, 3, 4); Nichol and Dhariwal's published code (5) and, with its counts, DeepFloyd IF's (6). IF's "10", "27", "50",
-"100" and "150" are (3), its "ddim50" is (5) with n = 50. (3) is karlo's, too: diffusers' UnCLIPScheduler.
+A sampler goes on from the last of them to the image, but for (7). Sources: Lin et al. 2023, table 2, and diffusers'
+DDPM and DDIM (2, 3, 4); Nichol and Dhariwal's published code (5) and, with its counts, DeepFloyd IF's (6). IF's "10",
+"27", "50", "100" and "150" are (3), its "ddim50" is (5) with n = 50. (3) is karlo's, too: diffusers' UnCLIPScheduler.
+(7) is the published code of Rombach et al. 2022, and RCG's, where n divides T; diffusers' DDIM with steps_offset 1,
+without set_alpha_to_one.
 """
 
 from typing import Literal, get_args
@@ -19,7 +22,7 @@ import numpy as np
 from reimagen_jax.errors import UserError, require
 
 Respacing = Literal["fast27", "smart27", "smart50", "smart100", "smart185", "super27", "super40", "super100"]
-Spacing = Literal["even", "trailing", "linspace", "leading", "ddim", "karras", "logsnr", Respacing]
+Spacing = Literal["even", "trailing", "linspace", "leading", "ldm", "ddim", "karras", "logsnr", Respacing]
 ANY_PROCESS: tuple[Spacing, ...] = ("even", "karras", "logsnr")
 """Those that need no chain."""
 SECTIONS: dict[Respacing, tuple[int, ...]] = {
@@ -48,6 +51,9 @@ def chain_steps(num_steps: int, T: int, spacing: Spacing) -> np.ndarray:
         return np.round(np.linspace(0, T - 1, num_steps))[::-1] if num_steps > 1 else np.asarray([T - 1.0])
     if spacing == "leading":
         return np.arange(num_steps)[::-1] * (T // num_steps)
+    if spacing == "ldm":
+        require(num_steps < T, f"sampler.spacing 'ldm' visits {T - 1} steps of a chain of {T} at most: lower num_steps")
+        return np.arange(num_steps)[::-1] * (T // num_steps) + 1
     if spacing == "ddim":
         stride = -(-T // num_steps)
         steps = np.arange(0, T, stride)

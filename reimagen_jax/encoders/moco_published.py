@@ -42,8 +42,12 @@ def published(path: str | Path, heads: int | None = None) -> tuple[Representatio
     Its attention has `heads` heads, by default those that are published with its width. Raises `UserError` on a file
     that is damaged, that would run anything, or that holds another network.
     """
-    path = Path(path)
-    tensors = _spelt(state_dict(path, prefix=PREFIX))
+    return of_tensors(Path(path), state_dict(path, prefix=PREFIX), heads)
+
+
+def of_tensors(path: Path, tensors: dict[str, Tensor], heads: int | None = None) -> tuple[RepresentationConfig, Any]:
+    """The same of tensors of a file, by their names in the encoder."""
+    tensors = _spelt(tensors)
     config = _settings(path, tensors, heads)
     checkpoint, encoder = PickleCheckpoint(path, _apart(tensors)), Representation(config)
     expected = jax.eval_shape(encoder.init, randomness.key(0))

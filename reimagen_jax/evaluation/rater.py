@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import numpy as np
 from annotated_types import MinLen
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from reimagen_jax import randomness
 from reimagen_jax.checked import Number, parse
@@ -25,7 +25,7 @@ from reimagen_jax.data.entityworld.version import world_version
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.files import read_json, signed, unchanged, write_json
 from reimagen_jax.pretrained.weights import WEIGHTS, fingerprint, load_params, save_params
-from reimagen_jax.systems.rater.net import SCENE_NAMES, Logits, RaterConfig, RaterNet
+from reimagen_jax.systems.rater.net import HIDDEN, SCENE_NAMES, Logits, RaterConfig, RaterNet
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "rater32"
 SETTINGS = "rater.json"
@@ -167,6 +167,14 @@ class Rater:
         parts = [self._read_batch(images[start : start + BATCH]) for start in range(0, max(len(images), 1), BATCH)]
         return Readings(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
+    def features(self, images: UInt8[np.ndarray, "n r r 3"]) -> Float[np.ndarray, "n d"]:
+        """What it reads from, before it decides: the hidden layers of look and scene, each of unit root mean square,
+        float32 [N, look_hidden + scene_hidden]. For distances between sets of pictures. Raises `UserError` like `read`.
+        """
+        self.require_resolution(images.shape[1])
+        starts = range(0, max(len(images), 1), BATCH)
+        return np.concatenate([self._batch(self._hidden, images[start : start + BATCH])[0] for start in starts])
+
     def rate(
         self,
         images: UInt8[np.ndarray, "n r r 3"],
@@ -190,9 +198,12 @@ class Rater:
         )
 
     def _read_batch(self, images: np.ndarray) -> Readings:
-        missing = BATCH - len(images)  # one program for every number of images
-        padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)])
-        return Readings(*(np.asarray(part)[: len(images)] for part in self._program(self.params, padded)))
+        return Readings(*self._batch(self._program, images))
+
+    def _batch(self, program: Any, images: np.ndarray) -> list[np.ndarray]:
+        """What a program makes of at most BATCH images: one program for every number of them."""
+        padded = np.concatenate([images, np.zeros((BATCH - len(images), *images.shape[1:]), np.uint8)])
+        return [np.asarray(part)[: len(images)] for part in program(self.params, padded)]
 
     @cached_property
     def _program(self):
@@ -201,6 +212,20 @@ class Rater:
         def program(params: Any, image_BHWC: jax.Array) -> Readings:
             logits: Logits = net.apply({"params": params}, image_BHWC.astype(np.float32) / 255.0)
             return Readings(*(part.argmax(axis=-1) for part in logits))
+
+        return jax.jit(program)
+
+    @cached_property
+    def _hidden(self):
+        net = RaterNet(self.config)
+
+        def program(params: Any, image_BHWC: jax.Array) -> tuple[jax.Array]:
+            image_BHWC = image_BHWC.astype(np.float32) / 255.0
+            _, kept = net.apply({"params": params}, image_BHWC, mutable=HIDDEN)
+            layers = [kept[HIDDEN][reader]["hidden"][0] for reader in ("LookReader_0", "SceneReader_0")]
+            # The scene's is not normalised in the network, and would be all that a distance sees.
+            scaled = [x_BD * jax.lax.rsqrt((x_BD**2).mean(axis=-1, keepdims=True) + 1e-6) for x_BD in layers]
+            return (jax.numpy.concatenate(scaled, axis=-1),)
 
         return jax.jit(program)
 

@@ -11,7 +11,7 @@ may enlarge it. Source: Ramesh et al. 2022, sections 3.1 (1), 3.2 (2), 3.3 (3), 
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -174,13 +174,7 @@ class Decoder:
 
     def images(self, pictures: Sequence[np.ndarray]) -> Float[np.ndarray, "n d"]:
         """Embeddings of images of any sizes."""
-        side, found = self.model.config.system.seen, []
-        for first in track(range(0, len(pictures), self.batch_size), None, "embedding images", "batch"):
-            batch = [_at(picture, side) for picture in pictures[first : first + self.batch_size]]
-            padded = batch + batch[-1:] * (min(self.batch_size, len(pictures)) - len(batch))
-            with randomness.same_numbers():
-                found.append(np.asarray(self._embed(self._clip, np.stack(padded)))[: len(batch)])
-        return np.concatenate(found)
+        return embedded(self._embed, self._clip, pictures, self.model.config.system.seen, self.batch_size)
 
     @randomness.same_numbers()
     def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "n d"]:
@@ -205,6 +199,23 @@ class Decoder:
     def _settings(self, **numbers: float) -> Any:
         settings = self.model.config.system.sampler.changed(num_steps=self.steps, **numbers)
         return dataclasses.replace(settings, embedding="start")
+
+
+def embedded(
+    embed: Callable[[Params, np.ndarray], Array],
+    params: Params,
+    pictures: Sequence[np.ndarray],
+    side: int,
+    batch_size: int,
+) -> Float[np.ndarray, "n d"]:
+    """What a program makes of images, uint8 [S, S, 3] of any sizes, at this side, batch by batch."""
+    found = []
+    for first in track(range(0, len(pictures), batch_size), None, "embedding images", "batch"):
+        batch = [_at(picture, side) for picture in pictures[first : first + batch_size]]
+        padded = batch + batch[-1:] * (min(batch_size, len(pictures)) - len(batch))
+        with randomness.same_numbers():
+            found.append(np.asarray(embed(params, np.stack(padded)))[: len(batch)])
+    return np.concatenate(found)
 
 
 def variations(

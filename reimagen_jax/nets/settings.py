@@ -166,3 +166,27 @@ class Tower(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.width % self.heads == 0, f"tower.width {self.width} is not a multiple of tower.heads {self.heads}")
+
+
+@dataclass(frozen=True)
+class LatentMLPConfig(Checked):
+    """RCG's network for vectors (latent_mlp.py); the published sizes."""
+
+    section: ClassVar[str] = "mlp."
+
+    width: Count = 1536
+    """Channels of its blocks; the time enters as so many sines and cosines."""
+    depth: Count = 12
+    """Blocks."""
+    time_width: Count = 256
+    """Channels of the time's embedding."""
+    class_width: Count = 512
+    """Channels of a class's embedding."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of its blocks' matrix products; parameters, norms, what is told and the output stay float32."""
+    remat: bool = False
+    """Backpropagation computes the inside of its blocks again: less memory, more time."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.width % 2 == 0, f"mlp.width {self.width} is odd: sines and cosines come in pairs")

@@ -16,6 +16,7 @@ from reimagen_jax.systems.base import Feed, System
 from reimagen_jax.systems.dual.settings import ClipSystemConfig, DualSystemConfig
 from reimagen_jax.systems.moco.settings import MocoConfig
 from reimagen_jax.systems.rater.settings import RaterSystemConfig
+from reimagen_jax.systems.rcg import settings as rcg
 from reimagen_jax.systems.reimagen import settings as reimagen
 from reimagen_jax.systems.unclip import settings as unclip
 
@@ -47,6 +48,8 @@ _kinds = {
         Kind(unclip.ARPriorConfig, f"{_HERE}.unclip.ar_prior:ARPrior", f"{_HERE}.unclip.feed:ARPriorFeed"),
         Kind(unclip.DecoderConfig, f"{_HERE}.unclip.decoder:Decoder", f"{_HERE}.unclip.feed:DecoderFeed"),
         Kind(unclip.UpsamplerConfig, f"{_HERE}.unclip.upsampler:Upsampler", f"{_HERE}.unclip.feed:UpsamplerFeed"),
+        Kind(rcg.RdmConfig, f"{_HERE}.rcg.rdm:Rdm", f"{_HERE}.rcg.feed:RdmFeed"),
+        Kind(rcg.GeneratorConfig, f"{_HERE}.rcg.generator:Generator", f"{_HERE}.rcg.feed:GeneratorFeed"),
     )
 }
 

@@ -2,11 +2,12 @@
 
 from itertools import pairwise
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reimagen_jax.diffusion import degrade, sampler, schedule, variance
+from reimagen_jax.diffusion import degrade, objective, sampler, schedule, variance
 from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig, SuperResolutionConfig
 from reimagen_jax.diffusion.spacing import SECTIONS
 from reimagen_jax.errors import UserError
@@ -45,12 +46,55 @@ def test_the_sampler_visits_steps_of_the_chain(steps, visited):
     np.testing.assert_allclose(schedule.times(steps, CHAIN) * T, [*visited, -1], atol=1e-4)
 
 
+SCALED_LINEAR = DiffusionConfig(schedule="scaled_linear", prediction="x0")
+
+
+def test_scaled_linear_is_the_published_chain_at_its_steps_and_rises_between_them():
+    alpha, sigma = schedule.alpha_sigma(jnp.arange(T, dtype=jnp.float32) / T, SCALED_LINEAR)
+    expected = np.cumprod(1.0 - np.linspace(0.0015**0.5, 0.0195**0.5, T) ** 2)
+    np.testing.assert_allclose(np.asarray(alpha, np.float64) ** 2, expected, rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(sigma, np.float64) ** 2, 1.0 - expected, rtol=1e-4)
+    np.testing.assert_allclose(expected[[0, 1, 997, 999]], [0.9985, 0.996994, 1.480e-4, 1.423e-4], rtol=5e-4)
+    assert np.all(np.diff(schedule.logsnr(jnp.linspace(-1 / T, 1.0, 5000), SCALED_LINEAR)) <= 0)
+    clean_alpha, clean_sigma = schedule.alpha_sigma(jnp.float32(schedule.clean_time(SCALED_LINEAR)), SCALED_LINEAR)
+    assert float(clean_alpha) == pytest.approx(1.0, abs=1e-6) and float(clean_sigma) < 1e-3
+
+
+@pytest.mark.parametrize(("steps", "first", "second"), [(250, 997, 993), (20, 951, 901), (500, 999, 997)])
+def test_ldm_steps_are_one_further_than_leading_ones_and_end_where_there_is_noise(steps, first, second):
+    visited = np.asarray(schedule.times(steps, SCALED_LINEAR, "ldm"), np.float64) * T
+    np.testing.assert_allclose(visited[[0, 1, -2, -1]], [first, second, 1, 0], atol=1e-4)
+    assert len(visited) == steps + 1
+    with pytest.raises(UserError, match="'ldm' visits 999 steps of a chain of 1000 at most"):
+        schedule.times(T, SCALED_LINEAR, "ldm")
+
+
+def test_scaled_linear_is_trained_at_whole_steps_each_equally_often():
+    seen = []
+
+    def denoise(x, t, condition):
+        seen.append(t)
+        return x
+
+    objective.diffusion_loss(denoise, jnp.zeros((2 * T, 3)), None, jax.random.key(0), SCALED_LINEAR)
+    steps = np.asarray(seen[0], np.float64) * T
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
+    assert np.bincount(np.round(steps).astype(int), minlength=T).tolist() == pytest.approx([2] * T, abs=1)
+
+
 @pytest.mark.parametrize(("steps", "visited"), [(4, [750, 500, 250, 0]), (3, [666, 333, 0]), (1, [0])])
 def test_leading_steps_are_those_of_diffusers(steps, visited):
     np.testing.assert_allclose(schedule.times(steps, CHAIN, "leading") * T, [*visited, -1], atol=1e-4)
 
 
-@pytest.mark.parametrize("process", [CHAIN, DiffusionConfig(schedule="cosine_chain", variance_steps=40)])
+@pytest.mark.parametrize(
+    "process",
+    [
+        CHAIN,
+        DiffusionConfig(schedule="cosine_chain", variance_steps=40),
+        DiffusionConfig(schedule="scaled_linear", logsnr_shift=-2.0),
+    ],
+)
 def test_every_number_of_steps_begins_at_the_noisy_end_and_ends_at_the_image(process):
     T = process.variance_steps
     for n in range(1, T + 1):
@@ -62,10 +106,10 @@ def test_every_number_of_steps_begins_at_the_noisy_end_and_ends_at_the_image(pro
 
 
 @pytest.mark.parametrize("spacing", ["even", "trailing", "linspace", "karras", "logsnr"])
-@pytest.mark.parametrize("schedule_name", ["cosine", "linear", "cosine_chain"])
+@pytest.mark.parametrize("schedule_name", ["cosine", "linear", "cosine_chain", "scaled_linear"])
 def test_a_spacing_falls_from_the_noisy_end_to_the_image_for_every_number_of_steps(schedule_name, spacing):
     process = DiffusionConfig(schedule=schedule_name, logsnr_shift=-2.0)
-    if spacing in ("trailing", "linspace") and schedule_name != "cosine_chain":
+    if spacing in ("trailing", "linspace") and not process.chain:
         with pytest.raises(UserError, match=f"sampler.spacing '{spacing}' is about a chain"):
             schedule.times(3, process, spacing)
         return
@@ -75,7 +119,7 @@ def test_a_spacing_falls_from_the_noisy_end_to_the_image_for_every_number_of_ste
         assert len(visited) == n + 1 and np.all(np.diff(visited) < 0.0)
 
 
-@pytest.mark.parametrize("schedule_name", ["cosine", "linear", "cosine_chain"])
+@pytest.mark.parametrize("schedule_name", ["cosine", "linear", "cosine_chain", "scaled_linear"])
 def test_karras_and_logsnr_part_the_noise_equally(schedule_name):
     process = CHAIN if schedule_name == "cosine_chain" else DiffusionConfig(schedule=schedule_name)
     ends = slice(0, None) if schedule_name == "cosine" else slice(0, -1)  # where the image lies beyond the last

@@ -31,6 +31,8 @@ PROCESSES = {
     "chain": DiffusionConfig(schedule="cosine_chain"),
     "chain, widest": DiffusionConfig(schedule="cosine_chain", logsnr_min=-30.0, logsnr_max=30.0),
     "chain of 40": DiffusionConfig(schedule="cosine_chain", variance_steps=40),
+    "scaled linear": DiffusionConfig(schedule="scaled_linear"),
+    "scaled linear, of 40": DiffusionConfig(schedule="scaled_linear", variance_steps=40),
     "DeepFloyd IF": IF_PROCESS,
 }
 STEPS = [*range(1, 121), 150, 200, 250, 333, 334, 500, 501, 600, 750, 999, 1000]
@@ -41,8 +43,8 @@ LEARNED = (-0.7, 0.0, 0.5, 1.0, 1.7, 3.0)
 
 def steps_of(process):
     """(t, s) of every step of every number of steps."""
-    spacings = ("even", "leading", "trailing") if process.schedule == "cosine_chain" else ("even",)
-    most = process.variance_steps if process.schedule == "cosine_chain" else 1000
+    spacings = ("even", "leading", "trailing") if process.chain else ("even",)
+    most = process.variance_steps if process.chain else 1000
     times = [np.asarray(schedule.times(n, process, each)) for n in STEPS if n <= most for each in spacings]
     return np.unique(np.concatenate([np.stack([each[:-1], each[1:]], axis=1) for each in times]), axis=0)
 
@@ -72,14 +74,14 @@ def test_every_step_of_every_solver_is_finite(process):
 
 def windows_of(process):
     """Four times in a row, wherever a sampler begins, goes on and ends; a step may be of no length at all."""
-    chain = process.schedule == "cosine_chain"
+    chain = process.chain
     named = [(sum(SECTIONS[name]), name) for name in SECTIONS if chain and process.variance_steps == 1000]
     most, spacings = (process.variance_steps, get_args(Spacing)) if chain else (1000, ANY_PROCESS)
     plain = [
         (n, name)
         for n in (1, 2, 3, 5, 10, 25, 40, 250, 1000)
         for name in spacings
-        if n <= most and (name != "ddim" or most % n == 0)
+        if n <= most and (name != "ddim" or most % n == 0) and (name != "ldm" or n < most)
     ]
     windows = []
     for n, name in [*named, *((n, name) for n, name in plain if name not in SECTIONS)]:

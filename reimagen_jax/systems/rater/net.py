@@ -28,6 +28,8 @@ STRAIGHT = 32
 """Side of the straightened body in pixels."""
 MARGIN = 1.12
 """Of the body's square, on which its outline and its rim lie."""
+HIDDEN = "hidden"
+"""Collection of the readers' last hidden layers, for whoever asks for it (`mutable`)."""
 NEVER = -1e9
 """Logit of a value that a parameter does not have."""
 
@@ -55,6 +57,7 @@ class SceneReader(nn.Module):
         x = nn.relu(nn.Conv(first, (4, 4), strides=(2, 2))(x))
         x = nn.relu(nn.Conv(second, (3, 3), strides=(2, 2))(x))
         x = nn.relu(nn.Dense(self.config.scene_hidden)(x.reshape(x.shape[0], -1)))
+        self.sow(HIDDEN, "hidden", x)
         x = nn.Dense(SCENE_COUNTS.size * SCENE_COUNTS.max())(x).reshape(-1, SCENE_COUNTS.size, SCENE_COUNTS.max())
         return only(x, SCENE_COUNTS)
 
@@ -75,6 +78,7 @@ class LookReader(nn.Module):
         x = x + norm_relu(nn.Conv(middle, (3, 3))(x))
         x = norm_relu(nn.Conv(coarse, (3, 3), strides=(2, 2))(x))
         x = nn.relu(nn.LayerNorm()(nn.Dense(self.config.look_hidden)(x.reshape(x.shape[0], -1))))
+        self.sow(HIDDEN, "hidden", x)
         shape = (len(CATEGORIES), NUM_PARAMETERS, int(LOOK_COUNTS.max()))
         return nn.Dense(len(CATEGORIES))(x), only(nn.Dense(int(np.prod(shape)))(x).reshape(-1, *shape), LOOK_COUNTS)
 

@@ -308,7 +308,7 @@ class DecoderConfig(_WithClip):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_side(self.resolution, self.unet)
+        check_side(self.resolution, self.unet)
         for name, value in TOKENS.items():
             said = getattr(self.unet, name)
             require(
@@ -381,7 +381,7 @@ class UpsamplerConfig(SystemConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_side(self.resolution, self.unet)
+        check_side(self.resolution, self.unet)
         self.super_resolution.check_stage(self.resolution, self.unet.stride)
         require(
             not self.unet.aug_level and self.super_resolution.aug_levels == (0.0, 0.0),
@@ -440,7 +440,8 @@ class UpsamplerConfig(SystemConfig):
         return self.unet.savings()
 
 
-def _check_side(side: int, unet: UNetConfig) -> None:
+def check_side(side: int, unet: UNetConfig) -> None:
+    """Raises `UserError` where a U-Net cannot take images of this side."""
     require(
         side % unet.stride == 0,
         f"resolution {side} is not a multiple of {unet.stride}, what unet.patch {unet.patch} and {len(unet.levels)} "

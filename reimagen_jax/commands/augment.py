@@ -1,0 +1,114 @@
+"""`reimagen augment`: records into more records, each picture drawn anew several times."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import tyro
+
+from reimagen_jax.checked import Count, Options
+from reimagen_jax.commands.sampling_options import CascadeOptions, SamplingOptions, open_drawing
+from reimagen_jax.errors import require
+from reimagen_jax.terminal import say
+
+if TYPE_CHECKING:
+    from reimagen_jax.inference.pipeline import Pipeline
+
+SHARD = 256
+"""Records of a shard: what is lost at most when the process is killed."""
+
+
+@dataclass(frozen=True)
+class _Drawing(SamplingOptions):
+    """How variants are drawn."""
+
+    common: ClassVar[tuple[str, ...]] = ("num_images", "steps", "seed")
+
+    num_images: Annotated[Count, tyro.conf.arg(name="variants")] = 4
+    """Variants of each record, from different noise. With more, those that there were stay the same."""
+
+    @classmethod
+    def spelt(cls, name: str) -> str:
+        return "variants" if name == "num_images" else super().spelt(name)
+
+
+@dataclass(frozen=True)
+class Augment(Options):
+    """Draw variants of every record from its own picture, as records, such as to train on few shots.
+
+        reimagen augment runs/few --model runs/rcg/generator --variants 8 --out runs/more
+        reimagen augment runs/few --model runs/unclip/decoder --originals --out runs/more
+        reimagen augment runs/few --model shipped --neighbour-weight 2 --out runs/more
+
+    A generator of RCG draws from the picture's representation, a decoder of unCLIP from its embedding, a Re-Imagen with
+    the record as its one neighbour; the caption is the prompt. What is drawn has the caption and the attributes of its
+    record, and tells its key (`source`) and the number of the variant (`variant`; 0 is the record itself). Hold records
+    out before variants are drawn: those of one record are not to stand on both sides.
+
+    Interrupted, by whatever, it goes on where it was when the same command is given again.
+    """
+
+    common: ClassVar[tuple[str, ...]] = ("cascade", "originals", "overwrite")
+
+    records: Annotated[Path, tyro.conf.Positional]
+    """Folder written by `reimagen prepare`."""
+    model: Path
+    """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""
+    out: Path
+    """Folder of records to write."""
+    originals: bool = False
+    """Write the records themselves as well, each before its variants."""
+    how: Annotated[_Drawing, tyro.conf.arg(name="")] = field(default_factory=_Drawing)
+    stages: Annotated[CascadeOptions, tyro.conf.arg(name="")] = field(default_factory=CascadeOptions)
+    overwrite: bool = False
+    """Replace the folder in --out, if this command wrote it, once the new one is complete; one of another kind, or with
+    other files in it, is kept."""
+
+    def run(self) -> None:
+        """Draws and writes. Raises `UserError` on bad options or input."""
+        from reimagen_jax.commands.sample import DRAWING
+        from reimagen_jax.data.preparing import prepare_records
+        from reimagen_jax.data.records import Records
+        from reimagen_jax.inference.pipeline import check_chain
+        from reimagen_jax.inference.variants import Variants
+
+        records = Records.open(self.records)
+        paths = (self.model, *(stage.model for stage in self.stages.cascade))
+        models = [open_drawing(path, self.how.text_encoder, on_host=True, kinds=DRAWING) for path in paths]
+        check_chain([model.config for model in models])
+        first, last = models[0].config, models[-1].config
+        require(
+            first.system.super_resolution is None,
+            f"--model {self.model} enlarges images: give it to --cascade, behind the model that draws them",
+        )
+        for config, option in ((first, "--model"), (last, "--cascade")):
+            require(
+                config.system.drawn is not None,
+                f"{option}: {config.name} is a {config.system.kind}, which draws no pictures: variants are drawn by "
+                "a Re-Imagen, a decoder of unCLIP or a generator of RCG",
+            )
+        pipeline = self.stages.pipeline(models, self.how, self.how.settings(first.system.sampler), 1)
+        checksums = "+".join(model.digest for model in models)
+        variants = Variants(records, pipeline, checksums, self.how.num_images, self.originals)
+        written = prepare_records(
+            variants,
+            self.out,
+            settings=self._settings(pipeline),
+            overwrite=self.overwrite,
+            say=say,
+            per_shard=SHARD,
+        )
+        say(f"{len(written)} records in {self.out}, {self.how.num_images} variants of each of {len(records)}")
+        for reason, count in written.manifest["skipped"].items():
+            say(f"  left out: {count} x {reason}")
+
+    def _settings(self, pipeline: "Pipeline") -> dict[str, Any]:
+        """What variants depend on besides their records and models."""
+        stages = [dataclasses.asdict(stage.settings) for stage in pipeline.stages]
+        return {
+            "variants": self.how.num_images,
+            "originals": self.originals,
+            "seed": pipeline.seed,
+            **{f"stage {number}": settings for number, settings in enumerate(stages, 1)},
+        }

@@ -1,0 +1,1 @@
+"""RCG: representations out of nothing, and images from representations."""

@@ -1,4 +1,4 @@
-"""The smallest complete tokenizer of images, for tests: it compiles in seconds."""
+"""The smallest complete tokenizer of images, and MAGEs of it, for tests: they compile in seconds."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,12 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reimagen_jax.config import Experiment, TrainConfig
-from reimagen_jax.nets.settings import VQConfig
+from reimagen_jax.config import Experiment, InitConfig, TrainConfig
+from reimagen_jax.nets.settings import Tower, VQConfig
 from reimagen_jax.systems import kinds
-from reimagen_jax.systems.mage.settings import ImagesConfig, VQSystemConfig
+from reimagen_jax.systems.mage.settings import (
+    FROZEN,
+    ImagesConfig,
+    MageConfig,
+    MageSamplerConfig,
+    VQSystemConfig,
+)
 from reimagen_jax.training.state import init_state
 from reimagen_jax.training.step import make_optimizer, train_step
+from tests.rcg import CLASSES, DATA, ENCODER
 
 VQ_NET = VQConfig(widths=(8, 16), blocks=1, groups=4, codes=12, code_width=6)
 TRAIN = TrainConfig(
@@ -21,11 +28,28 @@ TRAIN = TrainConfig(
 
 VQ = Experiment("tiny_vq", VQSystemConfig(resolution=8, vq=VQ_NET), ImagesConfig(batch_size=8), train=TRAIN)
 """16 tokens of 12 codes."""
-
-
-def changed(config: Experiment, **settings) -> Experiment:
-    """The experiment with other settings of its system."""
-    return replace(config, system=replace(config.system, **settings))
+MAGE = Experiment(
+    "tiny_mage",
+    MageConfig(
+        resolution=8,
+        vq=VQ_NET,
+        encoder=ENCODER,
+        tower=Tower(16, 1, 2, 32, "gelu", 1e-6),
+        decoder=Tower(16, 1, 2, 32, "gelu", 1e-6),
+        sampler=MageSamplerConfig(num_steps=3),
+    ),
+    DATA,
+    InitConfig(adopt=True),
+    replace(TRAIN, rates=(FROZEN,)),
+)
+BY_CLASS = replace(
+    MAGE,
+    name="tiny_mage_class",
+    system=replace(MAGE.system, condition="class", classes=CLASSES),
+    data=replace(DATA, class_by="category"),
+)
+ALONE = replace(MAGE, name="tiny_mage_alone", system=replace(MAGE.system, condition="none"))
+MAGES = {"mage": MAGE, "class": BY_CLASS, "alone": ALONE}
 
 
 def trained(config: Experiment, batch: Any, steps: int, rate: float = 5e-3, **parts: Any) -> Any:

@@ -89,6 +89,9 @@ class SamplingOptions(Options):
     embedding: Embedding | None = None
     """Of an unCLIP decoder: whose embedding it draws, that of the stage before, the mean of the neighbours', or the
     text's own (default: of the stage before, if there is one, else the neighbours')."""
+    temperature: NonNegative | None = None
+    """Of MAGE: how far chance has a say in which tokens are kept, from 0; of unCLIP's autoregressive prior: what logits
+    are divided by."""
     seed: Seed = 0
     """Of the noise. The noise of image number i depends on the seed and i alone."""
     batch_size: Count = 16
@@ -234,6 +237,7 @@ STAGE_SETTINGS = {
     "ddim_noise": "ddim_noise",
     "ddpm_gamma": "ddpm_gamma",
     "thresholding": "thresholding",
+    "temperature": "temperature",
     "aug_level": "aug_level",
     "aug_noise": "aug_noise",
     "handed_on": "handed_on",
@@ -273,8 +277,8 @@ class CascadeOptions(Options):
     prior of unCLIP, its decoder, then upsamplers; behind an RDM, a pixel generator). What is not as in a model's
     experiment stands behind it: runs/sr256,steps=30,aug-level=0.2 (also solver, spacing, times=1:0.8:0.4, ddim-noise,
     ddpm-gamma, eta, text-weight, neighbour-weight, guidance, guidance-schedule, guidance-interval=0.2:0.8,
-    guidance-rescale, thresholding, aug-noise, handed-on, embedding, batch-size, and k: neighbours, of those found, that
-    it sees)."""
+    guidance-rescale, thresholding, temperature, aug-noise, handed-on, embedding, batch-size, and k: neighbours, of
+    those found, that it sees)."""
     aug_level: Share | None = None
     """Where --model is a super-resolution model: noise that it puts on its input, 0 to 1 (0.1 to 0.3 work well). More
     hides what the stage before got wrong, and lets more be drawn anew."""

@@ -52,6 +52,7 @@ _kinds = {
         Kind(rcg.RdmConfig, f"{_HERE}.rcg.rdm:Rdm", f"{_HERE}.rcg.feed:RdmFeed"),
         Kind(rcg.GeneratorConfig, f"{_HERE}.rcg.generator:Generator", f"{_HERE}.rcg.feed:GeneratorFeed"),
         Kind(mage.VQSystemConfig, f"{_HERE}.mage.tokenizer:Tokenizer", f"{_HERE}.mage.feed:VQFeed"),
+        Kind(mage.MageConfig, f"{_HERE}.mage.system:MageSystem", f"{_HERE}.mage.feed:MageFeed"),
     )
 }
 

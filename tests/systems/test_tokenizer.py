@@ -17,8 +17,8 @@ from reimagen_jax.systems.kinds import from_json
 from reimagen_jax.systems.mage import tokenizer
 from reimagen_jax.systems.request import Edit, Request
 from reimagen_jax.systems.unclip.arrays import ImageBatch
-from tests.mage import VQ, changed, flags, trained
-from tests.unclip import neighbour
+from tests.mage import VQ, flags, trained
+from tests.unclip import changed, neighbour
 
 BATCH = ImageBatch(jnp.asarray(neighbour(0).image)[None].repeat(4, axis=0))
 

@@ -3,9 +3,10 @@
 from typing import no_type_check
 
 import flax.struct
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from reimagen_jax.encoders.texts import AnyArray
+from reimagen_jax.systems.rcg.arrays import GeneratorInputs
 
 
 @no_type_check  # JAX unflattens a tree with whatever stands for its leaves: places, axes, numbers
@@ -14,3 +15,11 @@ class ImageInputs:
     """B images to be put together again."""
 
     image_BHWC: UInt8[AnyArray, "b h w 3"]
+
+
+@no_type_check
+@flax.struct.dataclass
+class MageInputs(GeneratorInputs):
+    """B images to draw by parallel decoding."""
+
+    temperature_B: Float[AnyArray, " b"]

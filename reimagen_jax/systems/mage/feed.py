@@ -1,4 +1,4 @@
-"""What the host does for the tokenizer: records as batches to train on, images as inputs to put together again."""
+"""What the host does for the tokenizer and for MAGE: records as batches to train on, requests as inputs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,8 +7,11 @@ import numpy as np
 
 from reimagen_jax.errors import require
 from reimagen_jax.systems.base import Preview
-from reimagen_jax.systems.mage.arrays import ImageInputs
-from reimagen_jax.systems.mage.settings import VQSamplerConfig
+from reimagen_jax.systems.mage.arrays import ImageInputs, MageInputs
+from reimagen_jax.systems.mage.settings import MageSamplerConfig, VQSamplerConfig
+from reimagen_jax.systems.mage.system import MageSystem
+from reimagen_jax.systems.rcg.arrays import GeneratorInputs, PictureBatch
+from reimagen_jax.systems.rcg.feed import GeneratorFeed
 from reimagen_jax.systems.records_feed import RecordsFeed
 from reimagen_jax.systems.reimagen.batches import Examples
 from reimagen_jax.systems.request import Request
@@ -45,6 +48,43 @@ class VQFeed(RecordsFeed):
     def collate(self, requests: Sequence[Request], settings: VQSamplerConfig) -> ImageInputs:
         """The inputs of `requests`."""
         return ImageInputs(np.stack([request.start for request in requests]))
+
+
+class MageFeed(GeneratorFeed):
+    """The feed of a MAGE."""
+
+    @property
+    def system(self) -> MageSystem:
+        return MageSystem(self.config)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        return (*super().named, "temperature")
+
+    def settled(self) -> "MageFeed":
+        beside = ", with --init.beside DIR, the encoder's folder" if self.system.represents else ""
+        require(
+            bool(self.config.init.weights),
+            f"{self.config.name} holds a tokenizer that does not learn: pass --init.weights DIR, a run of "
+            f"rcg_vq32.py{beside}; or a mage to go on from",
+        )
+        return super().settled()
+
+    def preview(self, batch: PictureBatch) -> Preview:
+        found = super().preview(batch)
+        drawn = {
+            name: self._with(inputs, [self.model.sampler.temperature] * len(batch.class_B))
+            for name, inputs in found.drawn.items()
+        }
+        return found._replace(drawn=drawn)
+
+    def collate(self, requests: Sequence[Request], settings: MageSamplerConfig) -> MageInputs:
+        """The inputs of `requests`."""
+        temperatures = [self.numbers(request, settings)["temperature"] for request in requests]
+        return self._with(super().collate(requests, settings), temperatures)
+
+    def _with(self, inputs: GeneratorInputs, temperatures: Sequence[float]) -> MageInputs:
+        return MageInputs(**vars(inputs), temperature_B=np.asarray(temperatures, np.float32))
 
 
 def _numbered(B: int) -> list[str]:

@@ -121,6 +121,9 @@ class InitConfig(Checked):
     weights: str = field(default="", metadata=LOCAL)
     """`shipped` (the weights that come with the package), or a folder of another run (its averaged parameters) or of
     weights, with the same network; random when empty. The side of the images and how long texts are may differ."""
+    beside: tuple[str, ...] = field(default=(), metadata=LOCAL)
+    """Folders of what else the system holds frozen, in parts that `weights` do not have: an encoder's, say, beside a
+    tokenizer's."""
     fresh: tuple[str, ...] = ()
     """Modules that the weights need not have, by how their names begin (a new attention's, say): what is missing there
     starts as in a network made anew."""

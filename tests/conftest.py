@@ -17,7 +17,7 @@ from jaxtyping import install_import_hook
 
 # Shapes and dtypes written in the signatures are checked at every call. Not in systems/base.py and kinds.py: what they
 # name are protocols, which nothing is an instance of.
-SYSTEMS = ("reimagen", "dual", "rater", "seedselect", "unclip", "moco", "rcg")
+SYSTEMS = ("reimagen", "dual", "rater", "seedselect", "unclip", "moco", "rcg", "mage")
 CHECKED = ("nets", "diffusion", "encoders", *(f"systems.{name}" for name in SYSTEMS))
 install_import_hook([f"reimagen_jax.{name}" for name in CHECKED], "beartype.beartype")
 

@@ -26,7 +26,7 @@ from reimagen_jax.retrieval.neighbours import Rules
 from reimagen_jax.systems import kinds
 
 UNCLIP = ("unclip_prior", "unclip_ar_prior", "unclip_decoder", "unclip_upsampler")
-RCG = ("moco", "rdm", "rcg_generator")
+RCG = ("moco", "rdm", "rcg_generator", "vq", "mage")
 BUILT_IN = ("reimagen", "distillation", "dual", "clip", "rater", *UNCLIP, *RCG)
 
 

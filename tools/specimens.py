@@ -538,7 +538,7 @@ OPTIONS = (
     "evaluate pictures --model none --records none --records-where a=b --out out --over eta=0,1 --set-default",
     "sample --model none --records none --records-where-not a=b --out out",
     "sample --model none --cascade none,text-weight=3 none --prompt cat --out out --embedding text --prior-top 0.5",
-    "sample --model none --cascade none --prompt cat --out out --prior-temperature 0.5 --text-weight 2 --negative dog",
+    "sample --model none --cascade none --prompt cat --out out --sampling-temperature 0.5 --negative dog",
     "unclip vary none.png --model none --out out --stochasticity 0.5 1 --num-images 2 --steps 3 --refine 1",
     "unclip blend none.png none.png --model none --out out --frames 3 --noise fixed --num-images 2 --guidance 2",
     "unclip diff none.png --from cat --to dog --most 0.3 --frames 3 --model none --out out --prompt cat --seed 1",

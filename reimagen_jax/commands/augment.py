@@ -49,7 +49,7 @@ class Augment(Options):
     Interrupted, by whatever, it goes on where it was when the same command is given again.
     """
 
-    common: ClassVar[tuple[str, ...]] = ("cascade", "originals", "overwrite")
+    common: ClassVar[tuple[str, ...]] = ("originals", "overwrite")
 
     records: Annotated[Path, tyro.conf.Positional]
     """Folder written by `reimagen prepare`."""

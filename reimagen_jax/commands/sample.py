@@ -15,7 +15,7 @@ from reimagen_jax.commands.prompt_options import PromptOptions, say_left_out, wa
 from reimagen_jax.commands.sampling_options import EnlargingOptions, SamplingOptions, open_drawing
 from reimagen_jax.diffusion.settings import DrawingConfig
 from reimagen_jax.errors import UserError, require
-from reimagen_jax.systems.rcg.settings import GeneratorConfig, RdmConfig
+from reimagen_jax.systems.rcg.settings import PixelsConfig, RdmConfig
 from reimagen_jax.systems.reimagen.settings import ReImagenConfig
 from reimagen_jax.systems.unclip.settings import ARPriorConfig, DecoderConfig, PriorConfig, UpsamplerConfig
 from reimagen_jax.terminal import say
@@ -209,7 +209,7 @@ class Sample(Options):
         return command_line("sample", without_folders(resolved) if self.hide_paths else resolved)
 
 
-DRAWING = (ReImagenConfig, PriorConfig, ARPriorConfig, DecoderConfig, UpsamplerConfig, RdmConfig, GeneratorConfig)
+DRAWING = (ReImagenConfig, PriorConfig, ARPriorConfig, DecoderConfig, UpsamplerConfig, RdmConfig, PixelsConfig)
 PLACES = ("prompts", "knowledge base", "low-resolution image")
 """Of the facts about data, those that are folders and files of this machine."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 import tyro
 
-from reimagen_jax.checked import Count, NonNegative, Options, Positive, Seed, Share, Strength, checked
+from reimagen_jax.checked import Count, NonNegative, Options, Seed, Share, Strength, checked
 from reimagen_jax.commands.options import as_typed
 from reimagen_jax.config import Experiment, SystemConfig
 from reimagen_jax.diffusion.settings import DrawingConfig, SamplerSteps, Solver, Thresholding, WeightSchedule
@@ -92,8 +92,9 @@ class SamplingOptions(Options):
     prior_top: Strength | None = None
     """Of an autoregressive prior of unCLIP: how like the text its embedding is to be, drawn from this share of what is
     likely, the largest (the paper: 0.5); 1: from all of it."""
-    prior_temperature: Positive | None = None
-    """Of such a prior: below 1 draws what is likely more often; 1 as it was learned."""
+    sampling_temperature: NonNegative | None = None
+    """Of such a prior: what its logits are divided by, 1 as it was learned. Of MAGE: how far chance has a say in which
+    tokens are kept, from 0."""
     seed: Seed = 0
     """Of the noise. The noise of image number i depends on the seed and i alone."""
     batch_size: Count = 16
@@ -245,7 +246,7 @@ STAGE_SETTINGS = {
     "k": "k",
     "embedding": "embedding",
     "prior_top": "top",
-    "prior_temperature": "temperature",
+    "sampling_temperature": "temperature",
 }
 """Options of a stage's sampler -> the settings that they set."""
 LOW_RES = ("aug_level", "aug_noise")
@@ -280,8 +281,8 @@ class CascadeOptions(Options):
     prior of unCLIP, its decoder, then upsamplers; behind an RDM, a pixel generator). What is not as in a model's
     experiment stands behind it: runs/sr256,steps=30,aug-level=0.2 (also solver, spacing, times=1:0.8:0.4, ddim-noise,
     ddpm-gamma, eta, text-weight, neighbour-weight, guidance, guidance-schedule, guidance-interval=0.2:0.8,
-    guidance-rescale, thresholding, aug-noise, handed-on, embedding, batch-size, and k: neighbours, of those found, that
-    it sees)."""
+    guidance-rescale, thresholding, sampling-temperature, aug-noise, handed-on, embedding, batch-size, and k:
+    neighbours, of those found, that it sees)."""
     aug_level: Share | None = None
     """Where --model is a super-resolution model: noise that it puts on its input, 0 to 1 (0.1 to 0.3 work well). More
     hides what the stage before got wrong, and lets more be drawn anew."""

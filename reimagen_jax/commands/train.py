@@ -72,7 +72,7 @@ def train_experiment(config: Experiment, workdir: Path) -> None:
     """
     from reimagen_jax.evaluation.pictures.watching import HeldOut
     from reimagen_jax.inference.examples import drawing
-    from reimagen_jax.inference.model import settled, start_of
+    from reimagen_jax.inference.model import begin_of, settled
     from reimagen_jax.reports.previews import preview_hook
     from reimagen_jax.systems import kinds
     from reimagen_jax.systems.base import Fits
@@ -96,7 +96,7 @@ def train_experiment(config: Experiment, workdir: Path) -> None:
     if config.init.weights:
 
         def initial() -> "Params":
-            params = config.system.begun(start_of(config.init.weights)[1]())
+            params = begin_of(config)
             return feed.fitted(params) if isinstance(feed, Fits) else params
 
     draw = drawing(system)

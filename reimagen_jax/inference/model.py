@@ -194,7 +194,18 @@ def settled(config: Experiment, before: Experiment | None = None) -> Experiment:
         f"{config.name} takes its network over from weights: pass --init.weights DIR (written by "
         "tools/convert_weights.py, for instance; a CLIP's, for a prior or a decoder)",
     )
-    return dataclasses.replace(config, system=config.system.adopt(start_of(config.init.weights)[0]))
+    system = config.system
+    for folder in (config.init.weights, *config.init.beside):
+        system = system.adopt(start_of(folder)[0])
+    return dataclasses.replace(config, system=system)
+
+
+def begin_of(config: Experiment) -> Params:
+    """The parameters that a run begins with: those of its weights, and of what stands beside them."""
+    params = config.system.begun(start_of(config.init.weights)[1]())
+    for folder in config.init.beside:
+        params = {**params, **config.system.begun(start_of(folder)[1]())}
+    return params
 
 
 def start_of(folder: str | Path) -> tuple[SystemConfig, Callable[[], Params]]:

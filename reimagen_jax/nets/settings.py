@@ -146,6 +146,41 @@ class UNetConfig(Checked):
 
 
 @dataclass(frozen=True)
+class VQConfig(Checked):
+    """A vector-quantising autoencoder (vq.py); by default MaskGIT's, for images of 256 pixels."""
+
+    section: ClassVar[str] = "vq."
+
+    widths: tuple[Count, ...] = (128, 128, 256, 256, 512)
+    """Channels of each resolution, from high to low; a side is halved from one to the next."""
+    blocks: Count = 2
+    """Residual blocks of each resolution, of the encoder and of the decoder."""
+    patch: Count = 1
+    """Pixels are folded into patch x patch channels before the first resolution, to save compute."""
+    groups: Count = 32
+    """Of every group norm; each width must be a multiple."""
+    codes: Annotated[int, Ge(2), Le(2**20)] = 1024
+    """Vectors of the codebook."""
+    code_width: Count = 256
+    """Values of each."""
+    normalised: bool = False
+    """Codes, and what is compared with them, are brought to length 1 (Yu et al. 2022, section 3.2)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of convolutions; parameters, norms, distances to codes and the output stay float32."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(len(self.widths) > 0, "vq.widths is empty: give at least one")
+        for i, width in enumerate(self.widths):
+            require(width % self.groups == 0, f"vq.widths[{i}] {width} is not a multiple of vq.groups {self.groups}")
+
+    @property
+    def stride(self) -> int:
+        """Pixels of a side that become one token."""
+        return self.patch * 2 ** (len(self.widths) - 1)
+
+
+@dataclass(frozen=True)
 class Tower(Checked):
     """A transformer (transformer.py)."""
 

@@ -41,8 +41,10 @@ def biased_attention(
     bias_BHQM: Float[Array, "#b #h #q m"],
     mask_BM: Bool[Array, "b m"],
     scale: float,
+    drop: Callable[[Array], Array] = lambda weight: weight,
 ) -> Float[Array, "b q h d"]:
-    """softmax(scale q k' + bias) v per head, over the tokens whose mask is true; the softmax is float32."""
+    """softmax(scale q k' + bias) v per head, over the tokens whose mask is true; the softmax is float32. `drop` is what
+    becomes of its weights."""
     (B, Q, H, D), M = query_BQHD.shape, key_BMHD.shape[1]
     # N = B x H products of matrices, as in `nets.attention.attend`: CPUs are slow with two batch axes.
     query_NQD, key_NMD, value_NMD = (
@@ -51,7 +53,7 @@ def biased_attention(
     score_NQM = jnp.einsum("nqd,nmd->nqm", query_NQD, key_NMD, preferred_element_type=jnp.float32)
     score_BHQM = jnp.where(mask_BM[:, None, None, :], score_NQM.reshape(B, H, Q, M) + bias_BHQM, MASKED)
     weight_NQM = jax.nn.softmax(score_BHQM, axis=-1).astype(value_NMD.dtype).reshape(B * H, Q, M)
-    out_NQD = jnp.einsum("nqm,nmd->nqd", weight_NQM, value_NMD)
+    out_NQD = jnp.einsum("nqm,nmd->nqd", drop(weight_NQM), value_NMD)
     return jnp.moveaxis(out_NQD.reshape(B, H, Q, D), 1, 2)
 
 
@@ -62,6 +64,9 @@ class Block(nn.Module):
     dtype: Dtype
     param_dtype: Dtype | None = None
     """Of the matrices; None: `dtype`, as a network holds them that is not trained."""
+    dropout: float = 0.0
+    """Of the attention's weights, of what is multiplied last and of what joins the sum, where there are random numbers
+    for it ("dropout")."""
 
     @nn.compact
     def __call__(
@@ -74,6 +79,7 @@ class Block(nn.Module):
     ) -> Any:
         """The tokens after the block; with the memory of M tokens, in which they are from `at` on, it too."""
         tower, (B, L, D) = self.tower, x_BLD.shape
+        drop = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))
         head_width = D // tower.heads
         h = norm(tower, "norm1")(x_BLD)
         query, key, value = (
@@ -85,12 +91,13 @@ class Block(nn.Module):
                 jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, axis=1) for old, new in told
             )
         mask_BL = jnp.ones(key.shape[:2], bool) if mask_BL is None else mask_BL
-        out = biased_attention(query, key, value, bias_BHLL, mask_BL, scale=head_width**-0.5)
+        out = biased_attention(query, key, value, bias_BHLL, mask_BL, head_width**-0.5, drop)
         # What joins the sum begins smaller the more blocks there are, as CLIP has it.
         last = nn.initializers.variance_scaling(0.5 / tower.depth, "fan_in", "normal")
-        x_BLD = x_BLD + self.dense(D, "out", last)(out.reshape(B, L, D)).astype(jnp.float32)  # (1)
+        x_BLD = x_BLD + drop(self.dense(D, "out", last)(out.reshape(B, L, D))).astype(jnp.float32)  # (1)
         h = self.dense(tower.mlp_width, "mlp1")(norm(tower, "norm2")(x_BLD))
-        x_BLD = x_BLD + self.dense(D, "mlp2", last)(ACTIVATIONS[tower.activation](h)).astype(jnp.float32)  # (2)
+        h = drop(ACTIVATIONS[tower.activation](h))
+        x_BLD = x_BLD + drop(self.dense(D, "mlp2", last)(h)).astype(jnp.float32)  # (2)
         return x_BLD if memory is None else (x_BLD, memory)
 
     def dense(self, width: int, name: str, init: nn.initializers.Initializer = LECUN) -> nn.Dense:
@@ -99,8 +106,8 @@ class Block(nn.Module):
         return nn.Dense(width, kernel_init=init, name=name, **kinds)
 
 
-def norm(tower: Tower, name: str) -> nn.LayerNorm:
-    """A layer norm in float32."""
+def norm(tower: Tower, name: str | None = None) -> nn.LayerNorm:
+    """A layer norm in float32; its name where it is made in a compact method."""
     return nn.LayerNorm(tower.epsilon, dtype=jnp.float32, name=name)
 
 

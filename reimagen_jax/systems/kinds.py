@@ -14,6 +14,7 @@ from reimagen_jax.config import Experiment, InitConfig, SystemConfig, TrainConfi
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.systems.base import Feed, System
 from reimagen_jax.systems.dual.settings import ClipSystemConfig, DualSystemConfig
+from reimagen_jax.systems.mage import settings as mage
 from reimagen_jax.systems.moco.settings import MocoConfig
 from reimagen_jax.systems.rater.settings import RaterSystemConfig
 from reimagen_jax.systems.rcg import settings as rcg
@@ -50,6 +51,8 @@ _kinds = {
         Kind(unclip.UpsamplerConfig, f"{_HERE}.unclip.upsampler:Upsampler", f"{_HERE}.unclip.feed:UpsamplerFeed"),
         Kind(rcg.RdmConfig, f"{_HERE}.rcg.rdm:Rdm", f"{_HERE}.rcg.feed:RdmFeed"),
         Kind(rcg.GeneratorConfig, f"{_HERE}.rcg.generator:Generator", f"{_HERE}.rcg.feed:GeneratorFeed"),
+        Kind(mage.VQSystemConfig, f"{_HERE}.mage.tokenizer:Tokenizer", f"{_HERE}.mage.feed:VQFeed"),
+        Kind(mage.MageConfig, f"{_HERE}.mage.system:MageSystem", f"{_HERE}.mage.feed:MageFeed"),
     )
 }
 

@@ -17,6 +17,7 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.inference.model import Model, experiment_of, settled
 from reimagen_jax.inference.provenance import sampler_facts
 from reimagen_jax.retrieval.asking import Asking
+from reimagen_jax.systems.mage.settings import MageSamplerConfig
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
 from reimagen_jax.systems.reimagen.system import ReImagen
 from reimagen_jax.systems.unclip.settings import ARPriorSamplerConfig, DecoderSamplerConfig
@@ -28,7 +29,8 @@ EVERY = (
     "handed-on=floats"
 )
 OF_A_DECODER = "runs/decoder,embedding=text"
-OF_A_PRIOR = "runs/prior,prior-top=0.25,prior-temperature=0.8"
+OF_A_PRIOR = "runs/prior,prior-top=0.25,sampling-temperature=0.8"
+OF_MAGE = "runs/mage,sampling-temperature=4.5"
 OWN = TINY.system.sampler
 
 
@@ -52,12 +54,15 @@ def test_a_word_is_read_and_printed_as_it_was(word):
 
 
 def test_every_setting_of_a_stage_can_be_given_and_the_others_stay():
-    given = {name for word in (EVERY, OF_A_DECODER, OF_A_PRIOR) for name, _ in StageOption.parse(word).settings}
+    given = {
+        name for word in (EVERY, OF_A_DECODER, OF_A_PRIOR, OF_MAGE) for name, _ in StageOption.parse(word).settings
+    }
     assert given == STAGE_SETTINGS.keys()
     assert StageOption.parse(OF_A_DECODER).applied(DecoderSamplerConfig()) == DecoderSamplerConfig(embedding="text")
     own = ARPriorSamplerConfig(top=0.25, temperature=0.8)
+    assert StageOption.parse(OF_MAGE).applied(MageSamplerConfig()) == MageSamplerConfig(temperature=4.5)
     assert StageOption.parse(OF_A_PRIOR).applied(ARPriorSamplerConfig()) == own
-    assert SamplingOptions(prior_top=0.25, prior_temperature=0.8).settings(ARPriorSamplerConfig()) == own
+    assert SamplingOptions(prior_top=0.25, sampling_temperature=0.8).settings(ARPriorSamplerConfig()) == own
     with pytest.raises(UserError, match=r"^--prior-top: this model's sampler has no such setting"):
         SamplingOptions(prior_top=0.25).settings(DecoderSamplerConfig())
     assert StageOption.parse(EVERY).applied(OWN) == GuidedSamplerConfig(
@@ -122,7 +127,7 @@ def test_a_folder_may_have_commas_and_settings_in_its_name(tmp_path):
         ("m,guidance-schedule=up", "m,guidance-schedule=up: guidance-schedule is one of constant, linear, cosine"),
         (
             "m,spacing=odd",
-            "m,spacing=odd: spacing is one of even, trailing, linspace, leading, ddim, karras, logsnr, fast27",
+            "m,spacing=odd: spacing is one of even, trailing, linspace, leading, ldm, ddim, karras, logsnr, fast27",
         ),
         ("m,times=", "--cascade m,times=: times '' is not a number"),
         ("m,times=1:x", "--cascade m,times=1:x: times 'x' is not a number"),

@@ -106,7 +106,7 @@ def examples(text, start):
     "kind", [kind for kind in WALKED if "common" in vars(kind)], ids=lambda kind: kind.__qualname__
 )
 def test_what_is_common_exists(kind):
-    declared = inspect.get_annotations(kind)
+    declared = {field.name for field in dataclasses.fields(kind)}
     assert [name for name in kind.common if name not in declared] == []
 
 

@@ -13,10 +13,9 @@ from reimagen_jax.systems.base import Preview, Settings
 from reimagen_jax.systems.moco.feed import labels_of
 from reimagen_jax.systems.rcg.arrays import NO_CLASS, GeneratorInputs, PictureBatch, RdmInputs
 from reimagen_jax.systems.rcg.generator import Generator
+from reimagen_jax.systems.rcg.represented import Pixels
 from reimagen_jax.systems.rcg.settings import (
-    FROZEN,
-    GeneratorConfig,
-    GeneratorSamplerConfig,
+    PixelsConfig,
     RdmSamplerConfig,
 )
 from reimagen_jax.systems.records_feed import RecordsFeed
@@ -34,8 +33,9 @@ class PicturesFeed(RecordsFeed):
         name, model, init = self.config.name, self.config.system, self.config.init
         if model.held:
             require(
-                any(rate == FROZEN for rate in self.config.train.rates),
-                f"train.rates does not freeze the encoder of {name}: add {FROZEN}, systems/rcg/settings.py:FROZEN",
+                any(rate == model.frozen for rate in self.config.train.rates),
+                f"train.rates does not freeze the {' and the '.join(model.held)} of {name}: add {model.frozen}, "
+                "FROZEN of its settings",
             )
             require(
                 bool(init.weights),
@@ -110,8 +110,13 @@ class PicturesFeed(RecordsFeed):
         """Whether it is told anything that guidance could strengthen."""
         return bool(self.config.data.class_by)
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Numbers that a request may say."""
+        return ("text_weight",) if self.guided else ()
+
     def numbers(self, request: Request, settings: Settings) -> dict[str, float]:
-        return super().numbers(request, settings) if self.guided else {}
+        return {name: float(request.guidance.get(name, getattr(settings, name))) for name in self.named}
 
     def weights(self, requests: Sequence[Request], settings: Settings) -> np.ndarray:
         """Of guidance; 1 where there is none."""
@@ -130,7 +135,7 @@ class PicturesFeed(RecordsFeed):
     def check_nothing_else(self, request: Request, settings: Settings) -> None:
         """Raises `UserError` for what none of these systems looks at."""
         require(not request.negative, f"{self.config.name} reads no text: it cannot be led away from a negative prompt")
-        self.check_plain(request, settings, ("text_weight",) if self.guided else ())
+        self.check_plain(request, settings, self.named)
 
 
 class RdmFeed(PicturesFeed):
@@ -158,9 +163,14 @@ class GeneratorFeed(PicturesFeed):
     """The feed of a pixel generator."""
 
     @property
-    def model(self) -> GeneratorConfig:
+    def model(self) -> PixelsConfig:
         """The experiment's settings of this system."""
         return self.config.system
+
+    @property
+    def system(self) -> Pixels:
+        """What it is the feed of."""
+        return Generator(self.config)
 
     @property
     def guided(self) -> bool:
@@ -168,7 +178,7 @@ class GeneratorFeed(PicturesFeed):
 
     def preview(self, batch: PictureBatch) -> Preview:
         """The target; drawn from its representation or class, and from nothing."""
-        B, image_BHWC, system = len(batch.image_BHWC), np.asarray(batch.image_BHWC), Generator(self.config)
+        B, image_BHWC, system = len(batch.image_BHWC), np.asarray(batch.image_BHWC), self.system
         K = 1 if system.represents else 0
 
         def inputs(there: bool) -> GeneratorInputs:
@@ -187,7 +197,7 @@ class GeneratorFeed(PicturesFeed):
         captions = [self.model.classes[i] if i >= 0 else f"example {n + 1}" for n, i in enumerate(batch.class_B)]
         return Preview(captions, {"target": list(image_BHWC)}, drawn)
 
-    def check(self, request: Request, settings: GeneratorSamplerConfig) -> None:
+    def check(self, request: Request, settings: Settings) -> None:
         """Raises `UserError` for a request without what it draws from, or with what it does not look at."""
         name, model, start = self.config.name, self.model, request.start
         if model.condition == "representation":
@@ -204,7 +214,7 @@ class GeneratorFeed(PicturesFeed):
                 f"{getattr(start, 'dtype', '')} {list(np.shape(start))}",
             )
             check_weights(request)
-            found, most = len(request.neighbours), Generator(self.config).room(settings)
+            found, most = len(request.neighbours), self.system.room(settings)
             require(found <= most, f"{found} neighbours for a prompt, but this generator takes at most {most}")
         else:
             require(
@@ -215,9 +225,9 @@ class GeneratorFeed(PicturesFeed):
             self.check_class(request, model.condition_drop)
         self.check_nothing_else(request, settings)
 
-    def collate(self, requests: Sequence[Request], settings: GeneratorSamplerConfig) -> GeneratorInputs:
+    def collate(self, requests: Sequence[Request], settings: Settings) -> GeneratorInputs:
         """The inputs of `requests`."""
-        system, R = Generator(self.config), self.model.seen
+        system, R = self.system, self.model.seen
         B, K = len(requests), system.room(settings)
         start, given = np.zeros((B, system.start_width), np.float32), np.zeros(B, bool)
         image, weight = np.zeros((B, K, R, R, 3), np.uint8), np.zeros((B, K), np.float32)
@@ -228,6 +238,6 @@ class GeneratorFeed(PicturesFeed):
                 image[i, j], weight[i, j] = neighbour.at(R), neighbour.weight
         return GeneratorInputs(self.classes_of(requests), self.weights(requests, settings), start, given, image, weight)
 
-    def limited(self, request: Request, settings: GeneratorSamplerConfig) -> Request:
+    def limited(self, request: Request, settings: Settings) -> Request:
         """The request with its best neighbours only, as many as these settings have room for."""
-        return dataclasses.replace(request, neighbours=request.neighbours[: Generator(self.config).room(settings)])
+        return dataclasses.replace(request, neighbours=request.neighbours[: self.system.room(settings)])

@@ -24,12 +24,11 @@ from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
 
 from reimagen_jax.diffusion import degrade, guidance, objective, sampler, schedule, solvers
 from reimagen_jax.diffusion.base import Denoiser
-from reimagen_jax.encoders.representation import normalised
 from reimagen_jax.nets.attention import Attention, attentions
 from reimagen_jax.nets.unet import Condition, UNet, predict, read
 from reimagen_jax.systems.base import Metrics, Params, Sums
-from reimagen_jax.systems.rcg.arrays import NO_CLASS, GeneratorInputs, PictureBatch
-from reimagen_jax.systems.rcg.represented import Represented
+from reimagen_jax.systems.rcg.arrays import GeneratorInputs, PictureBatch
+from reimagen_jax.systems.rcg.represented import Pixels
 from reimagen_jax.systems.rcg.settings import GeneratorConfig, GeneratorSamplerConfig
 from reimagen_jax.systems.reimagen.system import to_bytes, to_floats, to_model
 
@@ -62,7 +61,7 @@ class Telling(nn.Module):
 
 
 @dataclass(frozen=True)
-class Generator(Represented):
+class Generator(Pixels):
     """The system that an experiment describes; holds settings only."""
 
     @property
@@ -81,11 +80,6 @@ class Generator(Represented):
     @property
     def telling(self) -> Telling:
         return Telling(self.model)
-
-    @property
-    def represents(self) -> bool:
-        """Whether it draws from representations."""
-        return self.model.condition == "representation"
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Random parameters, the encoder's too."""
@@ -110,11 +104,11 @@ class Generator(Represented):
         """The diffusion loss of a batch, (2)."""
         key_drop, key_loss = jax.random.split(key)
         dropped_B = objective.dropped(key_drop, len(batch.class_B), self.model.condition_drop)
-        return self._losses(params, batch, self._learned(params, batch), dropped_B, key_loss).mean(), {}
+        return self._losses(params, batch, self.learned(params, batch), dropped_B, key_loss).mean(), {}
 
     def measure(self, params: Params, batch: PictureBatch, key: Key[Array, ""]) -> Sums:
         """The loss with the condition, that without it from the same noise, and what it gains; each by time, too."""
-        nothing_B, v_B = jnp.zeros(len(batch.class_B), bool), self._learned(params, batch)
+        nothing_B, v_B = jnp.zeros(len(batch.class_B), bool), self.learned(params, batch)
         with_B, without_B = jax.lax.map(
             lambda dropped_B: self._losses(params, batch, v_B, dropped_B, key), jnp.stack([nothing_B, ~nothing_B])
         )
@@ -123,22 +117,14 @@ class Generator(Represented):
             losses |= {"loss_without_condition": without_B, "condition_gain": without_B - with_B}
         return objective.sums(losses, lambda loss_B: objective.by_time(loss_B, key, self.model.diffusion))
 
-    def _learned(self, params: Params, batch: PictureBatch) -> Array:
-        """What images are drawn from."""
-        return self.represent(params, batch.image_BHWC) if self.represents else batch.class_B
-
     def _losses(
         self, params: Params, batch: PictureBatch, v_B: Array, dropped_B: Array, key: Array
     ) -> Float[Array, " b"]:
-        model, told = self.model, Told(self.condition(params, v_B, dropped_B | self._nothing(batch.class_B)))
+        model, told = self.model, Told(self.condition(params, v_B, dropped_B | self.nothing(batch.class_B)))
         x0 = to_model(batch.image_BHWC)
         if model.seen != model.resolution:
             x0 = degrade.shrink(x0, model.resolution)
         return objective.diffusion_loss(self.denoiser(params), x0, told, key, model.diffusion)
-
-    def _nothing(self, class_B: Int32[Array, " b"]) -> Bool[Array, " b"]:
-        """Who has no class, where classes are drawn from; all, where nothing is."""
-        return (class_B == NO_CLASS) & (not self.represents) | (self.model.condition == "none")
 
     def sample(
         self, params: Params, inputs: GeneratorInputs, keys_B: Key[Array, " b"], settings: GeneratorSamplerConfig
@@ -170,17 +156,6 @@ class Generator(Represented):
             sampler.projection(settings),
         )
 
-    def drawn_from(self, params: Params, inputs: GeneratorInputs) -> tuple[Array, Bool[Array, " b"]]:
-        """(3), and for whom there is something."""
-        if not self.represents:
-            return inputs.class_B, ~self._nothing(inputs.class_B)
-        if inputs.nbr_image_BKHWC.shape[1] == 0:
-            return inputs.start_BD, inputs.given_B
-        weight_BK = inputs.nbr_weight_BK
-        mean_BD = normalised(jnp.einsum("bk,bkd->bd", weight_BK, self.represent(params, inputs.nbr_image_BKHWC)))
-        r_BD = jnp.where(inputs.given_B[:, None], inputs.start_BD, mean_BD)
-        return r_BD, inputs.given_B | (weight_BK.sum(axis=1) > 0)
-
     def _read(self, params: Params, condition: Condition) -> Condition:
         return condition.replace(told=read(self.unet, params["unet"], condition))
 
@@ -192,31 +167,6 @@ class Generator(Represented):
     def attentions(self) -> tuple[Attention, ...]:
         """The network's, as it is trained, and what computes each of them and why."""
         return attentions(self.model.unet, self.model.resolution, 1 if self.model.told_by == "token" else 0, 0)
-
-    def batch_spec(self, B: int) -> PictureBatch:
-        return self.pictures(B)
-
-    def inputs_spec(self, B: int, settings: GeneratorSamplerConfig) -> GeneratorInputs:
-        side, K, D, shape = self.model.seen, self.room(settings), self.start_width, jax.ShapeDtypeStruct
-        return GeneratorInputs(
-            shape((B,), jnp.int32),
-            shape((B,), jnp.float32),
-            shape((B, D), jnp.float32),
-            shape((B,), jnp.bool_),
-            shape((B, K, side, side, 3), jnp.uint8),
-            shape((B, K), jnp.float32),
-        )
-
-    @property
-    def start_width(self) -> int:
-        """D: values of a representation; 0 where none is drawn from."""
-        return self.model.representation_width if self.represents else 0
-
-    def room(self, settings: GeneratorSamplerConfig) -> int:
-        """Neighbours whose representations are made."""
-        if not self.represents:
-            return 0
-        return self.config.data.num_neighbours if settings.k is None else settings.k
 
     def about(self) -> Mapping[str, str]:
         model, settings = self.model, self.settings

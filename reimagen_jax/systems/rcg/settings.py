@@ -75,6 +75,8 @@ class _Represented(SystemConfig):
 
     data: ClassVar[type[DataConfig]] = PicturesConfig
     super_resolution: ClassVar[None] = None
+    frozen: ClassVar[GroupRate] = FROZEN
+    """What `train.rates` must freeze."""
     own: ClassVar[tuple[str, ...]] = ()
     """Parameters beside the encoder's, which begin anew where a run starts from an encoder alone."""
 
@@ -112,7 +114,7 @@ class _Represented(SystemConfig):
             "init.weights is a training run of an encoder, whose statistics are not measured yet: make a folder of it, "
             "reimagen encode-train RECORDS --from-run RUN --out DIR, and name that",
         )
-        if not {"encoder", self.own[0]} & params.keys():
+        if not {"encoder", *self.held, self.own[0]} & params.keys():
             return {"encoder": params.get("clip", params)}
         own = self.own if self.own[0] in params else ()
         return {name: part for name, part in params.items() if name in (*self.held, *own)}
@@ -181,43 +183,18 @@ from.
 
 
 @dataclass(frozen=True)
-class GeneratorConfig(_Represented):
-    """A U-Net that draws an image from its representation, its class or nothing (generator.py)."""
+class PixelsConfig(_Represented):
+    """What draws an image from its representation, its class or nothing."""
 
     common: ClassVar[tuple[str, ...]] = ("resolution", "condition")
-
-    kind: ClassVar[str] = "rcg_generator"
-    own: ClassVar[tuple[str, ...]] = ("unet", "condition")
 
     resolution: Count = 32
     """Side of the image in pixels."""
     condition: Literal["representation", "class", "none"] = "representation"
     """What an image is drawn from: its representation, its class, or nothing. The last two hold no encoder."""
-    told_by: Literal["time", "token"] = "time"
-    """How the network is told: by what is added to the embedding of the time (as RCG's ADM), or by a token that
-    attention sees beside the pixels (as its latent diffusion)."""
-    unet: UNetConfig = field(default_factory=lambda: UNetConfig(**TOKENS))
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     condition_drop: Annotated[Share, Lt(1)] = 0.1
     """Probability that an example's condition is dropped in training, which guidance needs; a learned representation
     takes its place."""
-    sampler: GeneratorSamplerConfig = field(default_factory=GeneratorSamplerConfig, metadata=FREE)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_side(self.resolution, self.unet)
-        for name, value in TOKENS.items():
-            said = getattr(self.unet, name)
-            require(said == value, f"unet.{name} is {said!r}: a generator reads no text, set {value!r}")
-        require(self.unet.text_width is None, f"unet.text_width is {self.unet.text_width}: a generator reads no text")
-        require(
-            self.told_by == "time" or any(level.self_attention or level.text_attention for level in self.unet.levels),
-            "told_by is 'token', but no level of unet.levels has attention that would see it",
-        )
-        for i, level in enumerate(self.unet.levels):
-            attends = level.neighbour_attention or (level.text_attention and self.told_by == "time")
-            require(not attends, f"unet.levels[{i}] attends to text or neighbours: a generator knows neither")
-        self.check_settings(self.sampler)
 
     @property
     def held(self) -> tuple[str, ...]:
@@ -238,8 +215,7 @@ class GeneratorConfig(_Represented):
         reads = (self.encoder.resolution or 0) if self.condition == "representation" else 0
         return self.resolution * max(1, -(-reads // self.resolution))
 
-    def check_settings(self, settings: GeneratorSamplerConfig) -> None:
-        settings.check_process(self.diffusion)
+    def check_settings(self, settings: Any) -> None:
         require(
             self.condition != "none" or settings.text_weight == 1.0,
             f"sampler.text_weight is {settings.text_weight:g}, but condition is 'none': nothing guides it, set 1",
@@ -260,6 +236,41 @@ class GeneratorConfig(_Represented):
             f"{where} draws from representations of {self.representation_width} values, but the stage before it, "
             f"{before.name}, draws {theirs.representation_width}",
         )
+
+
+@dataclass(frozen=True)
+class GeneratorConfig(PixelsConfig):
+    """A U-Net that draws an image from its representation, its class or nothing (generator.py)."""
+
+    kind: ClassVar[str] = "rcg_generator"
+    own: ClassVar[tuple[str, ...]] = ("unet", "condition")
+
+    told_by: Literal["time", "token"] = "time"
+    """How the network is told: by what is added to the embedding of the time (as RCG's ADM), or by a token that
+    attention sees beside the pixels (as its latent diffusion)."""
+    unet: UNetConfig = field(default_factory=lambda: UNetConfig(**TOKENS))
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    sampler: GeneratorSamplerConfig = field(default_factory=GeneratorSamplerConfig, metadata=FREE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_side(self.resolution, self.unet)
+        for name, value in TOKENS.items():
+            said = getattr(self.unet, name)
+            require(said == value, f"unet.{name} is {said!r}: a generator reads no text, set {value!r}")
+        require(self.unet.text_width is None, f"unet.text_width is {self.unet.text_width}: a generator reads no text")
+        require(
+            self.told_by == "time" or any(level.self_attention or level.text_attention for level in self.unet.levels),
+            "told_by is 'token', but no level of unet.levels has attention that would see it",
+        )
+        for i, level in enumerate(self.unet.levels):
+            attends = level.neighbour_attention or (level.text_attention and self.told_by == "time")
+            require(not attends, f"unet.levels[{i}] attends to text or neighbours: a generator knows neither")
+        self.check_settings(self.sampler)
+
+    def check_settings(self, settings: GeneratorSamplerConfig) -> None:
+        super().check_settings(settings)
+        settings.check_process(self.diffusion)
 
     def evaluations(self, settings: GeneratorSamplerConfig) -> int:
         """Of the network for an image: of one condition of one sample."""

@@ -1,0 +1,195 @@
+"""The settings of MAGE and of the tokenizer that it holds."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Lt
+
+from reimagen_jax.checked import Count, Natural, NonNegative, Positive, Share, Strength
+from reimagen_jax.config import FREE, LOCAL, DataConfig, GroupRate, SystemConfig
+from reimagen_jax.diffusion.settings import DrawingConfig, SamplerSteps
+from reimagen_jax.errors import require
+from reimagen_jax.nets.settings import Tower, VQConfig
+from reimagen_jax.systems.rcg.settings import PicturesConfig, PixelsConfig
+from reimagen_jax.systems.reimagen.settings import HandedOn
+
+FROZEN = GroupRate("^(encoder|vq)/", 0.0)
+"""For `train.rates`: the tokenizer and the encoder that MAGE holds do not learn."""
+
+
+@dataclass(frozen=True)
+class ImagesConfig(DataConfig):
+    """Records; their captions are not read."""
+
+    common: ClassVar[tuple[str, ...]] = ("records", "validation_share")
+
+    records: str = field(default="", metadata=FREE | LOCAL)
+    """Folder written by `reimagen prepare`. It may move; its content may not change within a run."""
+    enlarge: bool = field(default=False, metadata=FREE)
+    """Records may be smaller than what is drawn, and are enlarged; else they are refused."""
+    validation_share: Annotated[Share, Lt(1)] = 0.0
+    """Share of the records that is held out, drawn by `seed`; the training is watched by it."""
+
+
+@dataclass(frozen=True)
+class VQSamplerConfig(DrawingConfig):
+    """How an image is put together again out of its tokens."""
+
+    handed_on: HandedOn = "bytes"
+    """Images as they would be written, or floats in [-1, 1] that were never rounded."""
+
+
+@dataclass(frozen=True)
+class VQSystemConfig(SystemConfig):
+    """A tokenizer of images (tokenizer.py)."""
+
+    common: ClassVar[tuple[str, ...]] = ("resolution",)
+
+    kind: ClassVar[str] = "vq"
+    data: ClassVar[type[DataConfig]] = ImagesConfig
+    super_resolution: ClassVar[None] = None
+
+    resolution: Count = 256
+    """Side of the image in pixels."""
+    vq: VQConfig = field(default_factory=VQConfig)
+    l1: NonNegative = 1.0
+    """Weight of the absolute error of pixels in [0, 1]."""
+    l2: NonNegative = 1.0
+    """Weight of the squared error of pixels in [0, 1]."""
+    codebook: NonNegative = 1.0
+    """Weight of the distance of codes to what becomes them."""
+    commitment: NonNegative = 0.25
+    """Weight of the distance of what becomes a code to it."""
+    entropy: NonNegative = 0.1
+    """Weight of the term that wants each token sure of its code, and all codes used (MaskGIT's; 0: none)."""
+    temperature: Positive = 0.01
+    """What distances to codes are divided by in that term."""
+    sampler: VQSamplerConfig = field(default_factory=VQSamplerConfig, metadata=FREE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_side(self.resolution, self.vq)
+        require(self.l1 + self.l2 > 0, "l1 and l2 are both 0: nothing would be learned of the pixels")
+
+    @property
+    def seen(self) -> int:
+        """Side of the images of a batch."""
+        return self.resolution
+
+    def evaluations(self, settings: VQSamplerConfig) -> int:
+        """Of the network for an image."""
+        return 1
+
+    def usage(self) -> str:
+        return """A tokenizer of images (Esser et al., arXiv 2012.09841), which MAGE holds frozen:
+
+    reimagen train experiments/rcg_mage32.py --workdir RUN --data.records RECORDS --init.weights DIR"""
+
+    def facts(self, data: ImagesConfig) -> dict[str, Any]:
+        return {"dtype": self.vq.dtype, "tokens": (self.resolution // self.vq.stride) ** 2, "codes": self.vq.codes}
+
+
+def check_side(side: int, vq: VQConfig) -> None:
+    """Raises `UserError` where an image's side is no whole number of tokens."""
+    require(
+        side % vq.stride == 0,
+        f"resolution {side} is not a multiple of {vq.stride}, the pixels of a token's side (vq.patch {vq.patch}, "
+        f"{len(vq.widths)} vq.widths)",
+    )
+
+
+@dataclass(frozen=True)
+class MageSamplerConfig(DrawingConfig):
+    """How the tokens of an image are drawn (decoding.py)."""
+
+    num_steps: SamplerSteps = 20
+    """Steps from nothing to all tokens."""
+    text_weight: NonNegative = 1.0
+    """Of guidance by what is drawn from (a representation, a class), reached in the last step: 1 + tau of RCG; 1 is
+    none."""
+    temperature: NonNegative = 6.0
+    """How far chance has a say in which tokens are kept (RCG: 6 for MAGE-B, 11 for MAGE-L); not in what they are."""
+    k: Natural | None = None
+    """Neighbours that an image is drawn from, at most; None: as many as `data.num_neighbours`."""
+    handed_on: HandedOn = "bytes"
+    """What the next stage enlarges: the image as it would be written, or floats in [-1, 1] that were never rounded."""
+
+    def told(self) -> dict[str, str]:
+        return {"temperature": f"{self.temperature:g}"}
+
+
+@dataclass(frozen=True)
+class MageConfig(PixelsConfig):
+    """A transformer that draws the tokens of an image from its representation, its class or nothing (system.py)."""
+
+    kind: ClassVar[str] = "mage"
+    frozen: ClassVar[GroupRate] = FROZEN
+    own: ClassVar[tuple[str, ...]] = ("mage",)
+
+    vq: VQConfig = field(default_factory=VQConfig)
+    """The tokenizer; its parameters come from `init.weights` or `init.beside`, as the encoder's, and do not change."""
+    tower: Tower = field(default_factory=lambda: Tower(256, 6, 8, 1024, "gelu", 1e-6))
+    """The encoder's transformer."""
+    decoder: Tower = field(default_factory=lambda: Tower(256, 4, 8, 1024, "gelu", 1e-6))
+    """The decoder's."""
+    dropout: Share = 0.1
+    """In training: of the embedding, of attention's weights and of what each half of a block adds."""
+    spare_words: Count = 1
+    """Words between the codes and the mask's: one stands in slot 0 where nothing is known (published: 1000)."""
+    mask_mean: Share = 0.75
+    """Of the share of tokens that is masked, drawn for each batch from a normal distribution within bounds."""
+    mask_spread: Positive = 0.25
+    """Its standard deviation, before it is cut."""
+    mask_least: Annotated[Strength, Lt(1)] = 0.5
+    """The least share (the most is 1); as many tokens, masked ones, are not looked at by the encoder."""
+    smoothing: Annotated[Share, Lt(1)] = 0.1
+    """Share of the target that is spread over all codes alike."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products; parameters, norms, softmax and the output stay float32. The tokenizer has its own."""
+    remat: bool = False
+    """Backpropagation computes the inside of blocks again: less memory, more time."""
+    sampler: MageSamplerConfig = field(default_factory=MageSamplerConfig, metadata=FREE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_side(self.resolution, self.vq)
+        require(self.places > 1, "an image of one token leaves nothing to be masked: take a larger resolution")
+        self.check_settings(self.sampler)
+
+    @property
+    def places(self) -> int:
+        """L: tokens of an image."""
+        return (self.resolution // self.vq.stride) ** 2
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        return (*super().held, "vq")
+
+    def adopt(self, theirs: SystemConfig) -> "MageConfig":
+        """These settings with the tokenizer of `theirs`, with its encoder, or with both."""
+        found = {}
+        if isinstance(theirs, VQSystemConfig | MageConfig):
+            found = {"vq": theirs.vq, "resolution": theirs.resolution}
+        if isinstance(theirs, VQSystemConfig) or "encoder" not in self.held:
+            require(bool(found), f"the weights that it starts from are of a {theirs.kind}, which has no tokenizer")
+            return dataclasses.replace(self, **found)
+        return dataclasses.replace(super().adopt(theirs), **found)
+
+    def evaluations(self, settings: MageSamplerConfig) -> int:
+        """Of the network for an image."""
+        return settings.num_steps * (1 if self.condition == "none" else 2)
+
+    def usage(self) -> str:
+        return """MAGE (Li et al., arXiv 2211.09117) as RCG's pixel generator (arXiv 2312.03701): it draws the tokens of
+an image from a representation.
+
+    reimagen rcg draw --model RDM --cascade DIR --num-images 16 --out OUT
+    reimagen rcg reconstruct IMAGE --model DIR --out OUT
+    reimagen sample --model DIR --prompt "..." --reference IMAGE "what it shows" --out OUT"""
+
+    def facts(self, data: PicturesConfig) -> dict[str, Any]:
+        return {"dtype": self.dtype, "remat": self.remat, "tokens": self.places, "steps": self.sampler.num_steps}
+
+    def savings(self) -> tuple[str, ...]:
+        return () if self.remat else ("--remat: activations are computed again, not kept",)

@@ -1,0 +1,135 @@
+"""MAGE's experiments: the papers' sizes, two steps by the command of a header, commands that draw by a run."""
+
+import json
+import math
+import re
+import shlex
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from reimagen_jax.cli import main
+from reimagen_jax.commands import train as command
+from reimagen_jax.config import load_experiment
+from reimagen_jax.data.entityworld import World
+from reimagen_jax.data.records import write_records
+from reimagen_jax.data.sources import WorldSource
+from reimagen_jax.errors import UserError
+from reimagen_jax.inference.export import save_weights
+from reimagen_jax.inference.model import Model
+from reimagen_jax.systems import kinds
+from tests.mage import VQ
+from tests.rcg import RDM
+from tests.samples import picture
+from tests.training.tiny_system import same
+from tests.unclip import changed
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """What the headers prepare: a small EntityWorld; a tokenizer; an RDM, for its encoder."""
+    folder = tmp_path_factory.mktemp("mage")
+    write_records(
+        WorldSource(World(num_entities=20, num_images=120), resolution=8).items(), folder / "records", source="w"
+    )
+    for seed, (name, config) in enumerate({"vq": VQ, "encoder": RDM}.items()):
+        (folder / name).mkdir()
+        save_weights(folder / name, config, jax.jit(kinds.system_of(config).init)(jax.random.key(seed)))
+    return folder
+
+
+def count(tree):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "published"), [("b", 145_093_376, 146_671_849), ("l", 408_050_944, 410_154_985)]
+)
+def test_the_papers_sizes_are_the_published_networks(name, own, published):
+    """But for what no forward pass of theirs reads."""
+    config = changed(load_experiment(EXPERIMENTS / f"rcg_mage_{name}.py"), remat=False)
+    shapes = jax.eval_shape(kinds.system_of(config).init, jax.random.key(0))
+    D, pixels, places = config.system.tower.width, 3 * 16**2, 257
+    patches, positions, predicted = D * pixels + D, 2 * places * D, D * pixels + pixels
+    words_that_are_no_codes, class_and_mask = 1001, 2 * D
+    assert count(shapes["mage"]) == own
+    assert own + patches + positions + predicted + words_that_are_no_codes + class_and_mask == published
+    assert count(shapes["vq"]) == 54_515_587
+
+
+def test_a_paper_size_trains_two_steps_by_its_headers_command(world):
+    path = EXPERIMENTS / "rcg_mage_b.py"
+    text = re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8").split('"""')[1])
+    line = [line for line in text.splitlines() if line.strip().startswith("reimagen train")][-1]
+    places = {f"runs/tiny/{part}": world / part for part in ("records", "vq", "encoder")}
+    places |= {"experiments/rcg_mage_b.py": path}
+    words = [str(places.get(word, word)) for word in shlex.split(line)[2:]]
+    words[words.index("--workdir") + 1] = str(world / "run")
+    command.main(words)
+    (logged,) = (json.loads(line) for line in (world / "run" / "metrics.jsonl").read_text().splitlines())
+    assert logged["step"] == 2 and 0.5 < logged["masked"] <= 1.0
+    assert abs(logged["loss"] - math.log(VQ.system.vq.codes)) < 0.7  # it begins by saying little
+    ours = Model.open(world / "run").params
+    assert same(ours["vq"], Model.open(world / "vq").params["vq"])
+    assert same(ours["encoder"], Model.open(world / "encoder").params["encoder"])
+
+
+@pytest.fixture(scope="module")
+def run(world):
+    """A MAGE of 4 steps, in two parts, and in one."""
+    path = world / "tiny.py"
+    path.write_text("from tests.mage import MAGE as config\n")
+    options = ["--data.records", str(world / "records"), "--init.weights", str(world / "vq")]
+    options += ["--init.beside", str(world / "encoder")]
+    for folder, steps in (("whole", "4"), ("parts", "2"), ("parts", "4")):
+        command.main([str(path), "--workdir", str(world / folder), *options, "--train.num-steps", steps])
+    return world / "parts"
+
+
+def test_4_steps_are_2_and_a_restart_and_2_bit_for_bit(run):
+    assert same(Model.open(run).params, Model.open(run.parent / "whole").params)
+
+
+def test_a_tokenizer_learns_by_the_same_command(world, tmp_path):
+    path = tmp_path / "tiny.py"
+    path.write_text("from tests.mage import VQ as config\n")
+    for folder, steps in (("whole", "4"), ("parts", "2"), ("parts", "4")):
+        words = ["--workdir", str(tmp_path / folder), "--data.records", str(world / "records")]
+        command.main([str(path), *words, "--train.num-steps", steps])
+    assert same(*(Model.open(tmp_path / folder).params for folder in ("whole", "parts")))
+
+
+@pytest.mark.parametrize(
+    ("args", "number"),
+    [
+        (("draw", "--model", "IN/encoder", "--cascade", "IN/parts,text-weight=1.5,sampling-temperature=0"), 2),
+        (("reconstruct", "IN/a.png", "--model", "IN/parts", "--text-weight", "2", "--sampling-temperature", "1"), 2),
+    ],
+    ids=("draw", "reconstruct"),
+)
+def test_it_draws_by_rcgs_commands_and_the_same_again(run, tmp_path, capsys, args, number):
+    picture(0, (24, 16)).save(run.parent / "a.png")
+    words = ["rcg", *(arg.replace("IN/", f"{run.parent}/") for arg in args), "--batch-size", "2", "--num-images", "2"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0, capsys.readouterr().err
+    summary = json.loads((tmp_path / "out" / "sample.json").read_text())
+    assert len(summary["images"]) == number
+    words = shlex.split(summary["command"].replace(str(tmp_path / "out"), str(tmp_path / "again")))
+    assert main(words[1:]) == 0
+    for image in summary["images"]:
+        before, after = (np.asarray(Image.open(tmp_path / folder / image["file"])) for folder in ("out", "again"))
+        np.testing.assert_array_equal(before, after)
+
+
+def test_without_a_tokenizer_nothing_is_trained(world, tmp_path):
+    path = tmp_path / "tiny.py"
+    path.write_text("from tests.mage import MAGE as config\n")
+    words = [str(path), "--workdir", str(tmp_path / "run"), "--data.records", str(world / "records")]
+    with pytest.raises(UserError, match=r"takes its network over from weights: pass --init\.weights DIR"):
+        command.main(words)
+    with pytest.raises(UserError, match=r"are those of another network.*they differ in .*encoder/"):
+        command.main([*words, "--init.weights", str(world / "vq")])

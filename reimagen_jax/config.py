@@ -121,15 +121,15 @@ class InitConfig(Checked):
     weights: str = field(default="", metadata=LOCAL)
     """`shipped` (the weights that come with the package), or a folder of another run (its averaged parameters) or of
     weights, with the same network; random when empty. The side of the images and how long texts are may differ."""
-    beside: tuple[str, ...] = field(default=(), metadata=LOCAL)
-    """Folders of what else the system holds frozen, in parts that `weights` do not have: an encoder's, say, beside a
-    tokenizer's."""
     fresh: tuple[str, ...] = ()
     """Modules that the weights need not have, by how their names begin (a new attention's, say): what is missing there
     starts as in a network made anew."""
     adopt: bool = field(default=False, metadata=LOCAL)
     """What the weights decide (the network, its process, its resolution) is as with the weights, whatever this
     experiment says of it; it keeps its own say in how things are computed and trained."""
+    beside: tuple[str, ...] = field(default=(), metadata=LOCAL)
+    """Folders of what else the system holds frozen, in parts that `weights` do not have: an encoder's, say, beside a
+    tokenizer's."""
 
 
 @dataclass(frozen=True)

@@ -211,10 +211,17 @@ def test_what_is_handed_on_has_no_folder_and_keeps_the_rest():
     local = replace(
         WITH_ALL_PARTS,
         data=replace(TINY.data, triples="/my/triples", text_embeddings="/my/text", seed=3),
-        init=InitConfig("/my/weights", ("new",), adopt=True),
+        init=InitConfig("/my/weights", ("new",), adopt=True, beside=("/my/encoder",)),
     )
     handed_on = without_local(local)
-    expected = {"data.triples", "data.text_embeddings", "init.weights", "init.adopt", "text.frozen.encoder"}
+    expected = {
+        "data.triples",
+        "data.text_embeddings",
+        "init.weights",
+        "init.adopt",
+        "init.beside.0",
+        "text.frozen.encoder",
+    }
     assert differences(local, handed_on).keys() == expected
     assert "/" not in to_json(handed_on)
 

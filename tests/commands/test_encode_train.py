@@ -93,7 +93,15 @@ def test_the_experiment_file_has_the_commands_settings():
     command = EncodeTrain(Path("records"), Path("encoder"))
     assert set(differences(command.experiment(), load_experiment(DUAL32))) == {"name", "data.records"}
     command = EncodeTrain(Path("records"), Path("encoder"), towers="clip", max_bytes=83, num_steps=2000)
-    told = {"name", "data.records", "train.decay", "train.log_every", "train.checkpoint_every"}
+    told = {
+        "name",
+        "data.records",
+        "views",
+        "data.views_by",
+        "train.decay",
+        "train.log_every",
+        "train.checkpoint_every",
+    }
     assert set(differences(command.experiment(), load_experiment(CLIP32))) == told
 
 

@@ -12,7 +12,7 @@ from reimagen_jax.nets.settings import Level, Tower, UNetConfig
 from reimagen_jax.systems.unclip.settings import TOKENS, DecoderTextConfig
 
 CLIP_32 = JointConfig(text=TextTowerConfig(Tower(depth=2), max_tokens=84))
-"""1.4M parameters for 32 x 32 images and captions of up to 83 bytes."""
+"""1.2M parameters for 32 x 32 images and captions of up to 83 bytes."""
 
 CLIP_H16 = JointConfig(
     width=1024,

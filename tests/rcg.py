@@ -77,7 +77,7 @@ def random_params(config, seed=0):
     """Weights away from the zeros that training starts with, so that every input matters; pictures are told apart by
     the encoder, its variances are above 0."""
     params = unclip.random_params(config, seed)
-    if "encoder" in params:
+    if "statistics" in params.get("encoder", {}):  # a CLIP has none
         told = jax.tree_util.tree_map_with_path(
             lambda path, leaf: jnp.abs(leaf) + 0.5 if "var" in jax.tree_util.keystr(path) else leaf,
             params["encoder"]["statistics"],

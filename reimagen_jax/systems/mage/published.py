@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from reimagen_jax import randomness
 from reimagen_jax.errors import require
 from reimagen_jax.nets.settings import VQConfig
 from reimagen_jax.nets.vq import VQ
@@ -55,7 +56,7 @@ QKV = ("query", "key", "value")
 def vq_params(state: Mapping[str, np.ndarray], config: VQConfig) -> Any:
     """A tokenizer's parameters. Raises `UserError` naming all that is missing, unexpected or of another shape."""
     side = config.stride
-    shapes = jax.eval_shape(VQ(config).init, jax.random.key(0), jnp.zeros((1, side, side, 3)))["params"]
+    shapes = jax.eval_shape(VQ(config).init, randomness.key(0), jnp.zeros((1, side, side, 3)))["params"]
     return params_of(state, _sides(shapes), lambda path: [vq_name(path)])
 
 
@@ -76,7 +77,7 @@ def mage_params(state: Mapping[str, np.ndarray], config: MageConfig) -> Any:
     config = dataclasses.replace(config, remat=False)  # which changes no parameter, and takes time to trace
     tokens, width = jnp.zeros((1, config.places), jnp.int32), config.representation_width
     told_B = jnp.zeros((1, width) if config.condition == "representation" else 1)
-    shapes = jax.eval_shape(Mage(config).init, jax.random.key(0), tokens, tokens > 0, told_B, jnp.zeros(1, bool))
+    shapes = jax.eval_shape(Mage(config).init, randomness.key(0), tokens, tokens > 0, told_B, jnp.zeros(1, bool))
     state = {name: array for name, array in state.items() if name != "token_emb.position_ids"}
 
     def layout(path: str, arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -64,7 +64,7 @@ def _of_equation(equation: core.JaxprEqn, varies: Sequence[bool]) -> Counted:
         query_BQHD, key_BMHD = (x.aval.shape for x in equation.invars[:2])
         return (3 if any(varies) else 1) * 4 * prod(query_BQHD) * key_BMHD[1], found  # (3)
     if name == "scan":
-        return _scan(params, varies)
+        return _scan(equation, varies)
     # What enters a branch is what stands behind the number that chooses it; all others enter in order.
     entering = varies[1:] if name == "cond" else varies
     inner = [
@@ -80,11 +80,18 @@ def _of_equation(equation: core.JaxprEqn, varies: Sequence[bool]) -> Counted:
     return max(costs, default=0) if name == "cond" else sum(costs), found
 
 
-def _scan(params: dict[str, Any], varies: Sequence[bool]) -> Counted:
-    consts, carried = params["num_consts"], params["num_carry"]
+def _scan(equation: core.JaxprEqn, varies: Sequence[bool]) -> Counted:
+    params = equation.params
+    body = params["jaxpr"].jaxpr
+    # Constants, what is handed on, slices; JAX 0.11 no longer says how many: slices have lost an axis.
+    sliced, carried = (
+        sum(len(x.aval.shape) == len(y.aval.shape) + axes for x, y in zip(outer, inner, strict=True))
+        for outer, inner, axes in ((equation.invars, body.invars, 1), (equation.outvars, body.outvars, 0))
+    )
+    consts = len(body.invars) - sliced - carried
     varies = list(varies)
     while True:  # what is handed on may come to hang on more than in the first round
-        cost, found = _of_jaxpr(params["jaxpr"].jaxpr, varies)
+        cost, found = _of_jaxpr(body, varies)
         after = [a or b for a, b in zip(varies[consts : consts + carried], found[:carried], strict=True)]
         if after == varies[consts : consts + carried]:
             return params["length"] * cost, found

@@ -35,7 +35,7 @@ from reimagen_jax.inference.prompts import Prompt
 from reimagen_jax.progress import track
 from reimagen_jax.systems import kinds
 from reimagen_jax.systems.base import Params
-from reimagen_jax.systems.reimagen.system import to_bytes, to_floats, to_model
+from reimagen_jax.systems.reimagen.system import handed_on, to_model
 from reimagen_jax.systems.request import Request
 
 
@@ -112,7 +112,7 @@ class CodeStage(_DdimStage):
         x_T = jnp.where(noise.given_B[:, None, None, None], noise.x_BHWC, sampling.x_T)
         solver = solvers.ddim(sampling.process, noise.stochasticity_B[:, None, None, None])
         drawn = sampler.sample(*sampling._replace(x_T=x_T, solver=solver))
-        return to_floats(drawn) if self.settings.handed_on == "floats" else to_bytes(drawn)
+        return handed_on(drawn, self.settings.handed_on)
 
 
 class Code(NamedTuple):

@@ -74,14 +74,15 @@ class Things:
         self.thing_N = np.unique(np.array(_attribute(records, name)), return_inverse=True)[1].astype(np.int32)
         """int32 [N]: of every record."""
         self._ids = ids[np.argsort(self.thing_N[ids], kind="stable")]
+        self._things = self.thing_N[self._ids]
         self._place_N = np.zeros(len(self.thing_N), np.int64)
         self._place_N[self._ids] = np.arange(len(ids))
 
     def others(self, ids_B: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """For each another record of its thing; itself, where it is alone."""
-        things, wanted_B = self.thing_N[self._ids], self.thing_N[ids_B]
-        first_B = np.searchsorted(things, wanted_B)
-        number_B = np.searchsorted(things, wanted_B, "right") - first_B
+        thing_B = self.thing_N[ids_B]
+        first_B = np.searchsorted(self._things, thing_B)
+        number_B = np.searchsorted(self._things, thing_B, "right") - first_B
         step_B = 1 + rng.integers(np.maximum(number_B - 1, 1))
         return self._ids[first_B + (self._place_N[ids_B] - first_B + step_B) % number_B]
 

@@ -13,7 +13,7 @@ from reimagen_jax.systems.mage.system import MageSystem
 from reimagen_jax.systems.rcg.arrays import GeneratorInputs, PictureBatch
 from reimagen_jax.systems.rcg.feed import GeneratorFeed
 from reimagen_jax.systems.records_feed import RecordsFeed
-from reimagen_jax.systems.reimagen.batches import Examples
+from reimagen_jax.systems.reimagen.batches import Examples, unread
 from reimagen_jax.systems.request import Request
 from reimagen_jax.systems.unclip.arrays import ImageBatch
 
@@ -23,7 +23,7 @@ class VQFeed(RecordsFeed):
 
     def reader(self, cache_bytes: int) -> Any:
         """Ids of records -> `ImageBatch`."""
-        examples = Examples(self.records, self.config.system.seen, _unread).kept(cache_bytes)
+        examples = Examples(self.records, self.config.system.seen, unread).kept(cache_bytes)
         return lambda ids_B: ImageBatch(examples(ids_B)[0])
 
     def preview(self, batch: ImageBatch) -> Preview:
@@ -89,8 +89,3 @@ class MageFeed(GeneratorFeed):
 
 def _numbered(B: int) -> list[str]:
     return [f"example {i + 1}" for i in range(B)]
-
-
-def _unread(texts: Sequence[str]) -> np.ndarray:
-    """Captions, which are not read, as nothing."""
-    return np.zeros((len(texts), 0), np.int32)

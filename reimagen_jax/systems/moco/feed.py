@@ -14,7 +14,7 @@ from reimagen_jax.progress import track
 from reimagen_jax.systems.moco.settings import MocoConfig, MocoSampler
 from reimagen_jax.systems.moco.system import MocoBatch, MocoInputs
 from reimagen_jax.systems.records_feed import RecordsFeed
-from reimagen_jax.systems.reimagen.batches import Examples
+from reimagen_jax.systems.reimagen.batches import Examples, unread
 from reimagen_jax.systems.request import Request
 
 
@@ -58,7 +58,7 @@ class MocoFeed(RecordsFeed):
 
     def reader(self, cache_bytes: int) -> Any:
         """Ids of records -> `MocoBatch`."""
-        examples = Examples(self.records, self.model.seen, _unread).kept(cache_bytes)
+        examples = Examples(self.records, self.model.seen, unread).kept(cache_bytes)
         class_N = np.zeros(len(self.records), np.int32)
         if self.model.objective == "supervised":
             number = {name: i for i, name in enumerate(self.model.classes)}
@@ -94,8 +94,3 @@ def labels_of(records: Records | Sequence[ImageText], name: str) -> list[str]:
         return label
 
     return [value(record) for record in track(records, len(records), name, "record")]
-
-
-def _unread(texts: Sequence[str]) -> np.ndarray:
-    """Captions, which are not read, as nothing."""
-    return np.zeros((len(texts), 0), np.int32)

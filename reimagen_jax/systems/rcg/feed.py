@@ -19,7 +19,7 @@ from reimagen_jax.systems.rcg.settings import (
     RdmSamplerConfig,
 )
 from reimagen_jax.systems.records_feed import RecordsFeed
-from reimagen_jax.systems.reimagen.batches import Examples
+from reimagen_jax.systems.reimagen.batches import Examples, unread
 from reimagen_jax.systems.reimagen.feed import check_weights
 from reimagen_jax.systems.request import Request
 
@@ -67,11 +67,7 @@ class PicturesFeed(RecordsFeed):
 
     def reader(self, cache_bytes: int) -> Any:
         """Ids of records, and which are mirrored -> `PictureBatch`."""
-
-        def nothing(texts: Sequence[str]) -> np.ndarray:
-            return np.zeros((len(texts), 0), np.int32)
-
-        examples = Examples(self.records, self.config.system.seen, nothing).kept(cache_bytes)
+        examples = Examples(self.records, self.config.system.seen, unread).kept(cache_bytes)
         class_N = np.full(len(self.records), NO_CLASS, np.int32)
         if self.config.data.class_by:
             number = {name: i for i, name in enumerate(self.config.system.classes)}

@@ -30,7 +30,7 @@ from reimagen_jax.systems.base import Metrics, Params, Sums
 from reimagen_jax.systems.rcg.arrays import GeneratorInputs, PictureBatch
 from reimagen_jax.systems.rcg.represented import Pixels
 from reimagen_jax.systems.rcg.settings import GeneratorConfig, GeneratorSamplerConfig
-from reimagen_jax.systems.reimagen.system import to_bytes, to_floats, to_model
+from reimagen_jax.systems.reimagen.system import handed_on, to_model
 
 
 @flax.struct.dataclass
@@ -130,8 +130,7 @@ class Generator(Pixels):
         self, params: Params, inputs: GeneratorInputs, keys_B: Key[Array, " b"], settings: GeneratorSamplerConfig
     ) -> UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]:
         """Images (see `sampling`), bytes or floats as `settings.handed_on` says."""
-        images = sampler.sample(*self.sampling(params, inputs, keys_B, settings))
-        return to_floats(images) if settings.handed_on == "floats" else to_bytes(images)
+        return handed_on(sampler.sample(*self.sampling(params, inputs, keys_B, settings)), settings.handed_on)
 
     def sampling(
         self, params: Params, inputs: GeneratorInputs, keys_B: Key[Array, " b"], settings: GeneratorSamplerConfig

@@ -269,6 +269,11 @@ class Examples:
         return image_NHWC, self.encode([example.text for example in examples])
 
 
+def unread(texts: Sequence[str]) -> np.ndarray:
+    """For `Examples` of a system that reads no captions: nothing of each."""
+    return np.zeros((len(texts), 0), np.int32)
+
+
 class Cached:
     """The same from memory: each record is decoded once. Threads may decode one twice, to the same result."""
 

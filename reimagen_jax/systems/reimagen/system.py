@@ -26,7 +26,7 @@ from reimagen_jax.nets.unet import Condition, UNet, predict, read
 from reimagen_jax.systems import finite
 from reimagen_jax.systems.base import Sums
 from reimagen_jax.systems.reimagen.condition import Batch, Inputs, drop, guide_of, plan_of
-from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
+from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, HandedOn, ReImagenConfig
 
 Params = dict[str, Any]
 
@@ -45,6 +45,11 @@ def to_bytes(image: Float[Array, "*b h w c"]) -> UInt8[Array, "*b h w c"]:
     """[-1, 1] to bytes. What is not finite has none: it is marked."""
     finite.mark(image)
     return jnp.round((jnp.clip(image, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+
+
+def handed_on(image: Float[Array, "*b h w c"], form: HandedOn) -> UInt8[Array, "*b h w c"] | Float[Array, "*b h w c"]:
+    """Drawn images as another stage is to have them."""
+    return to_floats(image) if form == "floats" else to_bytes(image)
 
 
 @dataclass(frozen=True)
@@ -247,8 +252,7 @@ class ReImagen:
         self, params: Params, inputs: Inputs, keys_B: Key[Array, " b"], settings: GuidedSamplerConfig
     ) -> UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]:
         """Images for captions and neighbours (see `sampling`), bytes or floats as `settings.handed_on` says."""
-        images = sampler.sample(*self.sampling(params, inputs, keys_B, settings))
-        return to_floats(images) if settings.handed_on == "floats" else to_bytes(images)
+        return handed_on(sampler.sample(*self.sampling(params, inputs, keys_B, settings)), settings.handed_on)
 
     def sampling(
         self, params: Params, inputs: Inputs, keys_B: Key[Array, " b"], settings: GuidedSamplerConfig

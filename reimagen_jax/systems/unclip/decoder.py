@@ -27,7 +27,7 @@ from reimagen_jax.encoders.joint import Joint, TextReading, unit
 from reimagen_jax.nets.attention import Attention, attentions
 from reimagen_jax.nets.unet import Condition, UNet, predict, read
 from reimagen_jax.systems.base import Metrics, Params, Sums
-from reimagen_jax.systems.reimagen.system import to_bytes, to_floats, to_model
+from reimagen_jax.systems.reimagen.system import handed_on, to_model
 from reimagen_jax.systems.unclip.arrays import DecoderInputs, PairBatch
 from reimagen_jax.systems.unclip.embedding import OwnText, Projections
 from reimagen_jax.systems.unclip.settings import DecoderConfig, DecoderSamplerConfig
@@ -161,8 +161,7 @@ class Decoder:
         self, params: Params, inputs: DecoderInputs, keys_B: Key[Array, " b"], settings: DecoderSamplerConfig
     ) -> UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]:
         """Images of embeddings (see `sampling`), bytes or floats as `settings.handed_on` says."""
-        images = sampler.sample(*self.sampling(params, inputs, keys_B, settings))
-        return to_floats(images) if settings.handed_on == "floats" else to_bytes(images)
+        return handed_on(sampler.sample(*self.sampling(params, inputs, keys_B, settings)), settings.handed_on)
 
     def sampling(
         self, params: Params, inputs: DecoderInputs, keys_B: Key[Array, " b"], settings: DecoderSamplerConfig

@@ -21,7 +21,7 @@ from reimagen_jax.errors import require
 from reimagen_jax.progress import track
 from reimagen_jax.systems.base import Params, Preview, Settings
 from reimagen_jax.systems.records_feed import RecordsFeed
-from reimagen_jax.systems.reimagen.batches import Examples, crop, draw_corners
+from reimagen_jax.systems.reimagen.batches import Examples, crop, draw_corners, unread
 from reimagen_jax.systems.reimagen.feed import check_low_res, check_weights
 from reimagen_jax.systems.reimagen.system import to_bytes, to_model
 from reimagen_jax.systems.request import Request
@@ -272,11 +272,7 @@ class UpsamplerFeed(RecordsFeed):
 
     def reader(self, cache_bytes: int) -> Any:
         """Ids of records and corners of crops -> `ImageBatch`."""
-
-        def nothing(texts: Sequence[str]) -> np.ndarray:
-            return np.zeros((len(texts), 0), np.int32)
-
-        examples = Examples(self.records, self.model.resolution, nothing).kept(cache_bytes)
+        examples = Examples(self.records, self.model.resolution, unread).kept(cache_bytes)
         return lambda ids_B, corner_B2: ImageBatch(crop(examples(ids_B)[0], corner_B2, self.model.train_resolution))
 
     def preview(self, batch: ImageBatch) -> Preview:

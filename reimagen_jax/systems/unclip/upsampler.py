@@ -20,7 +20,7 @@ from reimagen_jax.diffusion.base import Denoiser
 from reimagen_jax.nets.attention import Attention, attentions
 from reimagen_jax.nets.unet import Condition, UNet, predict
 from reimagen_jax.systems.base import Metrics, Params
-from reimagen_jax.systems.reimagen.system import to_bytes, to_floats, to_model
+from reimagen_jax.systems.reimagen.system import handed_on, to_model
 from reimagen_jax.systems.unclip.arrays import ImageBatch, UpsamplerInputs
 from reimagen_jax.systems.unclip.settings import UpsamplerConfig, UpsamplerSamplerConfig
 
@@ -87,8 +87,7 @@ class Upsampler:
         self, params: Params, inputs: UpsamplerInputs, keys_B: Key[Array, " b"], settings: UpsamplerSamplerConfig
     ) -> UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]:
         """Images enlarged, bytes or floats as `settings.handed_on` says."""
-        images = sampler.sample(*self.sampling(params, inputs, keys_B, settings))
-        return to_floats(images) if settings.handed_on == "floats" else to_bytes(images)
+        return handed_on(sampler.sample(*self.sampling(params, inputs, keys_B, settings)), settings.handed_on)
 
     def sampling(
         self, params: Params, inputs: UpsamplerInputs, keys_B: Key[Array, " b"], settings: UpsamplerSamplerConfig

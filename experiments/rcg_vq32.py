@@ -8,12 +8,12 @@ adversarial loss besides, which sharpen photographs; EntityWorld's flat colours 
 
 from reimagen_jax.config import Experiment, TrainConfig
 from reimagen_jax.systems.mage.presets import VQ_32
-from reimagen_jax.systems.mage.settings import ImagesConfig, VQSystemConfig
+from reimagen_jax.systems.mage.settings import RecordsConfig, VQSystemConfig
 
 config = Experiment(
     name="rcg_vq32",
     system=VQSystemConfig(resolution=32, vq=VQ_32, entropy=0.02, temperature=0.1),
-    data=ImagesConfig(batch_size=32, validation_share=0.02),
+    data=RecordsConfig(batch_size=32, validation_share=0.02),
     train=TrainConfig(
         num_steps=4_000,
         learning_rate=1e-3,

@@ -94,8 +94,9 @@ class SystemConfig(Checked):
         raise UserError(f"--text-encoder {folder}: this model has no frozen text encoder")
 
     def for_platform(self, platform: str) -> Self:
-        """As the program runs on "tpu" or "cuda": what it would decide by the device that traces it is settled."""
-        return self
+        """As the program runs on "tpu" or "cuda": what it would decide by the device that traces it is settled, in
+        each part that has such a choice."""
+        return _on_platform(self, platform, inside=True)
 
     def usage(self) -> str:
         """How a model of it is used, in Markdown, for its card."""
@@ -108,6 +109,17 @@ class SystemConfig(Checked):
     def savings(self) -> tuple[str, ...]:
         """Command line options that would save memory in training, the cheapest first."""
         return ()
+
+
+def _on_platform(settings: Any, platform: str, inside: bool = False) -> Any:
+    """Settings with those within them as they run there."""
+    if not inside and hasattr(settings, "for_platform"):
+        return settings.for_platform(platform)
+    if not dataclasses.is_dataclass(settings):
+        return settings
+    told = {each.name: getattr(settings, each.name) for each in dataclasses.fields(settings)}
+    changed = {name: _on_platform(value, platform) for name, value in told.items()}
+    return dataclasses.replace(settings, **{name: new for name, new in changed.items() if new is not told[name]})
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from reimagen_jax.nets.settings import Tower, VQConfig
 from reimagen_jax.systems import kinds
 from reimagen_jax.systems.mage.settings import (
     FROZEN,
-    ImagesConfig,
     MageConfig,
     MageSamplerConfig,
+    RecordsConfig,
     VQSystemConfig,
 )
 from reimagen_jax.training.state import init_state
@@ -26,7 +26,7 @@ TRAIN = TrainConfig(
     num_steps=4, warmup_steps=0, log_every=1, checkpoint_every=2, sample_every=0, validate_every=0, decay="constant"
 )
 
-VQ = Experiment("tiny_vq", VQSystemConfig(resolution=8, vq=VQ_NET), ImagesConfig(batch_size=8), train=TRAIN)
+VQ = Experiment("tiny_vq", VQSystemConfig(resolution=8, vq=VQ_NET), RecordsConfig(batch_size=8), train=TRAIN)
 """16 tokens of 12 codes."""
 MAGE = Experiment(
     "tiny_mage",

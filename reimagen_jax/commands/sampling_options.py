@@ -17,7 +17,8 @@ from reimagen_jax.diffusion.settings import DrawingConfig, SamplerSteps, Solver,
 from reimagen_jax.diffusion.spacing import Spacing
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.paths import local
-from reimagen_jax.systems.reimagen.settings import AugNoise, Guidance, HandedOn, ReImagenConfig
+from reimagen_jax.systems.reimagen.settings import AugNoise, Guidance, ReImagenConfig
+from reimagen_jax.systems.settings import HandedOn
 from reimagen_jax.systems.unclip.settings import Embedding
 from reimagen_jax.terminal import say
 

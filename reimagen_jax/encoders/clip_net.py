@@ -17,7 +17,6 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int32
 
 from reimagen_jax.encoders.settings import ImageTowerConfig, TextTowerConfig
-from reimagen_jax.nets.attention import MASKED
 from reimagen_jax.nets.transformer import Block, Dtype, norm
 from reimagen_jax.sharding import Rules
 
@@ -56,9 +55,9 @@ class TextTower(nn.Module):
         x = nn.Embed(config.vocabulary, tower.width, embedding_init=words, name="embed", **kinds)(tokens_BL)
         x, L = x.astype(jnp.float32), x.shape[1]
         x = x + self.param("position", places, (config.max_tokens, tower.width)).astype(jnp.float32)[None, :L]
-        causal_LL = jnp.where(jnp.tri(L, dtype=bool), 0.0, MASKED)
+        causal_LL = jnp.tri(L, dtype=bool)
         for i in range(tower.depth):
-            x = Block(tower, self.dtype, name=f"block{i}")(x, causal_LL[None, None])
+            x = Block(tower, self.dtype, name=f"block{i}")(x, causal_LL)
         return norm(tower, "norm")(x).astype(self.dtype)
 
 
@@ -83,7 +82,7 @@ class ImageTower(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(class_D, (len(x), 1, D)), x], axis=1) + position_MD[None]
         x = norm(tower, "norm_in")(x)
         for i in range(tower.depth):
-            x = Block(tower, self.dtype, name=f"block{i}")(x, jnp.zeros((1, 1, 1, M)))
+            x = Block(tower, self.dtype, name=f"block{i}")(x)
         return x
 
     def halved(self, x_BHWC: Float[Array, "b r r 3"]) -> Float[Array, "b s s d"]:

@@ -94,7 +94,7 @@ class VisionTower(nn.Module):
         class_D = self.param("class", nn.initializers.normal(1e-6), (D,)).astype(jnp.float32)
         x = jnp.concatenate([jnp.broadcast_to(class_D, (len(x), 1, D)), x], axis=1)
         for i in range(config.tower.depth):
-            x = Block(config.tower, config.dtype, "float32", name=f"block{i}")(x, jnp.zeros((1, 1, 1, x.shape[1])))
+            x = Block(config.tower, config.dtype, "float32", name=f"block{i}")(x)
         return norm(config.tower, "norm")(x)[:, 0]  # (1)
 
     def halved(self, x: Float[Array, "b r r 3"]) -> Float[Array, "b s s d"]:

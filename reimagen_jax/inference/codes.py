@@ -35,7 +35,7 @@ from reimagen_jax.inference.prompts import Prompt
 from reimagen_jax.progress import track
 from reimagen_jax.systems import kinds
 from reimagen_jax.systems.base import Params
-from reimagen_jax.systems.reimagen.system import handed_on, to_model
+from reimagen_jax.systems.pixels import handed_on, to_model
 from reimagen_jax.systems.request import Request
 
 

@@ -35,7 +35,7 @@ from reimagen_jax.inference.provenance import neighbours_as_json
 from reimagen_jax.pretrained.weights import fingerprint
 from reimagen_jax.progress import track
 from reimagen_jax.systems.base import Params, Settings
-from reimagen_jax.systems.reimagen.system import to_model
+from reimagen_jax.systems.pixels import to_model
 from reimagen_jax.systems.request import Request
 from reimagen_jax.systems.seedselect.losses import Goal, goal
 from reimagen_jax.systems.seedselect.search import Found, Objective, search

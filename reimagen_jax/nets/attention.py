@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
 from reimagen_jax.nets.layers import group_norm, layer_norm, once
-from reimagen_jax.nets.settings import UNetConfig
+from reimagen_jax.nets.settings import UNetConfig, Wanted
 
 MASKED = -1e9
 """Score of a masked token; exp(MASKED - max) is 0 in float32, and finite scores keep gradients finite."""
@@ -147,11 +147,11 @@ def present_first(
     return tuple(in_order(x, order_BN) for x in (mask_BN, *told))
 
 
-def choose(config: UNetConfig, queries: int, tokens: int, head_width: int) -> Choice:
-    """The implementation that `config.attention` asks for; `auto` decides by the default device and by the shapes."""
-    if config.attention in ("einsum", "xla"):
-        return Choice(config.attention, "unet.attention says so")
-    if config.attention == "auto":
+def choose(wanted: Wanted, dtype: str, queries: int, tokens: int, head_width: int) -> Choice:
+    """The implementation that is wanted; `auto` decides by the default device and by the shapes."""
+    if wanted in ("einsum", "xla"):
+        return Choice(wanted, "its settings say so")
+    if wanted == "auto":
         backend = jax.default_backend()
         if backend == "cpu" and queries * tokens >= CACHED_SCORES:
             return Choice("mapped", "CPUs, many scores: a few images after the others")
@@ -161,8 +161,8 @@ def choose(config: UNetConfig, queries: int, tokens: int, head_width: int) -> Ch
             return Choice(
                 "xla", "cuDNN's fused attention runs on NVIDIA GPUs of compute capability 8.0 (Ampere) or more"
             )
-    if config.dtype != "bfloat16":
-        return Choice("xla", f"cuDNN's fused attention takes half precision: unet.dtype is {config.dtype!r}")
+    if dtype != "bfloat16":
+        return Choice("xla", f"cuDNN's fused attention takes half precision: dtype is {dtype!r}")
     if head_width % 8 or head_width > 128:
         return Choice("xla", f"cuDNN's fused attention takes heads of 8, 16, ... 128 channels, not of {head_width}")
     if queries % 2:
@@ -185,7 +185,11 @@ def attentions(config: UNetConfig, side: int, text_tokens: int, neighbours: int)
         }
         for kind, M in tokens.items():
             if M:
-                found.append(Attention(f"level {i}, {kind}", pixels, M, width, choose(config, pixels, M, width)))
+                found.append(
+                    Attention(
+                        f"level {i}, {kind}", pixels, M, width, choose(config.attention, config.dtype, pixels, M, width)
+                    )
+                )
     return tuple(found)
 
 
@@ -239,7 +243,7 @@ class SelfTextAttention(nn.Module):
         if text_BLD is not None:
             key, value = jnp.split(once(self, "key_value", key_value), 2, axis=-1)
             tokens += key.shape[1]
-        implementation = choose(config, H * W, tokens, self.head_width).implementation
+        implementation = choose(config.attention, config.dtype, H * W, tokens, self.head_width).implementation
         if text_BLD is not None and implementation == "cudnn":
             mask_BM, key, value = present_first(mask_BM, key, value)
         if self.text_alone:
@@ -295,7 +299,8 @@ class NeighbourAttention(nn.Module):
         _, K, M, *_ = memory.key_BKMHD.shape
         query = self.query(self.query_norm(f_BHWC.astype(jnp.float32)).reshape(B, H * W, C))
         key, value, bias_BM = memory.key_BKMHD, memory.value_BKMHD, None
-        implementation = choose(self.config, H * W, K * M, self.head_width).implementation
+        config = self.config
+        implementation = choose(config.attention, config.dtype, H * W, K * M, self.head_width).implementation
         if nbr_weight_BK is not None:
             nbr_mask_BK = nbr_mask_BK & (nbr_weight_BK > 0.0)  # exactly left out
         if implementation == "cudnn":

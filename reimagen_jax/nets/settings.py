@@ -8,6 +8,14 @@ from annotated_types import Ge, Le
 from reimagen_jax.checked import Checked, Count, Natural, Number, Positive
 from reimagen_jax.errors import require
 
+Wanted = Literal["auto", "einsum", "xla", "cudnn"]
+"""Of attention's implementations (attention.py)."""
+
+
+def on_platform(attention: Wanted, platform: str) -> Wanted:
+    """What `auto` becomes on "tpu" or "cuda"; there too, cuDNN serves what it takes, and XLA the rest."""
+    return attention if attention != "auto" else "cudnn" if platform == "cuda" else "xla"
+
 
 @dataclass(frozen=True)
 class Level(Checked):
@@ -83,7 +91,7 @@ class UNetConfig(Checked):
     remat: Literal["none", "blocks", "matmuls"] = "none"
     """What backpropagation computes again: nothing; all inside residual blocks and attentions (least memory); or that
     without the results of convolutions and projections (norms, activations and attention weights only)."""
-    attention: Literal["auto", "einsum", "xla", "cudnn"] = "auto"
+    attention: Wanted = "auto"
     """Implementation: plain einsum, or `jax.nn.dot_product_attention` by XLA or by cuDNN (fused, no scores in memory;
     bfloat16 on NVIDIA GPUs, where it takes the sizes, else XLA). `auto` takes what is fastest where the program is
     traced: einsum on CPUs (in groups where scores are many), cuDNN where it can, else XLA."""
@@ -134,9 +142,7 @@ class UNetConfig(Checked):
 
     def for_platform(self, platform: str) -> "UNetConfig":
         """As it runs on "tpu" or "cuda": the attention that `auto` would choose there."""
-        if self.attention != "auto":
-            return self
-        return replace(self, attention="cudnn" if platform == "cuda" and self.dtype == "bfloat16" else "xla")
+        return replace(self, attention=on_platform(self.attention, platform))
 
     def savings(self) -> tuple[str, ...]:
         """Command line options that would save memory in training."""
@@ -197,6 +203,12 @@ class Tower(Checked):
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
     epsilon: Positive = 1e-5
     """Of its norms."""
+    attention: Wanted = "auto"
+    """Implementation, as of a U-Net (`unet.attention`): cuDNN's where it can, else products with scores in memory."""
+
+    def for_platform(self, platform: str) -> "Tower":
+        """As it runs on "tpu" or "cuda": the attention that `auto` would choose there."""
+        return replace(self, attention=on_platform(self.attention, platform))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,7 +5,7 @@
 
 Causal: a token attends to those before it and to itself; tokens that are masked are attended to by none. So tokens may
 come a few at a time, those before them remembered by their keys and values (`Memory`). The sum x, norms and softmax are
-float32, matrix products are of `dtype`.
+float32, matrix products are of `dtype`. cuDNN's attention, where it can be had (attention.py:choose), keeps no scores.
 Sources: Vaswani et al. 2017; Radford et al. 2021 (CLIP); Ramesh et al. 2022 (arXiv 2204.06125), section 2.2.
 """
 
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
-from reimagen_jax.nets.attention import MASKED
+from reimagen_jax.nets.attention import FUSED, KEY_BLOCK, MASKED, choose
 from reimagen_jax.nets.settings import Tower
 
 Dtype = Literal["float32", "bfloat16"]
@@ -57,6 +57,30 @@ def biased_attention(
     return jnp.moveaxis(out_NQD.reshape(B, H, Q, D), 1, 2)
 
 
+def fused_attention(
+    query_BQHD: Float[Array, "b q h d"],
+    key_BMHD: Float[Array, "b m h d"],
+    value_BMHD: Float[Array, "b m h d"],
+    seen_QM: Bool[Array, "q m"] | None,
+    mask_BM: Bool[Array, "b m"] | None,
+) -> Float[Array, "b q h d"]:
+    """`biased_attention` by cuDNN, without scores in memory: of the tokens that a query sees (all, or `seen_QM`) and
+    that are not masked. Queries and keys are padded to whole blocks."""
+    (B, Q), M = query_BQHD.shape[:2], key_BMHD.shape[1]
+    spare_q, spare_m, told = -Q % KEY_BLOCK, -M % KEY_BLOCK, {}
+    query, key, value = (
+        jnp.pad(x, ((0, 0), (0, spare), (0, 0), (0, 0)))
+        for x, spare in ((query_BQHD, spare_q), (key_BMHD, spare_m), (value_BMHD, spare_m))
+    )
+    if seen_QM is not None or mask_BM is not None:
+        seen_QM = jnp.ones((Q, M), bool) if seen_QM is None else seen_QM
+        seen_BQM = seen_QM[None] if mask_BM is None else seen_QM[None] & mask_BM[:, None, :]
+        told["mask"] = jnp.pad(seen_BQM, ((0, 0), (0, spare_q), (0, spare_m)))[:, None]
+    elif spare_m:
+        told["key_value_seq_lengths"] = jnp.full(B, M, jnp.int32)
+    return jax.nn.dot_product_attention(query, key, value, implementation=FUSED, **told)[:, :Q]
+
+
 class Block(nn.Module):
     """Equations (1) and (2)."""
 
@@ -72,12 +96,13 @@ class Block(nn.Module):
     def __call__(
         self,
         x_BLD: Float[Array, "b l d"],
-        bias_BHLL: Float[Array, "1 1 #l m"],
+        seen_LM: Bool[Array, "l m"] | None = None,
         mask_BL: Bool[Array, "b m"] | None = None,
         memory: tuple[Float[Array, "b m h c"], Float[Array, "b m h c"]] | None = None,
         at: Int32[Array, ""] | int = 0,
     ) -> Any:
-        """The tokens after the block; with the memory of M tokens, in which they are from `at` on, it too."""
+        """The tokens after the block; with the memory of M tokens, in which they are from `at` on, it too. A token
+        attends to those that `seen_LM` says (None: to all) and that are not masked."""
         tower, (B, L, D) = self.tower, x_BLD.shape
         drop = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))
         head_width = D // tower.heads
@@ -90,8 +115,7 @@ class Block(nn.Module):
             key, value = memory = tuple(
                 jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, axis=1) for old, new in told
             )
-        mask_BL = jnp.ones(key.shape[:2], bool) if mask_BL is None else mask_BL
-        out = biased_attention(query, key, value, bias_BHLL, mask_BL, head_width**-0.5, drop)
+        out = self.attend(query, key, value, seen_LM, mask_BL, drop)
         # What joins the sum begins smaller the more blocks there are, as CLIP has it.
         last = nn.initializers.variance_scaling(0.5 / tower.depth, "fan_in", "normal")
         x_BLD = x_BLD + drop(self.dense(D, "out", last)(out.reshape(B, L, D))).astype(jnp.float32)  # (1)
@@ -99,6 +123,25 @@ class Block(nn.Module):
         h = drop(ACTIVATIONS[tower.activation](h))
         x_BLD = x_BLD + drop(self.dense(D, "mlp2", last)(h)).astype(jnp.float32)  # (2)
         return x_BLD if memory is None else (x_BLD, memory)
+
+    def attend(
+        self,
+        query: Float[Array, "b q h d"],
+        key: Float[Array, "b m h d"],
+        value: Float[Array, "b m h d"],
+        seen_QM: Bool[Array, "q m"] | None,
+        mask_BM: Bool[Array, "b m"] | None,
+        drop: Callable[[Array], Array],
+    ) -> Float[Array, "b q h d"]:
+        """Of tokens, as settings and device have it. Weights that are dropped have to be there."""
+        (Q, _, D), M = query.shape[1:], key.shape[1]
+        dropped = self.dropout > 0 and self.has_rng("dropout")
+        whole = -(-Q // KEY_BLOCK) * KEY_BLOCK  # as it is padded
+        if not dropped and Q > 1 and choose(self.tower.attention, self.dtype, whole, M, D).implementation == FUSED:
+            return fused_attention(query, key, value, seen_QM, mask_BM)
+        mask_BM = jnp.ones(key.shape[:2], bool) if mask_BM is None else mask_BM
+        bias_QM = jnp.zeros((1, M)) if seen_QM is None else jnp.where(seen_QM, 0.0, MASKED)
+        return biased_attention(query, key, value, bias_QM[None, None], mask_BM, D**-0.5, drop)
 
     def dense(self, width: int, name: str, init: nn.initializers.Initializer = LECUN) -> nn.Dense:
         """A matrix product in `dtype`."""
@@ -142,13 +185,13 @@ class CausalTransformer(nn.Module):
         if memory is not None:
             position_LD, seen_LM = (jax.lax.dynamic_slice_in_dim(each, at, L) for each in (position_LD, seen_LM))
         x_BLD = x_BLD.astype(jnp.float32) + position_LD.astype(jnp.float32)[None]
-        bias_LM, kept = jnp.where(seen_LM, 0.0, MASKED)[None, None], []
+        kept = []
         for i in range(self.tower.depth):
             each = block(self.tower, self.dtype, "float32", name=f"block{i}")
             if memory is None:
-                x_BLD = each(x_BLD, bias_LM, mask_BL)
+                x_BLD = each(x_BLD, seen_LM, mask_BL)
             else:
-                x_BLD, remembered = each(x_BLD, bias_LM, mask_BL, memory[i], at)
+                x_BLD, remembered = each(x_BLD, seen_LM, mask_BL, memory[i], at)
                 kept.append(remembered)
         h_BLD = norm(self.tower, "norm")(x_BLD)
         return h_BLD if memory is None else (h_BLD, tuple(kept))

@@ -305,6 +305,12 @@ def refused_sizes(message: str) -> tuple[int, int]:
     raise ValueError(f"no sizes in the compiler's message: {message[:500]}")
 
 
+IN_ORDER = "--xla_gpu_enable_latency_hiding_scheduler=false"
+"""On several cards XLA's scheduler takes what memory there is to hide the network: what is rematerialised is computed
+early, that of many blocks at once. Measured: 13.2 GiB of temporaries with it, 5.5 without, of four blocks of DALL-E 2's
+prior, 128 images a card."""
+
+
 def advice(program: Program, config: Experiment, where: Topology, memory: Memory) -> tuple[str, ...]:
     """What to change so that it fits, the cheapest first."""
     lacking = memory.peak - memory.available
@@ -314,6 +320,8 @@ def advice(program: Program, config: Experiment, where: Topology, memory: Memory
         return (f"--sample-images {fewer}" if fewer else f"a {where.word} with {lacking / GIB:.1f} GiB more memory",)
     train, lines = config.train, []
     lines += config.system.savings()
+    if where.platform == "cuda" and where.size > 1:
+        lines.append(f"XLA_FLAGS={IN_ORDER}: not begun early, to hide the network behind it, is what takes memory")
     spared, larger = state - state * train.fsdp // where.size, [n for n in where.axis_sizes if n > train.fsdp]
     if larger and (spared > lacking / 2 or state > memory.available / 2):
         choices = ", or ".join(map(str, larger))

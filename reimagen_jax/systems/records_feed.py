@@ -16,7 +16,7 @@ from reimagen_jax.data.records import Records
 from reimagen_jax.data.sizes import smaller
 from reimagen_jax.errors import require
 from reimagen_jax.systems.base import Batch, Settings
-from reimagen_jax.systems.reimagen.batches import held_out_parts, split
+from reimagen_jax.systems.examples import held_out_parts, split
 from reimagen_jax.systems.request import Request
 
 
@@ -71,7 +71,7 @@ class RecordsFeed:
     @property
     def parts(self) -> tuple[np.ndarray, np.ndarray]:
         """Ids of the records that are learned from, and of those that are held out."""
-        return split(len(self.records), self.config.data, "records")
+        return split(len(self.records), self.config.data)
 
     def drawn(self, rng: np.random.Generator, batch: int) -> tuple[np.ndarray, ...]:
         """What is drawn at random for each example of a batch."""

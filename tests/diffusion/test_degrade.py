@@ -9,7 +9,7 @@ import pytest
 
 from reimagen_jax.diffusion import degrade, guidance, sampler, schedule, solvers
 from reimagen_jax.diffusion.settings import DiffusionConfig, SamplerConfig, SuperResolutionConfig
-from reimagen_jax.systems.reimagen.batches import crop
+from reimagen_jax.systems.examples import crop
 
 PLAIN = SuperResolutionConfig(low_resolution=8, blur=0.0, shrinking=("area",))
 BLURRED = dataclasses.replace(PLAIN, blur=1.0, blur_width=(0.3, 1.0))

@@ -19,7 +19,8 @@ from reimagen_jax.evaluation.store import Images
 from reimagen_jax.inference.model import Model
 from reimagen_jax.inference.pipeline import Pipeline
 from reimagen_jax.inference.prompts import Prompt
-from reimagen_jax.systems.reimagen.system import ReImagen, to_bytes
+from reimagen_jax.systems.pixels import to_bytes
+from reimagen_jax.systems.reimagen.system import ReImagen
 from reimagen_jax.systems.request import Neighbour
 from tests.tiny import TINY, TINY_SR, random_params
 

@@ -15,7 +15,7 @@ from reimagen_jax.diffusion.sampler import image_keys
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.pipeline import Pipeline, Stage
 from reimagen_jax.systems import kinds
-from reimagen_jax.systems.reimagen.system import to_bytes, to_model
+from reimagen_jax.systems.pixels import to_bytes, to_model
 from reimagen_jax.systems.request import Neighbour, Request
 from tests.samples import encoded, picture
 from tests.tiny import TINY, TINY_CROPS, TINY_SR, changed, random_params

@@ -16,7 +16,8 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.inference import searching
 from reimagen_jax.inference.pipeline import Pipeline, Stage
 from reimagen_jax.inference.searching import SearchedStage
-from reimagen_jax.systems.reimagen.system import ReImagen, to_bytes
+from reimagen_jax.systems.pixels import to_bytes
+from reimagen_jax.systems.reimagen.system import ReImagen
 from reimagen_jax.systems.request import Neighbour, Request
 from reimagen_jax.systems.seedselect.settings import SeedSelectConfig
 from tests.samples import encoded, picture

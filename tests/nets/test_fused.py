@@ -14,9 +14,10 @@ from jax.sharding import PartitionSpec as P
 
 from reimagen_jax import sharding
 from reimagen_jax.config import load_experiment
-from reimagen_jax.nets import attention
+from reimagen_jax.nets import attention, transformer
 from reimagen_jax.nets.attention import NeighbourAttention, SelfTextAttention, attend, present_first
-from reimagen_jax.nets.settings import Level, UNetConfig
+from reimagen_jax.nets.settings import Level, Tower, UNetConfig
+from reimagen_jax.nets.transformer import Block
 from reimagen_jax.nets.unet import Condition, UNet
 from reimagen_jax.systems import kinds
 from tests.nets.draws import draw, draw_params
@@ -211,3 +212,70 @@ def test_the_attentions_of_a_network_are_those_that_it_has(with_cudnn, key, effi
     listed = attention.attentions(config, 16, 5, 1)
     assert found == {(each.queries, -(-each.tokens // 64) * 64, each.head_width) for each in listed}
     assert {each.choice.implementation for each in listed} == {"cudnn"} and len(listed) == 3
+
+
+TOWER = Tower(16, 2, 2, 32, "gelu")
+
+
+def tower_outputs(wanted, mask, causal, dtype):
+    """Tokens after a transformer's blocks, and their gradients."""
+    tower, (x,) = dataclasses.replace(TOWER, attention=wanted), draw(0, (3, 7, 16))
+    seen = jnp.tri(7, dtype=bool) if causal else None
+    block = Block(tower, dtype, "float32")
+    params = draw_params(lambda: block.init(jax.random.key(0), x, seen, mask)["params"], seed=0)
+
+    def loss(params, x):
+        out = block.apply({"params": params}, x, seen, mask)
+        return jnp.where(mask[:, :, None] if mask is not None else True, out, 0.0).sum(), out
+
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.tree.leaves(jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, x))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_transformers_tokens_are_attended_to_alike(monkeypatch, masked, causal):
+    """Padded to whole blocks, with masks as cuDNN is told of them, computed by XLA."""
+    monkeypatch.setattr(transformer, "FUSED", "xla")
+    mask = jnp.asarray([[True] * 7, [True] * 3 + [False] * 3 + [True], [True] + [False] * 6]) if masked else None
+    calls, fused = [], transformer.fused_attention
+    monkeypatch.setattr(transformer, "fused_attention", lambda *told: calls.append(told) or fused(*told))
+    monkeypatch.setattr(
+        transformer, "choose", lambda wanted, *_: attention.Choice("xla" if wanted == "cudnn" else "einsum", "")
+    )
+    ours, theirs = (tower_outputs(wanted, mask, causal, "float32") for wanted in ("cudnn", "einsum"))
+    assert len(calls) > 0
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * max(1.0, float(np.abs(b).max())))
+
+
+@pytest.mark.parametrize("name", ["dalle2_prior", "dalle2_decoder", "rcg_mage_b", "rcg_moco_b"])
+def test_transformers_of_every_preset_ask_for_cudnn_on_a_gpu(name):
+    config = load_experiment(ROOT / "experiments" / f"{name}.py").system
+
+    def towers(settings):
+        if isinstance(settings, Tower):
+            yield settings
+        elif dataclasses.is_dataclass(settings):
+            for field in dataclasses.fields(settings):
+                yield from towers(getattr(settings, field.name))
+
+    for platform, wanted in (("cuda", "cudnn"), ("tpu", "xla")):
+        found = list(towers(config.for_platform(platform)))
+        assert found and {tower.attention for tower in found} == {wanted}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_transformers_attention_is_cudnns_on_a_gpu(with_cudnn, masked):
+    """Forward and backward, of an odd number of tokens."""
+    tower = Tower(128, 1, 2, 64, attention="cudnn")
+    block, x = Block(tower, "bfloat16", "float32"), jax.ShapeDtypeStruct((2, 77, 128), jnp.float32)
+    mask = jax.ShapeDtypeStruct((2, 77), bool) if masked else None
+    seen = jnp.tri(77, dtype=bool) if masked else None
+    with jax.numpy_dtype_promotion("standard"):
+        params = jax.eval_shape(lambda x: block.init(jax.random.key(0), x)["params"], x)
+        loss = lambda params, x, mask: block.apply({"params": params}, x, seen, mask).sum()  # noqa: E731
+        step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+        text = step.trace(params, x, mask).lower(lowering_platforms=("cuda",)).as_text()
+    forward, backward = ("ScaleBias" if masked else "") + "Softmax", ("ScaleBias" if masked else "") + "SoftmaxBackward"
+    assert f"__cudnn$fmha{forward}" in text and f"__cudnn$fmha{backward}" in text

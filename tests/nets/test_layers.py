@@ -88,8 +88,8 @@ def test_a_bias_of_log_w_is_a_token_w_times(implementation):
     np.testing.assert_allclose(attend(query, key, value, None, implementation, bias), thrice, atol=1e-6)
 
 
-def chosen(*sizes):
-    choice = choose(*sizes)
+def chosen(config, *sizes):
+    choice = choose(config.attention, config.dtype, *sizes)
     assert choice.reason
     return choice.implementation
 

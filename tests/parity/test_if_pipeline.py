@@ -20,10 +20,11 @@ from reimagen_jax.diffusion.sampler import image_keys
 from reimagen_jax.encoders.texts import Embedded
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.model import Model
+from reimagen_jax.systems.pixels import to_model
 from reimagen_jax.systems.reimagen import deepfloyd_pipeline
 from reimagen_jax.systems.reimagen.condition import Inputs
 from reimagen_jax.systems.reimagen.deepfloyd_pipeline import fresh_neighbour_attention, read_stage, with_neighbours
-from reimagen_jax.systems.reimagen.system import ReImagen, to_model
+from reimagen_jax.systems.reimagen.system import ReImagen
 from tests.parity.deepfloyd import STAGE_1, STAGE_2, random_model
 from tools.convert_weights import Convert
 

@@ -15,6 +15,7 @@ from reimagen_jax.config import TrainConfig
 from reimagen_jax.errors import UserError
 from reimagen_jax.preflight import programs, report
 from reimagen_jax.preflight.chips import GIB, parse_slice
+from reimagen_jax.preflight.gpus import parse_hosts
 from reimagen_jax.preflight.programs import Program
 from reimagen_jax.pretrained import weights
 from reimagen_jax.training import parallel
@@ -164,13 +165,13 @@ def test_shares_that_do_not_divide_evenly_are_padded_and_passed_on():
     assert report.purpose("all-gather", (16, 64, 9), state, "jit(step)/jvp(UNet)/mul") == "activations"
 
 
-def advised(state=GIB, images=64, **settings):
+def advised(state=GIB, images=64, where=CUBE, **settings):
     unet = dataclasses.replace(TINY.system.unet, remat=settings.pop("remat", "blocks"))
     config = dataclasses.replace(changed(TINY, unet=unet), train=dataclasses.replace(TINY.train, **settings))
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=images))
     program = Program("train", None, (), {}, (), images, 0.0)
     memory = report.Memory({"parameters": state, "batch": 0}, None, None, 40 * GIB, 30 * GIB)
-    return " ".join(report.advice(program, config, CUBE, memory))
+    return " ".join(report.advice(program, config, where, memory))
 
 
 def test_advice_is_about_what_is_still_to_be_had():
@@ -182,6 +183,8 @@ def test_advice_is_about_what_is_still_to_be_had():
     assert "--train.fsdp" not in advised(state=GIB)
     assert "adafactor" in advised() and "adafactor" not in advised(optimizer="adafactor")
     assert "10.0 GiB more memory" in advised(images=8, optimizer="adafactor")
+    assert report.IN_ORDER in advised(where=parse_hosts("h100:8"))
+    assert report.IN_ORDER not in advised() + advised(where=parse_hosts("rtx4090:1"))
 
 
 def test_programs_of_an_experiment(mesh):

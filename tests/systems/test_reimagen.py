@@ -10,8 +10,9 @@ import pytest
 
 from reimagen_jax.diffusion import objective
 from reimagen_jax.diffusion.sampler import image_keys
+from reimagen_jax.systems.pixels import to_bytes, to_model
 from reimagen_jax.systems.reimagen.condition import Batch, Inputs
-from reimagen_jax.systems.reimagen.system import ReImagen, to_bytes, to_model
+from reimagen_jax.systems.reimagen.system import ReImagen
 from tests.tiny import TINY, changed
 
 

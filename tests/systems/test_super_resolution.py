@@ -13,8 +13,9 @@ from reimagen_jax.diffusion import sampler as diffusion
 from reimagen_jax.diffusion.sampler import image_keys
 from reimagen_jax.errors import UserError
 from reimagen_jax.nets.unet import Condition
+from reimagen_jax.systems.pixels import to_model
 from reimagen_jax.systems.reimagen.condition import Batch, Inputs
-from reimagen_jax.systems.reimagen.system import ReImagen, to_model
+from reimagen_jax.systems.reimagen.system import ReImagen
 from tests.tiny import TINY, TINY_CROPS, TINY_SR, changed, random_params
 
 

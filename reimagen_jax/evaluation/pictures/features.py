@@ -28,7 +28,7 @@ from reimagen_jax.inference.model import SHIPPED, Model
 from reimagen_jax.nets.unet import UNet
 from reimagen_jax.progress import track
 from reimagen_jax.systems import kinds
-from reimagen_jax.systems.reimagen.system import to_model
+from reimagen_jax.systems.pixels import to_model
 
 Pictures = UInt8[np.ndarray, "n r r 3"]
 Vectors = Float[np.ndarray, "n d"]

@@ -7,13 +7,13 @@ import numpy as np
 
 from reimagen_jax.errors import require
 from reimagen_jax.systems.base import Preview
+from reimagen_jax.systems.examples import Examples, unread
 from reimagen_jax.systems.mage.arrays import ImageInputs, MageInputs
 from reimagen_jax.systems.mage.settings import MageSamplerConfig, VQSamplerConfig
 from reimagen_jax.systems.mage.system import MageSystem
 from reimagen_jax.systems.rcg.arrays import GeneratorInputs, PictureBatch
 from reimagen_jax.systems.rcg.feed import GeneratorFeed
 from reimagen_jax.systems.records_feed import RecordsFeed
-from reimagen_jax.systems.reimagen.batches import Examples, unread
 from reimagen_jax.systems.request import Request
 from reimagen_jax.systems.unclip.arrays import ImageBatch
 

@@ -111,7 +111,6 @@ class Mage(nn.Module):
 
 def run(blocks: Sequence[Block], x_BLD: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
     """Blocks in which each token attends to all."""
-    free = jnp.zeros((1, 1, 1, x_BLD.shape[1]))
     for block in blocks:
-        x_BLD = block(x_BLD, free)
+        x_BLD = block(x_BLD)
     return x_BLD

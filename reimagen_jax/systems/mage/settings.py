@@ -7,29 +7,15 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Lt
 
 from reimagen_jax.checked import Count, Natural, NonNegative, Positive, Share, Strength
-from reimagen_jax.config import FREE, LOCAL, DataConfig, GroupRate, SystemConfig
+from reimagen_jax.config import FREE, DataConfig, GroupRate, SystemConfig
 from reimagen_jax.diffusion.settings import DrawingConfig, SamplerSteps
 from reimagen_jax.errors import require
 from reimagen_jax.nets.settings import Tower, VQConfig
 from reimagen_jax.systems.rcg.settings import PicturesConfig, PixelsConfig
-from reimagen_jax.systems.reimagen.settings import HandedOn
+from reimagen_jax.systems.settings import HandedOn, RecordsConfig
 
 FROZEN = GroupRate("^(encoder|vq)/", 0.0)
 """For `train.rates`: the tokenizer and the encoder that MAGE holds do not learn."""
-
-
-@dataclass(frozen=True)
-class ImagesConfig(DataConfig):
-    """Records; their captions are not read."""
-
-    common: ClassVar[tuple[str, ...]] = ("records", "validation_share")
-
-    records: str = field(default="", metadata=FREE | LOCAL)
-    """Folder written by `reimagen prepare`. It may move; its content may not change within a run."""
-    enlarge: bool = field(default=False, metadata=FREE)
-    """Records may be smaller than what is drawn, and are enlarged; else they are refused."""
-    validation_share: Annotated[Share, Lt(1)] = 0.0
-    """Share of the records that is held out, drawn by `seed`; the training is watched by it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +33,7 @@ class VQSystemConfig(SystemConfig):
     common: ClassVar[tuple[str, ...]] = ("resolution",)
 
     kind: ClassVar[str] = "vq"
-    data: ClassVar[type[DataConfig]] = ImagesConfig
+    data: ClassVar[type[DataConfig]] = RecordsConfig
     super_resolution: ClassVar[None] = None
 
     resolution: Count = 256
@@ -86,7 +72,7 @@ class VQSystemConfig(SystemConfig):
 
     reimagen train experiments/rcg_mage32.py --workdir RUN --data.records RECORDS --init.weights DIR"""
 
-    def facts(self, data: ImagesConfig) -> dict[str, Any]:
+    def facts(self, data: RecordsConfig) -> dict[str, Any]:
         return {"dtype": self.vq.dtype, "tokens": (self.resolution // self.vq.stride) ** 2, "codes": self.vq.codes}
 
 

@@ -22,7 +22,7 @@ from reimagen_jax.nets.vq import VQ, straight_through
 from reimagen_jax.systems.base import Metrics, Params, Sums
 from reimagen_jax.systems.mage.arrays import ImageInputs
 from reimagen_jax.systems.mage.settings import VQSamplerConfig, VQSystemConfig
-from reimagen_jax.systems.reimagen.system import to_bytes, to_floats
+from reimagen_jax.systems.pixels import to_bytes, to_floats
 from reimagen_jax.systems.unclip.arrays import ImageBatch
 
 

@@ -11,10 +11,10 @@ from reimagen_jax.data.records import ImageText, Records
 from reimagen_jax.data.sources.where import told
 from reimagen_jax.errors import require
 from reimagen_jax.progress import track
+from reimagen_jax.systems.examples import Examples, unread
 from reimagen_jax.systems.moco.settings import MocoConfig, MocoSampler
 from reimagen_jax.systems.moco.system import MocoBatch, MocoInputs
 from reimagen_jax.systems.records_feed import RecordsFeed
-from reimagen_jax.systems.reimagen.batches import Examples, unread
 from reimagen_jax.systems.request import Request
 
 

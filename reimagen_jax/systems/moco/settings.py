@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Le, Lt
+from annotated_types import Ge, Le
 
 from reimagen_jax.checked import Checked, Count, Number, Positive, Share, Strength
-from reimagen_jax.config import FREE, LOCAL, DataConfig, SystemConfig
+from reimagen_jax.config import FREE, DataConfig, SystemConfig
 from reimagen_jax.encoders.settings import RepresentationConfig
 from reimagen_jax.errors import require
+from reimagen_jax.systems.settings import RecordsConfig
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,11 @@ class MocoSampler(Checked):
 
 
 @dataclass(frozen=True)
-class MocoData(DataConfig):
+class MocoData(RecordsConfig):
     """Records; their captions are not read."""
 
     batch_size: Annotated[int, Ge(2)] = 256
     """Images a step; each is told from all others of its batch."""
-    records: str = field(default="", metadata=FREE | LOCAL)
-    """Folder written by `reimagen prepare`. It may move; its content may not change within a run."""
-    enlarge: bool = field(default=False, metadata=FREE)
-    """Records may be smaller than what is read, and are enlarged; else they are refused."""
-    validation_share: Annotated[Share, Lt(1)] = 0.0
-    """Share of the records that is held out, drawn by `seed`; the training is watched, and a linear probe fitted, by
-    it."""
     class_by: str = ""
     """Attribute whose values are the classes, where it learns by labels; a dot reaches into nested ones."""
 

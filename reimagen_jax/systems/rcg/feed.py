@@ -10,6 +10,7 @@ import numpy as np
 
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.systems.base import Preview, Settings
+from reimagen_jax.systems.examples import Examples, unread
 from reimagen_jax.systems.moco.feed import labels_of
 from reimagen_jax.systems.rcg.arrays import NO_CLASS, GeneratorInputs, PictureBatch, RdmInputs
 from reimagen_jax.systems.rcg.generator import Generator
@@ -19,7 +20,6 @@ from reimagen_jax.systems.rcg.settings import (
     RdmSamplerConfig,
 )
 from reimagen_jax.systems.records_feed import RecordsFeed
-from reimagen_jax.systems.reimagen.batches import Examples, unread
 from reimagen_jax.systems.reimagen.feed import check_weights
 from reimagen_jax.systems.request import Request
 

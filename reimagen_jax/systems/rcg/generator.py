@@ -27,10 +27,10 @@ from reimagen_jax.diffusion.base import Denoiser
 from reimagen_jax.nets.attention import Attention, attentions
 from reimagen_jax.nets.unet import Condition, UNet, predict, read
 from reimagen_jax.systems.base import Metrics, Params, Sums
+from reimagen_jax.systems.pixels import handed_on, to_model
 from reimagen_jax.systems.rcg.arrays import GeneratorInputs, PictureBatch
 from reimagen_jax.systems.rcg.represented import Pixels
 from reimagen_jax.systems.rcg.settings import GeneratorConfig, GeneratorSamplerConfig
-from reimagen_jax.systems.reimagen.system import handed_on, to_model
 
 
 @flax.struct.dataclass

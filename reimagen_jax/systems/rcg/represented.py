@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Int32, UInt8
 from reimagen_jax.config import Experiment
 from reimagen_jax.encoders.representation import Represents, normalised, representation_of
 from reimagen_jax.systems.base import Params
+from reimagen_jax.systems.pixels import to_model
 from reimagen_jax.systems.rcg.arrays import NO_CLASS, GeneratorInputs, PictureBatch
-from reimagen_jax.systems.reimagen.system import to_model
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from reimagen_jax.diffusion.spacing import Spacing
 from reimagen_jax.encoders.settings import JointConfig, RepresentationConfig
 from reimagen_jax.errors import require
 from reimagen_jax.nets.settings import LatentMLPConfig, UNetConfig
-from reimagen_jax.systems.reimagen.settings import HandedOn
+from reimagen_jax.systems.settings import HandedOn
 from reimagen_jax.systems.unclip.settings import TOKENS, PairsConfig, check_side
 
 FROZEN = GroupRate("^encoder/", 0.0)
@@ -275,9 +275,6 @@ class GeneratorConfig(PixelsConfig):
     def evaluations(self, settings: GeneratorSamplerConfig) -> int:
         """Of the network for an image: of one condition of one sample."""
         return 2 * (2 * settings.num_steps - 1 if settings.solver == "heun" else settings.num_steps)
-
-    def for_platform(self, platform: str) -> "GeneratorConfig":
-        return dataclasses.replace(self, unet=self.unet.for_platform(platform))
 
     def usage(self) -> str:
         if self.condition != "representation":

@@ -6,14 +6,12 @@ so training resumes exactly.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import grain
 import jax
 import numpy as np
 
-from reimagen_jax.config import DataConfig, Experiment, SystemConfig
+from reimagen_jax.config import Experiment
 from reimagen_jax.data import images
 from reimagen_jax.data.loader import CACHE_BYTES, make_steps
 from reimagen_jax.data.records import Records
@@ -23,11 +21,9 @@ from reimagen_jax.encoders.texts import Texts
 from reimagen_jax.encoders.tokenizers import ByteTokenizer
 from reimagen_jax.errors import require
 from reimagen_jax.retrieval.triples import Triples
+from reimagen_jax.systems.examples import Cached, Examples, crop, draw_corners, held_out_parts, put, split
 from reimagen_jax.systems.reimagen.condition import Batch
 from reimagen_jax.terminal import say
-
-_HELD_OUT = 0x8E1D
-"""Of random numbers: a stream of their own."""
 
 
 def make_dataset(
@@ -49,7 +45,7 @@ def make_dataset(
     """
     data, model = config.data, config.system
     check(triples, config)
-    learned, _ = split(len(triples), data)
+    learned, _ = split(len(triples), data, "triples")
     drawn = triples.num_candidates > triples.num_neighbours
     kept = triples.num_candidates if drawn else data.num_neighbours
 
@@ -62,24 +58,6 @@ def make_dataset(
 
     read = _BatchReader(triples, config, cache_bytes)
     return make_steps(len(learned), data, draw, read, process_index=process_index, process_count=process_count)
-
-
-def split(number: int, data: Any, what: str = "triples") -> tuple[np.ndarray, np.ndarray]:
-    """Of so many triples those to learn from, and those of `data.validation_share`, held out: their ids, rising.
-
-    Raises `UserError` where one of them is empty.
-    """
-    ids = np.arange(number)
-    if not data.validation_share:
-        return ids, ids[:0]
-    count = round(data.validation_share * number)
-    require(
-        0 < count < number,
-        f"data.validation_share {data.validation_share:g} of {number} {what} holds {count} of them out: take another",
-    )
-    out = np.zeros(number, bool)
-    out[np.random.default_rng((data.seed, _HELD_OUT)).permutation(number)[:count]] = True
-    return ids[~out], ids[out]
 
 
 def held_out_batches(
@@ -109,19 +87,6 @@ def held_out_batches(
         )
         for part in parts
     ]
-
-
-def held_out_parts(
-    ids: np.ndarray, number: int, data: DataConfig, process_index: int | None = None, process_count: int | None = None
-) -> tuple[np.random.Generator, np.ndarray, list[slice]]:
-    """About `number` of these ids, whole batches of them, always the same in a drawn order; this process's parts of
-    each batch; and the generator, for what else is drawn."""
-    index = jax.process_index() if process_index is None else process_index
-    share = data.batch_size // (jax.process_count() if process_count is None else process_count)
-    rng, B = np.random.default_rng(_HELD_OUT), data.batch_size
-    batches = max(1, min(number, len(ids)) // B)
-    chosen = np.resize(rng.permutation(ids), batches * B)
-    return rng, chosen, [slice(b * B + index * share, b * B + (index + 1) * share) for b in range(batches)]
 
 
 def check(triples: Triples, config: Experiment) -> None:
@@ -159,20 +124,6 @@ def first_kept(nbr_BC: np.ndarray, keep_BC: np.ndarray, k: int) -> np.ndarray:
     if kept_BC.shape[1] > k:
         kept_BC = np.take_along_axis(kept_BC, np.argsort(~keep_BC, axis=1, kind="stable")[:, :k], axis=1)
     return kept_BC
-
-
-def draw_corners(rng: np.random.Generator, batch: int, model: SystemConfig) -> np.ndarray:
-    """Top left corners of the crops to train on, uniform over the low-resolution image's grid: int64[B, 2] pixels.
-
-    On that grid, the low-resolution image of a crop is the crop of the low-resolution image. Whole images begin at 0.
-    """
-    places = (model.resolution - model.train_resolution) // model.factor + 1
-    return model.factor * rng.integers(places, size=(batch, 2))
-
-
-def crop(image_BHWC: np.ndarray, corner_B2: np.ndarray, side: int) -> np.ndarray:
-    """Cuts the square of `side` pixels at each image's own corner (y, x)."""
-    return np.stack([image[y : y + side, x : x + side] for image, (y, x) in zip(image_BHWC, corner_B2, strict=True)])
 
 
 def _require_detail(records: Records, resolution: int) -> None:
@@ -242,54 +193,5 @@ class _BatchReader:
         nbr_tokens_BKL = jax.tree.map(lambda leaf: np.zeros((*keep_BK.shape, *leaf.shape[1:]), leaf.dtype), tokens_BL)
         if keep_BK.any():
             nbr_image_BKHWC[keep_BK], tokens_NL = self._others(nbr_BK[keep_BK])
-            jax.tree.map(lambda leaf, found: _set(leaf, keep_BK, found), nbr_tokens_BKL, tokens_NL)
+            jax.tree.map(lambda leaf, found: put(leaf, keep_BK, found), nbr_tokens_BKL, tokens_NL)
         return Batch(image_BHWC, tokens_BL, nbr_image_BKHWC, nbr_tokens_BKL, keep_BK)
-
-
-def _set(array: np.ndarray, where: np.ndarray, values: np.ndarray) -> None:
-    array[where] = values
-
-
-@dataclass
-class Examples:
-    """Record ids -> images uint8 [N, R, R, 3] and their captions, leaves [N, ...]."""
-
-    records: Records
-    resolution: int
-    encode: Callable[[Sequence[str]], Texts]
-
-    def kept(self, cache_bytes: int, number: int | None = None) -> "Examples | Cached":
-        """The same from memory, where it has room for `number` of them (default: all)."""
-        each = 3 * self.resolution**2 + sum(leaf.nbytes for leaf in jax.tree.leaves(self.encode([""])))
-        return Cached(self) if each * (len(self.records) if number is None else number) <= cache_bytes else self
-
-    def __call__(self, ids_N: np.ndarray) -> tuple[np.ndarray, Texts]:
-        examples = self.records.fetch(ids_N)
-        image_NHWC = np.stack([images.decode(example.image, self.resolution) for example in examples])
-        return image_NHWC, self.encode([example.text for example in examples])
-
-
-def unread(texts: Sequence[str]) -> np.ndarray:
-    """For `Examples` of a system that reads no captions: nothing of each."""
-    return np.zeros((len(texts), 0), np.int32)
-
-
-class Cached:
-    """The same from memory: each record is decoded once. Threads may decode one twice, to the same result."""
-
-    def __init__(self, examples: Examples):
-        number, side = len(examples.records), examples.resolution
-        self._examples = examples
-        self._image_NHWC = np.empty((number, side, side, 3), np.uint8)
-        self._tokens_NL = jax.tree.map(
-            lambda leaf: np.empty((number, *leaf.shape[1:]), leaf.dtype), examples.encode([""])
-        )
-        self._ready_N = np.zeros(number, bool)
-
-    def __call__(self, ids_N: np.ndarray) -> tuple[np.ndarray, Texts]:
-        missing = np.unique(ids_N[~self._ready_N[ids_N]])
-        if missing.size:
-            self._image_NHWC[missing], tokens_NL = self._examples(missing)
-            jax.tree.map(lambda leaf, found: _set(leaf, missing, found), self._tokens_NL, tokens_NL)
-            self._ready_N[missing] = True
-        return self._image_NHWC[ids_N], jax.tree.map(lambda leaf: leaf[ids_N], self._tokens_NL)

@@ -22,9 +22,10 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from reimagen_jax.diffusion import distillation, guidance, objective, process, sampler, schedule, variance
 from reimagen_jax.systems.base import Sums
+from reimagen_jax.systems.pixels import to_model
 from reimagen_jax.systems.reimagen.condition import Batch, Inputs, drop, mean_guide
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig
-from reimagen_jax.systems.reimagen.system import Condition, Params, ReImagen, to_model
+from reimagen_jax.systems.reimagen.system import Condition, Params, ReImagen
 
 
 @dataclass(frozen=True)

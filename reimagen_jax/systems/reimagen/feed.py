@@ -21,10 +21,11 @@ from reimagen_jax.encoders.texts import scattered, to_captions
 from reimagen_jax.errors import require
 from reimagen_jax.retrieval.triples import Triples
 from reimagen_jax.systems.base import Preview
-from reimagen_jax.systems.reimagen.batches import check, held_out_batches, make_dataset, split
+from reimagen_jax.systems.examples import split
+from reimagen_jax.systems.pixels import to_bytes, to_model
+from reimagen_jax.systems.reimagen.batches import check, held_out_batches, make_dataset
 from reimagen_jax.systems.reimagen.condition import Batch, Inputs
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig
-from reimagen_jax.systems.reimagen.system import to_bytes, to_model
 from reimagen_jax.systems.request import Edit, Neighbour, Request
 from reimagen_jax.terminal import say
 
@@ -159,7 +160,7 @@ class ReImagenFeed:
                 say(f"{data.validation} is to be held out, but {len(again)} of its records are trained on", error=True)
             ids = np.arange(len(triples))
         else:
-            _, ids = split(len(triples), data)
+            _, ids = split(len(triples), data, "triples")
         share = {"process_index": process_index, "process_count": process_count}
         return held_out_batches(triples, ids, self.config, number, **share)
 

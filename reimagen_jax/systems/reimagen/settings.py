@@ -14,6 +14,7 @@ from reimagen_jax.encoders.settings import TextConfig
 from reimagen_jax.errors import require
 from reimagen_jax.nets.settings import UNetConfig
 from reimagen_jax.retrieval.asking import Asking
+from reimagen_jax.systems.settings import HandedOn
 
 ETAS = tuple(i / 10 for i in range(11))
 """What a sweep over eta draws by default."""
@@ -21,7 +22,6 @@ Guidance = Literal["interleaved", "stratified", "joint", "compositional", "mean"
 EVALUATIONS = {"compositional": 3, "mean": 3}
 """Of the network for a guided prediction, where they are not two."""
 AugNoise = Literal["once", "every_call"]
-HandedOn = Literal["bytes", "floats"]
 
 
 @dataclass(frozen=True)
@@ -285,9 +285,6 @@ class ReImagenConfig(SystemConfig):
         return dataclasses.replace(
             self, text=dataclasses.replace(self.text, frozen=dataclasses.replace(frozen, encoder=folder))
         )
-
-    def for_platform(self, platform: str) -> "ReImagenConfig":
-        return dataclasses.replace(self, unet=self.unet.for_platform(platform))
 
     def usage(self) -> str:
         low = " --low-res IMAGE" if self.super_resolution is not None else ""

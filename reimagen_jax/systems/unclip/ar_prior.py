@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int32, Key
 from reimagen_jax.encoders.joint import TextReading, unit
 from reimagen_jax.nets.transformer import CausalTransformer, Memory
 from reimagen_jax.systems.base import Params
-from reimagen_jax.systems.reimagen.system import to_model
+from reimagen_jax.systems.pixels import to_model
 from reimagen_jax.systems.unclip.arrays import PairBatch, PriorInputs
 from reimagen_jax.systems.unclip.prior import TextPrior
 from reimagen_jax.systems.unclip.settings import ARPriorConfig, ARPriorSamplerConfig

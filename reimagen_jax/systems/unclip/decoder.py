@@ -27,7 +27,7 @@ from reimagen_jax.encoders.joint import Joint, TextReading, unit
 from reimagen_jax.nets.attention import Attention, attentions
 from reimagen_jax.nets.unet import Condition, UNet, predict, read
 from reimagen_jax.systems.base import Metrics, Params, Sums
-from reimagen_jax.systems.reimagen.system import handed_on, to_model
+from reimagen_jax.systems.pixels import handed_on, to_model
 from reimagen_jax.systems.unclip.arrays import DecoderInputs, PairBatch
 from reimagen_jax.systems.unclip.embedding import OwnText, Projections
 from reimagen_jax.systems.unclip.settings import DecoderConfig, DecoderSamplerConfig

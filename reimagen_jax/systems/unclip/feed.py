@@ -20,10 +20,10 @@ from reimagen_jax.encoders.towers import Tokenizer
 from reimagen_jax.errors import require
 from reimagen_jax.progress import track
 from reimagen_jax.systems.base import Params, Preview, Settings
+from reimagen_jax.systems.examples import Examples, crop, draw_corners, unread
+from reimagen_jax.systems.pixels import to_bytes, to_model
 from reimagen_jax.systems.records_feed import RecordsFeed
-from reimagen_jax.systems.reimagen.batches import Examples, crop, draw_corners, unread
 from reimagen_jax.systems.reimagen.feed import check_low_res, check_weights
-from reimagen_jax.systems.reimagen.system import to_bytes, to_model
 from reimagen_jax.systems.request import Request
 from reimagen_jax.systems.unclip.ar_prior import ARPrior
 from reimagen_jax.systems.unclip.arrays import DecoderInputs, ImageBatch, PairBatch, PriorInputs, UpsamplerInputs

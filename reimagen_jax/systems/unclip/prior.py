@@ -29,7 +29,7 @@ from reimagen_jax.encoders.joint import Joint, TextReading, unit
 from reimagen_jax.nets.conditioning import timestep_features
 from reimagen_jax.nets.transformer import CausalTransformer
 from reimagen_jax.systems.base import Metrics, Params, Sums
-from reimagen_jax.systems.reimagen.system import to_model
+from reimagen_jax.systems.pixels import to_model
 from reimagen_jax.systems.unclip.arrays import PairBatch, PriorInputs
 from reimagen_jax.systems.unclip.settings import PriorConfig, PriorSamplerConfig, TextPriorConfig
 

@@ -4,10 +4,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Le, Lt
+from annotated_types import Ge, Le
 
 from reimagen_jax.checked import Count, Natural, NonNegative, Positive, Share, Strength
-from reimagen_jax.config import FREE, LOCAL, DataConfig, Experiment, GroupRate, SystemConfig
+from reimagen_jax.config import FREE, DataConfig, Experiment, GroupRate, SystemConfig
 from reimagen_jax.diffusion.settings import (
     DiffusionConfig,
     DrawingConfig,
@@ -20,7 +20,7 @@ from reimagen_jax.encoders.settings import JointConfig
 from reimagen_jax.errors import require
 from reimagen_jax.nets.settings import Tower, UNetConfig
 from reimagen_jax.retrieval.asking import Asking
-from reimagen_jax.systems.reimagen.settings import HandedOn
+from reimagen_jax.systems.settings import HandedOn, RecordsConfig
 
 FROZEN = GroupRate("^(clip|statistics)/", 0.0)
 """For `train.rates`: what a prior or a decoder holds of a CLIP does not learn."""
@@ -30,17 +30,9 @@ Embedding = Literal["start", "neighbours", "text"]
 
 
 @dataclass(frozen=True)
-class PairsConfig(DataConfig):
+class PairsConfig(RecordsConfig):
     """Records: pictures with their captions."""
 
-    common: ClassVar[tuple[str, ...]] = ("records", "validation_share")
-
-    records: str = field(default="", metadata=FREE | LOCAL)
-    """Folder written by `reimagen prepare`. It may move; its content may not change within a run."""
-    enlarge: bool = field(default=False, metadata=FREE)
-    """Records may be smaller than what is drawn, and are enlarged; else they are refused."""
-    validation_share: Annotated[Share, Lt(1)] = 0.0
-    """Share of the records that is held out, drawn by `seed`; the training is watched by it."""
     num_neighbours: Natural = field(default=4, metadata=FREE)
     """Of a decoder: neighbours whose embeddings an image may be drawn from. Training knows of none."""
     asked: Asking | None = field(default=None, metadata=FREE)
@@ -342,9 +334,6 @@ class DecoderConfig(_WithClip):
         """Of the network for an image: of one condition of one sample."""
         return 2 * (2 * settings.num_steps - 1 if settings.solver == "heun" else settings.num_steps)
 
-    def for_platform(self, platform: str) -> "DecoderConfig":
-        return dataclasses.replace(self, unet=self.unet.for_platform(platform))
-
     def usage(self) -> str:
         return """A decoder of unCLIP (Ramesh et al., arXiv 2204.06125): it draws an image from a CLIP embedding.
 
@@ -423,9 +412,6 @@ class UpsamplerConfig(SystemConfig):
     def evaluations(self, settings: UpsamplerSamplerConfig) -> int:
         """Of the network for an image."""
         return 2 * settings.num_steps - 1 if settings.solver == "heun" else settings.num_steps
-
-    def for_platform(self, platform: str) -> "UpsamplerConfig":
-        return dataclasses.replace(self, unet=self.unet.for_platform(platform))
 
     def usage(self) -> str:
         return """An upsampler of unCLIP (Ramesh et al., arXiv 2204.06125): it enlarges images.

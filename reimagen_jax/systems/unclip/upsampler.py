@@ -20,7 +20,7 @@ from reimagen_jax.diffusion.base import Denoiser
 from reimagen_jax.nets.attention import Attention, attentions
 from reimagen_jax.nets.unet import Condition, UNet, predict
 from reimagen_jax.systems.base import Metrics, Params
-from reimagen_jax.systems.reimagen.system import handed_on, to_model
+from reimagen_jax.systems.pixels import handed_on, to_model
 from reimagen_jax.systems.unclip.arrays import ImageBatch, UpsamplerInputs
 from reimagen_jax.systems.unclip.settings import UpsamplerConfig, UpsamplerSamplerConfig
 

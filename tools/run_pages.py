@@ -97,7 +97,7 @@ NOT_HERE = (
     ),
     (r"reimagen reproduce sent.png", "is of a picture that somebody has sent"),
     (
-        r"evaluate (fid|statistics)|reimagen augment",
+        r"evaluate (fid|drawn|scores|statistics)|reimagen augment",
         "is about few records and pictures that were drawn of them; tests/commands/test_evaluate_distances.py and "
         "tests/commands/test_augment.py make some",
     ),

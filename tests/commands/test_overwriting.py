@@ -59,7 +59,7 @@ COMMANDS = {
     "demo": ("demonstration", "--model {model} --out {out}"),
 }
 """Command -> the kind of folder that it writes, and its options. With `seedselect` and `evaluate`, it goes on there."""
-TO_A_FILE = ("evaluate fid", "evaluate statistics")
+TO_A_FILE = ("evaluate fid", "evaluate drawn", "evaluate scores", "evaluate statistics")
 """Commands whose --out is one file."""
 GROWING = ("seedselect", "evaluate pictures", "evaluate entities", "evaluate seedselect")
 

@@ -10,6 +10,7 @@ import tyro
 
 from reimagen_jax.checked import Count, Natural, Options, Share
 from reimagen_jax.commands.evaluate_distances import Drawn, Fid, Scores, Statistics
+from reimagen_jax.commands.evaluate_fewshot import FewShot, LongTail
 from reimagen_jax.commands.evaluate_pictures import Pictures
 from reimagen_jax.commands.evaluate_seedselect import SeedSelect
 from reimagen_jax.commands.options import command_line
@@ -318,6 +319,8 @@ COMMANDS = {
     "seedselect": SeedSelect,
     "people": People,
     "judged": Judged,
+    "fewshot": FewShot,
+    "longtail": LongTail,
     "fid": Fid,
     "drawn": Drawn,
     "scores": Scores,

@@ -182,7 +182,7 @@ class TestInception:
                 run("fid", drawn, f"{tmp_path}/s.npz --features {inception} --resizing {other}")
 
     def test_statistics_of_others_are_those_of_the_resizing_that_is_asked_for(self, drawn, inception, tmp_path, capsys):
-        """As pytorch-fid writes them they do not tell it; the ADM suite's are of TensorFlow 1's, and its pictures count."""
+        """As pytorch-fid writes them they do not tell it; the ADM suite's are of TensorFlow 1's, beside pictures."""
         side = 2048 // SHRINK
         np.savez(tmp_path / "theirs.npz", mu=np.zeros(side), sigma=np.eye(side))
         few = tmp_path / "few"

@@ -86,9 +86,10 @@ class Fid(Options):
         _require_place(self.out, self.overwrite)
         _require_there(pictures=self.pictures, reference=self.reference)
         features = self.by.open()
-        x, y = (
+        # Statistics first: whether they go with the features is known at once.
+        y, x = (
             read_set(path, features, keep=not self.fid_only, title=title)
-            for title, path in (("pictures", self.pictures), ("reference", self.reference))
+            for title, path in (("reference", self.reference), ("pictures", self.pictures))
         )
         _tell("evaluate fid", self, features, x, y)
 

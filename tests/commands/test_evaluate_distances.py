@@ -11,12 +11,13 @@ from PIL import Image
 from reimagen_jax.commands import evaluate
 from reimagen_jax.data import images
 from reimagen_jax.data.records import Records
-from reimagen_jax.encoders import dual
+from reimagen_jax.encoders import clip, dual
 from reimagen_jax.encoders.settings import DualConfig
 from reimagen_jax.errors import UserError
 from reimagen_jax.evaluation import distances
 from reimagen_jax.evaluation.distances import Gaussian
 from reimagen_jax.evaluation.rater import Rater
+from tests.encoders.published import write_clip
 from tests.inception import SHRINK, write_inception
 
 
@@ -162,13 +163,31 @@ def inception(tmp_path_factory):
     return write_inception(tmp_path_factory.mktemp("inception") / "pt_inception.pth")
 
 
+@pytest.fixture(scope="module")
+def few(drawn, tmp_path_factory):
+    """Twelve of the pictures."""
+    folder = tmp_path_factory.mktemp("few")
+    for path in sorted(drawn.glob("*.png"))[:12]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """With random weights."""
+    folder, config = tmp_path_factory.mktemp("encoder"), DualConfig(16, 8, 8)
+    found = dual.DualEncoder(config, dual.init(config, jax.random.key(0)), {"measured": {}})
+    found.save(folder)
+    return folder, found
+
+
 class TestInception:
     """Of an eighth of the width, with random weights: features of 2048 / 8 values, said to be so."""
 
-    def test_figures_name_the_resizing_and_statistics_go_with_theirs_alone(self, drawn, inception, tmp_path, capsys):
+    def test_figures_name_the_resizing_and_statistics_go_with_theirs_alone(self, few, inception, tmp_path, capsys):
         by = f"--features {inception} --resizing torch-fidelity"
-        run("statistics", drawn, f"{by} --out {tmp_path}/s.npz")
-        run("fid", drawn, f"{tmp_path}/s.npz {by} --out {tmp_path}/f.json")
+        run("statistics", few, f"{by} --out {tmp_path}/s.npz")
+        run("fid", few, f"{tmp_path}/s.npz {by} --out {tmp_path}/f.json")
         figures = told(tmp_path / "f.json")
         assert list(figures) == ["FID", "Inception Score"]
         assert figures["FID"]["value"] == pytest.approx(0, abs=1e-6)
@@ -176,19 +195,15 @@ class TestInception:
         assert 1 <= figures["Inception Score"]["value"] < 60
         out = capsys.readouterr().out
         assert "whole pictures at 299 x 299 as torch-fidelity resizes them: bilinear from the corner" in out
-        assert f"60 pictures span fewer than the {2048 // SHRINK} dimensions" in out
+        assert f"12 pictures span fewer than the {2048 // SHRINK} dimensions" in out
         for other in ("pytorch-fid", "clean"):
             with pytest.raises(UserError, match=r"has statistics of other features, .* as torch-fidelity resizes them"):
-                run("fid", drawn, f"{tmp_path}/s.npz --features {inception} --resizing {other}")
+                run("fid", few, f"{tmp_path}/s.npz --features {inception} --resizing {other}")
 
-    def test_statistics_of_others_are_those_of_the_resizing_that_is_asked_for(self, drawn, inception, tmp_path, capsys):
+    def test_statistics_of_others_are_those_of_the_resizing_that_is_asked_for(self, few, inception, tmp_path, capsys):
         """As pytorch-fid writes them they do not tell it; the ADM suite's are of TensorFlow 1's, beside pictures."""
         side = 2048 // SHRINK
         np.savez(tmp_path / "theirs.npz", mu=np.zeros(side), sigma=np.eye(side))
-        few = tmp_path / "few"
-        few.mkdir()
-        for path in sorted(drawn.glob("*.png"))[:12]:
-            (few / path.name).write_bytes(path.read_bytes())
         run("fid", few, f"{tmp_path}/theirs.npz --features {inception} --out {tmp_path}/f.json")
         assert "pytorch-fid's resizing" in told(tmp_path / "f.json")["FID"]["by"]
         assert "does not tell of which features" in capsys.readouterr().out
@@ -203,10 +218,10 @@ class TestInception:
         assert figures["FID"]["value"] > 1 and figures["precision"]["value"] == figures["coverage"]["value"] == 1
         assert figures["KID"]["value"] <= 1e-9, "its pictures are the same, its statistics are not of them"
 
-    def test_places_before_the_last_have_other_features_and_no_score(self, drawn, inception, tmp_path):
-        run("fid", drawn, drawn, f"--features {inception} --point 192 --fid-only --out {tmp_path}/f.json")
+    def test_places_before_the_last_have_other_features_and_no_score(self, few, inception, tmp_path):
+        run("fid", few, few, f"--features {inception} --point 64 --fid-only --out {tmp_path}/f.json")
         figures = told(tmp_path / "f.json")
-        assert list(figures) == ["FID"] and figures["FID"]["by"].startswith("Inception 192 ")
+        assert list(figures) == ["FID"] and figures["FID"]["by"].startswith("Inception 64 ")
 
     def test_what_is_of_inception_alone_is_refused_elsewhere(self, drawn, rater, tmp_path):
         for words, said in (
@@ -218,16 +233,16 @@ class TestInception:
             with pytest.raises(UserError, match=said):
                 run("fid", drawn, drawn, words)
 
-    def test_pictures_of_any_sides_are_squeezed_and_what_is_none_is_named(self, drawn, inception, tmp_path):
+    def test_pictures_of_any_sides_are_squeezed_and_what_is_none_is_named(self, few, inception, tmp_path):
         (tmp_path / "mixed").mkdir()
         for i, sides in enumerate(((20, 31), (40, 12), (16, 16))):
             picture = np.random.default_rng(i).integers(0, 256, (*sides, 3), dtype=np.uint8)
             Image.fromarray(picture).save(tmp_path / "mixed" / f"{i}.png")
-        run("fid", tmp_path / "mixed", drawn, f"--features {inception} --point 64 --out {tmp_path}/f.json")
+        run("fid", tmp_path / "mixed", few, f"--features {inception} --point 64 --out {tmp_path}/f.json")
         assert json.loads((tmp_path / "f.json").read_text())["pictures"]["count"] == 3
         (tmp_path / "mixed" / "3.png").write_bytes(b"no picture")
         with pytest.raises(UserError, match=r"3\.png: not an image"):
-            run("fid", tmp_path / "mixed", drawn, f"--features {inception} --point 64")
+            run("fid", tmp_path / "mixed", few, f"--features {inception} --point 64")
 
 
 def test_a_batch_is_split_over_devices_and_filled_up(inception, monkeypatch):
@@ -244,14 +259,6 @@ def test_a_batch_is_split_over_devices_and_filled_up(inception, monkeypatch):
 
 
 class TestCaptions:
-    @pytest.fixture(scope="class")
-    def encoder(self, tmp_path_factory):
-        """With random weights."""
-        folder, config = tmp_path_factory.mktemp("encoder"), DualConfig(16, 8, 8)
-        found = dual.DualEncoder(config, dual.init(config, jax.random.key(0)), {"measured": {}})
-        found.save(folder)
-        return folder, found
-
     def test_captions_are_those_of_records_or_beside_files_and_three_scales_are_told(
         self, world, encoder, tmp_path, capsys
     ):
@@ -277,6 +284,25 @@ class TestCaptions:
         (tmp_path / "files" / "3.txt").unlink()
         with pytest.raises(UserError, match=r"3\.png has no caption: give records, what `reimagen sample` drew"):
             run("scores", tmp_path / "files", f"--features {folder}")
+
+    def test_a_published_clip_gives_clip_fid_of_vectors_as_they_are_and_is_named(self, world, tmp_path):
+        folder, records = write_clip(tmp_path / "clip"), world / "records"
+        run("statistics", records, f"--features {folder} --out {tmp_path}/s.npz")
+        run("fid", records, f"{tmp_path}/s.npz --features {folder} --out {tmp_path}/f.json")
+        run("scores", records, f"--features {folder} --out {tmp_path}/g.json")
+        figures = told(tmp_path / "f.json") | told(tmp_path / "g.json")
+        assert list(figures) == ["CLIP-FID", "CLIP-FID without bias", "CLIP cosine", "CLIP score", "CLIPScore"]
+        assert {figure["by"][:23] for figure in figures.values()} == {"CLIP ViT 24 x 2/8 at 16"}
+        encoder, shown = clip.open(folder), list(Records.open(records))
+        pictures = np.stack([images.decode(record.image) for record in shown])
+        vectors = encoder.image_vectors(pictures)
+        lengths = np.linalg.norm(vectors, axis=1)
+        assert abs(lengths - 1).max() > 0.1, "they are not normalised"
+        np.testing.assert_allclose(vectors / lengths[:, None], encoder.images(pictures), rtol=1e-5)
+        with np.load(tmp_path / "s.npz") as file:
+            np.testing.assert_allclose(file["mu"], vectors.mean(axis=0), rtol=1e-4, atol=1e-5)
+        cosine = (encoder.images(pictures) * encoder.texts([record.text for record in shown])).sum(axis=1)
+        assert figures["CLIP cosine"]["value"] == pytest.approx(cosine.mean(), abs=1e-5)
 
     def test_without_texts_and_classes_there_is_nothing_to_score(self, drawn, rater, inception):
         for features in (rater, f"{inception} --point 768"):

@@ -23,7 +23,7 @@ def run(command, *words):
     evaluate.main([command, *shlex.split(" ".join(map(str, words)))])
 
 
-def test_rows_are_told_in_three_files_and_one_more_system_costs_its_own(self, folder, tmp_path, capsys, monkeypatch):
+def test_rows_are_told_in_three_files_and_one_more_system_costs_its_own(folder, tmp_path, capsys, monkeypatch):
     few = f"{folder}/true {HOW} --out {tmp_path}/out --shots 1 2 --ways 2 all --episodes 3"
     run("fewshot", few)
     out = capsys.readouterr().out

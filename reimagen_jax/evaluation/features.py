@@ -43,8 +43,8 @@ VITS = {(768, 12, 32): "ViT-B/32", (768, 12, 16): "ViT-B/16", (1024, 24, 14): "V
 """Width, depth and patch of a published CLIP's image tower, to what people call it."""
 
 
-AT_ONCE = (8, 64)
-"""Pictures that Inception reads at once on a CPU, and on any other device."""
+AT_ONCE, ON_CPU = 64, 8
+"""Pictures that Inception reads at once on each device; on CPUs, which share one memory, in all."""
 
 
 class Read(NamedTuple):
@@ -167,7 +167,8 @@ def _inception(path: Path, resizing: Resizing, point: InceptionPoint) -> Feature
     require(point in POINTS, f"--point {point}: Inception's features are of {', '.join(map(str, POINTS))} values")
     net, params, fingerprint = published(path)
     mesh = _mesh()
-    batch = AT_ONCE[jax.default_backend() != "cpu"] * (1 if mesh is None else mesh.size)
+    devices = 1 if mesh is None else mesh.size
+    batch = AT_ONCE * devices if jax.default_backend() != "cpu" else -(-ON_CPU // devices) * devices
     if mesh is not None:
         params = jax.device_put(params, NamedSharding(mesh, P()))
     program = jax.jit(lambda params, x_BHWC: tuple(net.apply({"params": params}, x_BHWC, point)))

@@ -16,6 +16,7 @@ from reimagen_jax.encoders.settings import DualConfig
 from reimagen_jax.errors import UserError
 from reimagen_jax.evaluation import distances
 from reimagen_jax.evaluation.distances import Gaussian
+from reimagen_jax.evaluation.features import open_features
 from reimagen_jax.evaluation.rater import Rater
 from tests.encoders.published import write_clip
 from tests.inception import SHRINK, write_inception
@@ -246,9 +247,9 @@ class TestInception:
 
 
 def test_a_batch_is_split_over_devices_and_filled_up(inception, monkeypatch):
-    """Vectors do not depend on how many pictures come at once, nor on what the last batch is filled up with."""
-    from reimagen_jax.evaluation.features import open_features
-
+    """Vectors do not depend on how many devices there are, on how many pictures come at once, nor on what the last
+    batch is filled up with."""
+    assert jax.local_device_count() == 8
     features = open_features(inception, point=64)
     pictures = [np.asarray(np.random.default_rng(i).integers(0, 256, (30, 20, 3)), np.uint8) for i in range(5)]
     prepared = np.stack([features.prepare(Image.fromarray(each)) for each in pictures])
@@ -256,6 +257,9 @@ def test_a_batch_is_split_over_devices_and_filled_up(inception, monkeypatch):
     parts = [read.vector_BD for read in features.read([prepared[:2], prepared[2:]])]
     np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-5, atol=1e-6)
     assert whole.shape == (5, features.width) and whole.dtype == np.float32
+    monkeypatch.setattr("reimagen_jax.evaluation.features._mesh", lambda: None)
+    (alone,) = open_features(inception, point=64).read([prepared])
+    np.testing.assert_allclose(alone.vector_BD, whole, rtol=1e-5, atol=1e-6)
 
 
 class TestCaptions:

@@ -9,7 +9,7 @@ from reimagen_jax.commands import evaluate
 from reimagen_jax.errors import UserError
 from reimagen_jax.evaluation.fewshot import learners
 from reimagen_jax.evaluation.fewshot.episodes import GROUPS
-from tests.fewshot import write_squares
+from tests.fewshot import means, write_squares
 
 HOW = "--class-by colour --learners net --net-side 8 --net-steps 2 --queries 2 --variants 1"
 
@@ -19,11 +19,19 @@ def folder(tmp_path_factory):
     return write_squares(tmp_path_factory.mktemp("fewshot"))
 
 
+@pytest.fixture
+def learned(monkeypatch):
+    """Who learns the means of pixels in the network's place, and a note of each time."""
+    noted = []
+    monkeypatch.setattr(learners, "net", lambda steps: lambda *told: noted.append(steps) or means(*told))
+    return noted
+
+
 def run(command, *words):
     evaluate.main([command, *shlex.split(" ".join(map(str, words)))])
 
 
-def test_rows_are_told_in_three_files_and_one_more_system_costs_its_own(folder, tmp_path, capsys, monkeypatch):
+def test_rows_are_told_in_three_files_and_one_more_system_costs_its_own(folder, tmp_path, capsys, learned):
     few = f"{folder}/true {HOW} --out {tmp_path}/out --shots 1 2 --ways 2 all --episodes 3"
     run("fewshot", few)
     out = capsys.readouterr().out
@@ -31,18 +39,16 @@ def test_rows_are_told_in_three_files_and_one_more_system_costs_its_own(folder, 
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert found["complete"] and [row["arm"] for row in found["rows"]] == ["none", "classical"] * 4
     assert "evaluate fewshot" in found["command"] and found["classes"] == 4
-    learned = []
-    real = learners.net(2)
-    monkeypatch.setattr(learners, "net", lambda steps: lambda *told: learned.append(1) or real(*told))
+    learned.clear()
     run("fewshot", f"{few} --made pure={folder}/pure")
-    assert len(learned) == 3 * 4, "episodes of the new rows alone"
+    assert learned == [2] * 3 * 4, "episodes of the new rows alone"
     table = (tmp_path / "out" / "results.csv").read_text().splitlines()
     assert len(table) == 1 + 3 * 4 and table[3].startswith("net,2,1,pure,2,3,4.0,all,")
     page = (tmp_path / "out" / "results.md").read_text()
     assert page.count("| pure |") == 4 and "## net, all-way 1-shot" in page
 
 
-def test_the_long_tail_tells_of_many_and_few(folder, tmp_path, capsys):
+def test_the_long_tail_tells_of_many_and_few(folder, tmp_path, capsys, learned):
     run("longtail", f"{folder}/true {HOW} --out {tmp_path}/out --most 4 --draws 2 --where split=test")
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert [list(row["accuracy"]) for row in rows] == [["all", *GROUPS]] * 2

@@ -12,7 +12,7 @@ from reimagen_jax.evaluation.fewshot import learners
 from reimagen_jax.evaluation.fewshot.bench import Bench, Setting
 from reimagen_jax.evaluation.fewshot.episodes import GROUPS, episodes, group_of, tails, zipf
 from reimagen_jax.evaluation.fewshot.pools import Pool, Reader, augmented, made_pictures, true_pictures
-from tests.fewshot import COLOURS, write_squares
+from tests.fewshot import COLOURS, means, write_squares
 
 CLASS_N = np.repeat(np.arange(8), [2, 4, 6, 7, 8, 9, 10, 30])
 
@@ -118,12 +118,6 @@ def test_classical_augmentation_is_a_square_of_most_of_the_picture():
     flat = Image.new("RGB", (9, 9), (100, 100, 100))
     greys = {augmented(flat, np.random.default_rng(seed)).getpixel((0, 0))[0] for seed in range(30)}
     assert min(greys) >= 69 and max(greys) <= 131 and len(greys) > 10
-
-
-def means(x, y, q, ways, seed):
-    """Who learns the mean of each class."""
-    centre = np.stack([x[y == c].mean(axis=(0, 1, 2)) for c in range(ways)])
-    return np.linalg.norm(q.mean(axis=(1, 2))[:, None] - centre, axis=-1).argmin(axis=1)
 
 
 def bench_of(folder, out, made, **how):

@@ -53,7 +53,6 @@ class _Learning(Options):
         from reimagen_jax.data.sources.where import Where
         from reimagen_jax.evaluation.fewshot import learners, pools
         from reimagen_jax.evaluation.fewshot.bench import Bench
-        from reimagen_jax.inference.prompts import satisfying
 
         require(bool(self.learners), "--learners is empty: give probe, net, or both")
         require(self.net_side % 8 == 0, f"--net-side {self.net_side} is no multiple of 8")
@@ -61,7 +60,7 @@ class _Learning(Options):
         where = Where.parse(self.where)
         opened = features.open() if "probe" in self.learners else None
         read = pools.Reader(opened, self.net_side if "net" in self.learners else None)
-        truth = pools.true_pictures(records, self.class_by, read, lambda each: satisfying(each, where))
+        truth = pools.true_pictures(records, self.class_by, read, where)
         made = {pools.CLASSICAL: pools.classical_pictures(records, truth, self.variants, self.seed, read)}
         made |= {label: pools.made_pictures(label, path, truth, self.variants, read) for label, path in given.items()}
         for pool in (truth.pool, *made.values()):

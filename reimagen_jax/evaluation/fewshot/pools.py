@@ -10,7 +10,7 @@ nothing that a learner is asked about later has had a part in what it has seen.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from reimagen_jax.data import images
 from reimagen_jax.data.image_text import ImageText
 from reimagen_jax.data.pictures import Item, Pictures
 from reimagen_jax.data.records import Records
+from reimagen_jax.data.sources.where import EVERYTHING, Where
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.evaluation.features import Features
 from reimagen_jax.inference.prompts import satisfying
@@ -87,12 +88,10 @@ class Reader:
         return Pool(name, fingerprint, tuple(of), vectors, pixels)
 
 
-def true_pictures(
-    path: Path, class_by: str, read: Reader, chosen: Callable[[Records], np.ndarray] = satisfying
-) -> Truth:
-    """The chosen records that have a class. Raises `UserError` where fewer than two classes are there."""
+def true_pictures(path: Path, class_by: str, read: Reader, where: Where = EVERYTHING) -> Truth:
+    """The records that satisfy a filter and have a class. Raises `UserError` where fewer than two classes are there."""
     records = Records.open(path)
-    ids = chosen(records)
+    ids = satisfying(records, where)
     found = zip(ids, _fetched(records, ids), strict=True)
     told = [(int(i), value_of(each.text, each.attributes, class_by)) for i, each in found]
     told = [(i, value) for i, value in told if value]

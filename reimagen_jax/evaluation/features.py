@@ -70,7 +70,8 @@ class Features:
     prepare: Callable[[Image.Image], np.ndarray] = field(repr=False)
     """A whole picture as an array of the network's own size."""
     embed: Callable[[np.ndarray], Read] = field(repr=False)
-    """Vectors of what was prepared, at most `batch` at once; they may be on their way still."""
+    """Vectors of what was prepared, at most `batch` at once; they may be on their way still, and more than asked for:
+    those of what a batch was filled up with stand behind."""
     texts: Callable[[Sequence[str]], np.ndarray] | None = field(default=None, repr=False)
     """Unit vectors of texts in the same space; None where it reads none."""
     scores: bool = False
@@ -84,13 +85,14 @@ class Features:
 
     def read(self, batches: Iterable[np.ndarray]) -> Iterator[Read]:
         """Vectors of prepared pictures, each batch's once the next one is under way."""
-        running: deque[Read] = deque()
+        running: deque[tuple[Read, int]] = deque()
         for batch in batches:
             with jax.default_matmul_precision("highest"):
-                running.append(self.embed(batch))
+                running.append((self.embed(batch), len(batch)))
             if len(running) > 1:
-                yield _on_host(running.popleft())
-        yield from map(_on_host, running)
+                yield _on_host(*running.popleft())
+        for left in running:
+            yield _on_host(*left)
 
 
 def open_features(spec: str | Path, resizing: Resizing | None = None, point: InceptionPoint | None = None) -> Features:
@@ -174,9 +176,7 @@ def _inception(path: Path, resizing: Resizing, point: InceptionPoint) -> Feature
     program = jax.jit(lambda params, x_BHWC: tuple(net.apply({"params": params}, x_BHWC, point)))
 
     def embed(x_BHWC: np.ndarray) -> Read:
-        count = len(x_BHWC)
-        (x_BHWC,) = on_mesh((pad_rows(x_BHWC, batch, 0.0),), mesh)
-        return Read(*(None if each is None else each[:count] for each in program(params, x_BHWC)))
+        return Read(*program(params, *on_mesh((pad_rows(x_BHWC, batch, 0.0),), mesh)))
 
     narrow = "" if net.shrink == 1 else f" of a {net.shrink}th of the width"
     name = f"Inception {point}{narrow}"
@@ -208,5 +208,5 @@ def _mesh() -> Mesh | None:
     return make_mesh(devices=devices) if len(devices) > 1 else None
 
 
-def _on_host(read: Read) -> Read:
-    return Read(*(None if each is None else np.asarray(each) for each in read))
+def _on_host(read: Read, count: int) -> Read:
+    return Read(*(None if each is None else np.asarray(each)[:count] for each in read))

@@ -105,7 +105,7 @@ def test_what_is_made_of_one_class_of_known_records_is_read(folder):
     pool = made_pictures("p", folder / "pairs", truth, 4, pixels_reader())
     assert [tuple(truth.keys[n] for n in of) for of in pool.of] == [("red1", "red2")]
     assert len(made_pictures("p", folder / "pure", truth, 2, pixels_reader()).of) == 36 * 2
-    with pytest.raises(UserError, match=r"u: nothing in .* was made of the records .* the first one: None"):
+    with pytest.raises(UserError, match=r"u: nothing in .* was made of the records .*the first one: None"):
         made_pictures("u", folder / "unmade", truth, 2, pixels_reader())
     with pytest.raises(UserError, match="0 classes by 'shape'"):
         true_pictures(folder / "true", "shape", pixels_reader())

@@ -159,6 +159,11 @@ SCENARIOS = {
         f"--conditions none retrieval --ks --etas --k 1 {FEW}",
         ("world", "world_base"),
     ),
+    "fewshot": Scenario(
+        "evaluate fewshot world --out out --class-by category --learners net --net-side 8 --net-steps 2 --queries 1 "
+        "--variants 1 --episodes 2 --shots 1 --ways 2",
+        ("world",),
+    ),
     "rater": Scenario("rater train --out out --resolution 32 --num-steps 1 --batch-size 2 --num-images 2", ()),
     "demo": Scenario("demo --out out --num-prompts 1", ()),
 }

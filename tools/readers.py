@@ -34,9 +34,10 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.evaluation.entities import store
 from reimagen_jax.evaluation.entities.arms import Arm
 from reimagen_jax.evaluation.entities.tables import row
+from reimagen_jax.evaluation.features import Features, Read
 from reimagen_jax.evaluation.rater import Rater
 from reimagen_jax.evaluation.ratings import why_unrated
-from reimagen_jax.evaluation.sets import Features, read_set
+from reimagen_jax.evaluation.sets import read_set
 from reimagen_jax.inference.edits import read_square
 from reimagen_jax.inference.model import Model
 from reimagen_jax.inference.origin import read_origin
@@ -333,7 +334,13 @@ def _changed(folder: Path, name: str) -> list[Path]:
 
 def sets(folder: Path) -> str:
     """Sets of pictures and statistics, by the means of their colours."""
-    features = Features("means", "none", 8, lambda each: each.mean(axis=(1, 2), dtype=np.float32))
+
+    def means(pictures: np.ndarray) -> Read:
+        return Read(pictures.mean(axis=(1, 2), dtype=np.float32))
+
+    features = Features(
+        "means", "none", "at 8", "means", 3, 256, lambda image: np.asarray(images.square(image, 8)), means
+    )
     found = [read_set(path, features).gaussian for path in sorted((folder / "sets").iterdir())]
     return digest(*(part for each in found for part in (each.mean_D, each.cov_DD, each.count)))
 

@@ -97,9 +97,9 @@ NOT_HERE = (
     ),
     (r"reimagen reproduce sent.png", "is of a picture that somebody has sent"),
     (
-        r"evaluate (fid|statistics)|reimagen augment",
-        "is about few records and pictures that were drawn of them; tests/commands/test_evaluate_distances.py and "
-        "tests/commands/test_augment.py make some",
+        r"evaluate (fid|drawn|scores|statistics|fewshot|longtail)|reimagen augment",
+        "is about few records and pictures that were drawn of them; tests/commands/test_evaluate_distances.py, "
+        "tests/commands/test_fewshot.py and tests/commands/test_augment.py make some",
     ),
     (r"evaluate judged", "people fill in the table first; tests/evaluation/entities/test_people.py does"),
     (

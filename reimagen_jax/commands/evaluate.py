@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import tyro
 
 from reimagen_jax.checked import Count, Natural, Options, Share
-from reimagen_jax.commands.evaluate_distances import Fid, Statistics
+from reimagen_jax.commands.evaluate_distances import Drawn, Fid, Scores, Statistics
+from reimagen_jax.commands.evaluate_fewshot import FewShot, LongTail
 from reimagen_jax.commands.evaluate_pictures import Pictures
 from reimagen_jax.commands.evaluate_seedselect import SeedSelect
 from reimagen_jax.commands.options import command_line
@@ -318,7 +319,11 @@ COMMANDS = {
     "seedselect": SeedSelect,
     "people": People,
     "judged": Judged,
+    "fewshot": FewShot,
+    "longtail": LongTail,
     "fid": Fid,
+    "drawn": Drawn,
+    "scores": Scores,
     "statistics": Statistics,
 }
 

@@ -1,7 +1,8 @@
 """Pictures alone, wherever they lie: records, a folder of files, an archive (.tar, .zip), an array (`arr_0` in .npz).
 
-Captions are not asked for. Pictures come in a fixed order, decoded on all cores, in bounded memory: neither an archive
-nor an array is read as a whole.
+Captions are told where they are asked for: those of records, prompts of what was drawn here, texts beside files
+(NAME.txt). Pictures come in a fixed order, decoded on all cores, in bounded memory: neither an archive nor an array is
+read as a whole.
 """
 
 import os
@@ -35,12 +36,26 @@ ARRAY = "arr_0"
 _ARRAY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
+def _untold() -> None:
+    return None
+
+
 class Item(NamedTuple):
     """A picture that is not decoded yet."""
 
     name: str
     read: Callable[[], bytes | np.ndarray]
     """Its file's content, or its pixels, uint8 [H, W, 3]; called in another thread."""
+    caption: Callable[[], str | None] = _untold
+    """What it is said to show, where that is known; called in another thread."""
+
+
+class Batch(NamedTuple):
+    """Pictures as they were prepared, and their captions."""
+
+    pictures: np.ndarray
+    captions: list[str]
+    """Empty where they are not asked for."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +70,42 @@ class Pictures:
     items: Callable[[], Iterator[Item]] = field(repr=False)
 
     def decoded(self, side: int, batch: int, title: str) -> Iterator[UInt8[np.ndarray, "b s s 3"]]:
-        """Central squares, area-averaged down to `side` or enlarged (bicubic), in batches behind a progress bar.
+        """Central squares, area-averaged down to `side` or enlarged (bicubic), in batches as `read` gives them."""
+        for some in self.read(lambda image: np.asarray(images.square(image, side)), batch, title):
+            yield some.pictures
 
-        Raises `UserError` naming the first picture that cannot be used.
+    def read(
+        self, prepare: Callable[[Image.Image], np.ndarray], batch: int, title: str, captions: bool = False
+    ) -> Iterator[Batch]:
+        """Whole pictures, as `prepare` makes arrays of one shape of them, in batches behind a progress bar.
+
+        Raises `UserError` naming the first picture that cannot be used, or has no caption where they are asked for.
         """
 
-        def decode(item: Item) -> np.ndarray:
+        def decode(item: Item) -> tuple[np.ndarray, str]:
             try:
                 found = item.read()
                 if isinstance(found, bytes):
-                    return images.decode(found, side)
-                return np.asarray(images.square(Image.fromarray(found), side))
+                    with images.room(found):
+                        prepared = prepare(images.load(found))
+                else:
+                    prepared = prepare(Image.fromarray(found))
             except images.ImageError as error:
                 raise UserError(f"{self.path}: {item.name}: {error}; take it away, or mend it") from None
+            return prepared, self._caption(item) if captions else ""
 
         every = track(ordered_map(decode, self.items(), ahead=4 * available_cores()), self.count, title, "image")
         while some := list(islice(every, batch)):
-            yield np.stack(some)
+            yield Batch(np.stack([picture for picture, _ in some]), [told for _, told in some] if captions else [])
+
+    def _caption(self, item: Item) -> str:
+        told = item.caption()
+        if not told:
+            raise UserError(
+                f"{self.path}: {item.name} has no caption: give records, what `reimagen sample` drew, or a folder with "
+                "a text beside each picture (NAME.txt)"
+            )
+        return told
 
 
 def open_pictures(path: str | Path) -> Pictures:
@@ -92,17 +126,27 @@ def _of_folder(path: Path) -> Pictures:
     kind = kind_of(path)
     if kind == KIND:
         records = Records.open(path)
-        return Pictures(path, "records", len(records), lambda: (Item(r.key, partial(_same, r.image)) for r in records))
+        return Pictures(
+            path,
+            "records",
+            len(records),
+            lambda: (Item(r.key, partial(_same, r.image), partial(_same, r.text)) for r in records),
+        )
+    prompts: dict[str, str] = {}
     if (path / DRAWN).is_file():
-        names = _drawn(path)
+        prompts = _drawn(path)
+        names = list(prompts)
     else:
         found = (os.path.join(place, name) for place, folders, names in _walk(path) for name in names)
         names = sorted(os.path.relpath(name, path) for name in found if _is_picture(name))
     holds = f"holds {called(kind)} and no pictures" if kind else "holds no pictures"
     require(len(names) > 0, f"{path} {holds} ({', '.join(EXTENSIONS)}): give records, or a folder of pictures")
-    return Pictures(
-        path, "folder", len(names), lambda: (Item(name, partial(_read, path, path / name)) for name in names)
-    )
+
+    def item(name: str) -> Item:
+        beside = partial(_beside, path / name) if name not in prompts else partial(_same, prompts[name])
+        return Item(name, partial(_read, path, path / name), beside)
+
+    return Pictures(path, "folder", len(names), lambda: map(item, names))
 
 
 def _walk(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -124,12 +168,14 @@ class _Drawn:
     file: str
 
 
-def _drawn(path: Path) -> list[str]:
+def _drawn(path: Path) -> dict[str, str]:
+    """The files of images, with their prompts."""
     told = read_checked(path / DRAWN, dict[str, Any], "what was drawn").get("images", [])
-    names = [each.get("file") for each in told if isinstance(each, dict)] if isinstance(told, list) else []
+    told = [each for each in told if isinstance(each, dict)] if isinstance(told, list) else []
+    names = [each.get("file") for each in told]
     plain = all(isinstance(name, str) and name == os.path.basename(name) and _is_picture(name) for name in names)
     require(plain, f"{path / DRAWN} does not name the images as `reimagen sample` does: give a folder of the files")
-    return names
+    return {name: str(each.get("prompt") or "") for name, each in zip(names, told, strict=True)}
 
 
 def _of_tar(path: Path) -> Pictures:
@@ -241,6 +287,15 @@ def _read(folder: Path, path: Path) -> bytes:
         return images.read(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _beside(picture: Path) -> str | None:
+    """The text beside a picture."""
+    path = picture.with_suffix(".txt")
+    try:
+        return path.read_text(encoding="utf-8-sig").strip() if path.is_file() else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from error
 
 
 def _same(data: Any) -> Any:

@@ -267,10 +267,14 @@ class ClipEncoder:
                 last_B = (tokens_BL == end).argmax(axis=1).astype(np.int32)  # the first end
                 yield rows, self.embed_texts(self.params, *on_mesh((tokens_BL, last_B), self.mesh))
 
-        return self._unit_vectors(len(texts), batches())
+        return _unit(self._vectors(len(texts), batches()))
 
     def images(self, images_NHWC: np.ndarray) -> np.ndarray:
         """Unit vectors float32[N, width] of uint8[N, H, W, 3]."""
+        return _unit(self.image_vectors(images_NHWC))
+
+    def image_vectors(self, images_NHWC: np.ndarray) -> np.ndarray:
+        """The same as the tower gives them, of any length: what CLIP-FID is of."""
         require(self.resolution is not None, "a text tower alone cannot encode images")
         require(images_NHWC.dtype == np.uint8, f"images are {images_NHWC.dtype}, not uint8")
         check_not_released(self.params)
@@ -280,7 +284,7 @@ class ClipEncoder:
                 fitted = np.stack([fit(image_HWC, self.resolution) for image_HWC in images_NHWC[rows]])
                 yield rows, self.embed_images(self.params, *on_mesh((pad_rows(fitted, B, 0),), self.mesh))
 
-        return self._unit_vectors(len(images_NHWC), batches())
+        return self._vectors(len(images_NHWC), batches())
 
     def image_function(self) -> ImageFunction:
         """The image tower as a function to differentiate; its vectors are not of unit length."""
@@ -294,11 +298,15 @@ class ClipEncoder:
         for leaf in jax.tree.leaves(self.params):
             leaf.delete()
 
-    def _unit_vectors(self, number: int, batches: Iterator[tuple[np.ndarray, jax.Array]]) -> np.ndarray:
+    def _vectors(self, number: int, batches: Iterator[tuple[np.ndarray, jax.Array]]) -> np.ndarray:
         vectors_ND = np.zeros((number, self.width), np.float32)
         for rows, vector_BD in one_behind(batches):
             vectors_ND[rows] = vector_BD[: len(rows)]
-        return vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+        return vectors_ND
+
+
+def _unit(vectors_ND: np.ndarray) -> np.ndarray:
+    return vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
 
 
 def fit(image_HWC: np.ndarray, resolution: int) -> np.ndarray:

@@ -10,6 +10,10 @@ from reimagen_jax.errors import require
 from reimagen_jax.nets.settings import Tower
 
 Cleaning = Literal["none", "deepfloyd"]
+InceptionPoint = Literal[64, 192, 768, 2048]
+"""Where features of FID's Inception are taken, by their number of values (inception.py)."""
+Resizing = Literal["pytorch-fid", "torch-fidelity", "clean"]
+"""How pictures come to it (inception_published.py)."""
 LAST_SIDE = 4
 """Pixels, at which the image tower stops halving; where something is in the picture is told by these."""
 

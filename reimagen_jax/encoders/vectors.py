@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jax.sharding import Mesh
 
 from reimagen_jax.data.manifest import NAME
 from reimagen_jax.errors import UserError
@@ -39,8 +40,9 @@ class VectorEncoder(Protocol):
         ...
 
 
-def open_encoder(folder: str | Path) -> VectorEncoder:
-    """Opens an encoder: what `reimagen encode-train` wrote, or a CLIP as Hugging Face publishes it.
+def open_encoder(folder: str | Path, mesh: Mesh | None = None) -> VectorEncoder:
+    """Opens an encoder: what `reimagen encode-train` wrote, or a CLIP as Hugging Face publishes it, which splits its
+    batches over the devices of `mesh`.
 
     Raises `UserError` when the folder holds neither, or is damaged.
     """
@@ -55,7 +57,7 @@ def open_encoder(folder: str | Path) -> VectorEncoder:
         if str(kind).startswith("clip"):
             from reimagen_jax.encoders import clip
 
-            return clip.open(folder)
+            return clip.open(folder, mesh=mesh)
         raise UserError(f"{folder} holds a {kind or 'model of no known kind'}, not an encoder of texts and images")
     raise UserError(
         f"{folder} holds no encoder of texts and images: give a folder written by `reimagen encode-train`, "

@@ -1,69 +1,43 @@
 """Sets of pictures as vectors of named features, and how far two of them are apart (distances.py), told as it is.
 
-A set is read once, in order: its mean and covariance are summed up as vectors come, and all vectors are kept where
-distances need them (float32: 50,000 of 2,048 values are 400 MB). Statistics alone, an .npz with `mu` and `sigma` as
-pytorch-fid and the ADM suite exchange them, give Frechet's distance and no other.
+A set is read once, in order, wherever it lies, also while it is being drawn: its mean and covariance are summed up as
+vectors come, and all vectors are kept where distances need them (float32: 50,000 of 2,048 values are 400 MB).
+Statistics alone, an .npz with `mu` and `sigma` as pytorch-fid and the ADM suite exchange them, give Frechet's distance
+and no other; the pictures that the ADM suite puts beside them (`arr_0`) give the others.
 """
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
+from scipy import stats
 
-from reimagen_jax.data.pictures import ARRAY, array_names, open_pictures, stored_array
-from reimagen_jax.encoders import vectors
+from reimagen_jax.data.pictures import ARRAY, Batch, Pictures, array_names, open_pictures, stored_array
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.evaluation import distances
 from reimagen_jax.evaluation.distances import (
     INSIDE,
     NEAREST,
+    SPLITS,
     Gaussian,
     Moments,
     Vectors,
     fewest,
     frechet_unbiased,
+    inception_score,
     neighbourhoods,
 )
-from reimagen_jax.evaluation.rater import SETTINGS, Rater
-from reimagen_jax.evaluation.statistics import wilson
+from reimagen_jax.evaluation.features import Features
+from reimagen_jax.evaluation.statistics import Interval, wilson
 
-RATER, STATISTICS = "rater", "statistics"
+STATISTICS = "statistics"
 MEAN, COV, COUNT, FEATURES = "mu", "sigma", "count", "features"
 """Of statistics; the first two are everybody's."""
-BATCH = 256
-RESIZING = "central square, averaged over areas on the way down, bicubic on the way up"
-
-
-@dataclass(frozen=True, eq=False)
-class Features:
-    """A network that turns pictures into vectors."""
-
-    name: str
-    fingerprint: str
-    resolution: int
-    embed: Callable[[UInt8[np.ndarray, "n r r 3"]], Float[np.ndarray, "n d"]] = field(repr=False)
-
-    def __str__(self) -> str:
-        side = self.resolution
-        return f"{self.name} ({self.fingerprint}), pictures at {side} x {side}: {RESIZING}"
-
-
-def open_features(spec: str | Path) -> Features:
-    """`rater`, the one that comes with the package, or a folder of a rater or of an encoder.
-
-    Raises `UserError` where there is neither.
-    """
-    folder = None if str(spec) == RATER else Path(spec)
-    if folder is None or (folder / SETTINGS).is_file():
-        rater = Rater.open(folder)
-        return Features("the rater's features", rater.digest, rater.config.resolution, rater.features)
-    encoder = vectors.open_encoder(folder)
-    require(encoder.resolution is not None, f"{folder} holds an encoder of texts alone: give one that reads pictures")
-    return Features("vectors of the encoder", encoder.fingerprint, encoder.resolution, encoder.images)
+SUITE = "mu_s"
+"""Beside them in files of the ADM suite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,31 +51,80 @@ class PictureSet:
     """None where its statistics alone are known."""
     noted: str = ""
     """Of statistics: the features that they are said to be of; empty where nothing is said."""
+    logits_NC: Vectors | None = field(default=None, repr=False)
+    """Of Inception's classes."""
+    cosine_N: Float[np.ndarray, " n"] | None = field(default=None, repr=False)
+    """Of each picture's vector with its caption's."""
+    apart: bool = False
+    """Whether the statistics are of more pictures than the vectors."""
 
     def __str__(self) -> str:
         count = self.gaussian.count
         number = "an unknown number of pictures" if count is None else f"{count:,} pictures"
-        return f"{self.name}: {number} ({self.what})"
+        more = f", and {len(self.vectors_ND):,} of them" if self.apart else ""
+        return f"{self.name}: {number} ({self.what}{more})"
 
 
-def read_set(path: str | Path, features: Features, *, keep: bool = True, title: str = "features") -> PictureSet:
+def read_set(
+    pictures: str | Path | Pictures,
+    features: Features,
+    *,
+    keep: bool = True,
+    captions: bool = False,
+    title: str = "features",
+) -> PictureSet:
     """Reads pictures, or the statistics of some. Raises `UserError` for neither, and for fewer than two pictures.
 
-    With `keep` all vectors are kept.
+    With `keep` all vectors are kept, with `captions` it is found out how well these go with pictures.
     """
-    path = Path(path)
+    if isinstance(pictures, Pictures):
+        return _read(pictures, features, keep, captions, title)
+    path, known = Path(pictures), None
     if path.suffix.lower() == ".npz" and path.is_file():
         names = array_names(path)
-        if MEAN in names and COV in names and (found := _statistics(path, features, instead=ARRAY in names)):
-            return found
-    pictures, moments, kept = open_pictures(path), Moments(), []
-    for batch in pictures.decoded(features.resolution, BATCH, title):
-        vectors_BD = features.embed(batch)
-        moments.add(vectors_BD)
+        if MEAN in names and COV in names:
+            known = _statistics(path, features, instead=ARRAY in names, suite=SUITE in names)
+            if known is not None and not (keep and ARRAY in names):
+                return known
+    found = _read(open_pictures(path), features, keep, captions, title)
+    if known is None:
+        return found
+    return replace(found, what=STATISTICS, gaussian=known.gaussian, noted=known.noted, apart=True)
+
+
+def _read(pictures: Pictures, features: Features, keep: bool, captions: bool, title: str) -> PictureSet:
+    moments, vectors, logits, cosines = Moments(), [], [], []
+    told: list[list[str]] = []
+
+    def prepared(batches: list[Batch]):
+        for batch in batches:
+            told.append(batch.captions)
+            yield batch.pictures
+
+    batches = pictures.read(features.prepare, features.batch, title, captions)
+    for i, read in enumerate(features.read(prepared(batches))):
+        moments.add(read.vector_BD)
+        if captions:
+            cosines.append(_cosines(read.vector_BD, features.texts(told[i])))
+            told[i] = []
         if keep:
-            kept.append(vectors_BD)
-    require(moments.count > 1, f"{path} has {moments.count} pictures: 2 at least are needed to compare sets")
-    return PictureSet(str(path), pictures.what, moments.gaussian, np.concatenate(kept) if keep else None)
+            vectors.append(read.vector_BD)
+        if keep and read.logits_BC is not None:
+            logits.append(read.logits_BC)
+    require(moments.count > 1, f"{pictures.path} has {moments.count} pictures: 2 at least are needed to compare sets")
+    return PictureSet(
+        str(pictures.path),
+        pictures.what,
+        moments.gaussian,
+        np.concatenate(vectors) if vectors else None,
+        logits_NC=np.concatenate(logits) if logits else None,
+        cosine_N=np.concatenate(cosines) if cosines else None,
+    )
+
+
+def _cosines(x_BD: Vectors, text_BD: Vectors) -> Float[np.ndarray, " b"]:
+    """Of pictures' vectors with unit ones."""
+    return np.einsum("bd,bd->b", x_BD, text_BD) / np.maximum(np.linalg.norm(x_BD, axis=1), 1e-12)
 
 
 def write_statistics(path: str | Path, found: PictureSet, features: Features) -> None:
@@ -116,9 +139,10 @@ def write_statistics(path: str | Path, found: PictureSet, features: Features) ->
     partial.replace(path)
 
 
-def _statistics(path: Path, features: Features, instead: bool) -> PictureSet | None:
-    """Those in a file. None where they are of other features, and there are pictures `instead`."""
-    width = _width(features)
+def _statistics(path: Path, features: Features, instead: bool, suite: bool) -> PictureSet | None:
+    """Those in a file, of the ADM suite's features where it is its. None where they are of others, and there are
+    pictures `instead`."""
+    width = features.width
     with stored_array(path, MEAN) as mean, stored_array(path, COV) as cov:
         if instead and mean.shape != (width,):
             return None
@@ -129,6 +153,11 @@ def _statistics(path: Path, features: Features, instead: bool) -> PictureSet | N
         )
         numbers = mean.dtype.kind == cov.dtype.kind == "f"
         require(numbers, f"{path}: mu and sigma are {mean.dtype} and {cov.dtype}, no finite numbers")
+    require(
+        not suite or features.suite,
+        f"{path} has the ADM suite's statistics ({SUITE}), of Inception's 2,048 features of pictures resized as "
+        "TensorFlow 1 does: give its weights as --features, and --resizing torch-fidelity",
+    )
     try:
         with np.load(path, allow_pickle=False) as file:
             told = {name: file[name].item() for name in (COUNT, FEATURES) if name in file and _is_one(path, name)}
@@ -144,7 +173,8 @@ def _statistics(path: Path, features: Features, instead: bool) -> PictureSet | N
     require(symmetric, f"{path}: sigma is no covariance, it is not symmetric")
     require(
         not noted or noted == str(features),
-        f"{path} has statistics of other features, {noted}: give them as --features, or make the statistics anew",
+        f"{path} has statistics of other features, {noted}; these are {features}: give those as --features and "
+        "--resizing, or make the statistics anew",
     )
     return PictureSet(str(path), STATISTICS, Gaussian(mean_D, (cov_DD + cov_DD.T) / 2, count), noted=noted)
 
@@ -153,11 +183,6 @@ def _is_one(path: Path, name: str) -> bool:
     """Whether an array is one value of a few thousand bytes at most: what others ask for may be any size."""
     with stored_array(path, name) as stored:
         return stored.shape == () and stored.dtype.itemsize <= 2**12
-
-
-def _width(features: Features) -> int:
-    side = features.resolution
-    return features.embed(np.zeros((1, side, side, 3), np.uint8)).shape[1]
 
 
 class Figure(NamedTuple):
@@ -170,44 +195,90 @@ class Figure(NamedTuple):
     """Of its 95 % interval; None where there is none."""
     told: str
     """How it was found."""
+    by: str
+    """The features that it is of, with what tells its figures from others."""
 
     def __str__(self) -> str:
         interval = "" if self.low is None else f" [{self.low:.4f}, {self.high:.4f}]"
-        return f"{self.name:<17}{self.value:>10.4f}{interval}" + (f"  ({self.told})" if self.told else "")
+        return f"{self.name:<17}{self.value:>10.4f}{interval}  ({'; '.join(filter(None, (self.told, self.by)))})"
 
 
-def compare(x: PictureSet, y: PictureSet) -> list[Figure]:
+def compare(x: PictureSet, y: PictureSet, features: Features) -> list[Figure]:
     """How far pictures are from a reference: all that can be told of what is known of both.
 
     Intervals of shares (Wilson's) are of the pictures asked about, with the balls of the other set as they are. Raises
     `UserError` where the two are not of the same features.
     """
-    figures = [Figure("FID", distances.frechet(x.gaussian, y.gaussian), None, None, "")]
-    if x.vectors_ND is None:
-        return figures
-    told = [each for each in (x, y) if each.vectors_ND is not None]
-    if min(each.gaussian.count for each in told) >= fewest(x.gaussian.width):
-        of = y.gaussian if y.vectors_ND is None else y.vectors_ND
-        who = "that of the pictures alone" if y.vectors_ND is None else "jackknife over both sets"
-        figures.append(Figure("FID without bias", *frechet_unbiased(x.vectors_ND, of), who))
-    if y.vectors_ND is None:
-        return figures
+    by, prefix = features.label, "CLIP-" if features.clip else ""
+    figures = [Figure(f"{prefix}FID", distances.frechet(x.gaussian, y.gaussian), None, None, "", by)]
+    figures += _without_bias(x, y, prefix, by)
+    if x.vectors_ND is None or y.vectors_ND is None:
+        return figures + scores(x, features)
     kid = distances.kid(x.vectors_ND, y.vectors_ND)
     spread = f"{kid.subsets} subsets of {kid.size}, deviation {kid.std:.4f}" if kid.subsets > 1 else "whole sets"
-    figures.append(Figure("KID", kid.mean, None, None, spread))
-    if min(x.gaussian.count, y.gaussian.count) > max(NEAREST, INSIDE):
+    figures.append(Figure(f"{prefix}KID", kid.mean, None, None, spread, by))
+    if min(len(x.vectors_ND), len(y.vectors_ND)) > max(NEAREST, INSIDE):
         found = neighbourhoods(x.vectors_ND, y.vectors_ND)
         for name, value in found._asdict().items():
             k, of = (NEAREST if name in ("precision", "recall") else INSIDE), (x if name == "precision" else y)
-            count = of.gaussian.count
+            count = len(of.vectors_ND)
             bounds = (None, None) if name == "density" else wilson(round(value * count), count)[1:]
-            figures.append(Figure(name, value, *bounds, f"{k} neighbours"))
+            figures.append(Figure(name, value, *bounds, f"{k} neighbours", by))
+    return figures + scores(x, features)
+
+
+def _without_bias(x: PictureSet, y: PictureSet, prefix: str, by: str) -> list[Figure]:
+    """Frechet's distance without bias, where the sets are large enough."""
+    if x.vectors_ND is None or x.apart:
+        return []
+    given = y.vectors_ND is None or y.apart
+    counted = [x] if given else [x, y]
+    if min(each.gaussian.count for each in counted) < fewest(x.gaussian.width):
+        return []
+    who = "that of the pictures alone" if given else "jackknife over both sets"
+    unbiased = frechet_unbiased(x.vectors_ND, y.gaussian if given else y.vectors_ND)
+    return [Figure(f"{prefix}FID without bias", *unbiased, who, by)]
+
+
+def scores(x: PictureSet, features: Features) -> list[Figure]:
+    """What is told of pictures without a reference: the Inception Score, and how well they go with their captions."""
+    figures = []
+    if x.logits_NC is not None and len(x.logits_NC) >= SPLITS:
+        found = inception_score(x.logits_NC)
+        told = f"{found.splits} splits, deviation {found.std:.4f}, logits without bias"
+        figures.append(Figure("Inception Score", found.mean, None, None, told, features.label))
+    if x.cosine_N is not None:
+        for name, cosine_N in (
+            ("CLIP cosine", x.cosine_N),
+            ("CLIP score", 100 * np.maximum(x.cosine_N, 0)),
+            ("CLIPScore", 2.5 * np.maximum(x.cosine_N, 0)),
+        ):
+            figures.append(Figure(name, *_normal(cosine_N), SCALES[name], features.label))
     return figures
 
 
-def remarks(x: PictureSet, y: PictureSet) -> list[str]:
+SCALES = {
+    "CLIP cosine": "of picture and caption",
+    "CLIP score": "100 max(cosine, 0), as torchmetrics",
+    "CLIPScore": "2.5 max(cosine, 0), as Hessel et al. 2021; captions as they are",
+}
+"""The three ways in which papers tell one thing."""
+
+
+def _normal(values_N: Float[np.ndarray, " n"]) -> Interval:
+    """The mean of many pictures, with Student's interval."""
+    reach = stats.t.ppf(0.975, len(values_N) - 1) * stats.sem(values_N)
+    mean = float(values_N.mean())
+    return Interval(mean, float(mean - reach), float(mean + reach))
+
+
+def remarks(x: PictureSet, y: PictureSet | None = None) -> list[str]:
     """What whoever reads the figures should know."""
     found, width = [], x.gaussian.width
+    if x.logits_NC is not None and len(x.logits_NC) < SPLITS:
+        found.append(f"{x.name}: the Inception Score needs {SPLITS} pictures, one for each of its splits")
+    if y is None:
+        return found
     for each in (x, y):
         if each.gaussian.deficient:
             found.append(
@@ -216,4 +287,9 @@ def remarks(x: PictureSet, y: PictureSet) -> list[str]:
             )
         if each.what == STATISTICS and not each.noted:
             found.append(f"{each.name} does not tell of which features its statistics are: these are assumed")
+        if each.vectors_ND is not None and len(each.vectors_ND) <= max(NEAREST, INSIDE):
+            found.append(
+                f"{each.name}: {len(each.vectors_ND)} pictures have no {INSIDE} neighbours, so there are no precision, "
+                "recall, density and coverage"
+            )
     return list(dict.fromkeys(found))

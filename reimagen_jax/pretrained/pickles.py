@@ -1,10 +1,13 @@
 """Weights in PyTorch's files (.pt, .pth, .pth.tar, .ckpt), read without running what is in them.
 
-Such a file is a zip archive: a pickle, `data.pkl`, and the numbers of each storage beside it, uncompressed. A pickle is
-a program for a small stack machine whose instructions may call any function there is. Here it never gets to Python's
-own machine: the one below knows the instructions that containers, texts, numbers and tensors need, and of what may be
-called the names in `_KNOWN` alone, each a function of this file. Everything else is refused by its name. Settings that
-were stored along (`argparse.Namespace`) become `Skipped`, with nothing of what they held.
+Such a file is a zip archive: a pickle, `data.pkl`, and the numbers of each storage beside it, uncompressed. Files from
+before PyTorch 1.6, such as the weights of FID's network, are five pickles in a row (a mark, a version, the machine's
+order of bytes, the content, the storages' names), then each storage's length and numbers.
+
+A pickle is a program for a small stack machine whose instructions may call any function there is. Here it never gets to
+Python's own machine: the one below knows the instructions that containers, texts, numbers and tensors need, and of what
+may be called the names in `_KNOWN` alone, each a function of this file. Everything else is refused by its name.
+Settings that were stored along (`argparse.Namespace`) become `Skipped`, with nothing of what they held.
 
 Nothing is read of a tensor until it is asked for (`Tensor.read`); its place, size and steps are checked against its
 storage before, and no tensor has more values than its storage, so that a file of some bytes cannot ask for memory
@@ -12,6 +15,7 @@ without end. A `PickleCheckpoint` is read like a `Checkpoint` of safetensors.
 """
 
 import collections
+import io
 import math
 import pickletools
 import struct
@@ -20,7 +24,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -30,6 +34,8 @@ from reimagen_jax.pretrained.safetensors_reader import Index
 
 LARGEST_PICKLE = 2**25
 """Bytes; a pickle takes some 200 for a tensor."""
+OLD_MARK, OLD_VERSION = 0x1950A86A20F9469CFC6C, 1001
+"""That files from before PyTorch 1.6 begin with."""
 
 STORAGES: Mapping[str, tuple[str, Any]] = {
     "DoubleStorage": ("F64", np.float64),
@@ -71,6 +77,22 @@ class Storage:
             with zipfile.ZipFile(self.path) as archive:
                 content = archive.read(self.member)  # its checksum is compared
             return np.frombuffer(content, self.dtype, self.count)
+        except _DAMAGED as error:
+            raise UserError(f"{self.path}: {self.member} cannot be read, is the file whole? ({error})") from error
+
+
+@dataclass(frozen=True)
+class OldStorage(Storage):
+    """The same in a file from before PyTorch 1.6."""
+
+    places: Mapping[str, int] = field(repr=False, compare=False)
+    """Where the numbers of each begin, known once the whole file is looked through."""
+
+    def read(self) -> np.ndarray:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.places[self.member])
+                return np.frombuffer(file.read(self.count * np.dtype(self.dtype).itemsize), self.dtype, self.count)
         except _DAMAGED as error:
             raise UserError(f"{self.path}: {self.member} cannot be read, is the file whole? ({error})") from error
 
@@ -172,15 +194,12 @@ def state_dict(path: str | Path, *, under: tuple[str, ...] = ("state_dict", "mod
 
 
 def load(path: str | Path) -> Any:
-    """What a file holds, its tensors as `Tensor`. Raises `UserError` when it is missing, damaged, of PyTorch's format
-    before 1.6, or names anything that is not allowed."""
+    """What a file holds, its tensors as `Tensor`. Raises `UserError` when it is missing, damaged, or names anything
+    that is not allowed."""
     path = Path(path)
-    require(path.is_file(), f"{path} not found: name a file of PyTorch's (.pth.tar, .pt, .ckpt)")
-    require(
-        zipfile.is_zipfile(path),
-        f"{path} is no zip archive, as PyTorch writes them since 1.6: read it there once with torch.load(..., "
-        "weights_only=True), and save it again",
-    )
+    require(path.is_file(), f"{path} not found: name a file of PyTorch's (.pth.tar, .pth, .pt, .ckpt)")
+    if not zipfile.is_zipfile(path):
+        return _old(path)
     try:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename: info for info in archive.infolist()}
@@ -201,6 +220,27 @@ def load(path: str | Path) -> Any:
     return _Machine(path, folder, members).run(program)
 
 
+def _old(path: Path) -> Any:
+    """What a file from before PyTorch 1.6 holds."""
+    with path.open("rb") as file:
+        head = io.BytesIO(file.read(LARGEST_PICKLE))
+    machine = _OldMachine(path)
+    try:
+        mark = _Machine(path).run(head)
+    except UserError:
+        mark = None
+    require(
+        mark == OLD_MARK, f"{path} is no file of PyTorch's: neither a zip archive nor what it wrote before version 1.6"
+    )
+    version, system = _Machine(path).run(head), _Machine(path).run(head)
+    require(version == OLD_VERSION, f"{path} is of version {str(version)[:20]}, not {OLD_VERSION}: save it again")
+    little = isinstance(system, dict) and system.get("little_endian") is True
+    require(little, f"{path}: its numbers begin with their highest byte, which is not read")
+    content, names = machine.run(head), _Machine(path).run(head)
+    machine.find(names, head.tell())
+    return content
+
+
 class _Name:
     """Of something that a pickle may call."""
 
@@ -214,13 +254,14 @@ _MARK = object()
 class _Machine:
     """Python's stack machine of pickles, without all that could run code."""
 
-    def __init__(self, path: Path, folder: str, members: Mapping[str, zipfile.ZipInfo]) -> None:
-        self.path, self.folder, self.members = path, folder, members
+    def __init__(self, path: Path, folder: str = "", members: Mapping[str, zipfile.ZipInfo] | None = None) -> None:
+        self.path, self.folder, self.members = path, folder, members or {}
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, program: bytes) -> Any:
-        """What a pickle makes. Raises `UserError` on what is damaged, or not allowed."""
+    def run(self, program: bytes | BinaryIO) -> Any:
+        """What a pickle makes, which is read to its end and no further. Raises `UserError` on what is damaged, or not
+        allowed."""
         try:
             for instruction, argument, _ in pickletools.genops(program):
                 if instruction.name == "STOP":
@@ -319,10 +360,7 @@ class _Machine:
 
     def storage(self, told: Any) -> Storage:
         """The storage that a tensor refers to."""
-        word, kind, key, _, count = told
-        if word != "storage" or not isinstance(kind, _Name) or kind.name not in STORAGES or not isinstance(key, str):
-            raise ValueError("a tensor refers to no storage")
-        label, dtype = STORAGES[kind.name]
+        label, dtype, key, count = self.told(*told)
         member = f"{self.folder}data/{key}"
         info = self.members.get(member)
         require(info is not None, f"{self.path} lacks {member}: it is not whole")
@@ -332,6 +370,52 @@ class _Machine:
             f"{self.path}: {member} has {info.file_size:,} bytes, too few for its {label} values, or is compressed",
         )
         return Storage(self.path, member, label, dtype, count)
+
+    def told(self, word: Any, kind: Any, key: Any, _: Any, count: Any) -> tuple[str, Any, str, Any]:
+        """What is told of a storage: its type in safetensors' words and as one, its name, its length."""
+        if word != "storage" or not isinstance(kind, _Name) or kind.name not in STORAGES or not isinstance(key, str):
+            raise ValueError("a tensor refers to no storage")
+        return *STORAGES[kind.name], key, count
+
+
+class _OldMachine(_Machine):
+    """Of the content of a file from before PyTorch 1.6."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.storages: dict[str, OldStorage] = {}
+        self.places: dict[str, int] = {}
+
+    def storage(self, told: Any) -> Storage:
+        *told, view = told
+        if view is not None:
+            raise ValueError("a storage is a part of another one")
+        label, dtype, key, count = self.told(*told)
+        if type(count) is not int or count < 0:
+            raise ValueError("a storage has no length")
+        found = OldStorage(self.path, key, label, dtype, count, self.places)
+        if self.storages.setdefault(key, found) != found:
+            raise ValueError("two storages have one name")
+        return found
+
+    def find(self, names: Any, start: int) -> None:
+        """Notes where the storages of these names lie, one after another from `start` on. Raises `UserError` unless
+        these are all, and whole."""
+        known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        known = known and sorted(names) == sorted(self.storages)
+        require(known, f"{self.path} is damaged: it does not hold the storages that its tensors lie in")
+        size = self.path.stat().st_size
+        with self.path.open("rb") as file:
+            for name in names:
+                storage = self.storages[name]
+                file.seek(start)
+                length, start = int.from_bytes(file.read(8), "little"), start + 8
+                self.places[name] = start
+                start += length * np.dtype(storage.dtype).itemsize
+                require(
+                    length == storage.count and start <= size,
+                    f"{self.path}: storage {name[:40]} is not whole: fetch the file again",
+                )
 
 
 _PLAIN = frozenset(

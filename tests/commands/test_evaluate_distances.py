@@ -1,17 +1,25 @@
-"""`reimagen evaluate fid` and `statistics`: figures of sets in files, statistics that others write, what is refused."""
+"""`reimagen evaluate fid`, `drawn`, `scores`, `statistics`: figures of sets, statistics of others, what is refused."""
 
 import json
 import shlex
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from reimagen_jax.commands import evaluate
+from reimagen_jax.data import images
+from reimagen_jax.data.records import Records
+from reimagen_jax.encoders import clip, dual
+from reimagen_jax.encoders.settings import DualConfig
 from reimagen_jax.errors import UserError
 from reimagen_jax.evaluation import distances
 from reimagen_jax.evaluation.distances import Gaussian
+from reimagen_jax.evaluation.features import open_features
 from reimagen_jax.evaluation.rater import Rater
+from tests.encoders.published import write_clip
+from tests.inception import SHRINK, write_inception
 
 
 def run(command, *words):
@@ -21,9 +29,6 @@ def run(command, *words):
 @pytest.fixture(scope="module")
 def drawn(world, tmp_path_factory):
     """60 pictures of the world, and the same as an archive would have them, in grey."""
-    from reimagen_jax.data import images
-    from reimagen_jax.data.records import Records
-
     pictures = np.stack([images.decode(record.image) for record in Records.open(world / "records").fetch(range(60))])
     folder = tmp_path_factory.mktemp("drawn") / "pictures"
     folder.mkdir()
@@ -38,7 +43,9 @@ def vectors_of(folder, rater):
 
 
 def told(path):
-    return {figure["name"]: figure for figure in json.loads(path.read_text())["figures"]}
+    figures = json.loads(path.read_text())["figures"]
+    assert all(figure["by"] for figure in figures), "each is of something"
+    return {figure["name"]: figure for figure in figures}
 
 
 def test_all_figures_are_told_of_what_and_by_what(world, drawn, rater, tmp_path, capsys):
@@ -68,7 +75,9 @@ def test_a_set_is_not_apart_from_itself_and_few_pictures_are_said_to_be_few(draw
         (tmp_path / "few" / f"{number}.png").write_bytes((drawn / f"{number:03d}.png").read_bytes())
     run("fid", tmp_path / "few", drawn, f"--features {rater} --out {tmp_path}/g.json")
     assert list(told(tmp_path / "g.json")) == ["FID", "KID"]
-    assert "4 pictures span fewer than the 16 dimensions" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "4 pictures span fewer than the 16 dimensions" in out
+    assert "4 pictures have no 5 neighbours, so there are no precision" in out
 
 
 def test_statistics_stand_for_their_pictures(world, drawn, rater, tmp_path, capsys):
@@ -148,3 +157,175 @@ def test_what_cannot_be_done_is_said_before_anything_is_computed(drawn, rater, t
         with pytest.raises(UserError, match=said):
             run(command, words)
     assert (tmp_path / "there.npz").read_bytes() == b"", "nothing was written"
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory):
+    return write_inception(tmp_path_factory.mktemp("inception") / "pt_inception.pth")
+
+
+@pytest.fixture(scope="module")
+def few(drawn, tmp_path_factory):
+    """Twelve of the pictures."""
+    folder = tmp_path_factory.mktemp("few")
+    for path in sorted(drawn.glob("*.png"))[:12]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """With random weights."""
+    folder, config = tmp_path_factory.mktemp("encoder"), DualConfig(16, 8, 8)
+    found = dual.DualEncoder(config, dual.init(config, jax.random.key(0)), {"measured": {}})
+    found.save(folder)
+    return folder, found
+
+
+class TestInception:
+    """Of an eighth of the width, with random weights: features of 2048 / 8 values, said to be so."""
+
+    def test_figures_name_the_resizing_and_statistics_go_with_theirs_alone(self, few, inception, tmp_path, capsys):
+        by = f"--features {inception} --resizing torch-fidelity"
+        run("statistics", few, f"{by} --out {tmp_path}/s.npz")
+        run("fid", few, f"{tmp_path}/s.npz {by} --out {tmp_path}/f.json")
+        figures = told(tmp_path / "f.json")
+        assert list(figures) == ["FID", "Inception Score"]
+        assert figures["FID"]["value"] == pytest.approx(0, abs=1e-6)
+        assert figures["FID"]["by"] == f"Inception 2048 of a {SHRINK}th of the width, torch-fidelity's resizing"
+        assert 1 <= figures["Inception Score"]["value"] < 60
+        out = capsys.readouterr().out
+        assert "whole pictures at 299 x 299 as torch-fidelity resizes them: bilinear from the corner" in out
+        assert f"12 pictures span fewer than the {2048 // SHRINK} dimensions" in out
+        for other in ("pytorch-fid", "clean"):
+            with pytest.raises(UserError, match=r"has statistics of other features, .* as torch-fidelity resizes them"):
+                run("fid", few, f"{tmp_path}/s.npz --features {inception} --resizing {other}")
+
+    def test_statistics_of_others_are_those_of_the_resizing_that_is_asked_for(self, few, inception, tmp_path, capsys):
+        """As pytorch-fid writes them they do not tell it; the ADM suite's are of TensorFlow 1's, beside pictures."""
+        side = 2048 // SHRINK
+        np.savez(tmp_path / "theirs.npz", mu=np.zeros(side), sigma=np.eye(side))
+        run("fid", few, f"{tmp_path}/theirs.npz --features {inception} --out {tmp_path}/f.json")
+        assert "pytorch-fid's resizing" in told(tmp_path / "f.json")["FID"]["by"]
+        assert "does not tell of which features" in capsys.readouterr().out
+        pictures = np.stack([np.asarray(Image.open(path)) for path in sorted(few.glob("*.png"))])
+        more = {"mu_s": np.zeros(9), "arr_0": pictures}
+        np.savez(tmp_path / "adm.npz", mu=np.zeros(side), sigma=np.eye(side), **more)
+        with pytest.raises(UserError, match=r"resized as TensorFlow 1 does: .* --resizing torch-fidelity"):
+            run("fid", few, f"{tmp_path}/adm.npz --features {inception}")
+        by = f"--features {inception} --resizing torch-fidelity --out {tmp_path}"
+        run("fid", few, f"{tmp_path}/adm.npz {by}/g.json")
+        figures = told(tmp_path / "g.json")
+        assert figures["FID"]["value"] > 1 and figures["precision"]["value"] == figures["coverage"]["value"] == 1
+        assert figures["KID"]["value"] <= 1e-9, "its pictures are the same, its statistics are not of them"
+
+    def test_places_before_the_last_have_other_features_and_no_score(self, few, inception, tmp_path):
+        run("fid", few, few, f"--features {inception} --point 64 --fid-only --out {tmp_path}/f.json")
+        figures = told(tmp_path / "f.json")
+        assert list(figures) == ["FID"] and figures["FID"]["by"].startswith("Inception 64 ")
+
+    def test_what_is_of_inception_alone_is_refused_elsewhere(self, drawn, rater, tmp_path):
+        for words, said in (
+            (f"--features {rater} --resizing clean", "--resizing clean is of Inception"),
+            (f"--features {rater} --point 64", "--point 64 is of Inception"),
+            (f"--features {tmp_path}/none.pth", "none.pth not found"),
+            (f"--features {drawn}/000.png", "neither a zip archive"),
+        ):
+            with pytest.raises(UserError, match=said):
+                run("fid", drawn, drawn, words)
+
+    def test_pictures_of_any_sides_are_squeezed_and_what_is_none_is_named(self, few, inception, tmp_path):
+        (tmp_path / "mixed").mkdir()
+        for i, sides in enumerate(((20, 31), (40, 12), (16, 16))):
+            picture = np.random.default_rng(i).integers(0, 256, (*sides, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(tmp_path / "mixed" / f"{i}.png")
+        run("fid", tmp_path / "mixed", few, f"--features {inception} --point 64 --out {tmp_path}/f.json")
+        assert json.loads((tmp_path / "f.json").read_text())["pictures"]["count"] == 3
+        (tmp_path / "mixed" / "3.png").write_bytes(b"no picture")
+        with pytest.raises(UserError, match=r"3\.png: not an image"):
+            run("fid", tmp_path / "mixed", few, f"--features {inception} --point 64")
+
+
+def test_a_batch_is_split_over_devices_and_filled_up(inception, monkeypatch):
+    """Vectors do not depend on how many devices there are, on how many pictures come at once, nor on what the last
+    batch is filled up with."""
+    assert jax.local_device_count() == 8
+    features = open_features(inception, point=64)
+    pictures = [np.asarray(np.random.default_rng(i).integers(0, 256, (30, 20, 3)), np.uint8) for i in range(5)]
+    prepared = np.stack([features.prepare(Image.fromarray(each)) for each in pictures])
+    whole = np.concatenate([read.vector_BD for read in features.read([prepared])])
+    parts = [read.vector_BD for read in features.read([prepared[:2], prepared[2:]])]
+    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-5, atol=1e-6)
+    assert whole.shape == (5, features.width) and whole.dtype == np.float32
+    monkeypatch.setattr("reimagen_jax.evaluation.features._mesh", lambda: None)
+    (alone,) = open_features(inception, point=64).read([prepared])
+    np.testing.assert_allclose(alone.vector_BD, whole, rtol=1e-5, atol=1e-6)
+
+
+class TestCaptions:
+    def test_captions_are_those_of_records_or_beside_files_and_three_scales_are_told(
+        self, world, encoder, tmp_path, capsys
+    ):
+        folder, found = encoder
+        run("scores", world / "records", f"--features {folder} --out {tmp_path}/f.json")
+        figures = told(tmp_path / "f.json")
+        assert list(figures) == ["CLIP cosine", "CLIP score", "CLIPScore"]
+        records = list(Records.open(world / "records"))
+        vectors = found.images(np.stack([images.decode(record.image) for record in records]))
+        cosine = (vectors * found.texts([record.text for record in records])).sum(axis=1)
+        assert figures["CLIP cosine"]["value"] == pytest.approx(cosine.mean(), abs=1e-5)
+        assert figures["CLIP score"]["value"] == pytest.approx(100 * np.maximum(cosine, 0).mean(), abs=1e-3)
+        assert figures["CLIPScore"]["value"] == pytest.approx(2.5 * np.maximum(cosine, 0).mean(), abs=1e-5)
+        low, high = (figures["CLIP cosine"][name] for name in ("low", "high"))
+        assert low < cosine.mean() < high and high - low < 4 * cosine.std()
+        assert all("encoder " in figure["by"] and "unit vectors" in figure["by"] for figure in figures.values())
+        (tmp_path / "files").mkdir()
+        for i, record in enumerate(records[:7]):
+            (tmp_path / "files" / f"{i}.png").write_bytes(record.image)
+            (tmp_path / "files" / f"{i}.txt").write_text(record.text + "\n", encoding="utf-8")
+        run("scores", tmp_path / "files", f"--features {folder} --out {tmp_path}/g.json")
+        assert told(tmp_path / "g.json")["CLIP cosine"]["value"] == pytest.approx(cosine[:7].mean(), abs=1e-5)
+        (tmp_path / "files" / "3.txt").unlink()
+        with pytest.raises(UserError, match=r"3\.png has no caption: give records, what `reimagen sample` drew"):
+            run("scores", tmp_path / "files", f"--features {folder}")
+
+    def test_a_published_clip_gives_clip_fid_of_vectors_as_they_are_and_is_named(self, world, tmp_path):
+        folder, records = write_clip(tmp_path / "clip"), world / "records"
+        run("statistics", records, f"--features {folder} --out {tmp_path}/s.npz")
+        run("fid", records, f"{tmp_path}/s.npz --features {folder} --out {tmp_path}/f.json")
+        run("scores", records, f"--features {folder} --out {tmp_path}/g.json")
+        figures = told(tmp_path / "f.json") | told(tmp_path / "g.json")
+        assert list(figures) == ["CLIP-FID", "CLIP-FID without bias", "CLIP cosine", "CLIP score", "CLIPScore"]
+        assert {figure["by"][:23] for figure in figures.values()} == {"CLIP ViT 24 x 2/8 at 16"}
+        encoder, shown = clip.open(folder), list(Records.open(records))
+        pictures = np.stack([images.decode(record.image) for record in shown])
+        vectors = encoder.image_vectors(pictures)
+        lengths = np.linalg.norm(vectors, axis=1)
+        assert abs(lengths - 1).max() > 0.1, "they are not normalised"
+        np.testing.assert_allclose(vectors / lengths[:, None], encoder.images(pictures), rtol=1e-5)
+        with np.load(tmp_path / "s.npz") as file:
+            np.testing.assert_allclose(file["mu"], vectors.mean(axis=0), rtol=1e-4, atol=1e-5)
+        cosine = (encoder.images(pictures) * encoder.texts([record.text for record in shown])).sum(axis=1)
+        assert figures["CLIP cosine"]["value"] == pytest.approx(cosine.mean(), abs=1e-5)
+
+    def test_without_texts_and_classes_there_is_nothing_to_score(self, drawn, rater, inception):
+        for features in (rater, f"{inception} --point 768"):
+            with pytest.raises(UserError, match="tells neither Inception's classes nor reads texts"):
+                run("scores", drawn, f"--features {features}")
+
+
+def test_what_a_model_draws_is_measured_as_it_draws(model, world, rater, tmp_path, capsys):
+    """The same figures as of the pictures that `sample` writes."""
+    from reimagen_jax.cli import main
+
+    how = f"--model {model} --records {world}/records --limit 9 --knowledge-base {world}/index --steps 2 --num-images 1"
+    run("drawn", world / "records", f"{how} --features {rater} --batch-size 4 --out {tmp_path}/f.json")
+    assert main(["sample", *shlex.split(f"{how} --batch-size 4 --out {tmp_path}/drawn")]) == 0
+    run("fid", tmp_path / "drawn", world / "records", f"--features {rater} --out {tmp_path}/g.json")
+    found, expected = told(tmp_path / "f.json"), told(tmp_path / "g.json")
+    assert list(found) == list(expected) and json.loads((tmp_path / "f.json").read_text())["pictures"]["count"] == 9
+    for name, figure in expected.items():
+        assert found[name]["value"] == pytest.approx(figure["value"], rel=1e-6, abs=1e-9)
+    assert list(tmp_path.glob("*.png")) == []
+    with pytest.raises(UserError, match="nothing to draw"):
+        run("drawn", world / "records", f"--model {model} --features {rater}")

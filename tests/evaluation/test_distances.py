@@ -1,5 +1,7 @@
 """Distances between sets of vectors: closed forms, reference formulas, invariances, the bias that is taken away."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import linalg, stats
@@ -14,6 +16,7 @@ from reimagen_jax.evaluation.distances import (
     fewest,
     frechet,
     frechet_unbiased,
+    inception_score,
     kernels,
     kid,
     neighbourhoods,
@@ -167,6 +170,32 @@ class TestKid:
     def test_one_picture_is_refused(self):
         with pytest.raises(UserError, match="2 pictures at least, there are 150 and 1"):
             kid(X, Y[:1])
+
+
+class TestInceptionScore:
+    logits = np.random.default_rng(4).normal(size=(57, 5)) * 3
+
+    def plain(self, rows):
+        p = np.exp(rows) / np.exp(rows).sum(axis=1, keepdims=True)
+        mean = p.mean(axis=0)
+        return np.exp(np.mean([sum(a * np.log(a / b) for a, b in zip(each, mean, strict=True)) for each in p]))
+
+    def test_it_is_the_formula_over_splits_in_torch_fidelitys_order(self):
+        order = np.random.RandomState(2020).permutation(57)
+        bounds = [0, 5, 11, 17, 22, 28, 34, 39, 45, 51, 57]
+        parts = [self.plain(self.logits[order[a:b]]) for a, b in itertools.pairwise(bounds)]
+        assert inception_score(self.logits) == pytest.approx((np.mean(parts), np.std(parts), 10))
+
+    def test_it_is_between_one_and_the_number_of_classes(self):
+        sure = np.tile(np.eye(5) * 2000, (8, 1))
+        assert inception_score(sure, splits=1).mean == pytest.approx(5), "each class is seen, and none in doubt"
+        assert inception_score(np.repeat(sure[:1], 20, axis=0)).mean == pytest.approx(1)
+        assert inception_score(np.zeros((20, 5))).mean == pytest.approx(1)
+        assert inception_score(self.logits + 1e3) == pytest.approx(inception_score(self.logits))
+
+    def test_fewer_pictures_than_splits_are_refused(self):
+        with pytest.raises(UserError, match="9 pictures: the Inception Score has 10 splits"):
+            inception_score(self.logits[:9])
 
 
 class TestNeighbourhoods:

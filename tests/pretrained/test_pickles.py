@@ -12,7 +12,7 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.pretrained import pickles
 from reimagen_jax.pretrained.pickles import PickleCheckpoint, Skipped, Tensor, load, state_dict
 from reimagen_jax.pretrained.safetensors_reader import fingerprint
-from tests.pretrained.torch_files import Call, Named, Stored, tensor, weights, write
+from tests.pretrained.torch_files import Call, Named, Stored, tensor, weights, write, write_old
 
 ARRAYS = {
     "module.a.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -194,7 +194,7 @@ def test_damaged_files_are_named(tmp_path):
 @pytest.mark.parametrize(
     "content,said",
     [
-        (b"no archive", "no zip archive"),
+        (b"no archive", "neither a zip archive"),
         ({"x": b"1"}, "holds 0 pickles"),
         ({"a/data.pkl": b"N.", "b/data.pkl": b"N."}, "holds 2 pickles"),
         ({"a/data.pkl": b"\x80\x02N"}, "damaged|no end"),
@@ -230,5 +230,75 @@ def test_a_storage_that_is_missing_or_too_short_is_named(tmp_path):
     found = load(path)["a"]
     assert isinstance(found, Tensor)
     path.write_bytes(path.read_bytes().replace(stored.values.tobytes(), bytes(16)))
+    with pytest.raises(UserError, match="is the file whole"):
+        found.read()
+
+
+def old(path, arrays=ARRAYS, **others):
+    """As PyTorch wrote weights before version 1.6."""
+    table = {
+        name: tensor(Stored(array, str(i)), array.shape, tuple(step // array.itemsize for step in array.strides))
+        for i, (name, array) in enumerate(arrays.items())
+    }
+    return write_old(path, table, **others)
+
+
+def test_files_from_before_version_1_6_are_read(tmp_path):
+    named = state_dict(old(tmp_path / "w.pth"))
+    for name, array in ARRAYS.items():
+        found = named[name].read()
+        np.testing.assert_array_equal(found, array)
+        assert found.dtype == array.dtype
+    new = PickleCheckpoint(tmp_path / "n.pt", state_dict(weights(tmp_path / "n.pt", ARRAYS)))
+    assert fingerprint(PickleCheckpoint(tmp_path / "w.pth", named), list(named)) == fingerprint(new, list(new))
+
+
+@pytest.mark.parametrize(
+    "change,said",
+    [
+        ({"mark": 7}, "neither a zip archive"),
+        ({"version": 1000}, "is of version 1000"),
+        ({"system": {"little_endian": False}}, "highest byte"),
+        ({"system": 3}, "highest byte"),
+        ({"names": ["0"]}, "does not hold the storages"),
+        ({"names": "0123"}, "does not hold the storages"),
+        ({"names": ["0", "1", "2", "2"]}, "does not hold the storages"),
+        ({"lengths": {"1": 2}}, "storage 1 is not whole"),
+        ({"view": ("0", 0, 1)}, "damaged"),
+    ],
+    ids=str,
+)
+def test_old_files_of_another_kind_are_refused(change, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        load(old(tmp_path / "w.pth", **change))
+
+
+def test_nothing_of_an_old_file_is_run_and_damaged_ones_are_named(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr("os.system", ran.append)
+    for place in ("content", "mark", "system", "names"):
+        call = Call("os", "system", "echo")
+        path = tmp_path / f"{place}.pth"
+        with pytest.raises(UserError, match=r"would run os\.system|neither a zip archive"):
+            load(write_old(path, [call]) if place == "content" else old(path, **{place: call}))
+    assert ran == []
+    good, rng = old(tmp_path / "good.pth").read_bytes(), np.random.default_rng(0)
+    for i in range(200):
+        damaged = bytearray(good[: rng.integers(len(good))] if i % 3 == 0 else good)
+        for place in rng.integers(len(damaged), size=3) if len(damaged) else ():
+            damaged[place] = rng.integers(256)
+        path = tmp_path / "damaged.pth"
+        path.write_bytes(damaged)
+        try:
+            for found in state_dict(path).values():
+                found.read()
+        except UserError as error:
+            assert "damaged.pth" in str(error)
+
+
+def test_what_an_old_file_has_lost_since_is_named(tmp_path):
+    path = old(tmp_path / "w.pth")
+    found = load(path)["module.a.weight"]
+    path.write_bytes(path.read_bytes()[:-400])
     with pytest.raises(UserError, match="is the file whole"):
         found.read()

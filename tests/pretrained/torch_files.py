@@ -50,14 +50,15 @@ def tensor(stored: Stored, shape: Any, strides: Any, offset: Any = 0) -> Call:
 
 
 class _Writer(pickle._Pickler):
-    def __init__(self, *args: Any):
+    def __init__(self, *args: Any, view: Any = ()):
         super().__init__(*args)
+        self.view = view
         self.stored: dict[str, np.ndarray] = {}
 
     def persistent_id(self, obj: Any):
         if isinstance(obj, Stored):
             self.stored[obj.key] = obj.values
-            return obj.told
+            return obj.told + self.view
         return None
 
     def save(self, obj: Any, save_persistent_id: bool = True):
@@ -79,6 +80,30 @@ def write(
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, data in members.items():
             archive.writestr(f"archive/{name}", data)
+    return path
+
+
+def write_old(path: Path, content: Any, view: Any = None, lengths: Any = None, **changes: Any) -> Path:
+    """Writes `content` as before version 1.6; `changes` stand in the place of what is written around it."""
+    buffer = io.BytesIO()
+    writer = _Writer(buffer, 2, view=(view,))
+    writer.dump(content)
+    around = {
+        "mark": 0x1950A86A20F9469CFC6C,
+        "version": 1001,
+        "system": {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}},
+        "content": None,
+        "names": sorted(writer.stored),
+    } | changes
+    with path.open("wb") as file:
+        for name, value in around.items():
+            if name == "content":
+                file.write(buffer.getvalue())
+            else:
+                _Writer(file, 2).dump(value)
+        for key in sorted(writer.stored):
+            values = writer.stored[key]
+            file.write((lengths or {}).get(key, values.size).to_bytes(8, "little") + values.tobytes())
     return path
 
 

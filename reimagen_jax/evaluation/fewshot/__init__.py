@@ -1,0 +1,1 @@
+"""Learning from few pictures, and from those that were made of them."""

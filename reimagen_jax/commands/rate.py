@@ -134,7 +134,7 @@ class Serve(Options):
 
 @dataclass(frozen=True)
 class Export(Options):
-    """Write all ratings to a file, a line each: who, when, of which system, prompt and picture, 0 or 1.
+    """Write all ratings to a file: who said 0 or 1, when, of which system, prompt and picture; a line each.
 
         reimagen rate export runs/rating --out ratings.csv
 
@@ -172,7 +172,7 @@ class Export(Options):
 
 @dataclass(frozen=True)
 class ShowResults(Options):
-    """What raters have said: shares with 95 % intervals by category and frequency, differences, agreement.
+    """Count what raters have said, in shares with 95 % intervals, by category and frequency, and how far they agree.
 
         reimagen rate results runs/rating --out runs/rating_results
 

@@ -160,6 +160,18 @@ class Ratings:
         require(found == ["ok"], f"{self.path} is damaged: {found[0]}")
         require(not self._read("PRAGMA foreign_key_check"), f"{self.path} is damaged: ratings of what nobody was shown")
 
+    def at(self, rater: Rater, place: int) -> Shown | None:
+        """What a rater is shown at a place; None behind the last."""
+        found = self._read(
+            "SELECT place, task, pictures FROM assignments WHERE rater = ? AND place = ?", rater.id, place
+        )
+        return self._shown(*found[0]) if found else None
+
+    def numbered(self, number: int) -> Rater | None:
+        """The rater of a number; None where there is none."""
+        found = self._read("SELECT id, name FROM raters WHERE id = ?", number)
+        return Rater(*found[0]) if found else None
+
     def rater(self, name: str) -> Rater | None:
         """Who has begun by this name; None where nobody has. Letters' case and spaces around do not count."""
         found = self._read("SELECT id, name FROM raters WHERE key = ?", _key(name))

@@ -57,12 +57,13 @@ function shown(now) {
 function ask(asked) {
   const several = asked.pictures.length > 1;
   task.reset();
+  keys(); // its switch is in the form, too
   $("#prompt").textContent = asked.prompt;
   $("#shown").hidden = asked.references.length === 0;
   $("#references").replaceChildren(...asked.references.map(({ src, caption }) => el("li", {},
     el("button", { type: "button", "aria-label": `Larger: ${caption}`, onclick: () => zoom(src, caption) }, picture(src, caption)),
     el("p", { title: caption }, caption))));
-  $("#pictures-title").textContent = several ? "Take the best, and rate that one" : "The picture";
+  $("#pictures-title").textContent = several ? "Choose the best, rate that one" : "The picture";
   const place = $("#pictures");
   place.className = [1, 2, 3, 4].includes(asked.pictures.length) ? `of-${asked.pictures.length}` : "of-many";
   if (several) {

@@ -83,12 +83,11 @@ class Serve(Options):
     def run(self) -> None:
         """Copies what is rated, or opens it, and serves the page until Ctrl-C. Raises `UserError` on bad input."""
         from reimagen_jax.evaluation.human.store import Ratings
-        from reimagen_jax.reports import human
 
         with needs_web():
             from reimagen_jax.web.rate import application
         with Ratings.open(self.study()) as ratings:
-            say(described(ratings.study), *human.progress(ratings))
+            say(described(ratings.study), *progress(ratings))
             say(f"results, whenever you like: reimagen rate results {self.out}")
             self.where.serve(lambda token: application(ratings, token, self.where.host, self.prompts_each))
 
@@ -201,7 +200,7 @@ class ShowResults(Options):
             require_writable(self.out, kind=kind, overwrite=self.overwrite)
         with opened(self.ratings) as ratings:
             found = results(ratings.study, ratings.ratings())
-            say(described(ratings.study), *human.progress(ratings), *human.lines(ratings.study, found))
+            say(described(ratings.study), *progress(ratings), *human.lines(ratings.study, found))
             if self.out is None:
                 return
             facts = {"command": f"reimagen rate results {self.ratings}", "made_by": f"reimagen_jax {__version__}"}
@@ -229,6 +228,11 @@ def described(study: "Study") -> str:
         f"{len(study)} tasks: {len(study.prompts)} prompts, {len(study.systems)} systems ({', '.join(study.systems)}), "
         f"{study.images_per_prompt} pictures of each, {rated} is rated"
     )
+
+
+def progress(ratings: "Ratings") -> list[str]:
+    """How far each rater is."""
+    return [f"{rater.name}: {done.rated} of {done.of} rated" for rater, done in ratings.raters()]
 
 
 COMMANDS = {"serve": Serve, "export": Export, "results": ShowResults}

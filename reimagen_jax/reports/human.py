@@ -44,11 +44,6 @@ def lines(study: Study, found: Results) -> list[str]:
     return [line.rstrip() for line in [*told, *map(_agreed, found.agreement)]]
 
 
-def progress(ratings: Ratings) -> list[str]:
-    """How far each rater is."""
-    return [f"{rater.name}: {done.rated} of {done.of} rated" for rater, done in ratings.raters()]
-
-
 def write(ratings: Ratings, found: Results, folder: Path, facts: Mapping[str, Any]) -> None:
     """results.json, results.csv, agreement.csv and plots, into an existing folder."""
     study, named = ratings.study, words(ratings.study)

@@ -32,6 +32,8 @@ PICTURES = "pictures"
 FREQUENCIES = {"frequent": FREQUENT, "infrequent": INFREQUENT, "rare": INFREQUENT, "unseen": INFREQUENT}
 """What records and prompts say of how often their entity is in the training data."""
 FREQUENCY_FIELDS = ("frequency", "entity_split", "split")
+ABOUT_THE_ENTITY = ("own", "retrieval")
+"""Arms of `evaluate entities` whose neighbours are of the prompt's entity, or mostly."""
 _LABEL = re.compile(r"[^=]{1,60}")
 
 
@@ -172,12 +174,12 @@ def _parts(folder: Path) -> Iterable[tuple[str, dict[str, Told]]]:
     if kind == "sweep":
         return _of_etas(folder)
     if kind == "evaluation":
-        arms = sorted(path for path in (folder / PICTURES).glob("*") if path.is_dir())
+        arms = sorted((path for path in (folder / PICTURES).glob("*") if path.is_dir()), key=_own_first)
         require(
             bool(arms),
             f"{folder} has figures and no pictures: give its `reimagen evaluate entities` again with --pictures",
         )
-        return [(arm.name, _of_origins(arm)) for arm in arms]
+        return [(arm.name, _of_arm(arm)) for arm in arms]
     return [("", _of_origins(folder))]
 
 
@@ -202,6 +204,20 @@ def _of_origins(folder: Path) -> dict[str, Told]:
         )
         told.about |= {name: each for name, each in origin.more.items() if isinstance(each, str | int)}
     return prompts
+
+
+def _of_arm(folder: Path) -> dict[str, Told]:
+    """Of `evaluate entities`, where neighbours may be of any entity: those that are of the prompt's are references."""
+    prompts = _of_origins(folder)
+    if folder.name.partition("-")[0] not in ABOUT_THE_ENTITY:
+        for told in prompts.values():
+            told.references = ()
+    return prompts
+
+
+def _own_first(arm: Path) -> tuple[int, str]:
+    source = arm.name.partition("-")[0]
+    return (ABOUT_THE_ENTITY.index(source) if source in ABOUT_THE_ENTITY else len(ABOUT_THE_ENTITY), arm.name)
 
 
 def _of_people(folder: Path) -> Iterator[tuple[str, dict[str, Told]]]:

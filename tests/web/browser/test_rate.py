@@ -151,8 +151,8 @@ def test_by_keys_alone_with_undo(browser, server, ratings):
     assert not browser.find_element(By.ID, "zoom").is_displayed()
 
 
-def test_two_raters_at_once(browsers, server, ratings):
-    both = [browsers(), browsers()]
+def test_two_raters_at_once(browser, browsers, server, ratings):
+    both = [browser, browsers()]
     for driver, name in zip(both, ("Ann", "Bob"), strict=True):
         begin(driver, server.address, name)
         seen(driver, "#prompt")
@@ -165,8 +165,8 @@ def test_two_raters_at_once(browsers, server, ratings):
     assert said == {("Ann", 1), ("Bob", 0)} and len(ratings) == 8
 
 
-def test_two_windows_of_one_rater_and_going_back(browsers, server, ratings):
-    driver = browsers()
+def test_two_windows_of_one_rater_and_going_back(browser, server, ratings):
+    driver = browser
     begin(driver, server.address, "Ann")
     seen(driver, "#prompt")
     first, address = driver.current_window_handle, server.origin
@@ -190,6 +190,9 @@ def test_two_windows_of_one_rater_and_going_back(browsers, server, ratings):
     driver.refresh()
     seen(driver, "#prompt")
     done(driver, 1)
+    driver.switch_to.window(next(each for each in driver.window_handles if each != first))
+    driver.close()
+    driver.switch_to.window(first)
 
 
 def test_a_double_click_stores_once(browser, server, ratings):
@@ -271,8 +274,8 @@ def test_a_page_of_another_origin_rates_nothing(browser, server, ratings, tmp_pa
     assert server.ask("POST", "/api/rate", verdict)[0] == 200 and len(ratings) == 1
 
 
-def test_at_400_pixels_nothing_is_wider_than_the_page(browsers, server):
-    driver = browsers(width=400, height=800)
+def test_at_400_pixels_nothing_is_wider_than_the_page(browser, server):
+    driver = browser
     driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     )
@@ -283,6 +286,7 @@ def test_at_400_pixels_nothing_is_wider_than_the_page(browsers, server):
         press(driver, "1", "s", "l", Keys.ENTER)
         done(driver, number)
     assert driver.execute_script("return document.documentElement.scrollWidth") == 400
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_all_controls_have_names_and_roles(browser, server):

@@ -94,18 +94,20 @@ class Serve(Options):
     def study(self) -> "Study":
         """What is rated: what was given, or what lies in --out."""
         from reimagen_jax.evaluation.human.study import KIND, Study
-        from reimagen_jax.files import atomic_dir, recover
+        from reimagen_jax.files import atomic_dir, recover, require_own
 
         recover(self.out)
+        require_own(self.out, KIND)
+        there = self.out.is_dir() and any(self.out.iterdir())
+        require(there or bool(self.systems), f"{self.out} is not there to go on with: give systems as LABEL=FOLDER")
         if not self.systems:
-            require(self.out.is_dir(), f"{self.out} is not there to go on with: give systems as LABEL=FOLDER")
             return Study.open(self.out)
         contents = self._contents()
-        if self.out.exists():
+        if there:
             study = Study.open(self.out)
             study.require_same(contents.checksums)
             return study
-        with atomic_dir(self.out, kind=KIND) as folder:
+        with atomic_dir(self.out, kind=KIND, overwrite=True) as folder:  # an empty one at most
             contents.write(folder)
         return Study.open(self.out)
 

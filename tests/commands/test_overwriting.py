@@ -55,13 +55,15 @@ COMMANDS = {
         "--model {model} --knowledge-base {index} --encoder {encoder} --out {out}",
     ),
     "evaluate people": ("pictures to judge", "--model {model} --knowledge-base {index} --out {out} --overwrite"),
+    "rate serve": ("human ratings", "ours={model} --out {out}"),
+    "rate results": ("results of ratings", "{records} --out {out} --overwrite"),
     "rater train": ("rater", "--out {out} --num-steps 1 --overwrite"),
     "demo": ("demonstration", "--model {model} --out {out}"),
 }
-"""Command -> the kind of folder that it writes, and its options. With `seedselect` and `evaluate`, it goes on there."""
-TO_A_FILE = ("evaluate fid", "evaluate statistics")
+"""Command -> the kind of folder that it writes, and its options. With `seedselect`, `evaluate`, `rate` it goes on there."""
+TO_A_FILE = ("evaluate fid", "evaluate statistics", "rate export")
 """Commands whose --out is one file."""
-GROWING = ("seedselect", "evaluate pictures", "evaluate entities", "evaluate seedselect")
+GROWING = ("seedselect", "evaluate pictures", "evaluate entities", "evaluate seedselect", "rate serve")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,7 @@ def test_all_commands_that_write_a_folder_are_here():
     writes = [name for name, kind in LEAVES.items() if "out" in [item.name for item in dataclasses.fields(kind)]]
     assert list(COMMANDS) == [name for name in writes if name not in TO_A_FILE] and set(TO_A_FILE) < set(writes)
     kept = [name for name, kind in LEAVES.items() if name in COMMANDS and not hasattr(kind, "overwrite")]
-    assert kept == ["evaluate pictures", "evaluate entities", "evaluate seedselect", "demo"]
+    assert kept == ["evaluate pictures", "evaluate entities", "evaluate seedselect", "rate serve", "demo"]
 
 
 STATES = ("another kind", "another command", "files of others", "a run within", "a training run", "somebody's folder")

@@ -171,8 +171,7 @@ def test_two_windows_of_one_rater_and_going_back(browser, server, ratings):
     seen(driver, "#prompt")
     first, address = driver.current_window_handle, server.origin
     driver.switch_to.new_window("tab")
-    driver.get(address)
-    seen(driver, "#rater").send_keys("ann", Keys.ENTER)
+    begin(driver, address, "ann")
     assert seen(driver, "#known-title").text == "Are you Ann?"
     seen(driver, "#go-on").click()
     seen(driver, "#prompt")
@@ -282,10 +281,10 @@ def test_at_400_pixels_nothing_is_wider_than_the_page(browser, server):
     begin(driver, server.address, "Fay")
     for number in range(1, 5):
         seen(driver, "#prompt")
-        assert driver.execute_script("return document.documentElement.scrollWidth") == 400
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= 400
         press(driver, "1", "s", "l", Keys.ENTER)
         done(driver, number)
-    assert driver.execute_script("return document.documentElement.scrollWidth") == 400
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= 400
     driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 

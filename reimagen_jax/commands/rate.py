@@ -56,10 +56,10 @@ class Serve(Options):
         "only_common",
     )
 
-    systems: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="LABEL=FOLDER[:PART] ...")]
-    """What is compared; nothing to go on with the folder in --out."""
     out: Path
     """Folder to write, with the ratings in it, or to go on with."""
+    systems: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="LABEL=FOLDER[:PART] ...")] = ()
+    """What is compared; nothing to go on with the folder in --out."""
     best_of: BestOf = 4
     """Pictures of which a rater takes the best and rates it, 4 in the paper; 1: every picture is rated by itself."""
     only_common: bool = False

@@ -127,11 +127,13 @@ def _split(folder: Path) -> str:
 
 
 def _ratings(folder: Path) -> str:
-    from reimagen_jax.evaluation.human.store import Ratings
+    from reimagen_jax.evaluation.human.store import FILE, Ratings
     from reimagen_jax.evaluation.human.study import Study
 
     study = Study.open(folder)
     study.verify()
+    if not (study.path / FILE).is_file():
+        return f"{len(study)} tasks, all checksums as they should be, and no ratings yet"
     with Ratings.open(study) as ratings:
         ratings.verify()
         return f"{len(study)} tasks, all checksums, and {len(ratings)} ratings as they should be"

@@ -60,7 +60,7 @@ COMMANDS = {
     "rater train": ("rater", "--out {out} --num-steps 1 --overwrite"),
     "demo": ("demonstration", "--model {model} --out {out}"),
 }
-"""Command -> the kind of folder that it writes, and its options. With `seedselect`, `evaluate`, `rate` it goes on there."""
+"""Command -> the kind of folder that it writes, and its options. Those of GROWING go on there."""
 TO_A_FILE = ("evaluate fid", "evaluate statistics", "rate export")
 """Commands whose --out is one file."""
 GROWING = ("seedselect", "evaluate pictures", "evaluate entities", "evaluate seedselect", "rate serve")

@@ -134,4 +134,4 @@ def test_results_and_export(folders, tmp_path, capsys, served):
 
 def test_ratings_are_not_overwritten_by_what_is_not_theirs(folders, tmp_path):
     with pytest.raises(UserError, match="not there to go on with"):
-        rate.Serve((), tmp_path / "x").study()
+        rate.Serve(tmp_path / "x").study()

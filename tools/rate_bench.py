@@ -54,6 +54,8 @@ class Said:
     """By place: those that were answered."""
     waits: list[float] = field(default_factory=list)
     """Seconds from a verdict to its answer."""
+    asked: list[float] = field(default_factory=list)
+    """When each verdict was said, on the machine's clock."""
     pictures: int = 0
     late: int = 0
     """Verdicts that were said later than planned by more than a period."""
@@ -98,6 +100,7 @@ def rate(address: str, number: int, args: RateBench, begin: float, said: Said) -
             verdict = {"rater": now["rater"]["id"], "place": place, "photorealism": a, "faithfulness": b}
             now = client.post("/api/rate", verdict)
             said.waits.append(time.monotonic() - asked)
+            said.asked.append(asked)
             said.verdicts[place] = (a, b)
             planned += period
     except Exception as error:  # whatever it is, it is one
@@ -179,6 +182,11 @@ def main(args: RateBench) -> int:
     late, pictures = sum(said.late for said in all_said), sum(said.pictures for said in all_said)
     print(f"{args.raters} raters: {len(waits)} verdicts in {args.seconds:g} s, {pictures} pictures of side {args.side}")
     if waits:
+        asked = [moment for said in all_said for moment in said.asked]
+        ends = [moment + wait for said in all_said for moment, wait in zip(said.asked, said.waits, strict=True)]
+        print(
+            f"{len(waits) / (max(ends) - min(asked)):.1f} verdicts a second in fact, of {args.rate:g} that were planned"
+        )
         quantiles = {"median": statistics.median(waits), "99 %": waits[int(0.99 * (len(waits) - 1))], "most": waits[-1]}
         print("stored and answered after: " + ", ".join(f"{name} {1e3 * q:.1f} ms" for name, q in quantiles.items()))
     print(f"said later than planned: {late}; errors: {len(errors)}; answered and not stored: {lost}")

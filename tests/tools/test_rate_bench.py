@@ -15,7 +15,7 @@ def test_every_verdict_of_raters_at_once_is_stored():
 
 
 def test_what_goes_wrong_is_told(capsys, monkeypatch):
-    lost = [rate_bench.Said({0: (1, 1)}, [0.001]), rate_bench.Said(errors=["RuntimeError('500')"])]
+    lost = [rate_bench.Said({0: (1, 1)}, [0.001], [5.0]), rate_bench.Said(errors=["RuntimeError('500')"])]
     monkeypatch.setattr(rate_bench, "prepare_environment", lambda: None)
     monkeypatch.setattr(rate_bench, "measure", lambda args: (lost, 1))
     assert rate_bench.main(RateBench()) == 1

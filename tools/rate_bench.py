@@ -184,9 +184,7 @@ def main(args: RateBench) -> int:
     if waits:
         asked = [moment for said in all_said for moment in said.asked]
         ends = [moment + wait for said in all_said for moment, wait in zip(said.asked, said.waits, strict=True)]
-        print(
-            f"{len(waits) / (max(ends) - min(asked)):.1f} verdicts a second in fact, {args.rate:g} planned"
-        )
+        print(f"{len(waits) / (max(ends) - min(asked)):.1f} verdicts a second in fact, {args.rate:g} planned")
         quantiles = {"median": statistics.median(waits), "99 %": waits[int(0.99 * (len(waits) - 1))], "most": waits[-1]}
         print("stored and answered after: " + ", ".join(f"{name} {1e3 * q:.1f} ms" for name, q in quantiles.items()))
     print(f"said later than planned: {late}; errors: {len(errors)}; answered and not stored: {lost}")

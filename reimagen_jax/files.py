@@ -93,11 +93,7 @@ def growing_dir(target: Path, *, kind: str) -> Iterator[None]:
 
     Raises `UserError` where there is something else, where another process is writing it, and where it cannot be.
     """
-    if target.exists() and kind_of(target) != kind and not (target.is_dir() and not any(target.iterdir())):
-        found = kind_of(target)
-        what = called(found) if found else "something that this program did not write"
-        raise UserError(f"{target} holds {what}, not {called(kind)} to go on with: choose another --out")
-    _require_maker(target)
+    require_own(target, kind)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -113,6 +109,15 @@ def growing_dir(target: Path, *, kind: str) -> Iterator[None]:
             else:
                 with suppress(OSError):  # what went wrong before, such as a full disk, is to be told
                     _note_files(target, but=others)
+
+
+def require_own(target: Path, kind: str) -> None:
+    """Raises `UserError` where there is something else than a folder of this kind, of this command, to go on with."""
+    if target.exists() and kind_of(target) != kind and not (target.is_dir() and not any(target.iterdir())):
+        found = kind_of(target)
+        what = called(found) if found else "something that this program did not write"
+        raise UserError(f"{target} holds {what}, not {called(kind)} to go on with: choose another --out")
+    _require_maker(target)
 
 
 def just_begun(target: Path, kind: str) -> bool:

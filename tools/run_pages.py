@@ -54,6 +54,7 @@ SMALL = (
     (r"reimagen edit", "--steps 4 --repeats 2 --jump 2 --batch-size 2"),
     (r"tools/edits.py", "--pairs 2"),
     (r"reimagen unclip", "--steps 2 --batch-size 2"),
+    (r"tools/rate_bench.py", "--seconds 2 --side 32"),
     (r"reimagen rcg", "--steps 2 --batch-size 2 --num-images 2"),
     (r"tools/unclip_table.py", ""),
     (r"reimagen seedselect", "--limit 1 --steps 2 --iterations 1 --batch-size 1"),
@@ -101,6 +102,7 @@ NOT_HERE = (
         "is about few records and pictures that were drawn of them; tests/commands/test_evaluate_distances.py, "
         "tests/commands/test_fewshot.py and tests/commands/test_augment.py make some",
     ),
+    (r"reimagen rate", "waits for people to rate; tests/web/browser/test_rate.py and tests/commands/test_rate.py do"),
     (r"evaluate judged", "people fill in the table first; tests/evaluation/entities/test_people.py does"),
     (
         r"tools/preflight",

@@ -76,6 +76,8 @@ class Entities(Options):
     """Sweep over eta, with retrieval; give nothing after --etas for no sweep."""
     sweep_splits: tuple[Split, ...] = ("unseen",)
     """Splits on which the two sweeps are made, if they are among --splits."""
+    pictures: bool = False
+    """Keep every image in OUT/pictures, a folder for each condition, for people to rate (`reimagen rate`)."""
     rater: Path | None = None
     """Folder written by `reimagen rater train` (default: the rater that comes with the package)."""
     how: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(default_factory=SamplingOptions)
@@ -93,6 +95,7 @@ class Entities(Options):
         from reimagen_jax.commands.sample import DRAWING
         from reimagen_jax.evaluation.entities import store
         from reimagen_jax.evaluation.entities.arms import plan
+        from reimagen_jax.evaluation.entities.kept import PICTURES, Keeper
         from reimagen_jax.evaluation.entities.tables import comparisons, row
         from reimagen_jax.reports.entities import pictures, plots, tables
 
@@ -108,9 +111,10 @@ class Entities(Options):
         _announce(bench, [arm for arm in arms if not store.stored(bench, arm, self.out / ROWS).is_file()])
         print(tables.about_measures(bench.num_images), flush=True)
         print(tables.heading(bench.num_images), flush=True)
+        keeper = Keeper(bench, models, self.out / PICTURES, command.line) if self.pictures else None
         outcomes, rows = {}, []
         for arm in arms:
-            outcomes[arm] = store.run_arm(bench, arm, self.out / ROWS)
+            outcomes[arm] = store.run_arm(bench, arm, self.out / ROWS, keeper)
             rows.append(row(arm, outcomes[arm]))
             print(tables.line(rows[-1]), flush=True)
             differences = comparisons(outcomes, command.k, eta)
@@ -122,6 +126,11 @@ class Entities(Options):
         for entry in differences:
             print(f"{entry['what']}: {entry['difference']}")
         print(f"results: {self.out / RESULTS}")
+
+    @property
+    def line(self) -> str:
+        """The command line."""
+        return command_line("entities", self).replace("reimagen", "reimagen evaluate", 1)
 
     def _resolved(self, models: "Sequence[Model]", bench: "EntityBench") -> "Entities":
         """The same with nothing left to the models' experiments."""
@@ -188,7 +197,7 @@ class Entities(Options):
         base = bench.inventory.base
         results = {
             "complete": complete,
-            "command": command_line("entities", self).replace("reimagen", "reimagen evaluate", 1),
+            "command": self.line,
             "model": models[0].facts(),
             **({"cascade": [model.facts() for model in models[1:]]} if len(models) > 1 else {}),
             "knowledge_base": {"folder": str(base.path), "records": len(base), "checksum": base.fingerprint},

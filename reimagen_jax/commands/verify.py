@@ -19,10 +19,10 @@ class Verify:
 
         reimagen verify runs/train runs/index runs/triples runs/text runs/model
 
-    Records, knowledge bases, triples, text embeddings, encoders, raters, exported weights, and training runs with all
-    their checkpoints. Opening a folder compares the sizes of its files and the checksums of small ones; this reads
-    everything but what is only for people to look at (cards, tables and pictures). Where one is damaged, the others are
-    checked all the same.
+    Records, knowledge bases, triples, text embeddings, encoders, raters, exported weights, what people have rated,
+    and training runs with all their checkpoints. Opening a folder compares the sizes of its files and the checksums
+    of small ones; this reads everything but what is only for people to look at (cards, tables and pictures). Where
+    one is damaged, the others are checked all the same.
     """
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -126,6 +126,19 @@ def _split(folder: Path) -> str:
     return f"{len(parts)} parts of records, {' and '.join(parts)}, each as it should be"
 
 
+def _ratings(folder: Path) -> str:
+    from reimagen_jax.evaluation.human.store import FILE, Ratings
+    from reimagen_jax.evaluation.human.study import Study
+
+    study = Study.open(folder)
+    study.verify()
+    if not (study.path / FILE).is_file():
+        return f"{len(study)} tasks, all checksums as they should be, and no ratings yet"
+    with Ratings.open(study) as ratings:
+        ratings.verify()
+        return f"{len(study)} tasks, all checksums, and {len(ratings)} ratings as they should be"
+
+
 _KINDS: dict[str, Callable[[Path], str]] = {
     "records": _opened("data.records:Records", "{} records, all checksums"),
     "knowledge base": _opened("retrieval.knowledge_base:KnowledgeBase", "{} records, all checksums and all words"),
@@ -136,5 +149,6 @@ _KINDS: dict[str, Callable[[Path], str]] = {
     "split": _split,
     "weights": _weights,
     "run": _run,
+    "human ratings": _ratings,
 }
 """What a folder holds -> what reads all of it and says what it is."""

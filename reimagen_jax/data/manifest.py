@@ -20,7 +20,7 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.files import MARK, called, kind_of, read_json, recover, signed, unchanged, write_json
 
 NAME = "manifest.json"
-VERSIONS = {"records": 1, "knowledge base": 2, "triples": 1, "encoder": 1, "weights": 1}
+VERSIONS = {"records": 1, "knowledge base": 2, "triples": 1, "encoder": 1, "weights": 1, "human ratings": 1}
 OLDER = {"knowledge base": (1,)}
 """Versions that are not written any more, but read."""
 COMMANDS = {
@@ -29,6 +29,7 @@ COMMANDS = {
     "triples": "triples",
     "encoder": "encode-train",
     "weights": "export",
+    "human ratings": "rate",
 }
 SMALL = 2**20
 """Bytes of the largest files whose checksums are compared whenever a folder is opened."""

@@ -32,6 +32,8 @@ class Sweep:
     image_PSCHWC: UInt8[np.ndarray, "p s c h w 3"]
     sampler: GuidedSamplerConfig
     seed: int
+    keys: tuple[str, ...] = ()
+    """Under which the images are stored, prompts, seeds, columns; none where they are in memory alone."""
 
     @property
     def num_seeds(self) -> int:
@@ -74,4 +76,5 @@ def draw_sweep(
     draw_missing(pipeline, dict(zip(named, requests, strict=True)), images)
     drawn = np.stack([images[name] for name in named])
     image_PSCHWC = drawn.reshape(len(prompts), num_seeds, 1 + len(etas), *drawn.shape[1:])
-    return Sweep(tuple(prompts), tuple(etas), image_PSCHWC, pipeline.settings, pipeline.seed)
+    stored = () if images.folder is None else tuple(named)
+    return Sweep(tuple(prompts), tuple(etas), image_PSCHWC, pipeline.settings, pipeline.seed, stored)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from reimagen_jax.config import Experiment, to_dict
 from reimagen_jax.evaluation.ratings import Ratings
 from reimagen_jax.evaluation.statistics import Curve
@@ -32,6 +34,9 @@ def as_json(report: Report, config: Experiment) -> dict[str, Any]:
         ],
         "experiment": to_dict(config),
     }
+    if sweep.keys:  # of the images in `images`
+        shape = sweep.image_PSCHWC.shape[:3]
+        facts["images_prompt_seed_column"] = np.asarray(sweep.keys, object).reshape(shape).tolist()
     if ratings is None:
         return facts | {"unrated": report.why_unrated}
     return facts | {

@@ -57,14 +57,16 @@ COMMANDS = {
     "evaluate people": ("pictures to judge", "--model {model} --knowledge-base {index} --out {out} --overwrite"),
     "evaluate fewshot": ("evaluation of few shots", "{records} --out {out}"),
     "evaluate longtail": ("evaluation of few shots", "{records} --out {out}"),
+    "rate serve": ("human ratings", "ours={model} --out {out}"),
+    "rate results": ("results of ratings", "{records} --out {out} --overwrite"),
     "rater train": ("rater", "--out {out} --num-steps 1 --overwrite"),
     "demo": ("demonstration", "--model {model} --out {out}"),
 }
-"""Command -> the kind of folder that it writes, and its options. With `seedselect` and `evaluate`, it goes on there."""
-TO_A_FILE = ("evaluate fid", "evaluate drawn", "evaluate scores", "evaluate statistics")
+"""Command -> the kind of folder that it writes, and its options. Those of GROWING go on there."""
+TO_A_FILE = ("evaluate fid", "evaluate drawn", "evaluate scores", "evaluate statistics", "rate export")
 """Commands whose --out is one file."""
 GROWING = ("seedselect", "evaluate pictures", "evaluate entities", "evaluate seedselect")
-GROWING += ("evaluate fewshot", "evaluate longtail")
+GROWING += ("evaluate fewshot", "evaluate longtail", "rate serve")
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,7 @@ def test_all_commands_that_write_a_folder_are_here():
     assert list(COMMANDS) == [name for name in writes if name not in TO_A_FILE] and set(TO_A_FILE) < set(writes)
     kept = [name for name, kind in LEAVES.items() if name in COMMANDS and not hasattr(kind, "overwrite")]
     evaluations = [f"evaluate {name}" for name in ("pictures", "entities", "seedselect", "fewshot", "longtail")]
-    assert kept == [*evaluations, "demo"]
+    assert kept == [*evaluations, "rate serve", "demo"]
 
 
 STATES = ("another kind", "another command", "files of others", "a run within", "a training run", "somebody's folder")

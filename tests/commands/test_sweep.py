@@ -8,6 +8,7 @@ from PIL import Image
 
 from reimagen_jax import files
 from reimagen_jax.cli import main
+from reimagen_jax.evaluation.human.drawn import read_systems
 from reimagen_jax.evaluation.store import Images
 from tests.commands.test_sample import again
 
@@ -32,6 +33,13 @@ def test_entityworld_records_are_rated_and_the_noted_command_draws_the_same_repo
     assert len(noted["curves"]["faithful"]["over_eta"]) == 3
     verdicts = noted["verdicts_prompt_seed_column"]["aligned"]
     assert (len(verdicts), len(verdicts[0]), len(verdicts[0][0])) == (3, 2, 4)
+    keys = noted["images_prompt_seed_column"]
+    assert (len(keys), len(keys[0]), len(keys[0][0])) == (3, 2, 4)
+    stored = {path.stem for path in (tmp_path / "a" / "images").glob("*.png")}
+    assert {key for seeds in keys for columns in seeds for key in columns} == stored
+    none, *etas = read_systems([f"x={tmp_path / 'a'}"])
+    assert [each.label for each in (none, *etas)] == ["x none", "x eta=0", "x eta=0.5", "x eta=1"]
+    assert [path.stem for path in etas[1].prompts[noted["prompts"][1]["prompt"]].pictures] == [s[2] for s in keys[1]]
     for prompt in noted["prompts"]:
         entity = prompt["record"].split("-")[0]
         assert [hit["key"].split("-")[0] for hit in prompt["neighbours"]] == [entity] * 2, "asked for by its name"

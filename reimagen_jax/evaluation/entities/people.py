@@ -195,7 +195,7 @@ def judged(folder: Path) -> list[dict[str, Any]]:
 
     Raises `UserError` where the table is not that of these pictures, or not filled in with 0 and 1 throughout.
     """
-    drawn = _read_drawn(folder / DRAWN)
+    drawn = read_drawn(folder / DRAWN)
     verdicts = _verdicts(folder / RATINGS, [sheet.picture for sheet in drawn.pictures])
     S, prompts = drawn.images_per_prompt, len(drawn.prompts)
     rows = []
@@ -217,7 +217,7 @@ def judged(folder: Path) -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class _Sheet:
+class Sheet:
     """What is known of a picture, see `draw`."""
 
     picture: str
@@ -229,21 +229,21 @@ class _Sheet:
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class Drawn:
     """What is needed of `drawn.json`."""
 
     images_per_prompt: Count
     sources: Annotated[tuple[str, ...], MinLen(1)]
     prompts: Annotated[tuple[RealPrompt, ...], MinLen(1)]
-    pictures: tuple[_Sheet, ...]
+    pictures: tuple[Sheet, ...]
 
 
-def _read_drawn(path: Path) -> _Drawn:
+def read_drawn(path: Path) -> Drawn:
     """Raises `UserError` where it is not as `evaluate people` writes it: each picture once."""
     told = read_json(path, "what was drawn for people to judge")
     if isinstance(told, dict):  # the rest is for people
-        told = {name: value for name, value in told.items() if name in _Drawn.__dataclass_fields__}
-    drawn = parse(_Drawn, told, str(path))
+        told = {name: value for name, value in told.items() if name in Drawn.__dataclass_fields__}
+    drawn = parse(Drawn, told, str(path))
     prompts, images = range(len(drawn.prompts)), range(drawn.images_per_prompt)
     found = {(sheet.source, sheet.prompt, sheet.image) for sheet in drawn.pictures}
     whole = len(drawn.pictures) == len(found) == len(drawn.sources) * len(prompts) * len(images)
@@ -252,14 +252,22 @@ def _read_drawn(path: Path) -> _Drawn:
     return drawn
 
 
-def _verdicts(path: Path, pictures: Sequence[str]) -> dict[str, dict[str, bool]]:
+def shown(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The pictures of the entity that stand beside each drawn one, by its name: what ratings.csv tells of them."""
+    return {row.get("picture") or "": tuple((row.get("references") or "").split()) for row in _table(folder / RATINGS)}
+
+
+def _table(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            table = list(csv.DictReader(file))
+            return list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read: {error}; it is the table that the pictures came with") from error
+
+
+def _verdicts(path: Path, pictures: Sequence[str]) -> dict[str, dict[str, bool]]:
     known, found = set(pictures), dict[str, dict[str, bool]]()
-    for line, row in enumerate(table, 2):
+    for line, row in enumerate(_table(path), 2):
         name = row.get("picture") or ""
         require(name in known, f"{path}, line {line}: {name!r} is none of the pictures that were drawn")
         require(name not in found, f"{path}, line {line}: {name} is judged twice")

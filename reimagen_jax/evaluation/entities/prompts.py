@@ -23,7 +23,7 @@ from reimagen_jax.data.entityworld.dataset import SPLITS
 from reimagen_jax.data.entityworld.scenes import draw_scene
 from reimagen_jax.errors import UserError
 from reimagen_jax.evaluation.entities.inventory import Inventory
-from reimagen_jax.inference.requests import retrieve
+from reimagen_jax.inference.requests import neighbours_of, retrieve
 from reimagen_jax.systems.request import Neighbour
 
 SOURCES = ("retrieval", "caption", "none", "random", "wrong", "own")
@@ -85,8 +85,7 @@ def find_neighbours(
     chosen = []
     for i, prompt in enumerate(prompts):
         ids = choose(np.random.default_rng((seed, SOURCES.index(source), i)), prompt, inventory, k)
-        records = inventory.base.records.fetch(ids)
-        chosen.append(tuple(Neighbour.of(record, float("nan"), resolution) for record in records))
+        chosen.append(neighbours_of(inventory.base, ids, np.full(len(ids), np.nan), resolution))
     return chosen
 
 

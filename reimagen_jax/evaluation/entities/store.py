@@ -18,6 +18,7 @@ from reimagen_jax.checked import Checked, Natural, NonNegative, Number, parse
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.evaluation.entities.arms import Arm
 from reimagen_jax.evaluation.entities.bench import EntityBench, Outcome
+from reimagen_jax.evaluation.entities.kept import Keeper
 from reimagen_jax.evaluation.store import checksum, load_image, save_image
 from reimagen_jax.files import read_json, signed, unchanged, write_json
 
@@ -58,13 +59,13 @@ class _Stored:
     """Of both; empty where a version of before has written it."""
 
 
-def run_arm(bench: EntityBench, arm: Arm, folder: Path) -> Outcome:
+def run_arm(bench: EntityBench, arm: Arm, folder: Path, keeper: Keeper | None = None) -> Outcome:
     """What an arm gives: read from `folder` if an earlier run has stored it there, else drawn and stored.
 
-    The first image of each of the first prompts is stored too, as a strip.
+    The first image of each of the first prompts is stored too, as a strip; all of them where there is a keeper.
     """
     path = stored(bench, arm, folder)
-    if path.is_file():
+    if path.is_file() and (keeper is None or keeper.has(arm)):
         told = read_json(path, "ratings")
         outcome = from_json(parse(_Stored, told, str(path)).outcome, str(path))
         require(unchanged(told), f"{path} is not as it was written: delete it to draw and rate again")
@@ -75,6 +76,8 @@ def run_arm(bench: EntityBench, arm: Arm, folder: Path) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     shown = images[:: bench.num_images][:SHOWN]
     save_image(np.concatenate(list(shown), axis=1), strip(bench, arm, folder))
+    if keeper is not None:
+        keeper.keep(arm, images)
     told = {"settings": bench.settings(arm), "outcome": to_json(outcome)}
     write_json(path, signed(told))  # last: all of it is there
     return outcome

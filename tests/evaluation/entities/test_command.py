@@ -9,6 +9,8 @@ from reimagen_jax.commands import evaluate
 from reimagen_jax.errors import UserError
 from reimagen_jax.evaluation.entities import store
 from reimagen_jax.evaluation.entities.prompts import SOURCES
+from reimagen_jax.evaluation.human.contents import about, references
+from reimagen_jax.evaluation.human.drawn import common, read_systems
 from reimagen_jax.inference.export import save_weights
 from tests import unclip
 from tests.systems.test_unclip import random_params as unclip_params
@@ -25,10 +27,10 @@ def test_the_command_writes_tables_and_goes_on_after_a_stop(base, model, tmp_pat
     out, options = tmp_path / "out", ("--conditions", "retrieval", "none", "--ks", "1", "--etas", "0", "1")
     evaluated = store.run_arm
 
-    def interrupted(bench, arm, folder):
+    def interrupted(bench, arm, *where):
         if arm.source == "none":
             raise KeyboardInterrupt
-        return evaluated(bench, arm, folder)
+        return evaluated(bench, arm, *where)
 
     monkeypatch.setattr(store, "run_arm", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -147,3 +149,28 @@ def test_unclip_is_compared_in_the_conditions_that_it_can_draw(base, tmp_path, c
     lines = unclip_table.table(unclip_table.rows_of(labels))
     assert len(lines) == 2 + 6 and lines[2].startswith("| neighbours | unseen | true renders |")
     assert all(line.count("|") == lines[0].count("|") for line in lines)
+
+
+def test_every_picture_is_kept_for_people_to_rate(base, model, tmp_path, capsys):
+    options = ("--conditions", "none", "wrong", "own", "--ks", "--etas", "--k", "1", "--num-images", "2")
+    out = tmp_path / "out"
+    run(base, model, out, *options)
+    assert not (out / "pictures").exists()
+    run(base, model, out, *options, "--pictures")
+    assert sorted(path.name for path in (out / "pictures").iterdir()) == ["none", "own-k1-eta0.5", "wrong-k1-eta0.5"]
+    kept = {path: path.stat().st_mtime_ns for path in (out / "pictures").glob("*/*.png")}
+    assert len(kept) == 3 * 2 * 4 * 2
+    run(base, model, out, *options, "--pictures")
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "what is there is not drawn again"
+    systems = read_systems([f"all={out}"])
+    assert [system.label for system in systems] == ["all own-k1-eta0.5", "all none", "all wrong-k1-eta0.5"]
+    texts = common(systems, only=False)
+    prompts = json.loads((out / "prompts.json").read_text())
+    assert set(texts) == {each["text"] for some in prompts.values() for each in some}
+    told = about(systems, texts, {})
+    assert [each["frequency"] for each in told.values()] == ["infrequent"] * 8
+    shown = references(systems, texts, "", (), 4)
+    entities = {each["text"]: each["entity"] for some in prompts.values() for each in some}
+    assert all(entities[text] in caption for text, some in shown.items() for _, caption in some)
+    assert all(len(some) == 1 for some in shown.values())
+    assert not any(each.references for each in systems[-1].prompts.values()), "a wrong entity's are no references"

@@ -1,0 +1,1 @@
+"""Pages in the browser, on this machine. They need the extra `web`."""

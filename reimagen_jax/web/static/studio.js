@@ -416,6 +416,7 @@ function showJobs() {
   const mine = jobs.get(pending);
   at("cancel").disabled = shown.length === 0;
   at("progress").hidden = !mine;
+  at("empty").hidden = Boolean(mine) || current !== null;
   if (!mine) return;
   const before = shown.findIndex((job) => job.number === pending);
   at("bar").max = mine.steps || 1;

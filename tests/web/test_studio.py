@@ -157,8 +157,8 @@ def test_reproducing_draws_again(page, studio):
     job = page.json("POST", f"/api/drawings/{first['number']}/reproduce")
     while any(each["number"] == job["number"] for each in page.json("GET", "/api/state")["jobs"]):
         time.sleep(0.05)
-    work = studio.drawing(first["number"])
-    assert np.array_equal(studio._draw(work.pipeline, work.requests, None, lambda *step: None)[1], work.image_NHWC)
+    drawing = studio.drawing(first["number"])
+    assert np.array_equal(studio.again(drawing, lambda *step: None), drawing.image_NHWC)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +173,7 @@ def test_reproducing_draws_again(page, studio):
         ({"kind": "image", "picture": "../../etc/passwd"}, "not here any more"),
         ({"kind": "inpaint", "picture": "x", "mask": "01"}, "mask"),
         ({"kind": "swap"}, "nothing to swap to"),
+        ({"kind": "swap", "to": {"k": 2}}, "nothing to swap to"),
         ({"chosen": {"pin": ["nowhere"]}}, "nowhere"),
         ({"chosen": {"pin": ["a"], "ban": ["a"]}}, "pinned and banned"),
         ({"chosen": {"own": [{"picture": "x", "caption": " "}]}}, "no caption"),

@@ -262,7 +262,10 @@ at("hits").addEventListener("drop", (event) => {
 
 // --- pictures of one's own --------------------------------------------------------------------------------------------
 
-const send = (blob, name) => call("POST", `/api/pictures?name=${encodeURIComponent(name)}`, blob);
+async function send(blob, name) {
+  if (blob.size > state.largest) throw new Error(`The picture has more than ${state.largest / 2 ** 20} MiB, which is what is taken here at most.`);
+  return call("POST", `/api/pictures?name=${encodeURIComponent(name)}`, blob);
+}
 
 async function addOwn(file) {
   const sent = await tell(() => send(file, file.name));
@@ -565,6 +568,7 @@ document.addEventListener("keydown", (event) => {
 const otherSeed = () => { at("seed").value = Math.floor(Math.random() * 2 ** 32); };
 
 at("form").addEventListener("submit", (event) => { event.preventDefault(); draw(); });
+at("form").addEventListener("invalid", () => { at("more").open = true; }, true);
 at("cancel").addEventListener("click", cancelMine);
 at("dice").addEventListener("click", otherSeed);
 at("keys-open").addEventListener("click", () => at("keys").showModal());

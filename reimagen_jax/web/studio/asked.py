@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, MaxLen
 
-from reimagen_jax.checked import Checked, Natural, Seed, Share, Strength
+from reimagen_jax.checked import Checked, Natural, NonNegative, Seed, Share, Strength
 from reimagen_jax.diffusion.settings import Solver
 from reimagen_jax.errors import require
 
@@ -15,7 +15,7 @@ Text = Annotated[str, MaxLen(2000)]
 Key = Annotated[str, MaxLen(2000)]
 Id = Annotated[str, MaxLen(64)]
 Few = Annotated[int, Ge(1), Le(8)]
-Weight = Annotated[float, Ge(0), Le(100)]
+Weight = Annotated[NonNegative, Le(100)]
 StepCount = Annotated[int, Ge(1), Le(250)]
 MOST = 16
 """Neighbours of an image."""

@@ -31,10 +31,11 @@ from reimagen_jax.inference.prompts import Prompt, asking, find
 from reimagen_jax.inference.provenance import origins, rights
 from reimagen_jax.inference.requests import pinned
 from reimagen_jax.inference.stepping import SteppedStage, Tell, stepped
-from reimagen_jax.retrieval.asking import BY_CAPTION
+from reimagen_jax.retrieval.asking import BY_CAPTION, Asking
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.systems.reimagen.settings import ETAS, EVALUATIONS, GuidedSamplerConfig, ReImagenConfig
 from reimagen_jax.systems.request import Neighbour, Request
+from reimagen_jax.web.answers import MAX_UPLOAD
 from reimagen_jax.web.studio.asked import MASK, Chosen, Drawn, Search, Warm
 from reimagen_jax.web.studio.device import Device, Job
 
@@ -86,6 +87,11 @@ class Offered:
         """Whether what it draws is asked for by an eta."""
         own = self.settings
         return isinstance(own, GuidedSamplerConfig) and own.guidance not in ("joint", "compositional")
+
+    @property
+    def how(self) -> Asking:
+        """How the knowledge base is asked: as in training, where that is told."""
+        return getattr(self.first.config.data, "asked", None) or BY_CAPTION
 
     @property
     def edits(self) -> bool:
@@ -153,6 +159,8 @@ class Drawing:
     other_hits: list[dict[str, Any]] = field(repr=False)
     files: dict[str, bytes] = field(repr=False)
     """Pictures that the command line reads, by name."""
+    plan: edits.Plan | None = field(repr=False)
+    """Of an edit."""
     seconds: float = 0.0
 
     def name(self, n: int) -> str:
@@ -202,6 +210,7 @@ class Studio:
             "examples": self._examples(),
             "etas": list(ETAS),
             "mask": MASK,
+            "largest": MAX_UPLOAD,
             "history": [drawing.told() for drawing in list(self.drawings.values())],
             "jobs": [job.told() for job in self.device.jobs],
         }
@@ -227,9 +236,10 @@ class Studio:
 
     def search(self, asked: Search) -> dict[str, Any]:
         """What an image would be drawn with, and why, in JSON types."""
-        found = self._asked(self._offer(asked.model), asked.prompt, asked.chosen)
+        offered = self._offer(asked.model)
+        found = self._asked(offered, asked.prompt, asked.chosen)
         return {
-            "neighbours": self._hits(found, asked.chosen),
+            "neighbours": self._hits(offered, found, asked.chosen),
             "left_out": dict(found.left_out),
             "query": found.prompt.query or found.prompt.text,
         }
@@ -255,7 +265,7 @@ class Studio:
         if base is None:
             require(not chosen.pin, "there is no knowledge base to pin records of")
             return Asked(replace(prompt, neighbours=own[:k]), (None,) * len(own[:k]), {})
-        how = getattr(config.data, "asked", None) or BY_CAPTION
+        how = offered.how
         with self._lock:
             self.retrievals += 1
             base.allowed(exclude=chosen.ban)
@@ -269,14 +279,15 @@ class Studio:
         sent = self._sent(picture)
         return Neighbour(images.decode(sent.data, side), caption.strip(), math.nan, sent.name, sent.data)
 
-    def _hits(self, found: Asked, chosen: Chosen) -> list[dict[str, Any]]:
+    def _hits(self, offered: Offered, found: Asked, chosen: Chosen) -> list[dict[str, Any]]:
         """The neighbours, with what makes their scores."""
+        how = offered.how
         query = found.prompt.query or found.prompt.text
         hits = []
         for position, (hit, n) in enumerate(zip(found.prompt.neighbours, found.ids, strict=True)):
             own = chosen.own[position].picture if n is None else ""
             with self._lock:
-                why = None if n is None else self.base.explain(query, n)
+                why = None if n is None else self.base.explain(query, n, method=how.method)
             hits.append(
                 {
                     "key": hit.key,
@@ -298,7 +309,8 @@ class Studio:
         """Keeps a picture, and tells what it is called here."""
         key = hashlib.sha256(data).hexdigest()[:24]
         name = re.sub(r"[^\w.-]+", "-", name)[-60:].strip(".-") or "picture"
-        if any(other.name == name for other_key, other in self.sent.items() if other_key != key):
+        taken = {"mask.png", *(other.name for other_key, other in self.sent.items() if other_key != key)}
+        if name in taken:
             name = f"{key[:6]}-{name}"
         self.sent[key] = Sent(data, image, name)
         self.sent.move_to_end(key)
@@ -323,6 +335,7 @@ class Studio:
         found = self._asked(offered, asked.prompt, asked.chosen, asked.negative)
         other = None
         if asked.kind == "swap":
+            asked = replace(asked, to=_completed(asked))
             other = self._asked(offered, asked.to_prompt or asked.prompt, asked.to, asked.negative)
         require(asked.kind == "draw" or offered.edits, f"{offered.label} draws no edits")
         room = max(len(each.prompt.neighbours) for each in (found, other) if each is not None)
@@ -339,11 +352,20 @@ class Studio:
             drawn, images_n = self._draw(pipeline, requests, plan, tell)
             facts = self._facts(offered, asked, found.prompt, pipeline, columns, other)
             drawing = Drawing(
-                number, asked, offered, pipeline, drawn, images_n,
-                self._origins(offered, pipeline, drawn, images_n, plan, facts), columns,
-                self._hits(found, asked.chosen), [] if other is None else self._hits(other, asked.to),
-                self._files(asked), time.monotonic() - began,
-            )  # fmt: skip
+                number,
+                asked,
+                offered,
+                pipeline,
+                drawn,
+                images_n,
+                self._origins(offered, pipeline, drawn, images_n, plan, facts),
+                columns,
+                self._hits(offered, found, asked.chosen),
+                [] if other is None else self._hits(offered, other, asked.to),
+                self._files(asked),
+                plan,
+                time.monotonic() - began,
+            )
             self.drawings[number] = drawing
             while len(self.drawings) > HISTORY:
                 self.drawings.popitem(last=False)
@@ -370,11 +392,16 @@ class Studio:
         drawing = self.drawing(number)
 
         def work(_: int, tell: Tell) -> dict[str, Any]:
-            _, again = self._draw(drawing.pipeline, drawing.requests, None, tell)
+            again = self.again(drawing, tell)
             levels = np.abs(again.astype(int) - drawing.image_NHWC)
             return {"of": number, "equal": not levels.any(), "most": int(levels.max()), "mean": float(levels.mean())}
 
         return self.device.add(f"Again: {drawing.asked.prompt.strip()}", work, kind="reproduce", of=number)
+
+    def again(self, drawing: Drawing, tell: Tell) -> np.ndarray:
+        """The images of a drawing, drawn again."""
+        requests = drawing.requests if drawing.plan is None else drawing.plan.requests
+        return self._draw(drawing.pipeline, requests, drawing.plan, tell)[1]
 
     def drawing(self, number: int) -> Drawing:
         """One that is kept. Raises `UserError`."""
@@ -501,6 +528,15 @@ class Studio:
         if asked.kind == "inpaint":
             files["mask.png"] = _png(edits.as_picture(mask_of(asked.mask)))
         return files
+
+
+def _completed(asked: Drawn) -> Chosen:
+    """What is swapped to, with what it shares with the first, as `reimagen edit swap` has it."""
+    chosen, to = asked.chosen, asked.to
+    given = asked.to_prompt.strip() or to.query.strip() or to.own or to.pin
+    require(bool(given), "there is nothing to swap to: give another prompt, or what its neighbours are found by")
+    query = to.query or ("" if asked.to_prompt.strip() else chosen.query)
+    return replace(to, k=chosen.k, ban=chosen.ban, query=query)
 
 
 def mask_of(signs: str) -> np.ndarray:

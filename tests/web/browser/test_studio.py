@@ -36,6 +36,10 @@ def press(driver, *keys):
     ActionChains(driver).send_keys(*keys).perform()
 
 
+def chord(driver, held, key):
+    ActionChains(driver).key_down(held).send_keys(key).key_up(held).perform()
+
+
 def hits(driver):
     return [card.get_attribute("data-key") for card in all_of(driver, ".hit")]
 
@@ -60,6 +64,7 @@ def opened(browser, page, studio):
     browser.set_window_size(1400, 1000)
     browser.get(page.address)
     until(browser, "document.querySelectorAll('#tries button').length > 0")
+    browser.execute_script("performance.setResourceTimingBufferSize(10000)")
     write(browser, "#prompt", studio.base.records.texts()[0])
     until(browser, "document.querySelectorAll('.hit').length === 2")
     complaints(browser)
@@ -67,9 +72,9 @@ def opened(browser, page, studio):
     assert complaints(browser) == []
 
 
-def draw(driver):
+def draw(driver, act=lambda driver: find(driver, "#draw").click()):
     before = driver.execute_script("return document.querySelectorAll('#history li').length")
-    find(driver, "#draw").click()
+    act(driver)
     until(driver, f"document.querySelectorAll('#history li').length > {before}")
     until(driver, "document.getElementById('progress').hidden")
 
@@ -128,9 +133,7 @@ def test_the_whole_path(opened, page, studio, tmp_path):
 
 def test_by_keyboard_alone(opened, studio):
     """No mouse: `write` has typed the prompt, all else is keys."""
-    press(opened, Keys.chord(Keys.CONTROL, Keys.ENTER))
-    until(opened, "!document.getElementById('progress').hidden")
-    until(opened, "document.getElementById('progress').hidden && !document.getElementById('stage').hidden")
+    draw(opened, lambda driver: chord(driver, Keys.CONTROL, Keys.ENTER))
     opened.execute_script("document.activeElement.blur()")
     press(opened, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
     assert find(opened, "#strip [aria-pressed=true]").text == "η 0.7"
@@ -139,7 +142,7 @@ def test_by_keyboard_alone(opened, studio):
     assert opened.switch_to.active_element.get_attribute("data-key") == first
     press(opened, Keys.ARROW_DOWN)
     assert opened.switch_to.active_element.get_attribute("data-key") == second
-    press(opened, Keys.chord(Keys.ALT, Keys.ARROW_UP))
+    chord(opened, Keys.ALT, Keys.ARROW_UP)
     until(opened, f"document.querySelector('.hit').dataset.key === '{second}'")
     assert opened.switch_to.active_element.get_attribute("data-key") == second, "the focus goes with it"
     press(opened, "p")
@@ -153,16 +156,15 @@ def test_by_keyboard_alone(opened, studio):
     until(opened, "document.getElementById('keys').open")
     press(opened, Keys.ESCAPE)
     until(opened, "!document.getElementById('keys').open")
-    before = len(studio.drawings)
-    press(opened, "s")
-    until(opened, f"document.querySelectorAll('#history li').length > {before}")
+    draw(opened, lambda driver: press(driver, "s"))
     assert studio.drawings[max(studio.drawings)].asked.seed != 0
 
 
 def test_a_mask_by_keyboard(opened, studio, tmp_path):
     (tmp_path / "room.png").write_bytes(encoded(picture(5, (32, 32))))
     find(opened, "#picture-file").send_keys(str(tmp_path / "room.png"))
-    find(opened, "input[name=kind]:checked").send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    opened.execute_script("document.querySelector('input[name=kind]:checked').focus()")
+    press(opened, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
     until(opened, "!document.getElementById('canvas').hidden")
     opened.execute_script("document.getElementById('canvas').focus()")
     press(opened, Keys.ARROW_LEFT, Keys.ARROW_UP, " ")
@@ -199,7 +201,7 @@ def test_what_is_too_large_or_no_picture_is_said(opened, tmp_path, size, said):
     until(opened, f"document.getElementById('wrong').textContent.includes('{said}')")
     assert find(opened, "#wrong").get_attribute("role") == "alert"
     assert len(all_of(opened, ".hit")) == 2
-    assert all(str(number) in each for each in complaints(opened) for number in [413 if size > 500 else 400])
+    assert all("400" in each for each in complaints(opened))
 
 
 def test_cancelling_ends_it_and_the_next_is_drawn(opened, studio):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ from reimagen_jax.terminal import say
 if TYPE_CHECKING:
     from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
     from reimagen_jax.web.studio.studio import Line, Offered
+    from reimagen_jax.web.studio.studio import Studio as Behind
 
 WORLD = "studio"
 """Folder of the world's knowledge base, where compiled programs are kept."""
@@ -70,17 +72,21 @@ class Studio(Options):
         """Serves the page until Ctrl-C. Raises `UserError` on bad options."""
         with needs_web():
             from reimagen_jax.web.studio import routes
-            from reimagen_jax.web.studio.studio import Studio as Behind
-        from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
-        offered = [self._opened(label, paths) for label, paths in self._labelled().items()]
+        labelled = self._labelled()
         with ExitStack() as stack:
-            if self.knowledge_base is not None:
-                base = KnowledgeBase.open(self.knowledge_base)
-            else:
-                base = _world(stack, offered[0]) if self._is_shipped(offered[0]) else None
-            behind = Behind(offered, base, lambda line: command_of(line, base))
-            self.page.serve(lambda token: routes.application(behind, token=token, host=self.page.host))
+            host = self.page.host
+            self.page.serve(lambda token: routes.application(self._behind(labelled, stack), token=token, host=host))
+
+    def _behind(self, labelled: Mapping[str, tuple[Path, ...]], stack: ExitStack) -> "Behind":
+        from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+        from reimagen_jax.web.studio.studio import Studio as Behind
+
+        base = None if self.knowledge_base is None else KnowledgeBase.open(self.knowledge_base)
+        offered = [self._opened(label, paths) for label, paths in labelled.items()]
+        if base is None and str(offered[0].paths[0]) == "shipped":
+            base = _world(stack, offered[0])
+        return Behind(offered, base, lambda line: command_of(line, base))
 
     def _labelled(self) -> dict[str, tuple[Path, ...]]:
         """Label -> the models in a row."""
@@ -107,9 +113,6 @@ class Studio(Options):
         )
         require(last.drawn is not None, f"--model {label} draws embeddings: put a decoder behind it, with +")
         return Offered(label, paths, models)
-
-    def _is_shipped(self, offered: "Offered") -> bool:
-        return str(offered.paths[0]) == "shipped"
 
 
 def _world(stack: ExitStack, offered: "Offered") -> "KnowledgeBase":

@@ -123,7 +123,7 @@ function told() {
 
 // --- what is found ----------------------------------------------------------------------------------------------------
 
-let looking = null, later = null;
+let looking = null, later = null, ready = null;
 
 function look(wait = WAIT) {
   clearTimeout(later);
@@ -146,7 +146,8 @@ async function lookNow() {
     const left = Object.entries(found.left_out).map(([why, count]) => `${count} ${why}`).join(", ");
     const few = hits.length === 0 ? "Nothing is found: it is drawn from the text alone." : `${hits.length} for “${found.query}”`;
     showHits(left ? `${few}; left out: ${left}` : few);
-    warm(hits.length);
+    clearTimeout(ready);
+    ready = setTimeout(() => warm(hits.length), 4 * WAIT);
   } catch (error) {
     if (error.name === "AbortError") return;
     hits = [];

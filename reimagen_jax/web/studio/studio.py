@@ -350,7 +350,7 @@ class Studio:
         def work(number: int, tell: Tell) -> dict[str, Any]:
             began = time.monotonic()
             drawn, images_n = self._draw(pipeline, requests, plan, tell)
-            facts = self._facts(offered, asked, found.prompt, pipeline, columns, other)
+            commands = self._commands(offered, asked, found.prompt, pipeline, columns, other)
             drawing = Drawing(
                 number,
                 asked,
@@ -358,7 +358,7 @@ class Studio:
                 pipeline,
                 drawn,
                 images_n,
-                self._origins(offered, pipeline, drawn, images_n, plan, facts),
+                self._origins(offered, pipeline, drawn, images_n, plan, commands),
                 columns,
                 self._hits(offered, found, asked.chosen),
                 [] if other is None else self._hits(offered, other, asked.to),
@@ -492,7 +492,7 @@ class Studio:
         )
         return replace(plan, rows=rows)
 
-    def _facts(
+    def _commands(
         self, offered: Offered, asked: Drawn, prompt: Prompt, pipeline: Pipeline,
         columns: Sequence[dict[str, Any]], other: Asked | None,
     ) -> list[str]:  # fmt: skip

@@ -59,7 +59,8 @@ def by_command(page, drawing, image, folder):
         (folder / name).write_bytes(page.ask("GET", f"/api/drawings/{drawing['number']}/files/{name}")[2])
     assert main([str(folder / "out") if word == "OUT" else word for word in shlex.split(image["command"])[1:]]) == 0
     noted = json.loads((folder / "out" / "sample.json").read_text())
-    (entry,) = [entry for entry in noted["images"] if entry["index"] == image["index"]][:1]
+    prompt = page.json("GET", image["url"].replace(".png", ".json"))["prompt"]
+    (entry,) = [each for each in noted["images"] if (each["index"], each["prompt"]) == (image["index"], prompt)]
     return np.asarray(Image.open(folder / "out" / entry["file"]))
 
 

@@ -224,7 +224,7 @@ function move(key, by) {
   const from = order.indexOf(key), to = Math.max(0, Math.min(order.length - 1, from + by));
   if (from === to) return;
   order.splice(to, 0, ...order.splice(from, 1));
-  const last = Math.max(from, to, ...chosen.pin.map((each) => order.indexOf(each)));
+  const last = Math.max(from < to ? to - 1 : to, ...chosen.pin.map((each) => order.indexOf(each)));
   chosen.pin = order.slice(0, last + 1);
   say(`now number ${to + 1}`);
   look(0);

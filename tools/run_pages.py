@@ -110,6 +110,7 @@ NOT_HERE = (
     ),
     (r"retrieval.beam", "needs '.[beam]', in an environment of its own; tests/parity/test_beam.py runs it"),
     (r"^pip install|-m venv", "installs packages; CI does (.ci/run)"),
+    (r"reimagen studio", "serves a page until Ctrl-C; tests/web/browser opens it"),
     (r"pytest|ruff|lint-imports", "the tests are a run of their own"),
     (r"gcloud|gs://|^pod|^export|--distributed", "needs a TPU pod"),
     (r"docker|spark-submit", "needs a cluster"),

@@ -24,6 +24,7 @@ COMMANDS = {
     "verify": ("verify:Verify", "whether folders of all these kinds are whole"),
     "rater": ("rater:main", "trains and checks the rater that evaluate, sweep and demo use"),
     "demo": ("demo:Demo", "all of it in about a minute, with weights that come with the package"),
+    "studio": ("studio:Studio", "a page in the browser: see what is found, choose, draw from neighbours to text"),
     "info": ("info:Info", "versions, devices, memory, caches, and what is installed of the extras"),
     "completion": ("completion:Completion", "the shell completes commands and options: bash, zsh, fish"),
 }

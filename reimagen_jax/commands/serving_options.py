@@ -31,7 +31,8 @@ class ServingOptions(Options):
     """Open it in the browser."""
 
     def serve(self, make: "Callable[[str], ASGIApp]") -> None:
-        """Serves what `make` makes of a token, until Ctrl-C. Raises `UserError` where the port is taken."""
+        """Serves what `make` makes of a token, until Ctrl-C. The port is held first: raises `UserError` where it is
+        taken."""
         from reimagen_jax.web import serving
 
         require(bool(self.host.strip()), "--host is empty: leave it out, or give an address of this machine")

@@ -139,14 +139,20 @@ def save_image(path: Path, image: np.ndarray, origin: Origin) -> None:
 
     Each is whole or not there, the picture the last: where it is, both are.
     """
+    text, picture = encoded(image, origin)
+    for place, content in ((path.with_suffix(".json"), text), (path, picture)):
+        partial = place.with_name(f".{place.name}.partial")
+        partial.write_bytes(content)
+        partial.replace(place)
+
+
+def encoded(image: np.ndarray, origin: Origin) -> tuple[bytes, bytes]:
+    """An origin as JSON, and an image, uint8 [H, W, 3], as PNG with that in it."""
     text, chunk = json.dumps(dataclasses.asdict(origin), ensure_ascii=False, allow_nan=False), PngInfo()
     chunk.add_itxt(KEY, text)
     buffer = io.BytesIO()
     PIL.Image.fromarray(image).save(buffer, "PNG", pnginfo=chunk)
-    for place, content in ((path.with_suffix(".json"), text.encode() + b"\n"), (path, buffer.getvalue())):
-        partial = place.with_name(f".{place.name}.partial")
-        partial.write_bytes(content)
-        partial.replace(place)
+    return text.encode() + b"\n", buffer.getvalue()
 
 
 def read_origin(path: str | Path) -> tuple[Origin, np.ndarray | None]:

@@ -60,7 +60,7 @@ async def body(request: Request, kind: type[T]) -> T:
     try:
         return parse(kind, told, "request")
     except UserError as error:
-        raise UserError(str(error).removeprefix("request.")) from None
+        raise UserError(str(error).removeprefix("request.").removeprefix("request: ")) from None
 
 
 async def picture(request: Request, side: int | None = None) -> tuple[bytes, Any]:

@@ -7,7 +7,7 @@ import sys
 import traceback
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from threading import Timer
 
 import uvicorn
@@ -78,10 +78,9 @@ def serve(app: ASGIApp, listening: socket.socket, host: str, token: str, *, open
     say(address, "Ctrl-C ends it")
     if open_page:
         Timer(0.5, lambda: webbrowser.open(address)).start()
-    try:
+    with suppress(KeyboardInterrupt):  # uvicorn passes on what it was ended by
         server(app).run(sockets=[listening])
-    except KeyboardInterrupt:  # uvicorn passes on what it was ended by
-        say("ended")
+    say("ended")
 
 
 def server(app: ASGIApp) -> uvicorn.Server:

@@ -1,0 +1,1 @@
+"""The studio: drawing with retrieval, on a page."""

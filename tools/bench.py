@@ -46,6 +46,8 @@ class Bench:
     """Leave out the compilation's times."""
     no_rival: bool = False
     """Leave out imagen-pytorch."""
+    compiled: bool = False
+    """imagen-pytorch by torch.compile, where that works, not in eager mode."""
     threads: int = 0
     """CPU threads, 0 for all. With 1, other work on the machine hardly changes the CPU time that is reported."""
     json: Path | None = None
@@ -81,6 +83,7 @@ def rival_figures(args: Bench, stage: Stage) -> dict[str, Any]:
     with turns.Served(command(args, f"ours:{stage}")) as ours:
         setting = ours.facts["setting"]
         words = [sys.executable, rival.__file__, json.dumps(setting), str(ours.facts["parameters"])]
+        words += ["compiled"] if args.compiled else []
         with turns.Served(words) as theirs:
             taken = {what: turns.in_turn((ours, theirs), what, args.rounds) for what in ("train", "guided")}
             both = ours.facts, theirs.facts
@@ -99,7 +102,7 @@ def command(args: Bench, part: str) -> list[str]:
     words = [sys.executable, __file__, "--part", part]
     for name in ("scale", "batch", "rounds", "sampler_steps", "threads"):
         words += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-    return words
+    return [*words, *(["--compiled"] if args.compiled else [])]
 
 
 def in_process(args: Bench, part: str, **environment: str) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The base U-Net of lucidrains' imagen-pytorch, set up like ours, for tools/bench.py to time beside it.
 
-    python tools/rival.py SETTING PARAMETERS    # takes turns, as wide as gives it so many parameters
+    python tools/rival.py SETTING PARAMETERS [compiled]    # takes turns, as wide as gives it so many parameters
 
 Its settings are those of that package's own `BaseUnet64` (Imagen's base network), with width and depth given. It is
-trained in PyTorch as users do: eager mode, AdamW, mean squared error; on a GPU under bfloat16 autocast.
+trained in PyTorch as users do: eager mode, or by torch.compile, AdamW, mean squared error; on a GPU under bfloat16
+autocast.
 
 Only its U-Net is imported: the package imports image augmentation (torchvision, kornia) and a text encoder
 (transformers) at its top, which the U-Net does not use. What of these is not installed is stood in for by an empty
@@ -87,11 +88,12 @@ def _stand_ins(names: list[str]) -> Iterator[None]:
 class Rival:
     """The network with its optimizer; `train` and `guided` do one step each and wait for it."""
 
-    def __init__(self, setting: Setting):
+    def __init__(self, setting: Setting, compiled: bool = False):
         import torch
 
         unet, self.stood_in_for = import_unet()
-        self.name = f"imagen-pytorch {version('imagen-pytorch')}, PyTorch {torch.__version__}, eager"
+        how = "torch.compile" if compiled else "eager"
+        self.name = f"imagen-pytorch {version('imagen-pytorch')}, PyTorch {torch.__version__}, {how}"
         self.setting = setting
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.manual_seed(0)
@@ -102,6 +104,8 @@ class Rival:
         self.t = torch.rand(setting.batch, device=self.device)
         self.text = torch.randn(setting.batch, setting.tokens, setting.text_width, device=self.device)
         self.mask = torch.ones(setting.batch, setting.tokens, dtype=torch.bool, device=self.device)
+        if compiled:  # as a whole, with what is called besides `forward`
+            self.network.forward = torch.compile(self.network.forward)
 
     @property
     def parameters(self) -> int:
@@ -196,14 +200,14 @@ def _build(unet: type, setting: Setting) -> Any:
         )
 
 
-def serve(setting: Setting, parameters: int) -> None:
+def serve(setting: Setting, parameters: int, compiled: bool = False) -> None:
     """Takes turns, alone in this process."""
     with contextlib.redirect_stdout(sys.stderr):
-        theirs = Rival(matching(setting, parameters))
+        theirs = Rival(matching(setting, parameters), compiled)
         facts = {"name": theirs.name, "stood_in_for": theirs.stood_in_for, "parameters": theirs.parameters}
         facts |= {"width": theirs.setting.dim, "forward_flops": theirs.forward_flops()}
     turns.serve(facts, {"train": theirs.train, "guided": theirs.guided})
 
 
 if __name__ == "__main__":
-    serve(Setting(**json.loads(sys.argv[1])), int(sys.argv[2]))
+    serve(Setting(**json.loads(sys.argv[1])), int(sys.argv[2]), sys.argv[3:] == ["compiled"])

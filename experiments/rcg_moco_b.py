@@ -9,9 +9,8 @@ trained by us; `tools/convert_weights.py vit-b-300ep.pth.tar --out ENCODER` make
 
   MoCo-v3        ViT-B/16 of 224 pixels whose patches are projected at random (`rates` freezes them); head and predictor
                  of 4,096; views, temperature 0.2; AdamW, batch 4096, 300 epochs at 2.4e-3 (1.5e-4 for 256), 40 of them
-                 of warm-up, cosine, weight decay 0.1
-  ours           a constant momentum of 0.99, where theirs grows to 1 along a cosine; biases and norms do not decay;
-                 views are cut from pictures of 256 pixels; blocks begin as CLIP's
+                 of warm-up, cosine, weight decay 0.1; a momentum that grows from 0.99 to 1 along a cosine
+  ours           biases and norms do not decay; views are cut from pictures of 256 pixels; blocks begin as CLIP's
 
 Two steps of it on a CPU (records as in re_imagen_64.py):
 
@@ -41,6 +40,7 @@ config = Experiment(
         weight_decay=0.1,
         clip_norm=None,
         ema_decay=0.99,
+        ema_growth="cosine",
         checkpoint_every=1_000,
         sample_every=0,
     ),

@@ -3,7 +3,12 @@ r"""The tokenizer of RCG's MAGE on EntityWorld: a 32 x 32 image as 8 x 8 tokens 
     reimagen train experiments/rcg_vq32.py --workdir runs/rcg/vq --data.records runs/world/train
 
 Records as in entityworld32.py. MAGE then holds it frozen (rcg_mage32.py). Published tokenizers have a perceptual and an
-adversarial loss besides, which sharpen photographs; EntityWorld's flat colours do without.
+adversarial loss besides, which sharpen photographs; EntityWorld's flat colours do without. With both, its images
+compared in the features of the encoder that MAGE draws from (rcg_moco32.py), and 4 x 4 patches told apart:
+
+    reimagen train experiments/rcg_vq32.py --workdir runs/rcg/vq_sharp --data.records runs/world/train --init.adopt \
+        --init.weights runs/rcg/encoder --perceptual.weight 0.1 --adversarial.weight 0.1 --adversarial.start 1000 \
+        --adversarial.network.width 16 --train.beta1 0.5
 """
 
 from reimagen_jax.config import Experiment, TrainConfig

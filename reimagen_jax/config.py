@@ -182,7 +182,7 @@ class TrainConfig(Checked):
     """Of the whole run. Free on resuming: training longer is the commonest wish. The rate of the steps to come follows
     the new length; where the steps so far would have had another rate under it (cosine decay always, tail decay once
     the tail has begun), the result is not that of a run of the new length: the loop says so, and `run.json` keeps the
-    change."""
+    change. So with the average's memory, where that grows."""
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     """Adafactor keeps a row and a column of second moments for a matrix, where AdamW keeps two moments of its size."""
     multiply_by_parameter_scale: bool = False
@@ -203,6 +203,8 @@ class TrainConfig(Checked):
     over the last fifth of `num_steps` (so that a run can be prolonged until then)."""
     weight_decay: NonNegative = 0.0
     """Share of a matrix that a step takes away, times the learning rate."""
+    beta1: Annotated[NonNegative, Lt(1)] = 0.9
+    """Of AdamW; two networks that learn against each other want less (VQGAN: 0.5). Adafactor has none."""
     beta2: Annotated[NonNegative, Lt(1)] = 0.99
     """Of AdamW; Adafactor's memory grows with the steps, as 1 - n^-0.8."""
     epsilon: Positive = 1e-8
@@ -214,6 +216,9 @@ class TrainConfig(Checked):
     whole batch, but for rounding and for which random numbers an example meets."""
     ema_decay: Share = 0.999
     """Of the averaged parameters; warmed up as min(ema_decay, (1 + step) / (10 + step))."""
+    ema_growth: Literal["none", "cosine"] = "none"
+    """cosine: it grows from `ema_decay` to 1 over the run, along half a cosine and without that warm-up, as the
+    momentum of MoCo-v3's teacher does."""
     parallel: Literal["jit", "pmap"] = "jit"
     """How a step is spread over devices: one program over sharded arrays, or a map over devices with a state whole on
     each (no fsdp, one process), for those who stand on `jax.pmap`."""

@@ -21,6 +21,7 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.inference.export import save_weights
 from reimagen_jax.inference.model import Model
 from reimagen_jax.systems import kinds
+from reimagen_jax.training.checkpoint import load_ema
 from tests.mage import VQ
 from tests.rcg import RDM
 from tests.samples import picture
@@ -62,21 +63,37 @@ def test_the_papers_sizes_are_the_published_networks(name, own, published):
     assert count(shapes["vq"]) == 54_515_587
 
 
-def test_a_paper_size_trains_two_steps_by_its_headers_command(world):
-    path = EXPERIMENTS / "rcg_mage_b.py"
+def two_steps(world, name):
+    """Of a paper's size, by the last command of its header: what is logged of it."""
+    path = EXPERIMENTS / f"{name}.py"
     text = re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8").split('"""')[1])
     line = [line for line in text.splitlines() if line.strip().startswith("reimagen train")][-1]
     places = {f"runs/tiny/{part}": world / part for part in ("records", "vq", "encoder")}
-    places |= {"experiments/rcg_mage_b.py": path}
+    places |= {f"experiments/{name}.py": path}
     words = [str(places.get(word, word)) for word in shlex.split(line)[2:]]
-    words[words.index("--workdir") + 1] = str(world / "run")
+    words[words.index("--workdir") + 1] = str(world / name)
     command.main(words)
-    (logged,) = (json.loads(line) for line in (world / "run" / "metrics.jsonl").read_text().splitlines())
-    assert logged["step"] == 2 and 0.5 < logged["masked"] <= 1.0
+    (logged,) = (json.loads(line) for line in (world / name / "metrics.jsonl").read_text().splitlines())
+    assert logged["step"] == 2
+    return logged
+
+
+def test_a_paper_size_trains_two_steps_by_its_headers_command(world):
+    logged = two_steps(world, "rcg_mage_b")
+    assert 0.5 < logged["masked"] <= 1.0
     assert abs(logged["loss"] - math.log(VQ.system.vq.codes)) < 0.7  # it begins by saying little
-    ours = Model.open(world / "run").params
+    ours = Model.open(world / "rcg_mage_b").params
     assert same(ours["vq"], Model.open(world / "vq").params["vq"])
     assert same(ours["encoder"], Model.open(world / "encoder").params["encoder"])
+
+
+def test_the_papers_tokenizer_trains_against_a_discriminator_and_is_a_tokenizer_alone(world):
+    logged = two_steps(world, "rcg_vq_256")
+    assert {"perceptual", "told_apart", "telling", "fooling"} <= logged.keys() and logged["adversarial_weight"] > 0
+    opened = Model.open(world / "rcg_vq_256")
+    assert opened.params.keys() == {"vq"} and opened.config.system == opened.config.system.opened
+    assert main(["export", str(world / "rcg_vq_256"), "--out", str(world / "sharp")]) == 0
+    assert same(Model.open(world / "sharp").params, opened.params)
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +112,24 @@ def test_4_steps_are_2_and_a_restart_and_2_bit_for_bit(run):
     assert same(Model.open(run).params, Model.open(run.parent / "whole").params)
 
 
-def test_a_tokenizer_learns_by_the_same_command(world, tmp_path):
+SHARP = "--perceptual.weight 0.5 --adversarial.weight 0.5 --adversarial.start 3 --adversarial.network.depth 1"
+SHARP += " --adversarial.network.width 4 --adversarial.network.groups 2 --init.adopt --init.weights"
+
+
+@pytest.mark.parametrize("sharp", [False, True], ids=["plain", "sharp"])
+def test_a_tokenizer_learns_by_the_same_command(world, tmp_path, sharp):
     path = tmp_path / "tiny.py"
     path.write_text("from tests.mage import VQ as config\n")
+    words = ["--data.records", str(world / "records"), *([*SHARP.split(), str(world / "encoder")] if sharp else [])]
     for folder, steps in (("whole", "4"), ("parts", "2"), ("parts", "4")):
-        words = ["--workdir", str(tmp_path / folder), "--data.records", str(world / "records")]
-        command.main([str(path), *words, "--train.num-steps", steps])
-    assert same(*(Model.open(tmp_path / folder).params for folder in ("whole", "parts")))
+        command.main([str(path), "--workdir", str(tmp_path / folder), *words, "--train.num-steps", steps])
+    whole, parts = (load_ema(tmp_path / folder)[1] for folder in ("whole", "parts"))
+    assert same(whole, parts)
+    assert whole.keys() == ({"vq", "discriminator", "perceptual"} if sharp else {"vq"})
+    if sharp:
+        assert same(whole["perceptual"], Model.open(world / "encoder").params["encoder"])
+        with pytest.raises(UserError, match=r"compares images by an encoder \(perceptual\.weight 0\.5\): pass --init"):
+            command.main([str(path), "--workdir", str(tmp_path / "none"), *words[:4]])
 
 
 @pytest.mark.parametrize(

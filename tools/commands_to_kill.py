@@ -23,6 +23,7 @@ from reimagen_jax.commands import (  # noqa: F401 (imported before processes are
     index,
     prepare,
     rater,
+    rcg,
     sample,
     search,
     sweep,
@@ -45,7 +46,7 @@ EXPERIMENT = "from specimens import {} as config\n"
 def write_specimens(folder: Path) -> None:
     """The specimens, experiment files, and a world with a base."""
     specimens.write(folder)
-    for name, file in (("EXPERIMENT", "experiment.py"), ("PRIOR", "prior.py")):
+    for name, file in (("EXPERIMENT", "experiment.py"), ("PRIOR", "prior.py"), ("VQ", "vq.py"), ("MAGE", "mage.py")):
         (folder / file).write_text(EXPERIMENT.format(name), encoding="utf-8")
     world = World(num_entities=8, num_images=48)
     settings = {"where": [], "resolution": 32, "world": vars(world)}
@@ -115,6 +116,14 @@ SCENARIOS = {
         f"train prior.py --workdir work --data.records records --init.weights encoder_clip {_TRAIN}",
         ("records", "encoder_clip", "prior.py"),
     ),
+    "train tokenizer": Scenario(
+        f"train vq.py --workdir work --data.records records --init.weights encoder_images {_TRAIN}",
+        ("records", "encoder_images", "vq.py"),
+    ),
+    "train mage": Scenario(
+        f"train mage.py --workdir work --data.records records --init.weights vq --init.beside encoder_images {_TRAIN}",
+        ("records", "vq", "encoder_images", "mage.py"),
+    ),
     "encode-train": Scenario(
         "encode-train records --out out --resolution 8 --width 8 --max-bytes 8 --num-steps 2 --batch-size 2 "
         "--held-out 0.4",
@@ -139,6 +148,10 @@ SCENARIOS = {
     "unclip components": Scenario(
         "unclip components pictures/rgb.png --records records --dims 1 --model decoder --out out --steps 2",
         ("pictures", "records", "decoder"),
+    ),
+    "rcg draw": Scenario("rcg draw --model rdm --cascade mage --out out --num-images 1 --steps 1", ("rdm", "mage")),
+    "rcg reconstruct": Scenario(
+        "rcg reconstruct pictures/rgb.png --model mage --out out --num-images 1", ("pictures", "mage")
     ),
     "sample many": Scenario(
         "sample --model model --prompt a b c d --out out --num-images 3 --steps 1 --batch-size 2", (*_BASE, "model")

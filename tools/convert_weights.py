@@ -1,4 +1,4 @@
-"""Published weights into ours: a stage of DeepFloyd IF, karlo, which is an unCLIP, or an encoder of MoCo-v3, for RCG.
+"""Published weights into ours: a stage of DeepFloyd IF, karlo, which is an unCLIP, or the parts of RCG.
 
     python tools/convert_weights.py IF-I-M-v1.0 --out runs/if64
     python tools/convert_weights.py IF-II-M-v1.0 --text-encoder IF-I-M-v1.0/text_encoder --out runs/if256
@@ -28,6 +28,15 @@ An encoder of MoCo-v3 (github.com/facebookresearch/moco-v3; ViT-L of github.com/
 encoder, as `reimagen encode-train` writes it; a representation diffusion model of RCG (github.com/LTH14/rcg), with the
 encoder that lies in its file, a folder of weights. PyTorch's files are read without running them, and PyTorch is not
 needed. The encoder is licensed under CC BY-NC 4.0, and so is what is made of it: not for commercial use.
+
+    python tools/convert_weights.py vqgan_jax_strongaug.ckpt --out runs/vq_256
+    python tools/convert_weights.py mage-mocov3vitb.pth --out runs/mage_b
+    python tools/convert_weights.py vgg16.safetensors --lpips vgg.pth --out runs/lpips
+
+MaskGIT's tokenizer as MAGE's authors publish it becomes a folder of weights of a tokenizer, which a MAGE starts from
+(`--init.weights`); a MAGE (of RCG, from representations, or of github.com/LTH14/mage, from nothing) a folder that
+draws, with the tokenizer and the encoder that lie in its file. LPIPS, a VGG by torchvision's names and the weights of
+its channels by LPIPS' own, becomes an encoder that a tokenizer's images are compared by as it learns.
 """
 
 import sys
@@ -43,10 +52,11 @@ from reimagen_jax.terminal import say
 
 @dataclass(frozen=True)
 class Convert:
-    """Convert a stage of DeepFloyd IF, and add attention over neighbours; or karlo; or an encoder of MoCo-v3."""
+    """Convert a stage of DeepFloyd IF, and add attention over neighbours; or karlo; or a part of RCG; or LPIPS."""
 
     pipeline: Annotated[Path, tyro.conf.Positional]
-    """Folder of a stage I or II pipeline, or of karlo; or MoCo-v3's file (.pth.tar), or an RDM's of RCG."""
+    """Folder of a stage I or II pipeline, or of karlo; or MoCo-v3's file (.pth.tar), an RDM's or a MAGE's of RCG, the
+    tokenizer's of MAGE; or a VGG's, with --lpips."""
     out: Path
     """Folder to write; it must not exist yet."""
     neighbours_at: tuple[int, ...] | None = None
@@ -58,7 +68,9 @@ class Convert:
     image_encoder: Path | None = None
     """Of karlo: folder of CLIP's image tower (default: image_encoder in the pipeline's folder, if there is one)."""
     heads: int | None = None
-    """Of MoCo-v3: heads of attention (default: those of the published sizes, by width)."""
+    """Of MoCo-v3, and of a MAGE's encoder: heads of attention (default: those of the published sizes, by width)."""
+    lpips: Path | None = None
+    """Of a VGG: the file of LPIPS' weights of its channels."""
     cleaning: Literal["none", "deepfloyd"] = "none"
     """deepfloyd: all texts that the model reads are cleaned, as IF's own captions were (needs the extra "clean")."""
     name: str = ""
@@ -69,11 +81,16 @@ class Convert:
     """Replace an existing output folder, once the new one is complete."""
 
     def run(self) -> None:
-        """Reads, converts and writes. Raises `UserError` on what is neither a stage of IF nor karlo nor MoCo-v3's."""
+        """Reads, converts and writes. Raises `UserError` on what is none of these."""
+        from reimagen_jax.systems.mage.published import holds
         from reimagen_jax.systems.rcg.published import holds_rdm
         from reimagen_jax.systems.unclip.karlo import is_karlo
 
-        if self.pipeline.is_file() and holds_rdm(self.pipeline):
+        if self.lpips is not None:
+            self._lpips(self.lpips)
+        elif self.pipeline.is_file() and (part := holds(self.pipeline)):
+            self._mage(part)
+        elif self.pipeline.is_file() and holds_rdm(self.pipeline):
             self._rdm()
         elif self.pipeline.is_file():
             self._moco()
@@ -82,19 +99,72 @@ class Convert:
         else:
             self._stage_of_if()
 
-    def _rdm(self) -> None:
+    def _of_images(self, what: str, *, alone: bool) -> None:
+        """Raises `UserError` for options that are about texts, or, of what is an encoder alone, about models."""
+        from reimagen_jax.errors import require
+
+        odd = {"--neighbours-at": self.neighbours_at, "--no-neighbours": self.no_neighbours}
+        odd |= {"--text-encoder": self.text_encoder, "--image-encoder": self.image_encoder}
+        odd |= {"--cleaning": self.cleaning != "none"}
+        if alone:
+            odd |= {"--name": self.name, "--dtype": self.dtype != "float32"}
+        said = [name for name, value in odd.items() if value]
+        require(not said, f"{', '.join(said)}: of text-to-image models, but {self.pipeline} is {what}")
+
+    def _lpips(self, channels: Path) -> None:
+        from reimagen_jax.encoders.dual import DualEncoder
+        from reimagen_jax.encoders.lpips_published import published
+        from reimagen_jax.errors import require
+        from reimagen_jax.files import atomic_dir, require_writable, write_text
+
+        require(self.heads is None, f"--heads: of MoCo-v3's file, but {self.pipeline} is a VGG")
+        self._of_images("a VGG (--lpips)", alone=True)
+        require_writable(self.out, kind="encoder", overwrite=self.overwrite)
+        encoder = DualEncoder(*published(self.pipeline, channels), {"published": self.pipeline.name})
+        card = f"# LPIPS\n\nHow alike images look, by features of a VGG. Converted from `{self.pipeline.name}` and "
+        card += f"`{channels.name}`, whose licences go with them. A tokenizer's images are compared by it as it learns "
+        card += "(`--perceptual.weight 1 --init.adopt --init.weights THIS_FOLDER`).\n"
+        with atomic_dir(self.out, kind="encoder", overwrite=self.overwrite) as folder:
+            write_text(folder / "README.md", card)
+            encoder.save(folder)
+        print(f"LPIPS, a VGG of widths {', '.join(map(str, encoder.config.vgg.widths))}, in {self.out}")
+
+    def _mage(self, part: str) -> None:
         import jax.numpy as jnp
 
         from reimagen_jax.errors import require
         from reimagen_jax.files import atomic_dir, require_writable, write_text
         from reimagen_jax.inference.export import CARD, model_card, save_weights
+        from reimagen_jax.systems.mage.published import LICENCE, read_mage, read_vq
+
+        self._of_images("a tokenizer" if part == "vq" else "a MAGE", alone=False)
+        require_writable(self.out, kind="weights", overwrite=self.overwrite)
+        name = self.name or self.pipeline.name.partition(".")[0]
+        if part == "vq":
+            require(self.heads is None, f"--heads: of MoCo-v3's file, but {self.pipeline} is a tokenizer")
+            config, params = read_vq(self.pipeline, name)
+        else:
+            config, params = read_mage(self.pipeline, name, self.heads)
+        held = "encoder" in params
+        about = f"{self.pipeline.name}, published by the authors of MAGE and RCG, converted"
+        about += "; its encoder is MoCo-v3's, by Meta AI, licensed under CC BY-NC 4.0: not for commercial use." * held
+        with atomic_dir(self.out, kind="weights", overwrite=self.overwrite) as folder:
+            save_weights(folder, config, params, jnp.dtype(self.dtype))
+            licence = LICENCE if held else ""
+            card = model_card(config, {"Training": "by the authors of MAGE and RCG"}, about=about, licence=licence)
+            write_text(folder / CARD, card)
+        print(f"{config.name}: {config.system.kind}, {config.system.resolution} pixels, in {self.out}")
+        if held:
+            print("The encoder's licence, CC BY-NC 4.0, excludes commercial use; the card names it")
+
+    def _rdm(self) -> None:
+        import jax.numpy as jnp
+
+        from reimagen_jax.files import atomic_dir, require_writable, write_text
+        from reimagen_jax.inference.export import CARD, model_card, save_weights
         from reimagen_jax.systems.rcg.published import LICENCE, read
 
-        odd = {"--neighbours-at": self.neighbours_at, "--no-neighbours": self.no_neighbours}
-        odd |= {"--text-encoder": self.text_encoder, "--image-encoder": self.image_encoder}
-        odd |= {"--cleaning": self.cleaning != "none"}
-        said = [name for name, value in odd.items() if value]
-        require(not said, f"{', '.join(said)}: of text-to-image models, but {self.pipeline} is an RDM of RCG")
+        self._of_images("an RDM of RCG", alone=False)
         require_writable(self.out, kind="weights", overwrite=self.overwrite)
         config, params = read(self.pipeline, self.name or self.pipeline.stem, self.heads)
         about = f"{self.pipeline.name}, a representation diffusion model of RCG by its authors, converted; its encoder "
@@ -110,14 +180,9 @@ class Convert:
         from reimagen_jax.commands.encode_images import published_card
         from reimagen_jax.encoders.dual import DualEncoder
         from reimagen_jax.encoders.moco_published import LICENCE, published
-        from reimagen_jax.errors import require
         from reimagen_jax.files import atomic_dir, require_writable, write_text
 
-        odd = {"--neighbours-at": self.neighbours_at, "--no-neighbours": self.no_neighbours, "--name": self.name}
-        odd |= {"--text-encoder": self.text_encoder, "--image-encoder": self.image_encoder}
-        odd |= {"--cleaning": self.cleaning != "none", "--dtype": self.dtype != "float32"}
-        said = [name for name, value in odd.items() if value]
-        require(not said, f"{', '.join(said)}: of text-to-image models, but {self.pipeline} is a file, as MoCo-v3's is")
+        self._of_images("a file, as MoCo-v3's is", alone=True)
         require_writable(self.out, kind="encoder", overwrite=self.overwrite)
         config, params = published(self.pipeline, self.heads)
         encoder = DualEncoder(config, params, {"published": self.pipeline.name, "licence": LICENCE})

@@ -91,6 +91,11 @@ NOT_HERE = (
     (r"IF-I|runs/(if|train|text)(64|256)", "needs DeepFloyd IF's published weights; tests/parity has them at random"),
     (r"t5-v1_1-small", "needs T5's published weights; tests/commands/test_frozen_text.py has them at random"),
     (r"karlo", "needs karlo's published weights; tests/parity/test_karlo.py has them at random"),
+    (
+        r"convert_weights.py \S+\.(pth|tar|ckpt|safetensors)",
+        "needs published weights; tests/parity has them at random (test_moco.py, test_rdm.py, test_vq.py, "
+        "test_mage.py, test_lpips.py)",
+    ),
     (r"tfds:", "downloads a data set; tests/data/sources/test_tfds.py makes one"),
     (
         r"experiments/re_imagen.* --workdir DIR",

@@ -37,6 +37,7 @@ from reimagen_jax.encoders.settings import (
     FrozenTextConfig,
     ImageTowerConfig,
     JointConfig,
+    LpipsConfig,
     RepresentationConfig,
     TextConfig,
     TextTowerConfig,
@@ -46,13 +47,18 @@ from reimagen_jax.evaluation.rater import Rater, shapes
 from reimagen_jax.files import atomic_dir, signed
 from reimagen_jax.inference.export import export
 from reimagen_jax.inference.origin import ModelOrigin, NeighbourOrigin, Origin, StageOrigin, StartOrigin, save_image
-from reimagen_jax.nets.settings import Level, UNetConfig
+from reimagen_jax.nets.settings import LatentMLPConfig, Level, PatchGANConfig, UNetConfig, VGGConfig, VQConfig
 from reimagen_jax.retrieval.building import Dense
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import build_triples
 from reimagen_jax.systems import kinds
+from reimagen_jax.systems.mage.settings import FROZEN as FROZEN_TOKENIZER
+from reimagen_jax.systems.mage.settings import AdversarialConfig, MageConfig, PerceptualConfig, VQSystemConfig
 from reimagen_jax.systems.rater.settings import RaterConfig
+from reimagen_jax.systems.rcg.settings import FROZEN as FROZEN_ENCODER
+from reimagen_jax.systems.rcg.settings import PicturesConfig, RdmConfig
 from reimagen_jax.systems.reimagen.settings import ReImagenConfig, TriplesConfig
+from reimagen_jax.systems.settings import RecordsConfig
 from reimagen_jax.systems.unclip.settings import FROZEN as FROZEN_CLIP
 from reimagen_jax.systems.unclip.settings import TOKENS, ARPriorConfig, DecoderConfig, PairsConfig, PriorConfig
 from reimagen_jax.training.checkpoint import Checkpoints, settle
@@ -90,6 +96,38 @@ UNCLIP = {
 }
 """The smallest of unCLIP's, by the folders that their weights are in."""
 PRIOR = UNCLIP["prior"]
+_VQ = VQConfig(widths=(8,), blocks=1, patch=4, groups=2, codes=4, code_width=2)
+_ADVERSARY = AdversarialConfig(weight=0.5, network=PatchGANConfig(width=2, depth=1, groups=2))
+VQ = Experiment(
+    "smallest_vq",
+    VQSystemConfig(
+        resolution=8, vq=_VQ, adversarial=_ADVERSARY, perceptual=PerceptualConfig(weight=1.0, encoder=IMAGES)
+    ),
+    RecordsConfig(batch_size=2, threads=1),
+    InitConfig(adopt=True),
+    EXPERIMENT.train,
+)
+"""A tokenizer that learns by features and against a discriminator, of which its weights have neither."""
+MAGE = Experiment(
+    "smallest_mage",
+    MageConfig(resolution=8, vq=_VQ, encoder=IMAGES, tower=_TOWER, decoder=_TOWER),
+    PicturesConfig(batch_size=2, threads=1),
+    InitConfig(adopt=True),
+    dataclasses.replace(EXPERIMENT.train, rates=(FROZEN_TOKENIZER,)),
+)
+RCG = {
+    "vq": dataclasses.replace(VQ, system=VQ.system.opened),
+    "mage": MAGE,
+    "rdm": Experiment(
+        "smallest_rdm",
+        RdmConfig(encoder=IMAGES, mlp=LatentMLPConfig(width=4, depth=1, time_width=4, class_width=4)),
+        PicturesConfig(batch_size=2, threads=1),
+        InitConfig(adopt=True),
+        dataclasses.replace(EXPERIMENT.train, rates=(FROZEN_ENCODER,)),
+    ),
+}
+"""The smallest of RCG's, by the folders that their weights are in."""
+LPIPS = LpipsConfig(VGGConfig((2, 2), (1, 1)), resolution=8)
 FROZEN = FrozenTextConfig(encoder="t5", fingerprint="words", width=4, max_tokens=6)
 T5 = {"model_type": "t5", "feed_forward_proj": "gated-gelu", "vocab_size": 1024}
 T5 |= {"d_model": 8, "d_kv": 4, "num_heads": 2, "d_ff": 8, "num_layers": 1}
@@ -325,6 +363,9 @@ def write_knowledge(root: Path) -> None:
     (root / "encoder_images").mkdir()
     expected = jax.eval_shape(dual.towers_of(IMAGES).init, jax.random.key(0))
     dual.DualEncoder(IMAGES, numbers(expected), {"measured": {}}).save(root / "encoder_images")
+    (root / "encoder_lpips").mkdir()
+    expected = jax.eval_shape(dual.towers_of(LPIPS).init, jax.random.key(0))
+    dual.DualEncoder(LPIPS, numbers(expected), {"published": "vgg"}).save(root / "encoder_lpips")
     base = KnowledgeBase.build(records, root / "base")
     for name, kind in (("dense", "exact"), ("ivf", "faiss")):
         settings = Dense(root / "encoder", of="text", kind=kind)
@@ -366,7 +407,7 @@ def write_weights(root: Path) -> None:
     state = numbers(abstract_state(config))
     with atomic_dir(root / "model", kind="weights") as folder:
         export(folder, EXPERIMENT, state.params)
-    for name, smallest in UNCLIP.items():
+    for name, smallest in (UNCLIP | RCG).items():
         with atomic_dir(root / name, kind="weights") as folder:
             export(folder, smallest, numbers(jax.eval_shape(kinds.system_of(smallest).init, jax.random.key(0))))
     feed = kinds.feed_of(config)

@@ -74,6 +74,7 @@ def image_encoder(run: Path, records: Path, probe: Sequence[str]) -> "DualEncode
             "batch_size": config.data.batch_size,
             "seed": config.data.seed,
             "momentum": train.ema_decay,
+            "momentum_growth": train.ema_growth,
             "learning_rate": train.learning_rate,
             "weight_decay": train.weight_decay,
         },

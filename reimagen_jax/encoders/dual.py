@@ -27,7 +27,7 @@ from reimagen_jax.config import without_local
 from reimagen_jax.data.manifest import Manifest, Text, open_folder, write_manifest
 from reimagen_jax.encoders.bytes import ByteEncoder
 from reimagen_jax.encoders.image_function import ImageFunction
-from reimagen_jax.encoders.settings import DualConfig, JointConfig, RepresentationConfig
+from reimagen_jax.encoders.settings import DualConfig, JointConfig, LpipsConfig, Network, RepresentationConfig
 from reimagen_jax.encoders.tokenizers import ByteTokenizer
 from reimagen_jax.encoders.towers import Tokenizer, Towers, as_floats, unit
 from reimagen_jax.errors import require
@@ -49,7 +49,7 @@ class _Manifest(Manifest):
     encoder: Text = "dual"
 
 
-NETWORKS = {"dual": DualConfig, "clip": JointConfig, "representation": RepresentationConfig}
+NETWORKS = {"dual": DualConfig, "clip": JointConfig, "representation": RepresentationConfig, "lpips": LpipsConfig}
 """The settings of a network, by what the manifest calls it."""
 
 
@@ -148,7 +148,7 @@ class Dual:
         return ByteTokenizer(self.config.max_bytes)
 
 
-def towers_of(config: DualConfig | JointConfig | RepresentationConfig) -> Towers:
+def towers_of(config: Network) -> Towers:
     """The towers that these settings are of. An encoder of images alone has one: it refuses texts."""
     if isinstance(config, DualConfig):
         return Dual(config)
@@ -156,6 +156,10 @@ def towers_of(config: DualConfig | JointConfig | RepresentationConfig) -> Towers
         from reimagen_jax.encoders.representation import Representation
 
         return Representation(config)
+    if isinstance(config, LpipsConfig):
+        from reimagen_jax.encoders.lpips import Lpips
+
+        return Lpips(config)
     from reimagen_jax.encoders.joint import Joint
 
     return Joint(config)
@@ -165,7 +169,7 @@ def towers_of(config: DualConfig | JointConfig | RepresentationConfig) -> Towers
 class DualEncoder:
     """Trained towers of texts and images, small ones or a CLIP, or one of images alone: a `VectorEncoder`."""
 
-    config: DualConfig | JointConfig | RepresentationConfig
+    config: Network
     params: Any = field(repr=False)
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """How it was trained, on what, and what was measured; JSON."""
@@ -185,7 +189,7 @@ class DualEncoder:
 
     @property
     def kind(self) -> str:
-        """`dual`, the small towers, `clip`, or `representation`, of images alone."""
+        """`dual`, the small towers, `clip`, `representation` or `lpips`, of images alone."""
         return next(name for name, settings in NETWORKS.items() if isinstance(self.config, settings))
 
     @functools.cached_property
@@ -229,7 +233,7 @@ class DualEncoder:
 
 
 @functools.cache
-def _program(config: DualConfig | JointConfig | RepresentationConfig, of: str) -> Callable[[Any, Array], Array]:
+def _program(config: Network, of: str) -> Callable[[Any, Array], Array]:
     """One of the towers, compiled once for each network."""
     towers = towers_of(config)
     if of == "text":

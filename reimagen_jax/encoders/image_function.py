@@ -17,10 +17,14 @@ class ImageFunction(NamedTuple):
 
     def __call__(self, params: Any, x_BHWC: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
         """Vectors of images in [-1, 1] of any size, which are resized (cubic; smoothed on the way down)."""
-        side = self.resolution
-        if x_BHWC.shape[1:3] != (side, side):
-            x_BHWC = jax.image.resize(x_BHWC, (len(x_BHWC), side, side, 3), "cubic")
-        return self.embed(params, x_BHWC)
+        return self.embed(params, resized(x_BHWC, self.resolution))
+
+
+def resized(x_BHWC: Float[Array, "b h w 3"], side: int) -> Float[Array, "b r r 3"]:
+    """Images of any size at this side (cubic; smoothed on the way down)."""
+    if x_BHWC.shape[1:3] == (side, side):
+        return x_BHWC
+    return jax.image.resize(x_BHWC, (len(x_BHWC), side, side, 3), "cubic")
 
 
 class ImageEncoder(Protocol):

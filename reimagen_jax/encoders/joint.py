@@ -23,11 +23,12 @@ from reimagen_jax.encoders import clip
 from reimagen_jax.encoders.clip_net import Clip, ClipConfig
 from reimagen_jax.encoders.frozen import pad_to, read_settings
 from reimagen_jax.encoders.hf_tokenizers import HFTokenizer, open_clip_tokenizer
-from reimagen_jax.encoders.image_function import ImageFunction
+from reimagen_jax.encoders.image_function import ImageFunction, resized
 from reimagen_jax.encoders.settings import JointConfig
 from reimagen_jax.encoders.tokenizers import PADDING, EndedByteTokenizer
 from reimagen_jax.encoders.towers import Tokenizer, unit
 from reimagen_jax.errors import require
+from reimagen_jax.nets.transformer import states
 from reimagen_jax.pretrained.safetensors_reader import open_checkpoint
 
 
@@ -96,6 +97,11 @@ class Joint:
             return self._scaled(vector_BD)
 
         return ImageFunction(embed, params, self.config.image.resolution)(params, x_BHWC)
+
+    def image_states(self, params: Any, x_BHWC: Float[Array, "b h w 3"]) -> list[Float[Array, "b m width"]]:
+        """The image tower's tokens after each block, of images as in `images`."""
+        x_BHWC = resized(x_BHWC, self.config.image.resolution)
+        return states(self.net, {"params": params}, (x_BHWC + 1.0) * 0.5, "images")
 
     def embed_texts(self, params: Any, tokens_BL: Int32[Array, "b l"]) -> Float[Array, "b d"]:
         """Unit vectors of texts."""

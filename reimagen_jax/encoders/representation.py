@@ -28,7 +28,7 @@ from reimagen_jax.encoders.joint import Joint
 from reimagen_jax.encoders.settings import JointConfig, RepresentationConfig
 from reimagen_jax.encoders.towers import Tokenizer, unit
 from reimagen_jax.errors import UserError, require
-from reimagen_jax.nets.transformer import Block, norm
+from reimagen_jax.nets.transformer import Block, norm, states
 
 BN_EPSILON = 1e-5
 
@@ -169,6 +169,10 @@ class Representation:
     def features(self, params: Any, x_BHWC: Float[Array, "b h w 3"]) -> Float[Array, "b width"]:
         """(1) of images in [-1, 1] of any size."""
         return Encoder(self.config).apply(_variables(params), self.pixels(x_BHWC), method="features")
+
+    def states(self, params: Any, x_BHWC: Float[Array, "b h w 3"]) -> list[Float[Array, "b m width"]]:
+        """The tokens after each block, of images in [-1, 1] of any size."""
+        return states(Encoder(self.config), _variables(params), self.pixels(x_BHWC), "features")
 
     def represent(self, params: Any, x_BHWC: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
         """(3) of images in [-1, 1] of any size."""

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from reimagen_jax.checked import Checked, Count, Natural, Number, Positive
 from reimagen_jax.config import FREE, LOCAL
 from reimagen_jax.errors import require
-from reimagen_jax.nets.settings import Tower
+from reimagen_jax.nets.settings import Tower, VGGConfig
 
 Cleaning = Literal["none", "deepfloyd"]
 InceptionPoint = Literal[64, 192, 768, 2048]
@@ -271,3 +271,32 @@ class RepresentationConfig(Checked):
             f"encoder.patch {self.patch} is not 2, 4, 8, ..., or half of it does not divide encoder.tower.width "
             f"{self.tower.width}: encoder.stem halves the sides, and doubles the channels, until a patch is a token",
         )
+
+
+@dataclass(frozen=True)
+class LpipsConfig(Checked):
+    """What measures how alike two images look (lpips.py): a VGG, and how much each of its channels counts."""
+
+    section: ClassVar[str] = "encoder."
+
+    vgg: VGGConfig = field(default_factory=VGGConfig)
+    resolution: Count = 224
+    """Side of the images whose vectors are asked for; distances are of images of any side."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_side(self.resolution, "encoder.resolution")
+
+    def check_side(self, side: int, name: str) -> None:
+        """Raises `UserError` for images that are gone before the last features."""
+        least = 2 ** (len(self.vgg.widths) - 1)
+        require(
+            side >= least,
+            f"{name} {side}: a VGG of {len(self.vgg.widths)} resolutions reads images of {least} pixels at least",
+        )
+
+
+Network = DualConfig | JointConfig | RepresentationConfig | LpipsConfig
+"""Of an encoder of vectors."""
+ImageNetwork = RepresentationConfig | JointConfig | LpipsConfig
+"""Of an encoder by which images are compared."""

@@ -15,7 +15,7 @@ from reimagen_jax.checked import Checked, Natural, NonNegative, Share, parse
 from reimagen_jax.config import Experiment, SystemConfig
 from reimagen_jax.data.manifest import NAME, open_folder
 from reimagen_jax.encoders import dual
-from reimagen_jax.encoders.settings import DualConfig, JointConfig, RepresentationConfig
+from reimagen_jax.encoders.settings import DualConfig, JointConfig, LpipsConfig, RepresentationConfig
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.files import read_json, write_json
 from reimagen_jax.inference.pipeline import Stage
@@ -24,6 +24,7 @@ from reimagen_jax.pretrained.weights import WEIGHTS, fingerprint, load_params
 from reimagen_jax.systems import kinds
 from reimagen_jax.systems.base import Params, Settings
 from reimagen_jax.systems.dual.settings import ClipSystemConfig, DualSystemConfig
+from reimagen_jax.systems.mage.settings import LpipsWeights
 from reimagen_jax.systems.moco.settings import MocoConfig
 from reimagen_jax.training import checkpoint
 
@@ -213,7 +214,12 @@ def start_of(folder: str | Path) -> tuple[SystemConfig, Callable[[], Params]]:
     path = placed(folder)
     if (path / dual.SETTINGS).is_file():
         encoder = dual.open(path)
-        kinds_of = {JointConfig: ClipSystemConfig, DualConfig: DualSystemConfig, RepresentationConfig: MocoConfig}
+        kinds_of = {
+            JointConfig: ClipSystemConfig,
+            DualConfig: DualSystemConfig,
+            RepresentationConfig: MocoConfig,
+            LpipsConfig: LpipsWeights,
+        }
         kind = kinds_of[type(encoder.config)]
         return kind(network=encoder.config), lambda: encoder.params
     return experiment_of(path).system, lambda: Model.open(path, on_host=True).params

@@ -187,6 +187,50 @@ class VQConfig(Checked):
 
 
 @dataclass(frozen=True)
+class PatchGANConfig(Checked):
+    """What tells an autoencoder's images from true ones, patch by patch (patchgan.py); by default VQGAN's."""
+
+    section: ClassVar[str] = "network."
+
+    width: Count = 64
+    """Channels of the first convolution; they double with each, to eight times as many."""
+    depth: Count = 3
+    """Convolutions that halve the sides; with 3 a patch is of some 70 pixels."""
+    groups: Count = 32
+    """Of the group norms of all but the first and the last convolution; `width` doubled must be a multiple."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of convolutions; parameters, norms and the output stay float32."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            2 * self.width % self.groups == 0,
+            f"network.width {self.width} doubled is not a multiple of network.groups {self.groups}",
+        )
+
+
+@dataclass(frozen=True)
+class VGGConfig(Checked):
+    """A VGG without its classifier (vgg.py); by default of 16 layers."""
+
+    section: ClassVar[str] = "vgg."
+
+    widths: tuple[Count, ...] = (64, 128, 256, 512, 512)
+    """Channels of each resolution, from high to low; a side is halved from one to the next."""
+    convolutions: tuple[Count, ...] = (2, 2, 3, 3, 3)
+    """Of each resolution."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of convolutions."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            len(self.widths) == len(self.convolutions) > 0,
+            f"vgg.widths has {len(self.widths)} resolutions, vgg.convolutions {len(self.convolutions)}: give as many",
+        )
+
+
+@dataclass(frozen=True)
 class Tower(Checked):
     """A transformer (transformer.py)."""
 

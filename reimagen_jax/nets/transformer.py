@@ -15,6 +15,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Bool, Float, Int32
 
 from reimagen_jax.nets.attention import FUSED, KEY_BLOCK, MASKED, choose
@@ -195,3 +196,15 @@ class CausalTransformer(nn.Module):
                 kept.append(remembered)
         h_BLD = norm(self.tower, "norm")(x_BLD)
         return h_BLD if memory is None else (h_BLD, tuple(kept))
+
+
+def states(net: nn.Module, variables: Mapping[str, Any], x: Array, method: str) -> list[Float[Array, "b m d"]]:
+    """The tokens after each block of a network with one tower of them, when `method` is asked about `x`."""
+
+    def of_block(module: nn.Module, name: str) -> bool:
+        return isinstance(module, Block) and name == "__call__"
+
+    options = {"capture_intermediates": of_block, "mutable": ["intermediates"]}
+    _, told = net.apply(variables, x, method=method, **options)
+    found = {path[-2]: leaf[0] for path, leaf in flatten_dict(told["intermediates"]).items()}
+    return [found[name] for name in sorted(found, key=lambda name: int(name.removeprefix("block")))]

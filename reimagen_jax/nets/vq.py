@@ -26,6 +26,11 @@ def conv(config: VQConfig, width: int, side: int, name: str, bias: bool = True) 
     return nn.Conv(width, (side, side), use_bias=bias, dtype=jnp.dtype(config.dtype), name=name)
 
 
+def last_layer(config: VQConfig, name: str | None = None) -> nn.Conv:
+    """The decoder's last convolution, whose output `unfold` makes an image of."""
+    return nn.Conv(3 * config.patch**2, (3, 3), dtype=jnp.float32, name=name)
+
+
 def normed(config: VQConfig, name: str, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """act(GN(x)), float32."""
     return nn.swish(nn.GroupNorm(config.groups, epsilon=1e-6, dtype=jnp.float32, name=name)(x.astype(jnp.float32)))
@@ -83,8 +88,8 @@ class Decoder(nn.Module):
             if level > 0:
                 x = conv(config, width, 3, f"up{level}_conv")(resample(x, "up"))
         x = normed(config, "norm_out", x)
-        out = nn.Conv(3 * config.patch**2, (3, 3), dtype=jnp.float32, name="conv_out")
-        return unfold(out(x), config.patch)
+        self.sow("intermediates", "last", x)  # what the last convolution sees, for those who ask for it
+        return unfold(last_layer(config, "conv_out")(x), config.patch)
 
 
 class VQ(nn.Module):

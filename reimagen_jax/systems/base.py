@@ -6,7 +6,8 @@
   Pipeline   systems in a row, each drawing from what the one before has drawn
 
 A system may be `Watched` and its feed may hold examples out (`HoldsOut`) besides: then a training is watched by them.
-A feed may fit (`Fits`) what of the first parameters the data decide.
+Its loss may depend on how far the training is (`Paced`). A feed may fit (`Fits`) what of the first parameters the data
+decide.
 
 A system whose sampling is no diffusion never calls the diffusion sampler: `System.sample` is the only door.
 """
@@ -15,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Int32, Key, UInt8
 
 from reimagen_jax.config import Experiment
 from reimagen_jax.systems.request import Request
@@ -70,6 +71,17 @@ class System(Protocol):
 
     def about(self) -> Mapping[str, str]:
         """What it is, in words: the lines of a model card's table."""
+        ...
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """What a system may have beside: a loss that depends on how far the training is, as where a part of it sets in."""
+
+    def loss_at(
+        self, params: Params, batch: Batch, key: Key[Array, ""], step: Int32[Array, ""], *, ema: Params
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """`loss` after so many updates, which a step takes in its place; `loss` itself is that of the end."""
         ...
 
 

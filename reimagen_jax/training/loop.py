@@ -32,7 +32,7 @@ from reimagen_jax.training import groups, parallel, telemetry
 from reimagen_jax.training.checkpoint import Checkpoints, claim, note, settle, started_as
 from reimagen_jax.training.signals import stop_requests
 from reimagen_jax.training.state import TrainState, as_before, init_state, refitted, start_from
-from reimagen_jax.training.step import make_optimizer, make_schedule
+from reimagen_jax.training.step import make_memory, make_optimizer, make_schedule
 
 COMPILING = 0.25
 """Seconds for each array of parameters that compiling a step takes: a minute or so for a U-Net of 317, on two cores."""
@@ -249,9 +249,12 @@ def _announce(
     telemetry.say(f"going on from the checkpoint of step {start} of {config.train.num_steps}")
     for line in differences(before, started_as(before, config)).values():
         telemetry.say(f"changed since then: {line.replace(' != ', ' -> ')}")
-    planned, done = make_schedule(config.train), np.arange(start, dtype=np.int32)
-    if not np.array_equal(planned(done), make_schedule(before.train)(done)):
-        telemetry.say(
-            f"the learning rate goes on from {float(planned(start)):.2e}, as planned for {config.train.num_steps} "
-            f"steps; the steps so far followed a plan for {before.train.num_steps}: the result is not that of one run"
-        )
+    done = np.arange(start, dtype=np.int32)
+    for what, plan_of in (("learning rate", make_schedule), ("average's memory", make_memory)):
+        planned = plan_of(config.train)
+        if not np.array_equal(planned(done), plan_of(before.train)(done)):
+            telemetry.say(
+                f"the {what} goes on from {float(planned(start)):.2e}, as planned for {config.train.num_steps} "
+                f"steps; the steps so far followed a plan for {before.train.num_steps}: the result is not that of one "
+                "run"
+            )

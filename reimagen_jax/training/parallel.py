@@ -1,5 +1,6 @@
 """A training step over devices: the state split by the rules of sharding.py, its parameters gathered for the loss."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int32, Key
 
 from reimagen_jax.config import TrainConfig
 from reimagen_jax.errors import require
@@ -16,7 +17,7 @@ from reimagen_jax.nets import layers
 from reimagen_jax.sharding import batch_sharding, global_batch, state_sharding
 from reimagen_jax.systems.base import Metrics, Params, System
 from reimagen_jax.training.state import TrainState
-from reimagen_jax.training.step import Step, train_step
+from reimagen_jax.training.step import Step, loss_at, train_step
 
 
 def abstract_state(init: Callable[[], TrainState], mesh: Mesh) -> TrainState:
@@ -51,11 +52,22 @@ class Gathered:
         return self.system.init(key)
 
     def loss(self, params: Params, batch: Any, key: Key[Array, ""], *, ema: Params) -> tuple[Float[Array, ""], Metrics]:
+        return self._whole(self.system.loss, params, batch, key, ema)
+
+    def loss_at(
+        self, params: Params, batch: Any, key: Key[Array, ""], step: Int32[Array, ""], *, ema: Params
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Of a system that asks for the step, or of one that does not."""
+        return self._whole(functools.partial(loss_at, self.system, step=step), params, batch, key, ema)
+
+    def _whole(
+        self, loss: Callable[..., Any], params: Params, batch: Any, key: Key[Array, ""], ema: Params
+    ) -> tuple[Float[Array, ""], Metrics]:
         params, ema = self.gather(params), self.gather(ema)
         if self.mesh.shape["fsdp"] == 1:  # no gradient is split, and the batch stays put by itself
-            return self.system.loss(params, batch, key, ema=ema)
+            return loss(params, batch, key, ema=ema)
         with layers.batch_lies(batch_sharding(self.mesh)):
-            return self.system.loss(params, batch, key, ema=ema)
+            return loss(params, batch, key, ema=ema)
 
     def gather(self, params: Params) -> Params:
         """Whole parameters of those that are split."""

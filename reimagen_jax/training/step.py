@@ -7,11 +7,12 @@
   g      = grad L(theta),  g <- g min(1, clip / |g|) where clip is set            (accumulation.py)            (3)
   theta  = theta - r lr(n) (s u + decay theta),  u = AdamW's or Adafactor's direction for g                    (4)
   theta' = a theta' + (1 - a) theta   with a = min(decay, (1 + n) / (10 + n))                                  (5)
+           or, with `ema_growth` "cosine", a = 1 - (1 - decay) (1 + cos(pi n / num_steps)) / 2                 (6)
 
 n counts from 0; r is 1, or the factor of the group that a parameter belongs to: 0 where it is frozen (groups.py). s is
 1, or with `multiply_by_parameter_scale` max(0.001, rms(theta)) of the parameter (Adafactor's relative rates).
 Sources: AdamW, Loshchilov and Hutter 2019; Adafactor, Shazeer and Stern 2018, whose u has an rms of 1 at most
-by itself; (3) Pascanu et al. 2013 over all parameters at once.
+by itself; (3) Pascanu et al. 2013 over all parameters at once; (6) BYOL, Grill et al. 2020 (section 3.3), and MoCo-v3.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ import optax
 from jaxtyping import Array, Float, Int32, Key
 
 from reimagen_jax.config import TrainConfig
-from reimagen_jax.systems.base import Metrics, Params, System
+from reimagen_jax.systems.base import Metrics, Paced, Params, System
 from reimagen_jax.training import accumulation, groups
 from reimagen_jax.training.state import TrainState
 
@@ -66,7 +67,12 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
         )
     else:
         descend = optax.adamw(
-            learning_rate, b2=config.beta2, eps=config.epsilon, weight_decay=config.weight_decay, mask=decays
+            learning_rate,
+            b1=config.beta1,
+            b2=config.beta2,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+            mask=decays,
         )
     # Not clipping is `identity`, whose state is as empty as that of clipping: a checkpoint fits both.
     clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
@@ -77,6 +83,27 @@ def ema_decay(step: Int32[Array, ""], decay: float) -> Float[Array, ""]:
     """a of equation (5): short at first, so that the average forgets the random initialisation."""
     n = step.astype(jnp.float32)
     return jnp.minimum(decay, (1.0 + n) / (10.0 + n))
+
+
+def make_memory(config: TrainConfig) -> Callable[[Int32[Array, "*n"]], Float[Array, "*n"]]:
+    """a of step n (an integer, or an array of them): (5) or (6), in float32."""
+    if config.ema_growth == "none":
+        return lambda step: ema_decay(jnp.asarray(step), config.ema_decay)
+
+    def memory(step: Int32[Array, "*n"]) -> Float[Array, "*n"]:
+        share = jnp.minimum(jnp.asarray(step).astype(jnp.float32) / config.num_steps, 1.0)
+        return 1.0 - (1.0 - config.ema_decay) * 0.5 * (1.0 + jnp.cos(jnp.pi * share))  # (6)
+
+    return memory
+
+
+def loss_at(
+    system: System, params: Params, batch: Any, key: Key[Array, ""], step: Int32[Array, ""], *, ema: Params
+) -> tuple[Float[Array, ""], Metrics]:
+    """A system's loss after so many updates, whether or not it depends on them."""
+    if isinstance(system, Paced):
+        return system.loss_at(params, batch, key, step, ema=ema)
+    return system.loss(params, batch, key, ema=ema)
 
 
 def train_step(
@@ -91,7 +118,7 @@ def train_step(
     With `axis_name` the function sees one device's share of the batch: each device draws from its own key, and
     gradients and metrics are averaged over the axis.
     """
-    learning_rate = make_schedule(config)
+    learning_rate, memory = make_schedule(config), make_memory(config)
 
     def step(state: TrainState, batch: Any, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
@@ -101,7 +128,8 @@ def train_step(
         free, frozen = groups.split(state.params, config.rates)
 
         def loss_of(free: Params, batch: Any, key: Key[Array, ""]) -> tuple[Float[Array, ""], Metrics]:
-            return system.loss(groups.joined(frozen, free), batch, key, ema=groups.joined(frozen, state.ema))
+            params, ema = groups.joined(frozen, free), groups.joined(frozen, state.ema)
+            return loss_at(system, params, batch, key, state.step, ema=ema)
 
         (loss, metrics), grads = accumulation.value_and_grad(loss_of, free, batch, key, config.accumulate)
         metrics = {**metrics, "loss": loss}
@@ -113,8 +141,8 @@ def train_step(
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimizer.update(grads, state.opt_state, free)  # (3), (4)
         free = optax.apply_updates(free, updates)
-        a = ema_decay(state.step, config.ema_decay)
-        ema = jax.tree.map(lambda old, new: a * old + (1.0 - a) * new, state.ema, free)  # (5)
+        a = memory(state.step)
+        ema = jax.tree.map(lambda old, new: a * old + (1.0 - a) * new, state.ema, free)  # (5), (6)
         params = groups.joined(frozen, free)
         return TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state), metrics
 

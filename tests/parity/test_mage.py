@@ -1,6 +1,8 @@
 """Our MAGE equals PyTorch's for equal weights: network, loss, gradients, decoding with recorded random numbers."""
 
 import dataclasses
+import runpy
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +12,18 @@ import torch
 
 from reimagen_jax.encoders.settings import RepresentationConfig
 from reimagen_jax.errors import UserError
+from reimagen_jax.inference.model import Model
 from reimagen_jax.nets.settings import Tower, VQConfig
 from reimagen_jax.systems.mage.decoding import decode, guided
 from reimagen_jax.systems.mage.net import Mage
-from reimagen_jax.systems.mage.published import mage_name, mage_params
+from reimagen_jax.systems.mage.published import mage_name, mage_params, vq_params
 from reimagen_jax.systems.mage.settings import MageConfig
 from reimagen_jax.systems.mage.system import smoothed_nll
 from tests.parity import rcg_tokens as theirs
+from tests.parity import test_moco as moco
 from tests.parity.huggingface import randomise, relative_error
 
+ROOT = Path(__file__).parents[2]
 CODEBOOK = VQConfig(widths=(8, 8, 16), blocks=2, groups=4, codes=20, code_width=6)
 D, R, L, B = 16, 10, 16, 3
 CONFIG = MageConfig(
@@ -125,3 +130,35 @@ def test_what_does_not_fit_is_named(mages):
     with pytest.raises(UserError, match=r"blocks\.1\.attn\.qkv\.weight is missing.*blocks\.1\.attn\.other is unexp"):
         mage_params(state, CONFIG)
     assert mage_name("decoder_blocks_3/mlp1/kernel") == "decoder_blocks.3.mlp.fc1.weight"
+
+
+@pytest.mark.parametrize("condition", ["representation", "none", "class"])
+def test_a_published_file_becomes_a_folder_that_draws(condition, tmp_path, monkeypatch, capsys):
+    """With the tokenizer and the encoder that lie in it. What draws from classes is refused."""
+    W, heads = 48, moco.HEADS  # one number of heads is for all of a file that is of no published width
+    model = randomise(theirs.Mage(20, L, moco.WIDTH, W, heads, 32, 1, 1, heads), 1)
+    vq = randomise(theirs.VQ((32, 32, 32), 1, 32, 20, 6), 2)
+    own = {name: each for name, each in model.state_dict().items() if condition == "representation"
+           or not name.startswith(("latent_prior_proj", "fake_latent"))}  # fmt: skip
+    state = own | {f"vqgan.{name}": each for name, each in vq.state_dict().items()}
+    if condition == "representation":
+        state |= {f"pretrained_encoder.{name}": each for name, each in moco.random(stem=False).state_dict().items()}
+    if condition == "class":
+        state["class_emb.weight"] = torch.zeros(10, W)
+    torch.save({"model": state, "epoch": 3}, tmp_path / "mage.pth")
+    words = [str(tmp_path / "mage.pth"), "--out", str(tmp_path / "out"), "--heads", str(heads)]
+    monkeypatch.setattr("sys.argv", ["convert_weights.py", *words])
+    status = runpy.run_path(str(ROOT / "tools" / "convert_weights.py"))["main"]()
+    said = capsys.readouterr().err
+    if condition == "class":
+        assert status == 2 and "draw from classes are not read" in said
+        return
+    assert status == 0, said
+    assert ("CC BY-NC 4.0" in (tmp_path / "out" / "README.md").read_text()) == (condition == "representation")
+    opened = Model.open(tmp_path / "out")
+    system = opened.config.system
+    assert (system.condition, system.resolution, system.places, system.spare_words) == (condition, 16, L, 1000)
+    told = {name: each.numpy() for name, each in own.items()}
+    jax.tree.map(np.testing.assert_array_equal, opened.params["mage"], mage_params(told, system))
+    jax.tree.map(np.testing.assert_array_equal, opened.params["vq"], vq_params(state_of(vq), system.vq))
+    assert ("encoder" in opened.params) == (condition == "representation")

@@ -1,6 +1,8 @@
 """Our tokenizer of images equals PyTorch's for equal weights, and reads the published names."""
 
 import math
+import runpy
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +11,14 @@ import pytest
 import torch
 
 from reimagen_jax.errors import UserError
+from reimagen_jax.inference.model import Model
 from reimagen_jax.nets.settings import VQConfig
 from reimagen_jax.nets.vq import VQ
 from reimagen_jax.systems.mage.published import vq_name, vq_params
 from tests.parity import rcg_tokens as theirs
 from tests.parity.huggingface import randomise, relative_error
 
+ROOT = Path(__file__).parents[2]
 CODEBOOK = VQConfig(widths=(8, 8, 16), blocks=2, groups=4, codes=20, code_width=6)
 
 
@@ -69,3 +73,20 @@ def test_what_does_not_fit_is_named(tokenizers):
         UserError, match=r"conv_in\.weight is missing.*other is unexpected.*conv_in\.bias is unexpected"
     ):
         vq_params(state, CODEBOOK)
+
+
+@pytest.mark.parametrize("under", ["", "state_dict"])
+def test_a_published_file_becomes_a_folder_of_weights(under, tmp_path, monkeypatch, capsys):
+    model = randomise(theirs.VQ((32, 64), 1, 32, 20, 6), 0)
+    torch.save({under: model.state_dict()} if under else model.state_dict(), tmp_path / "vqgan_strong.ckpt")
+    words = [str(tmp_path / "vqgan_strong.ckpt"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["convert_weights.py", *words])
+    assert runpy.run_path(str(ROOT / "tools" / "convert_weights.py"))["main"]() == 0, capsys.readouterr().err
+    opened = Model.open(tmp_path / "out")
+    config = VQConfig((32, 64), 1, 1, 32, 20, 6)
+    assert (opened.config.name, opened.config.system.vq, opened.config.system.resolution) == (
+        "vqgan_strong",
+        config,
+        32,
+    )
+    jax.tree.map(np.testing.assert_array_equal, opened.params["vq"], vq_params(state_of(model), config))

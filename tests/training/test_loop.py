@@ -148,10 +148,19 @@ def test_a_training_goes_on_where_its_messages_cannot_be_told(tmp_path, monkeypa
     assert b"\\xe9t\\xe9 0" in ascii_only.buffer.getvalue()
 
 
-@pytest.mark.parametrize(("decay", "one_run"), [("constant", True), ("tail", True), ("cosine", False)])
-def test_a_longer_run_is_told_when_it_is_not_one_run_and_equals_one_otherwise(tmp_path, capsys, decay, one_run):
+@pytest.mark.parametrize(
+    ("plan", "one_run"),
+    [
+        ({"decay": "constant"}, True),
+        ({"decay": "tail"}, True),
+        ({"decay": "cosine"}, False),
+        ({"decay": "constant", "ema_growth": "cosine"}, False),
+    ],
+    ids=("constant", "tail", "cosine", "memory"),
+)
+def test_a_longer_run_is_told_when_it_is_not_one_run_and_equals_one_otherwise(tmp_path, capsys, plan, one_run):
     """Tail decay may be prolonged until its tail begins; step 7 of 10 is before it, and 10 of 20 too."""
-    settings = functools.partial(experiment, decay=decay, warmup_steps=2)
+    settings = functools.partial(experiment, warmup_steps=2, **plan)
 
     def interrupt(step, ema):
         os.kill(os.getpid(), signal.SIGTERM)

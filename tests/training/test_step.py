@@ -11,7 +11,7 @@ import pytest
 from reimagen_jax.config import TrainConfig
 from reimagen_jax.errors import UserError
 from reimagen_jax.training.state import init_state
-from reimagen_jax.training.step import ema_decay, make_optimizer, make_schedule, train_step
+from reimagen_jax.training.step import ema_decay, make_memory, make_optimizer, make_schedule, train_step
 from tests.training.tiny_system import Regression, dataset, experiment, same
 
 
@@ -209,6 +209,32 @@ def test_the_average_follows_its_formula():
 def test_the_averages_memory_grows_to_its_limit():
     decays = [float(ema_decay(jnp.int32(n), 0.999)) for n in (0, 90, 10_000)]
     assert decays == pytest.approx([0.1, 91 / 100, 0.999])
+
+
+def test_the_averages_memory_grows_to_one_along_a_cosine():
+    config = TrainConfig(num_steps=8, ema_decay=0.9, ema_growth="cosine")
+    expected = [1 - 0.1 * (1 + np.cos(np.pi * n / 8)) / 2 for n in range(9)]
+    np.testing.assert_allclose(make_memory(config)(np.arange(9, dtype=np.int32)), expected, atol=1e-6)
+    states, _ = run(replace(experiment(num_steps=8).train, ema_decay=0.9, ema_growth="cosine"), Regression(), 8)
+    average = states[0].params
+    for a, state in zip(expected, states[1:], strict=False):
+        average = jax.tree.map(lambda old, new, a=a: a * old + (1 - a) * new, average, state.params)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), state.ema, average)
+
+
+class Setting(Regression):
+    """Its loss is nothing before the third update."""
+
+    def loss_at(self, params, batch, key, step, *, ema):
+        loss, metrics = self.loss(params, batch, key, ema=ema)
+        return jnp.where(step < 2, 0.0, loss), metrics
+
+
+def test_a_loss_may_depend_on_the_step():
+    config = replace(experiment(num_steps=4).train, weight_decay=0.0)
+    states, metrics = run(config, Setting(), 4)
+    assert same(states[0].params, states[2].params) and not same(states[2].params, states[3].params)
+    assert [float(each["loss"]) > 0 for each in metrics] == [False, False, True, True]
 
 
 def test_the_step_counts_and_reduces_the_loss():

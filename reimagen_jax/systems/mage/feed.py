@@ -1,5 +1,6 @@
 """What the host does for the tokenizer and for MAGE: records as batches to train on, requests as inputs."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from reimagen_jax.errors import require
 from reimagen_jax.systems.base import Preview
 from reimagen_jax.systems.examples import Examples, unread
 from reimagen_jax.systems.mage.arrays import ImageInputs, MageInputs
-from reimagen_jax.systems.mage.settings import MageSamplerConfig, VQSamplerConfig
+from reimagen_jax.systems.mage.settings import FROZEN_FEATURES, MageSamplerConfig, VQSamplerConfig
 from reimagen_jax.systems.mage.system import MageSystem
 from reimagen_jax.systems.rcg.arrays import GeneratorInputs, PictureBatch
 from reimagen_jax.systems.rcg.feed import GeneratorFeed
@@ -20,6 +21,29 @@ from reimagen_jax.systems.unclip.arrays import ImageBatch
 
 class VQFeed(RecordsFeed):
     """The feed of a tokenizer."""
+
+    def settled(self) -> "VQFeed":
+        """The feed of an experiment that freezes the encoder by which images are compared, and in which a discriminator
+        begins anew. Raises `UserError` where there is no such encoder."""
+        super().settled()
+        config, model = self.config, self.config.system
+        rates, fresh = config.train.rates, config.init.fresh
+        if model.perceptual.weight:
+            require(
+                bool(config.init.weights),
+                f"{config.name} compares images by an encoder (perceptual.weight {model.perceptual.weight:g}): pass "
+                "--init.adopt --init.weights DIR, a folder that `reimagen encode-train` or tools/convert_weights.py "
+                "has written, or what holds one; beside a tokenizer to go on from, --init.beside DIR",
+            )
+            rates = rates if FROZEN_FEATURES in rates else (FROZEN_FEATURES, *rates)
+        anew = {"vq": model.perceptual.weight, "discriminator": model.adversarial.weight}
+        fresh = (*fresh, *(name for name, weight in anew.items() if weight and name not in fresh))
+        config = dataclasses.replace(
+            config,
+            init=dataclasses.replace(config.init, fresh=fresh),
+            train=dataclasses.replace(config.train, rates=rates),
+        )
+        return dataclasses.replace(self, config=config)
 
     def reader(self, cache_bytes: int) -> Any:
         """Ids of records -> `ImageBatch`."""

@@ -4,18 +4,67 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Lt
+from annotated_types import Ge, Lt
 
-from reimagen_jax.checked import Count, Natural, NonNegative, Positive, Share, Strength
+from reimagen_jax.checked import Checked, Count, Natural, NonNegative, Positive, Share, Strength
 from reimagen_jax.config import FREE, DataConfig, GroupRate, SystemConfig
 from reimagen_jax.diffusion.settings import DrawingConfig, SamplerSteps
+from reimagen_jax.encoders.settings import ImageNetwork, LpipsConfig, RepresentationConfig
 from reimagen_jax.errors import require
-from reimagen_jax.nets.settings import Tower, VQConfig
-from reimagen_jax.systems.rcg.settings import PicturesConfig, PixelsConfig
+from reimagen_jax.nets.settings import PatchGANConfig, Tower, VQConfig
+from reimagen_jax.systems.rcg.settings import PicturesConfig, PixelsConfig, encoder_of, encoder_params
 from reimagen_jax.systems.settings import HandedOn, RecordsConfig
 
+AdversarialLoss = Literal["hinge", "nonsaturating"]
 FROZEN = GroupRate("^(encoder|vq)/", 0.0)
 """For `train.rates`: the tokenizer and the encoder that MAGE holds do not learn."""
+
+
+FROZEN_FEATURES = GroupRate("^perceptual/", 0.0)
+"""For `train.rates`: the encoder in whose features a tokenizer's images are compared does not learn."""
+
+
+@dataclass(frozen=True)
+class PerceptualConfig(Checked):
+    """Images are compared in the features of an encoder that the tokenizer holds frozen as it learns, and only then."""
+
+    common: ClassVar[tuple[str, ...]] = ("weight",)
+
+    section: ClassVar[str] = "perceptual."
+
+    weight: NonNegative = 0.0
+    """Weight of the distance of features (VQGAN: 1, by LPIPS; 0: none, and no encoder is held)."""
+    encoder: ImageNetwork = field(default_factory=RepresentationConfig)
+    """Whose features: LPIPS' VGG, MoCo-v3's, or a CLIP's; its parameters come from `init.weights` or `init.beside`."""
+
+
+@dataclass(frozen=True)
+class LpipsWeights(SystemConfig):
+    """A folder of LPIPS' weights, that a run starts from; no kind of its own, for nothing trains it here."""
+
+    kind: ClassVar[str] = "lpips"
+
+    network: LpipsConfig = field(default_factory=LpipsConfig)
+
+
+@dataclass(frozen=True)
+class AdversarialConfig(Checked):
+    """A discriminator that learns along to tell a tokenizer's images from true ones (losses.py)."""
+
+    common: ClassVar[tuple[str, ...]] = ("weight",)
+
+    section: ClassVar[str] = "adversarial."
+
+    weight: NonNegative = 0.0
+    """Weight of fooling it (VQGAN: 0.8 on ImageNet; 0: none, and there is no discriminator)."""
+    loss: AdversarialLoss = "hinge"
+    """Of both: hinge, as in VQGAN, or the non-saturating one."""
+    start: Annotated[int, Ge(0), Lt(2**31)] = 0
+    """Updates before it sets in, for tokenizer and discriminator alike (VQGAN: 250,000 on ImageNet)."""
+    adaptive: bool = True
+    """The weight is times the ratio of the gradients' sizes at the decoder's last convolution, as in VQGAN."""
+    network: PatchGANConfig = field(default_factory=PatchGANConfig)
+    """The discriminator's."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +100,56 @@ class VQSystemConfig(SystemConfig):
     """Weight of the term that wants each token sure of its code, and all codes used (MaskGIT's; 0: none)."""
     temperature: Positive = 0.01
     """What distances to codes are divided by in that term."""
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     sampler: VQSamplerConfig = field(default_factory=VQSamplerConfig, metadata=FREE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_side(self.resolution, self.vq)
         require(self.l1 + self.l2 > 0, "l1 and l2 are both 0: nothing would be learned of the pixels")
+        side, encoder, network = self.resolution, self.perceptual.encoder, self.adversarial.network
+        if self.perceptual.weight and isinstance(encoder, LpipsConfig):
+            encoder.check_side(side, "resolution")
+        require(
+            not self.adversarial.weight or side >= 2**network.depth,
+            f"adversarial.network.depth {network.depth} halves a side of resolution {side} to less than one pixel",
+        )
+
+    @property
+    def opened(self) -> "VQSystemConfig":
+        """Without what it was trained by."""
+        return dataclasses.replace(self, perceptual=PerceptualConfig(), adversarial=AdversarialConfig())
+
+    def opened_params(self, params: Any) -> Any:
+        return {"vq": params["vq"]}
+
+    def adopt(self, theirs: SystemConfig) -> "VQSystemConfig":
+        """These settings with the network of `theirs`, a tokenizer or what holds one, or with its encoder to compare
+        images by."""
+        found: dict[str, Any] = {}
+        if isinstance(theirs, VQSystemConfig | MageConfig):
+            found = {"vq": theirs.vq, "resolution": theirs.resolution}
+        encoder = None
+        if self.perceptual.weight and isinstance(theirs, VQSystemConfig):  # as it was begun with
+            encoder = theirs.perceptual.encoder if theirs.perceptual.weight else None
+        elif self.perceptual.weight and not found and isinstance(encoder_of(theirs), ImageNetwork):
+            encoder = encoder_of(theirs)
+        require(
+            bool(found) or encoder is not None,
+            f"the weights that it starts from are of a {theirs.kind}, which has no tokenizer"
+            + (" and no encoder of images" if self.perceptual.weight else ""),
+        )
+        if encoder is not None:
+            found["perceptual"] = dataclasses.replace(self.perceptual, encoder=encoder)
+        return dataclasses.replace(self, **found)
+
+    def begun(self, params: Any) -> Any:
+        """Of the weights of a tokenizer, or of what holds one: the tokenizer's; of those of an encoder, or of what
+        holds one: the encoder's, where images are compared by it."""
+        if "vq" in params:
+            return {"vq": params["vq"]}
+        return {"perceptual": encoder_params(params)} if self.perceptual.weight else params
 
     @property
     def seen(self) -> int:

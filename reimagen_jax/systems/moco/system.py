@@ -5,9 +5,9 @@
     (2) L       = L(q(a), k(b)) + L(q(b), k(a))
 
 Nothing is differentiated through k. The averaged weights are the loop's (`ema`): the momentum encoder, of the constant
-momentum `train.ema_decay` after a short warm-up, where MoCo-v3's grows from 0.99 to 1 along a cosine. However many
-devices share the batch, an image is told from all others of it, and BatchNorms are over all of it. To compare with,
-the class of an image is told instead, from its head's output (`objective`):
+momentum `train.ema_decay` after a short warm-up; with `train.ema_growth` "cosine" it grows to 1, as MoCo-v3's does from
+0.99. However many devices share the batch, an image is told from all others of it, and BatchNorms are over all of it.
+To compare with, the class of an image is told instead, from its head's output (`objective`):
     (3) L = CE(class, softmax(W p(a) + w))
 A run's encoder is that of the averaged weights; its BatchNorms' statistics are measured when it becomes a folder
 (`reimagen encode-train --from-run`).

@@ -69,6 +69,27 @@ class GeneratorSamplerConfig(SamplerConfig):
         return super().told() | ({"handed on": "floats"} if self.handed_on == "floats" else {})
 
 
+def encoder_of(theirs: SystemConfig) -> Any:
+    """The settings of the encoder of images that a system is, or holds; None where it has none."""
+    return getattr(theirs, "encoder", getattr(theirs, "network", getattr(theirs, "clip", None)))
+
+
+def encoder_params(params: Any) -> Any:
+    """The encoder's parameters, of those of a system that is one or holds one. Raises `UserError` as `require_measured`
+    does."""
+    require_measured(params)
+    return params.get("encoder", params.get("clip", params))
+
+
+def require_measured(params: Any) -> None:
+    """Raises `UserError` for the parameters of a training run of an encoder."""
+    require(
+        not {"predictor", "classifier"} & params.keys(),
+        "init.weights is a training run of an encoder, whose statistics are not measured yet: make a folder of it, "
+        "reimagen encode-train RECORDS --from-run RUN --out DIR, and name that",
+    )
+
+
 @dataclass(frozen=True)
 class _Represented(SystemConfig):
     """What holds a frozen encoder of images among its parameters."""
@@ -99,7 +120,7 @@ class _Represented(SystemConfig):
     def adopt(self, theirs: SystemConfig) -> "_Represented":
         """These settings with the encoder of `theirs`, from whose weights a run starts: an encoder, or what holds
         one."""
-        encoder = getattr(theirs, "encoder", getattr(theirs, "network", getattr(theirs, "clip", None)))
+        encoder = encoder_of(theirs)
         require(
             isinstance(encoder, RepresentationConfig | JointConfig),
             f"the weights in init.weights are of a {theirs.kind}, which has no encoder of images",
@@ -109,13 +130,9 @@ class _Represented(SystemConfig):
     def begun(self, params: Any) -> Any:
         """Of the weights of an encoder, or of what holds one: the encoder's, and all if they are of this kind, which
         the first of `own` tells."""
-        require(
-            not {"predictor", "classifier"} & params.keys(),
-            "init.weights is a training run of an encoder, whose statistics are not measured yet: make a folder of it, "
-            "reimagen encode-train RECORDS --from-run RUN --out DIR, and name that",
-        )
         if not {"encoder", *self.held, self.own[0]} & params.keys():
-            return {"encoder": params.get("clip", params)}
+            return {"encoder": encoder_params(params)}
+        require_measured(params)
         own = self.own if self.own[0] in params else ()
         return {name: part for name, part in params.items() if name in (*self.held, *own)}
 

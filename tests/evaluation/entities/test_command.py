@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,7 @@ from reimagen_jax.inference.export import save_weights
 from tests import unclip
 from tests.systems.test_unclip import random_params as unclip_params
 from tests.tiny import TINY, TINY_SR, random_params
-from tools import unclip_table
+from tools import unclip_table, variations
 
 
 def run(base, model, out, *more: str) -> None:
@@ -149,6 +150,19 @@ def test_unclip_is_compared_in_the_conditions_that_it_can_draw(base, tmp_path, c
     lines = unclip_table.table(unclip_table.rows_of(labels))
     assert len(lines) == 2 + 6 and lines[2].startswith("| neighbours | unseen | true renders |")
     assert all(line.count("|") == lines[0].count("|") for line in lines)
+
+
+def test_what_varies_not_at_all_keeps_all(base, tmp_path):
+    """A decoder that has learned nothing gives pictures back by its code; noise alone, at 1, shows something else."""
+    config = replace(unclip.DECODER, system=replace(unclip.DECODER.system, resolution=32))
+    save_weights(tmp_path / "decoder", config, unclip_params(config))
+    few = {"num_images": 3, "stochasticity": (1.0,), "steps": 60, "batch_size": 3}
+    lines = variations.run(variations.Variations(tmp_path / "decoder", base.records.path, **few))
+    kept, varied = ([cell.split()[0] for cell in line.split("|")[2:-1]] for line in lines[-2:])
+    assert lines[0].startswith("3 pictures of unseen entities, 60 steps; given back within 0.")
+    assert len(kept) == len(varied) == 6 and set(kept) == {"1.000"} and varied != kept
+    with pytest.raises(UserError, match="no entities of the split 'nowhere'"):
+        variations.run(variations.Variations(tmp_path / "decoder", base.records.path, split="nowhere", **few))
 
 
 def test_every_picture_is_kept_for_people_to_rate(base, model, tmp_path, capsys):

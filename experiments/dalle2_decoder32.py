@@ -10,6 +10,10 @@ Then by the prior, and by what is retrieved in its place:
     reimagen sample --model runs/unclip/decoder --knowledge-base runs/world/index --query-by entity --k 1 \
         --records runs/world/all --out runs/unclip/retrieved
 
+Hardware: 2 CPU cores that others used too, 4,000 steps (--train.num-steps 4000) in 50 minutes. Reached then, by the
+picture of a reference: 0.70 of an unseen look's parameters right, the category in 0.98; held-out loss 0.0573, without
+its embedding 0.0909; pictures given back by their codes within 0.16 % in 50 steps.
+
 Records and index as in entityworld32.py; the CLIP by dalle2_clip32.py. The U-Net is as wide as entityworld32.py's, its
 times are drawn by the same density. To compare with, as the paper does: a decoder of texts' embeddings (--trained-on
 text), one of the caption alone (--embedding-drop 1).

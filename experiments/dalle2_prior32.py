@@ -3,6 +3,10 @@ r"""The prior of unCLIP (DALL-E 2) on EntityWorld: the CLIP embedding of a 32 x 
     reimagen train experiments/dalle2_prior32.py --workdir runs/unclip/prior --data.records runs/world/train \
         --init.weights runs/unclip/clip
 
+Hardware: 2 CPU cores that others used too, 1,500 steps (--train.num-steps 1500) in 35 minutes. Reached then: held-out
+loss 0.192, without the text 0.298; what the decoder draws of its embeddings shows all that the caption tells in 0.97
+(RESULTS.md).
+
 Records as in entityworld32.py; the CLIP by dalle2_clip32.py. Of 128 values and length 1: times sqrt(128) their variance
 is 1.
 """

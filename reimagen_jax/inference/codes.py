@@ -280,19 +280,26 @@ def differences(
     require(most > 0, "most 0: the image would stay as it is")
     (code,) = decoder.codes([picture])
     vectors = decoder.texts([to, of] if of else [to])
-    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    direction = vectors[0] - vectors[1] if of else vectors[0]
-    length = np.linalg.norm(direction)
-    require(length > 1e-6, f"from {of!r} to {to!r} is no way: the model reads the same in both")
-    direction = direction * (np.linalg.norm(code.vector) / length)
+    moved = towards(code.vector, vectors[0], vectors[1] if of else None, shares)
+    require(len(moved) > 0, f"from {of!r} to {to!r} is no way: the model reads the same in both")
     requests = [
-        _coded(decoder, vector, 0, code.noise, share=float(share))
-        for vector, share in zip(_between(code.vector, direction, shares), shares, strict=True)
+        _coded(decoder, vector, 0, code.noise, share=float(share)) for vector, share in zip(moved, shares, strict=True)
     ]
     shown = {"image": picture} | {f"{share:.2f}": i for i, share in enumerate(shares)}
     label = f"{of} → {to}" if of else f"→ {to}"
     told = _told(decoder, **{"from": of, "to": to, "shares": shares.tolist()})
     return Plan("diff", (Row(Prompt(label), tuple(requests), shown),), told)
+
+
+def towards(
+    vector_D: np.ndarray, to_D: np.ndarray, of_D: np.ndarray | None, shares: Float[np.ndarray, " n"]
+) -> list[np.ndarray]:
+    """The embeddings of (3): an image's, moved as the embedding of one text differs from that of another (None: towards
+    the one); none where both texts are the same to the model."""
+    to_D, of_D = (None if each is None else each / np.linalg.norm(each) for each in (to_D, of_D))
+    direction_D = to_D if of_D is None else to_D - of_D
+    length = np.linalg.norm(direction_D)
+    return [] if length <= 1e-6 else _between(vector_D, direction_D * (np.linalg.norm(vector_D) / length), shares)
 
 
 @dataclass(frozen=True)

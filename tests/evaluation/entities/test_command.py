@@ -16,7 +16,7 @@ from reimagen_jax.inference.export import save_weights
 from tests import unclip
 from tests.systems.test_unclip import random_params as unclip_params
 from tests.tiny import TINY, TINY_SR, random_params
-from tools import unclip_table, variations
+from tools import text_differences, unclip_table, variations
 
 
 def run(base, model, out, *more: str) -> None:
@@ -163,6 +163,10 @@ def test_what_varies_not_at_all_keeps_all(base, tmp_path):
     assert len(kept) == len(varied) == 6 and set(kept) == {"1.000"} and varied != kept
     with pytest.raises(UserError, match="no entities of the split 'nowhere'"):
         variations.run(variations.Variations(tmp_path / "decoder", base.records.path, split="nowhere", **few))
+    told = {"num_prompts": 3, "shares": (0.0, 0.3), "steps": 60, "batch_size": 3}
+    lines = text_differences.run(text_differences.TextDifferences(tmp_path / "decoder", base.path, **told))
+    still, moved = ([cell.split()[0] for cell in line.split("|")[2:-1]] for line in lines[-2:])
+    assert len(still) == len(moved) == 8 and still[0] == still[3] == "1.000"  # the reference, whatever the prompt says
 
 
 def test_every_picture_is_kept_for_people_to_rate(base, model, tmp_path, capsys):

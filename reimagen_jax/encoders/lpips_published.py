@@ -2,8 +2,7 @@
 
 Both are read without running them, from safetensors or from PyTorch's files: the VGG by torchvision's names
 (`features.0.weight`, as in vgg16-397923af.pth, or timm's safetensors of it), the channels by LPIPS' own
-(`lin0.model.1.weight`, as in weights/v0.1/vgg.pth). Files of PyTorch before 1.6, as these two were stored, are refused
-with what to do. Its classifier is not looked at.
+(`lin0.model.1.weight`, as in weights/v0.1/vgg.pth). Its classifier is not looked at.
 """
 
 import re

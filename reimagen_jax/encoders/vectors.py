@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
-from jax.sharding import Mesh
 
 from reimagen_jax.data.manifest import NAME
 from reimagen_jax.errors import UserError
 from reimagen_jax.files import read_json
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh  # which a search by words does without
 
 
 @runtime_checkable
@@ -40,7 +42,7 @@ class VectorEncoder(Protocol):
         ...
 
 
-def open_encoder(folder: str | Path, mesh: Mesh | None = None) -> VectorEncoder:
+def open_encoder(folder: str | Path, mesh: "Mesh | None" = None) -> VectorEncoder:
     """Opens an encoder: what `reimagen encode-train` wrote, or a CLIP as Hugging Face publishes it, which splits its
     batches over the devices of `mesh`.
 

@@ -28,7 +28,7 @@ from reimagen_jax.data.images import decode
 from reimagen_jax.data.records import write_records
 from reimagen_jax.data.sources import WorldSource
 from reimagen_jax.evaluation.rater import Rater
-from reimagen_jax.evaluation.ratings import truth
+from reimagen_jax.evaluation.ratings import VERDICTS, judge, truth
 from reimagen_jax.files import write_json
 from reimagen_jax.inference import edits
 from reimagen_jax.inference.prompts import Prompt
@@ -111,11 +111,8 @@ def pairs_of(base: KnowledgeBase, number: int) -> list[Pair]:
 
 def rated(rater: Rater, images: np.ndarray, prompts: list[Prompt]) -> dict[str, float]:
     """Shares of images that are faithful and aligned."""
-    truths = [truth(prompt.attributes) for prompt in prompts]
-    scenes = {name: np.asarray([each.scene[name] for each in truths]) for name in truths[0].scene}
-    looks, tells = (np.stack([getattr(each, name) for each in truths]) for name in ("look", "tells"))
-    verdicts = rater.rate(images, looks, scenes, tells)
-    return {name: float(np.mean(getattr(verdicts, name))) for name in ("faithful", "aligned")}
+    said = judge(images, [truth(prompt.attributes) for prompt in prompts], rater)
+    return dict(zip(VERDICTS, said.mean(axis=1).tolist(), strict=True))
 
 
 def apart(a: np.ndarray, b: np.ndarray) -> float:

@@ -52,7 +52,7 @@ def run(args: TextDifferences) -> list[str]:
     from reimagen_jax.evaluation.entities.inventory import Inventory
     from reimagen_jax.evaluation.entities.prompts import draw_prompts, find_neighbours
     from reimagen_jax.evaluation.rater import Rater
-    from reimagen_jax.evaluation.ratings import truth
+    from reimagen_jax.evaluation.ratings import truth, verdicts
     from reimagen_jax.evaluation.statistics import mean_ci
     from reimagen_jax.inference.codes import Coded, Decoder, towards
     from reimagen_jax.inference.model import Model
@@ -70,8 +70,6 @@ def run(args: TextDifferences) -> list[str]:
     require(len(kept) > 0, f"{args.knowledge_base} has no picture of any entity of the split {args.split!r}")
     prompts, found = [prompts[i] for i in kept], [found[i][0] for i in kept]
     truths = [truth(prompt.attributes) for prompt in prompts]
-    looks, tells = (np.stack([getattr(true, name) for true in truths]) for name in ("look", "tells"))
-    scenes = {name: np.array([true.scene[name] for true in truths]) for name in truths[0].scene}
 
     codes = decoder.codes([each.image for each in found])
     to_ND, of_ND = (decoder.texts(texts) for texts in ([p.text for p in prompts], [each.text for each in found]))
@@ -87,10 +85,10 @@ def run(args: TextDifferences) -> list[str]:
             for i, code in enumerate(codes)
         ]
         drawn = np.stack(stage.draw(requests, args.seed, f"share {share:g}"))
-        said = rater.rate(drawn, looks, scenes, tells)
+        said = verdicts(drawn, truths, rater)
         values = [said.faithful, said.aligned, said.faithful & said.aligned, said.look_right[:, 1:].mean(axis=1)]
         rows.append([f"{share:g}", *(str(mean_ci(each.astype(float))) for each in (*values, *said.scene_right.T))])
-    head = ["share", "faithful", "aligned", "both", "look, of 8", *scenes]
+    head = ["share", "faithful", "aligned", "both", "look, of 8", *truths[0].scene]
     noise = "noise of its own" if args.drawn_noise else "the picture's noise"
     return [
         f"{len(codes)} prompts about {args.split} entities, {args.steps} steps from {noise}",

@@ -46,10 +46,9 @@ class Variations:
 def run(args: Variations) -> list[str]:
     """The lines of the result, in Markdown. Raises `UserError` on bad input."""
     from reimagen_jax.data import images
-    from reimagen_jax.data.entityworld import SCENE_PARAMETERS
     from reimagen_jax.data.records import Records
     from reimagen_jax.evaluation.rater import Rater
-    from reimagen_jax.evaluation.ratings import truth
+    from reimagen_jax.evaluation.ratings import truth, verdicts
     from reimagen_jax.evaluation.statistics import mean_ci
     from reimagen_jax.inference.codes import Coded, Decoder
     from reimagen_jax.inference.model import Model
@@ -65,16 +64,12 @@ def run(args: Variations) -> list[str]:
         (record,) = records.fetch(np.array([i]))
         true = truth(record.attributes)
         require(true is not None, f"{args.records} is not of EntityWorld: record {i} tells no look")
-        if record.attributes["split"] == args.split and len(pictures) < args.num_images:
+        if record.attributes["split"] == args.split:
             pictures.append(images.decode(record.image, side))
             truths.append(true)
         if len(pictures) == args.num_images:
             break
     require(len(pictures) > 0, f"{args.records} has no entities of the split {args.split!r}")
-    looks, scenes = np.stack([true.look for true in truths]), {}
-    for parameter in SCENE_PARAMETERS:
-        scenes[parameter.name] = np.array([true.scene[parameter.name] for true in truths])
-    tells = np.stack([true.tells for true in truths])
 
     codes = decoder.codes(pictures)
     stage, rows = decoder.stage(len(codes)), []
@@ -85,10 +80,10 @@ def run(args: Variations) -> list[str]:
         drawn = np.stack(stage.draw(requests, args.seed, f"stochasticity {share:g}"))
         if share == 0.0:
             off = np.sqrt(np.mean((drawn.astype(np.float64) - np.stack(pictures)) ** 2)) / 255
-        found = rater.rate(drawn, looks, scenes, tells)
+        found = verdicts(drawn, truths, rater)
         kept = [found.look_right[:, 0], found.look_right[:, 1:].mean(axis=1), *found.scene_right.T]
         rows.append([f"{share:g}", *(str(mean_ci(each.astype(float))) for each in kept)])
-    head = ["stochasticity", "category", "look, of 8", *scenes]
+    head = ["stochasticity", "category", "look, of 8", *truths[0].scene]
     return [
         f"{len(codes)} pictures of {args.split} entities, {args.steps} steps; given back within {off:.2%} (RMS)",
         "",

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from reimagen_jax.data.entityworld import CATEGORIES, LOOK_PARAMETERS, SCENE_PARAMETERS
-from reimagen_jax.evaluation.rater import Rater
+from reimagen_jax.evaluation.rater import Rater, Verdicts
 from reimagen_jax.evaluation.rater_check import lowest
 from reimagen_jax.evaluation.statistics import Curve, Interval, mean_ci
 from reimagen_jax.evaluation.sweeps import Sweep
@@ -124,11 +124,16 @@ def rate(sweep: Sweep, rater: Rater) -> Ratings:
 
 
 def judge(images: np.ndarray, truths: Sequence[Truth], rater: Rater) -> Bool[np.ndarray, "v n"]:
-    """Verdicts on images uint8 [N, R, R, 3], given one truth for each, in the order of `VERDICTS`."""
+    """Whether images are as `verdicts` has it, in the order of `VERDICTS`."""
+    rated = verdicts(images, truths, rater)
+    return np.stack([getattr(rated, name) for name in VERDICTS])
+
+
+def verdicts(images: np.ndarray, truths: Sequence[Truth], rater: Rater) -> Verdicts:
+    """On images uint8 [N, R, R, 3], given one truth for each."""
     looks = np.stack([known.look for known in truths])
     scenes = {p.name: np.array([known.scene[p.name] for known in truths]) for p in SCENE_PARAMETERS}
-    rated = rater.rate(images, looks, scenes, np.stack([known.tells for known in truths]))
-    return np.stack([getattr(rated, name) for name in VERDICTS])
+    return rater.rate(images, looks, scenes, np.stack([known.tells for known in truths]))
 
 
 def _curve(name: str, etas: tuple[float, ...], verdict_PSC: np.ndarray, ceiling: float) -> Curve:

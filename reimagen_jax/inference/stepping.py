@@ -20,7 +20,7 @@ from reimagen_jax import randomness
 from reimagen_jax.diffusion import sampler
 from reimagen_jax.inference.pipeline import Stage
 from reimagen_jax.systems import finite
-from reimagen_jax.systems.reimagen.system import handed_on
+from reimagen_jax.systems.pixels import handed_on
 from reimagen_jax.systems.request import Request
 
 Tell = Callable[[int, int], None]

@@ -185,11 +185,8 @@ def attentions(config: UNetConfig, side: int, text_tokens: int, neighbours: int)
         }
         for kind, M in tokens.items():
             if M:
-                found.append(
-                    Attention(
-                        f"level {i}, {kind}", pixels, M, width, choose(config.attention, config.dtype, pixels, M, width)
-                    )
-                )
+                choice = choose(config.attention, config.dtype, pixels, M, width)
+                found.append(Attention(f"level {i}, {kind}", pixels, M, width, choice))
     return tuple(found)
 
 

@@ -30,7 +30,7 @@ BestOf = Annotated[int, Ge(1), Le(9)]
 class Serve(Options):
     """Show raters prompts, references and pictures of systems that are not named, and store what they say.
 
-        reimagen rate with=runs/with without=runs/without --out runs/rating
+        reimagen rate serve with=runs/with without=runs/without --out runs/rating
 
     Each folder is one that `reimagen sample` has drawn for the same prompts, of `reimagen evaluate people`, of
     `reimagen evaluate entities --pictures`, or of a sweep; of one with several parts all are systems, or one:

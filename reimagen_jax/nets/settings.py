@@ -12,9 +12,12 @@ Wanted = Literal["auto", "einsum", "xla", "cudnn"]
 """Of attention's implementations (attention.py)."""
 
 
-def on_platform(attention: Wanted, platform: str) -> Wanted:
-    """What `auto` becomes on "tpu" or "cuda"; there too, cuDNN serves what it takes, and XLA the rest."""
-    return attention if attention != "auto" else "cudnn" if platform == "cuda" else "xla"
+def on_platform(attention: Wanted, platform: str, dtype: str = "bfloat16") -> Wanted:
+    """What `auto` becomes on "tpu" or "cuda" for activations of `dtype`, where that is known; there too, cuDNN serves
+    what it takes, and XLA the rest."""
+    if attention != "auto":
+        return attention
+    return "cudnn" if platform == "cuda" and dtype == "bfloat16" else "xla"
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class UNetConfig(Checked):
 
     def for_platform(self, platform: str) -> "UNetConfig":
         """As it runs on "tpu" or "cuda": the attention that `auto` would choose there."""
-        return replace(self, attention=on_platform(self.attention, platform))
+        return replace(self, attention=on_platform(self.attention, platform, self.dtype))
 
     def savings(self) -> tuple[str, ...]:
         """Command line options that would save memory in training."""

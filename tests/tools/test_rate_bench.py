@@ -10,8 +10,10 @@ from rate_bench import RateBench
 
 def test_every_verdict_of_raters_at_once_is_stored():
     all_said, lost = rate_bench.measure(RateBench(raters=3, rate=60, seconds=0.2, side=8, best_of=2))
-    assert [len(said.verdicts) for said in all_said] == [4, 4, 4] and lost == 0
-    assert all(said.errors == [] and said.pictures >= 2 * 4 and len(said.waits) == 4 for said in all_said)
+    counts = [len(said.verdicts) for said in all_said]  # four planned each; rounding of the clock may let in a fifth
+    assert set(counts) <= {4, 5} and lost == 0
+    for said, count in zip(all_said, counts, strict=True):
+        assert said.errors == [] and said.pictures >= 2 * count and len(said.waits) == count
 
 
 def test_what_goes_wrong_is_told(capsys, monkeypatch):

@@ -9,7 +9,7 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from reimagen_jax import __version__, runtime
 from reimagen_jax.commands import COMMANDS
@@ -44,8 +44,14 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"reimagen_jax {__version__}")
         return 0
     runtime.configure(keep=own and args[0] not in HANDLES_DATA)
+    return status_of(lambda: _run(args[0], args[1:]))
+
+
+def status_of(run: Callable[[], int | None]) -> int:
+    """Runs a command, or a tool, and returns the exit status: its own, 0 where it has none, 2 on bad input (one line on
+    stderr says what), 130 on Ctrl-C, 141 where nobody reads on."""
     try:
-        status = _run(args[0], args[1:])
+        status = run() or 0
         if sys.stdout is not None:  # it is None where the process was started without one
             sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has read enough, as in `... | head`

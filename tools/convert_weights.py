@@ -46,8 +46,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from reimagen_jax.errors import UserError
-from reimagen_jax.terminal import say
+from reimagen_jax.cli import status_of
 
 
 @dataclass(frozen=True)
@@ -254,12 +253,7 @@ class Convert:
 
 def main() -> int:
     """Runs the tool: 0, or 2 on bad input."""
-    try:
-        tyro.cli(Convert, config=(tyro.conf.FlagCreatePairsOff,)).run()
-    except UserError as error:
-        say(f"error: {' '.join(str(error).split())}", error=True)
-        return 2
-    return 0
+    return status_of(lambda: tyro.cli(Convert, config=(tyro.conf.FlagCreatePairsOff,)).run())
 
 
 if __name__ == "__main__":

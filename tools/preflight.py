@@ -24,11 +24,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from reimagen_jax.cli import status_of
 from reimagen_jax.config import Experiment, load_experiment
-from reimagen_jax.errors import UserError
 from reimagen_jax.preflight.topology import mesh, parse_topology, prepare_environment
 from reimagen_jax.systems.reimagen.settings import ReImagenConfig
-from reimagen_jax.terminal import say
 
 
 @dataclass(frozen=True)
@@ -116,11 +115,7 @@ def run(args: Preflight) -> int:
 
 def main(args: Sequence[str] | None = None) -> int:
     """The command; status 2 and one line on stderr on wrong input."""
-    try:
-        return run(parse(list(sys.argv[1:] if args is None else args)))
-    except UserError as error:
-        say(f"error: {' '.join(str(error).split())}", error=True)
-        return 2
+    return status_of(lambda: run(parse(list(sys.argv[1:] if args is None else args))))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from typing import Any, Literal
 
 import tyro
 
-from reimagen_jax.errors import UserError, require
+from reimagen_jax.cli import status_of
+from reimagen_jax.errors import require
 from reimagen_jax.files import read_json, write_json, write_text
 from reimagen_jax.preflight import gpus
 from reimagen_jax.preflight.topology import parse_topology
@@ -295,11 +296,7 @@ def told(cell: Mapping[str, Any]) -> Sequence[str]:
 
 def main(args: PreflightTable) -> int:
     """The command; status 2 and one line on stderr on wrong input."""
-    try:
-        return run(args)
-    except UserError as error:
-        say(f"error: {' '.join(str(error).split())}", error=True)
-        return 2
+    return status_of(lambda: run(args))
 
 
 if __name__ == "__main__":

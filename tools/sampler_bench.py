@@ -15,6 +15,7 @@ one where nothing is guided; Heun's method predicts twice a step but in the last
 
 import copy
 import dataclasses
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -25,9 +26,10 @@ import tyro
 
 from reimagen_jax import runtime
 from reimagen_jax.checked import Count, NonNegative, Options, Seed, Share
+from reimagen_jax.cli import status_of
 from reimagen_jax.diffusion.settings import SamplerSteps, Solver
 from reimagen_jax.diffusion.spacing import ANY_PROCESS, Spacing
-from reimagen_jax.errors import UserError, require
+from reimagen_jax.errors import require
 from reimagen_jax.systems.reimagen.settings import EVALUATIONS, Guidance, GuidedSamplerConfig, ReImagenConfig
 from reimagen_jax.terminal import say
 
@@ -338,7 +340,4 @@ COMMANDS = (
 
 if __name__ == "__main__":
     runtime.configure()
-    try:
-        tyro.cli(COMMANDS, description=__doc__).run()
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from error
+    sys.exit(status_of(tyro.cli(COMMANDS, description=__doc__).run))

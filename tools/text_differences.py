@@ -18,7 +18,8 @@ import numpy as np
 import tyro
 
 from reimagen_jax.checked import Count, Natural, Share
-from reimagen_jax.errors import UserError, require
+from reimagen_jax.cli import status_of
+from reimagen_jax.errors import require
 from reimagen_jax.terminal import say
 
 
@@ -99,12 +100,7 @@ def run(args: TextDifferences) -> list[str]:
 
 def main(args: TextDifferences) -> int:
     """The command; status 2 and one line on stderr on wrong input."""
-    try:
-        say(*run(args))
-    except UserError as error:
-        say(f"error: {' '.join(str(error).split())}", error=True)
-        return 2
-    return 0
+    return status_of(lambda: say(*run(args)))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from reimagen_jax.errors import UserError, require
+from reimagen_jax.cli import status_of
+from reimagen_jax.errors import require
 from reimagen_jax.evaluation.entities.arms import TRUTH
 from reimagen_jax.evaluation.statistics import Interval
 from reimagen_jax.files import read_json
@@ -77,7 +78,4 @@ class UnclipTable:
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(UnclipTable, description=__doc__).run()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(status_of(tyro.cli(UnclipTable, description=__doc__).run))

@@ -225,6 +225,14 @@ def _seal(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
+def _one_copy(state: TrainState) -> TrainState:
+    """The state to write. Of what each device of the only process holds whole, one device's copy, which is no new
+    memory: Orbax would cut each array into as many parts as there are devices, by a program and a transfer a part."""
+    if jax.process_count() > 1:
+        return state
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0) if leaf.is_fully_replicated else leaf, state)
+
+
 class Checkpoints:
     """The checkpoints under one working folder. Saving is asynchronous: `close` (or `wait`) before reading them."""
 
@@ -262,7 +270,7 @@ class Checkpoints:
         self.wait()
         written = {"arrays": digest.digests(state), "data": data.get_state()}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
+            state=ocp.args.StandardSave(_one_copy(state)),
             data=grain.checkpoint.CheckpointSave(data),
             **{DIGESTS: ocp.args.JsonSave(written)},
         )

@@ -213,7 +213,7 @@ def test_records_do_not_become_a_run(experiment, triples, capsys):
 def start(workdir, experiment, triples, *options):
     """The command in a process of its own, on one device."""
     command = [sys.executable, "-m", "reimagen_jax.cli", "train", str(experiment), "--workdir", str(workdir)]
-    command += ["--data.triples", str(triples), "--train.num-steps", "24", *options]
+    command += ["--data.triples", str(triples), "--train.num-steps", "24", "--train.checkpoint-every", "6", *options]
     cache = jax.config.jax_compilation_cache_dir
     environment = {**os.environ, "XLA_FLAGS": FLAGS, "JAX_COMPILATION_CACHE_DIR": cache}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le
+from pydantic import ConfigDict
 
 from reimagen_jax.checked import Number, Seed, read
 from reimagen_jax.errors import UserError, require
@@ -40,8 +41,14 @@ Value = Number | tuple[Number, Number, Number]
 """A figure: alone, or with the bounds of its 95 % interval."""
 
 
+class _Known:
+    """Whose fields are all that there may be."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
 @dataclass(frozen=True)
-class Column:
+class Column(_Known):
     """Figures of one kind."""
 
     name: str
@@ -59,7 +66,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(_Known):
     """What was measured in one case."""
 
     labels: tuple[str, ...]
@@ -71,7 +78,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Made:
+class Made(_Known):
     """What made figures; None is what was not recorded."""
 
     command: str
@@ -93,7 +100,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Kept(_Known):
     """A measurement."""
 
     format: int

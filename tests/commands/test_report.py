@@ -1,6 +1,7 @@
 """`reimagen report`: the page of kept results, a run that is kept, tables that are written and checked."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from reimagen_jax import cli, runtime
 from reimagen_jax.commands import report
 from reimagen_jax.files import write_json
+from reimagen_jax.inference import provenance
 from reimagen_jax.reports.kept import BEGIN, END, read_kept
 from tests.reports.test_kept import KEPT
 
@@ -45,7 +47,7 @@ def test_a_page_of_a_folder(results, tmp_path, capsys):
     written = {path.name for path in (tmp_path / "page").iterdir()}
     assert written >= {"results.html", "results.md", "entities_eta.png", "entities_best_of_4-2.png"}
     assert "already exists: pass --overwrite" in refused(capsys, "page", results, "--out", tmp_path / "page")
-    assert "no folder/ not found: give a folder" in refused(capsys, "no folder/", "--out", tmp_path / "other")
+    assert "no folder not found: give a folder" in refused(capsys, "no folder/", "--out", tmp_path / "other")
     (tmp_path / "empty").mkdir()
     assert "holds no measurements" in refused(capsys, tmp_path / "empty", "--out", tmp_path / "other")
     assert not (tmp_path / "other").exists()
@@ -102,12 +104,6 @@ def test_what_is_not_the_command_is_said(capsys):
     assert "did you mean `reimagen report tables`?" in capsys.readouterr().err
 
 
-def test_the_commit_is_that_of_the_checkout_and_none_where_git_does_not_know_the_package(monkeypatch, tmp_path):
-    runtime.commit.cache_clear()
-    found = runtime.commit()
-    assert found is None or len(found.removesuffix("-dirty")) == 40
-    runtime.commit.cache_clear()
-    shutil.copy(runtime.__file__, tmp_path)
-    monkeypatch.setattr(runtime, "__file__", str(tmp_path / "runtime.py"))
-    assert runtime.commit() is None
-    runtime.commit.cache_clear()
+def test_runs_record_what_they_ran_on():
+    told = provenance.versions()
+    assert re.match(r"[1-9]\d* CPU cores, \S", told["hardware"]) and told.get("commit") == runtime.commit()

@@ -143,7 +143,7 @@ def test_the_page_shows_what_made_each_figure_and_runs_nothing(tmp_path):
     html = (tmp_path / kept_page.PAGE).read_text()
     reader = Reader(html)
     assert "script" not in reader.tags and reader.images == [] and reader.tags.count("svg") == 2
-    assert "default-src 'none'" in html and "http" not in html
+    assert "default-src 'none'" in html and "://" not in html
     assert "unseen · k 0, faithful: 0.700 [0.400, 0.900]" in html, "what a point says"
     text = (tmp_path / kept_page.TEXT).read_text()
     for fact in ("seed 0, hardware 2 CPU cores, commit not recorded, version 0.2.0", "commit 0a1b", "date 2026-11-26"):

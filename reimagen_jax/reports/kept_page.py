@@ -28,7 +28,7 @@ def write_page(results: Mapping[str, Kept], folder: Path) -> None:
         for file, (_, figure, _) in zip(_files(name, len(charts)), charts, strict=True):
             figures.save(figure, folder / file)
     words = {"title": TITLE, "introduction": INTRODUCTION.replace("`", "")}
-    page = environment().get_template("kept.html.j2").render(results=results, charts=shown, interval=interval, **words)
+    page = environment().get_template("kept.html.j2").render(results=results, charts=shown, **words)
     write_text(folder / PAGE, page)
     lines = [f"# {TITLE}", "", INTRODUCTION, ""]
     for name, kept in results.items():
@@ -47,16 +47,17 @@ def _charts(kept: Kept) -> Iterator[tuple[str, Figure, dict[str, list[str]]]]:
     for column in kept.columns:
         units.setdefault(column.unit, []).append(column)
     for unit, columns in units.items():
-        rows = {_called(kept, row): row.values for row in kept.rows if any(c.name in row.values for c in columns)}
-        if not any(isinstance(values.get(column.name), tuple) for values in rows.values() for column in columns):
+        rows = [row for row in kept.rows if any(column.name in row.values for column in columns)]
+        names, points, told = [_called(kept, row) for row in rows], {}, {}
+        if not any(isinstance(row.values.get(column.name), tuple) for row in rows for column in columns):
             continue
-        points, told = {}, {}
         for i, column in enumerate(columns):
-            found = {row: values[column.name] for row, values in rows.items() if column.name in values}
-            points[column.name] = [interval(found[row]) if row in found else None for row in rows]
-            told[f"points-{i}"] = [f"{row}, {column.name}: {column.told(value)}" for row, value in found.items()]
+            values = [row.values.get(column.name) for row in rows]
+            points[column.name] = [None if value is None else interval(value) for value in values]
+            said = zip(names, map(column.told, values), strict=True)
+            told[f"points-{i}"] = [f"{name}, {column.name}: {words}" for name, words in said if words]
         limits = (0.0, 1.0) if unit.startswith("share ") else None
-        yield unit, plots.points(list(rows), points, x_label=unit, limits=limits), told
+        yield unit, plots.points(names, points, x_label=unit, limits=limits), told
 
 
 def _called(kept: Kept, row: Row) -> str:

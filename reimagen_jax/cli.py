@@ -32,7 +32,8 @@ PIPE_CLOSED = 141
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status: 0, 2 on bad input (one line on stderr says what), 130 on Ctrl-C;
-    others where a command says so (`reproduce`: 1 where an image differs)."""
+    others where a command says so (1: of `reproduce` where an image differs, of `report tables --check` where a table
+    does)."""
     own = args is None
     args = list(sys.argv[1:] if args is None else args)
     if args[:1] == ["help"]:  # `help edit image` is `edit image --help`
@@ -87,8 +88,7 @@ def _run(name: str, args: list[str]) -> int:
     module, _, attribute = COMMANDS[name][0].partition(":")
     command = getattr(importlib.import_module(f"reimagen_jax.commands.{module}"), attribute)
     if not isinstance(command, type):
-        command(args)
-        return 0
+        return command(args) or 0
     from reimagen_jax.commands.usage import run
 
     return run(command, f"reimagen {name}", args)

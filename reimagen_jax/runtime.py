@@ -7,6 +7,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import cache as once
 
 from reimagen_jax import __version__
 
@@ -61,6 +62,28 @@ def versions(libraries: Sequence[str]) -> dict[str, str | None]:
     """Ours, those of libraries, and Python's."""
     installed = {name: version_of(name) for name in libraries}
     return {PACKAGE: __version__, **installed, "Python": platform.python_version()}
+
+
+@once
+def commit() -> str | None:
+    """The commit of the git checkout that the package runs out of, `-dirty` behind it where something that git knows is
+    changed; None where it is installed, or git is not."""
+    import subprocess  # not at the top: help does without
+
+    def git(*words: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", os.path.dirname(__file__), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", os.path.basename(__file__))  # an environment within a checkout is not of it
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def processors() -> int | None:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def keep_memory() -> bool:

@@ -1,10 +1,14 @@
 """What the process around a command is set to."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 
 import pytest
+
+from reimagen_jax import runtime
 
 SIDE = 64 * 2**20
 TOUCHED = f"""
@@ -66,3 +70,24 @@ def test_how_the_user_has_set_the_allocator_stays(environment):
     kept, first, again = touched(**environment)
     assert not kept
     assert min(first, again) > SIDE // os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def test_the_commit_is_that_of_the_checkout_and_none_where_git_does_not_know_the_package(monkeypatch, tmp_path):
+    found = runtime.commit.__wrapped__()
+    assert found is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", found)
+    if shutil.which("git") is None:
+        assert found is None
+        return
+    for command in ("init -q", "add other.py", "-c user.name=a -c user.email=b commit -qm first"):
+        (tmp_path / "other.py").touch()
+        subprocess.run(["git", "-C", tmp_path, *command.split()], check=True)
+    (tmp_path / "runtime.py").touch()
+    monkeypatch.setattr(runtime, "__file__", str(tmp_path / "runtime.py"))
+    assert runtime.commit.__wrapped__() is None, "an environment within somebody's checkout"
+    monkeypatch.setattr(runtime, "__file__", str(tmp_path / "other.py"))
+    first = runtime.commit.__wrapped__()
+    assert re.fullmatch("[0-9a-f]{40}", first)
+    (tmp_path / "other.py").write_text("changed")
+    assert runtime.commit.__wrapped__() == f"{first}-dirty"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert runtime.commit.__wrapped__() is None, "without git"

@@ -2,11 +2,13 @@
 
 import contextlib
 import hashlib
+import shutil
 import threading
 from pathlib import Path
 
 import jax
 import numpy as np
+import pages
 import specimens
 from kill import Scenario
 from tqdm import tqdm
@@ -24,6 +26,7 @@ from reimagen_jax.commands import (  # noqa: F401 (imported before processes are
     prepare,
     rater,
     rcg,
+    report,
     sample,
     search,
     sweep,
@@ -52,6 +55,7 @@ def write_specimens(folder: Path) -> None:
     settings = {"where": [], "resolution": 32, "world": vars(world)}
     drawn = preparing.prepare_records(WorldSource(world, resolution=32), folder / "world", settings=settings)
     KnowledgeBase.build(drawn, folder / "world_base")
+    shutil.copytree(pages.ROOT / "experiments" / "results", folder / "results")
 
 
 def run(words: list[str]) -> int:
@@ -177,6 +181,7 @@ SCENARIOS = {
         "--variants 1 --episodes 2 --shots 1 --ways 2",
         ("world",),
     ),
+    "report": Scenario("report page results --out out", ("results",)),
     "rater": Scenario("rater train --out out --resolution 32 --num-steps 1 --batch-size 2 --num-images 2", ()),
     "demo": Scenario("demo --out out --num-prompts 1", ()),
 }

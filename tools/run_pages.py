@@ -72,7 +72,7 @@ SMALL = (
     (r"reimagen rater train", "--num-steps 3 --batch-size 8 --num-images 64"),
     (r"reimagen rater check", "--num-images 64"),
     (r"reimagen encode-train", "--num-steps 3 --batch-size 8"),
-    (r"reimagen (index|triples|search|export|verify)", ""),
+    (r"reimagen (index|triples|search|export|verify|report)", ""),
     (r"tools/bench.py", "--scale small --batch 1 --rounds 1 --sampler-steps 1 --no-compile --no-rival"),
     (r"tools/step_cost.py", "--batch 1 --rounds 1"),
     (r"tools/gpu_day.py", "--scale small --parts device"),
@@ -110,6 +110,10 @@ NOT_HERE = (
         "tests/commands/test_fewshot.py and tests/commands/test_augment.py make some",
     ),
     (r"reimagen rate", "waits for people to rate; tests/web/browser/test_rate.py and tests/commands/test_rate.py do"),
+    (
+        r"reimagen report (keep|tables)",
+        "writes into the repository; tests/commands/test_report.py writes elsewhere",
+    ),
     (r"evaluate judged", "people fill in the table first; tests/evaluation/entities/test_people.py does"),
     (
         r"tools/preflight",
@@ -130,7 +134,7 @@ SLOW_COMPILER = re.compile(r"reimagen demo|ring|bench|cost")
 """What computes enough for optimised programs to be worth compiling."""
 OVERWRITES = re.compile(
     r"reimagen (prepare|split|index|triples|sample|edit \w+|unclip \w+|rcg \w+|sweep|distill|export|encode-train|"
-    r"rater train|evaluate people)\b.*--out "
+    r"report|rater train|evaluate people)\b.*--out "
 )
 WORKING_FIRST = (
     "reimagen_jax/inference",

@@ -21,6 +21,7 @@ COMMANDS = {
     "sweep": ("sweep:Sweep", "prompts -> a report over eta: from all neighbours to all text"),
     "evaluate": ("evaluate:main", "checkpoint -> tables of faithfulness and alignment"),
     "rate": ("rate:main", "pictures of several systems -> what people say of them, who do not know which is which"),
+    "report": ("report:main", "results that are kept -> a page with plots, and the tables of other pages"),
     "verify": ("verify:Verify", "whether folders of all these kinds are whole"),
     "rater": ("rater:main", "trains and checks the rater that evaluate, sweep and demo use"),
     "demo": ("demo:Demo", "all of it in about a minute, with weights that come with the package"),

@@ -91,8 +91,7 @@ def memory() -> dict[str, Any]:
     size, pages = os.sysconf("SC_PAGE_SIZE"), {}
     for name, asked in (("total_GiB", "SC_PHYS_PAGES"), ("available_GiB", "SC_AVPHYS_PAGES")):
         pages[name] = os.sysconf(asked) * size / GIB if asked in os.sysconf_names else None
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {**pages, "processors": count}
+    return {**pages, "processors": runtime.processors()}
 
 
 def caches() -> list[dict[str, Any]]:

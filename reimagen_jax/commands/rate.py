@@ -192,7 +192,7 @@ class ShowResults(Options):
 
     def run(self) -> None:
         """Prints, and writes. Raises `UserError` where there are no ratings."""
-        from reimagen_jax import __version__
+        from reimagen_jax import __version__, runtime
         from reimagen_jax.evaluation.human.results import results
         from reimagen_jax.files import atomic_dir, require_writable
         from reimagen_jax.reports import human
@@ -206,6 +206,7 @@ class ShowResults(Options):
             if self.out is None:
                 return
             facts = {"command": f"reimagen rate results {self.ratings}", "made_by": f"reimagen_jax {__version__}"}
+            facts |= {"versions": {"commit": commit}} if (commit := runtime.commit()) is not None else {}
             with atomic_dir(self.out, kind=kind, overwrite=self.overwrite) as folder:
                 human.write(ratings, found, folder, facts)
         say(f"results: {self.out / human.RESULTS}")

@@ -50,22 +50,33 @@ def _libraries() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """What the program ran on."""
+    """What the program ran on, and which commit of it where it runs out of a checkout."""
+    commit = {} if (found := runtime.commit()) is None else {"commit": found}
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    return {**_libraries(), "system": platform.platform(), "device": device}
+    return {**_libraries(), **commit, "system": platform.platform(), "device": device, "hardware": hardware()}
 
 
 @cache
 def device_kind() -> str:
     """What drew: images of one seed are the same, bit for bit, on devices of one kind."""
     kind = jax.devices()[0].device_kind
-    if kind != "cpu":
-        return kind
-    try:  # the one name that Linux gives a processor; two of them may round differently
+    return f"cpu ({_processor()})" if kind == "cpu" else kind
+
+
+def hardware() -> str:
+    """What computed, as whoever reads figures wants to know it."""
+    if jax.default_backend() == "cpu":
+        return f"{runtime.processors()} CPU cores, {_processor()}"
+    return f"{jax.device_count()} x {device_kind()}"
+
+
+def _processor() -> str:
+    """The one name that Linux gives a processor; two of them may round differently."""
+    try:
         names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
         names = []
-    return f"cpu ({names[0] if names else platform.machine()})"
+    return names[0] if names else platform.machine()
 
 
 def origins(

@@ -175,6 +175,42 @@ def trade(
     return figure
 
 
+def points(
+    rows: Sequence[str],
+    values: Mapping[str, Sequence[Interval | None]],
+    *,
+    x_label: str,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """Points with whiskers of confidence, from the left to the right: the rows below each other, in each the series.
+
+    `None` leaves a place empty. In SVG a series is a line of its own, `points-I`.
+    """
+    apart = 0.8 / len(values)
+    figure = Figure(figsize=(8.6, 1.2 + len(rows) * (0.1 + 0.13 * len(values))), layout="constrained")
+    axes = figure.subplots()
+    styles = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
+    for i, ((name, intervals), (colour, marker)) in enumerate(zip(values.items(), styles, strict=False)):
+        shown = [(row + (i - (len(values) - 1) / 2) * apart, x) for row, x in enumerate(intervals) if x is not None]
+        if not shown:
+            continue
+        y, found = zip(*shown, strict=True)
+        mean, low, high = zip(*found, strict=True)
+        axes.hlines(y, low, high, color=colour, linewidth=2, alpha=0.6, clip_on=False)
+        style = {"color": colour, "marker": marker, "markersize": 6, "markeredgecolor": PAPER, "clip_on": False}
+        axes.plot(mean, y, linewidth=0, label=name, gid=f"points-{i}", zorder=3, **style)
+    _finish(axes, "", x_label, "")
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    axes.set_xlim(limits)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(axis="y", length=0, pad=9)
+    axes.spines["left"].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=len(values), **LEGEND)
+    return figure
+
+
 def bars(
     groups: Sequence[str],
     values: Mapping[str, Sequence[Interval | tuple[float, float, float] | None]],

@@ -59,11 +59,12 @@ COMMANDS = {
     "evaluate longtail": ("evaluation of few shots", "{records} --out {out}"),
     "rate serve": ("human ratings", "ours={model} --out {out}"),
     "rate results": ("results of ratings", "{records} --out {out} --overwrite"),
+    "report page": ("page of results", "{records} --out {out} --overwrite"),
     "rater train": ("rater", "--out {out} --num-steps 1 --overwrite"),
     "demo": ("demonstration", "--model {model} --out {out}"),
 }
 """Command -> the kind of folder that it writes, and its options. Those of GROWING go on there."""
-TO_A_FILE = ("evaluate fid", "evaluate drawn", "evaluate scores", "evaluate statistics", "rate export")
+TO_A_FILE = ("evaluate fid", "evaluate drawn", "evaluate scores", "evaluate statistics", "rate export", "report keep")
 """Commands whose --out is one file."""
 GROWING = ("seedselect", "evaluate pictures", "evaluate entities", "evaluate seedselect")
 GROWING += ("evaluate fewshot", "evaluate longtail", "rate serve")

@@ -43,6 +43,20 @@ def test_bars_show_means_and_whiskers_and_leave_out_what_is_missing():
     np.testing.assert_allclose([w[:, 1] for w in whiskers], [(y.low, y.high) for y in RISING])
 
 
+def test_points_show_means_and_whiskers_from_the_left_to_the_right():
+    values = {"faithful": RISING[:2], "aligned": [None, RISING[2]], "both": [None, None]}
+    (axes,) = plots.points(("unseen", "rare"), values, x_label="share of images", limits=(0, 1)).axes
+    drawn = {line.get_label(): line for line in axes.lines}
+    assert list(drawn) == ["faithful", "aligned"], "what has no value has no place"
+    np.testing.assert_allclose(drawn["faithful"].get_xdata(), [y.mean for y in RISING[:2]])
+    assert np.round(drawn["faithful"].get_ydata()).tolist() == [0, 1] and np.round(drawn["aligned"].get_ydata()) == [1]
+    assert drawn["faithful"].get_ydata()[1] < drawn["aligned"].get_ydata()[0], "side by side, not on one another"
+    whiskers = [segment for lines in axes.collections for segment in lines.get_segments()]
+    np.testing.assert_allclose([w[:, 0] for w in whiskers], [(y.low, y.high) for y in RISING])
+    assert axes.get_xlim() == (0, 1) and axes.get_ylim() == (1.5, -0.5), "rows from the top down"
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["unseen", "rare"]
+
+
 def test_series_differ_in_more_than_colour():
     assert len(set(plots.MARKERS)) == len(set(plots.HATCHES)) == len(set(plots.COLOURS)) == 6
     brightness = sorted(np.dot(to_rgb(c), (0.299, 0.587, 0.114)) for c in plots.COLOURS[:2])

@@ -14,30 +14,27 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
 
 from reimagen_jax.data import images
-from reimagen_jax.diffusion.settings import SamplerConfig, Solver
 from reimagen_jax.errors import require
 from reimagen_jax.inference import edits
-from reimagen_jax.inference.model import Model
 from reimagen_jax.inference.origin import Origin
 from reimagen_jax.inference.pipeline import Pipeline, Stage
 from reimagen_jax.inference.prompts import Prompt, asking, find
 from reimagen_jax.inference.provenance import origins, rights
 from reimagen_jax.inference.requests import pinned
 from reimagen_jax.inference.stepping import SteppedStage, Tell, stepped
-from reimagen_jax.retrieval.asking import BY_CAPTION, Asking
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
-from reimagen_jax.systems.reimagen.settings import ETAS, EVALUATIONS, GuidedSamplerConfig, ReImagenConfig
+from reimagen_jax.systems.reimagen.settings import ETAS
 from reimagen_jax.systems.request import Neighbour, Request
 from reimagen_jax.web.answers import MAX_UPLOAD
 from reimagen_jax.web.studio.asked import MASK, Chosen, Drawn, Search, Warm
 from reimagen_jax.web.studio.device import Device, Job
+from reimagen_jax.web.studio.offered import EXAMPLES, KINDS, Offered
 
 STRIP = 1 + len(ETAS)
 """Images of a row: without neighbours, and one for each eta."""
@@ -51,7 +48,6 @@ PICTURES = 64
 """Pictures that were sent here, and are kept."""
 SHOWN = 256
 """Pixels at which a neighbour is shown at most."""
-EXAMPLES = 3
 WITHOUT = "without neighbours"
 
 
@@ -63,61 +59,6 @@ class Sent(NamedTuple):
     """uint8 [S, S, 3], its central square."""
     name: str
     """As the browser told it; no file is opened by it."""
-
-
-@dataclass(frozen=True)
-class Offered:
-    """A system to choose: its models, in a row."""
-
-    label: str
-    paths: tuple[Path, ...]
-    models: tuple[Model, ...] = field(repr=False)
-
-    @property
-    def first(self) -> Model:
-        return self.models[0]
-
-    @property
-    def settings(self) -> Any:
-        """Of the first stage, as its experiment says."""
-        return self.first.config.system.sampler
-
-    @property
-    def has_eta(self) -> bool:
-        """Whether what it draws is asked for by an eta."""
-        own = self.settings
-        return isinstance(own, GuidedSamplerConfig) and own.guidance not in ("joint", "compositional")
-
-    @property
-    def how(self) -> Asking:
-        """How the knowledge base is asked: as in training, where that is told."""
-        return getattr(self.first.config.data, "asked", None) or BY_CAPTION
-
-    @property
-    def edits(self) -> bool:
-        """Whether it draws on pictures."""
-        return isinstance(self.first.config.system, ReImagenConfig)
-
-    def told(self) -> dict[str, Any]:
-        """What the page has to know, in JSON types."""
-        own, config, last = self.settings, self.first.config, self.models[-1].config
-        k = getattr(own, "k", None)
-        return {
-            "label": self.label,
-            "names": [model.config.name for model in self.models],
-            "kind": config.system.kind,
-            "resolution": last.system.resolution,
-            "k": config.data.num_neighbours if k is None else k,
-            "neighbours": config.data.num_neighbours > 0,
-            "eta": own.eta if self.has_eta else None,
-            "edits": self.edits,
-            "text_weight": getattr(own, "text_weight", None),
-            "neighbour_weight": getattr(own, "neighbour_weight", None) if self.has_eta else None,
-            "steps": own.num_steps if isinstance(own, SamplerConfig) and not own.times else None,
-            "solver": own.solver if isinstance(own, SamplerConfig) else None,
-            "solvers": list(get_args(Solver)) if isinstance(own, SamplerConfig) else [],
-            "evaluations": EVALUATIONS.get(getattr(own, "guidance", ""), 2),
-        }
 
 
 class Asked(NamedTuple):
@@ -142,6 +83,15 @@ class Line:
     """Picture that was sent here -> the name that its file is to have."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """Images of a drawing that one pipeline draws."""
+
+    pipeline: Pipeline
+    places: tuple[int, ...]
+    """Theirs among all images."""
+
+
 @dataclass
 class Drawing:
     """What was drawn."""
@@ -149,12 +99,12 @@ class Drawing:
     number: int
     asked: Drawn
     offered: Offered
-    pipeline: Pipeline = field(repr=False)
+    parts: list[Part] = field(repr=False)
     requests: list[Request] = field(repr=False)
     image_NHWC: np.ndarray = field(repr=False)
     origins: list[Origin] = field(repr=False)
     columns: list[dict[str, Any]] = field(repr=False)
-    """Of every image: its row and label, its eta if it has one."""
+    """Of every image: its row and label, its eta if it has one, whether it is without neighbours."""
     hits: list[dict[str, Any]] = field(repr=False)
     other_hits: list[dict[str, Any]] = field(repr=False)
     files: dict[str, bytes] = field(repr=False)
@@ -262,6 +212,9 @@ class Studio:
         side = getattr(config.system, "resolution", SHOWN)
         own = tuple(self._own(each.picture, each.caption, side) for each in chosen.own)
         prompt = Prompt(text.strip(), query=chosen.query.strip(), negative=negative.strip())
+        if not offered.takes_neighbours:
+            require(not (chosen.own or chosen.pin), offered.lacks.get("neighbours", ""))
+            return Asked(prompt, (), {})
         if base is None:
             require(not chosen.pin, "there is no knowledge base to pin records of")
             return Asked(replace(prompt, neighbours=own[:k]), (None,) * len(own[:k]), {})
@@ -332,33 +285,34 @@ class Studio:
     def draw(self, asked: Drawn) -> Job:
         """Puts a drawing into the queue. Raises `UserError` on what cannot be drawn."""
         offered = self._offer(asked.model)
+        needed = KINDS[asked.kind]
+        require(needed not in offered.lacks, offered.lacks.get(needed, ""))
         found = self._asked(offered, asked.prompt, asked.chosen, asked.negative)
         other = None
         if asked.kind == "swap":
             asked = replace(asked, to=_completed(asked))
             other = self._asked(offered, asked.to_prompt or asked.prompt, asked.to, asked.negative)
-        require(asked.kind == "draw" or offered.edits, f"{offered.label} draws no edits")
         room = max(len(each.prompt.neighbours) for each in (found, other) if each is not None)
         plan = None if asked.kind == "draw" else self._plan(asked, found.prompt, other and other.prompt)
         requests, columns = self._strip(offered, asked, found.prompt) if plan is None else _rows(plan, asked)
-        pipeline = self._pipeline(offered, asked, room, STRIP if plan is None and offered.has_eta else BATCH)
-        if plan is None:
-            first = pipeline.stages[0]
-            for request in requests:
+        parts = self._parts(offered, asked, room, columns)
+        for part in parts if plan is None else ():
+            first = part.pipeline.stages[0]
+            for request in (requests[n] for n in part.places):
                 first.feed.check(first.feed.limited(request, first.settings), first.settings)
 
         def work(number: int, tell: Tell) -> dict[str, Any]:
             began = time.monotonic()
-            drawn, images_n = self._draw(pipeline, requests, plan, tell)
-            commands = self._commands(offered, asked, found.prompt, pipeline, columns, other)
+            drawn, images_n = self._draw(parts, requests, plan, tell)
+            commands = self._commands(offered, asked, found.prompt, parts, columns)
             drawing = Drawing(
                 number,
                 asked,
                 offered,
-                pipeline,
+                parts,
                 drawn,
                 images_n,
-                self._origins(offered, pipeline, drawn, images_n, plan, commands),
+                self._origins(offered, parts, drawn, images_n, plan, commands),
                 columns,
                 self._hits(offered, found, asked.chosen),
                 [] if other is None else self._hits(offered, other, asked.to),
@@ -376,14 +330,17 @@ class Studio:
     def warm(self, asked: Warm) -> Job | None:
         """Compiles what a strip is drawn by, unless that was done; images are drawn for it that nobody sees."""
         offered = self._offer(asked.model)
-        batch = STRIP if offered.has_eta else BATCH
-        pipeline = self._pipeline(offered, asked, asked.k, batch)
-        if all(stage.compilations for stage in pipeline.stages) or not offered.edits:
+        room = asked.k if offered.takes_neighbours else 0
+        request = offered.request(room)
+        if request is None:
             return None
-        requests = [Request("a dog")]
+        column = {"without": room == 0}
+        parts = self._parts(offered, asked, room, [column])
+        if all(stage.compilations for part in parts for stage in part.pipeline.stages):
+            return None
 
         def work(_: int, tell: Tell) -> None:
-            self._draw(pipeline, requests, None, tell)
+            self._draw(parts, [request], None, tell)
 
         return self.device.add(f"Getting {offered.label} ready", work, kind="warm")
 
@@ -401,7 +358,7 @@ class Studio:
     def again(self, drawing: Drawing, tell: Tell) -> np.ndarray:
         """The images of a drawing, drawn again."""
         requests = drawing.requests if drawing.plan is None else drawing.plan.requests
-        return self._draw(drawing.pipeline, requests, drawing.plan, tell)[1]
+        return self._draw(drawing.parts, requests, drawing.plan, tell)[1]
 
     def drawing(self, number: int) -> Drawing:
         """One that is kept. Raises `UserError`."""
@@ -409,44 +366,62 @@ class Studio:
         return self.drawings[number]
 
     def _draw(
-        self, pipeline: Pipeline, requests: Sequence[Request], plan: edits.Plan | None, tell: Tell
+        self, parts: Sequence[Part], requests: Sequence[Request], plan: edits.Plan | None, tell: Tell
     ) -> tuple[list[Request], np.ndarray]:
-        """The requests, and the last stage's images; tells of steps over all stages and batches."""
-        parts = [1, len(requests) - 1] if plan is not None and plan.again is not None else [len(requests)]
-        batches = [sum(-(-part // stage.at_once) for part in parts) for stage in pipeline.stages]
-        lengths = [len(stage.system.visited(stage.settings)) - 1 if isinstance(stage, SteppedStage) else 1
-                   for stage in pipeline.stages]  # fmt: skip
-        total, done = sum(n * steps for n, steps in zip(batches, lengths, strict=True)), 0
+        """The requests, and the last stages' images; tells of steps over all parts, stages and batches."""
+        total, done = 0, 0
 
         def count(step: int, steps: int) -> None:
             nonlocal done
             done += step > 0
             tell(done, max(total, done))
 
+        for part in parts:
+            number, again = len(part.places), plan is not None and plan.again is not None
+            for stage in part.pipeline.stages:
+                batches = sum(-(-some // stage.at_once) for some in ([1, number - 1] if again else [number]))
+                if isinstance(stage, SteppedStage):
+                    stage.tell = count
+                    total += batches * (len(stage.system.visited(stage.settings)) - 1)
+                else:
+                    total += batches
         count(0, 0)
-        for stage in pipeline.stages:
-            if isinstance(stage, SteppedStage):
-                stage.tell = count
-        if plan is None:
-            return list(requests), pipeline.draw(requests)[-1]
-        drawn, stages = plan.drawn(pipeline.draw)
-        return drawn, stages[-1]
+        if plan is not None:
+            drawn, stages = plan.drawn(parts[0].pipeline.draw)
+            return drawn, stages[-1]
+        image_of = {}
+        for part in parts:
+            drawn = part.pipeline.draw([requests[n] for n in part.places])[-1]
+            image_of |= dict(zip(part.places, drawn, strict=True))
+        return list(requests), np.stack([image_of[n] for n in range(len(requests))])
 
-    def _pipeline(self, offered: Offered, asked: Drawn | Warm, room: int, batch: int) -> Pipeline:
+    def _parts(
+        self, offered: Offered, asked: Drawn | Warm, room: int, columns: Sequence[Mapping[str, Any]]
+    ) -> list[Part]:
+        """What draws the images of these columns: one pipeline, or another for those without neighbours."""
+        apart = [bool(column["without"]) and offered.apart for column in columns]
+        strip = offered.has_eta and getattr(asked, "kind", "draw") == "draw"
+        parts = []
+        for without in sorted(set(apart)):
+            pipeline = self._pipeline(offered, asked, room, STRIP if strip and not without else BATCH, without)
+            parts.append(Part(pipeline, tuple(n for n, own in enumerate(apart) if own == without)))
+        return parts
+
+    def _pipeline(self, offered: Offered, asked: Drawn | Warm, room: int, batch: int, without: bool) -> Pipeline:
         """The stages that draw so, by programs that were compiled before where they were."""
-        own = offered.settings
+        own, room = (offered.without, 0) if without else (offered.settings, room)
         given = {"num_steps": asked.steps, "solver": asked.solver}
         given = {name: value for name, value in given.items() if value is not None and hasattr(own, name)}
-        key = (offered.label, tuple(given.items()), room, batch)
+        key = (offered.label, tuple(given.items()), room, batch, without)
         with self._lock:
             if key not in self._stages:
-                self._stages[key] = []
+                stages = []
                 for number, model in enumerate(offered.models):
                     most = room if model.config.data.num_neighbours else 0
-                    settings = model.config.system.sampler.with_room(most)
-                    settings = settings.changed(**given) if number == 0 else settings
-                    stage = model.stage(settings, BATCH if number else batch)
-                    self._stages[key].append(stepped(stage, lambda step, steps: None))
+                    settings = model.config.system.sampler if number else own.changed(**given)
+                    stage = model.stage(settings.with_room(most), BATCH if number else batch)
+                    stages.append(stepped(stage, lambda step, steps: None))
+                self._stages[key] = stages
             self._stages.move_to_end(key)
             while len(self._stages) > PROGRAMS:
                 self._stages.popitem(last=False)
@@ -455,21 +430,25 @@ class Studio:
     def _numbers(self, offered: Offered, asked: Drawn) -> dict[str, float]:
         """Of guidance, that are given."""
         given = {"text_weight": asked.text_weight, "neighbour_weight": asked.neighbour_weight}
-        return {n: value for n, value in given.items() if value is not None and offered.told()[n] is not None}
+        return {n: value for n, value in given.items() if value is not None and n not in offered.lacks}
 
     def _strip(self, offered: Offered, asked: Drawn, prompt: Prompt) -> tuple[list[Request], list[dict[str, Any]]]:
-        """Rows of images from noise of their own: without neighbours, then at every eta, if there is such a thing."""
+        """Rows of images from noise of their own: without neighbours, then with them, at every eta if there is one."""
         numbers, requests, columns = self._numbers(offered, asked), [], []
+
+        def add(request: Request, label: str, name: str, eta: float | None = None, without: bool = False) -> None:
+            requests.append(request)
+            columns.append({"row": s, "label": label, "name": name, "eta": eta, "without": without})
+
+        beside = offered.takes_neighbours and offered.without is not None
         for s in range(asked.num_images):
-            if offered.edits:
-                requests.append(replace(prompt.baseline(s), guidance=numbers))
-                columns.append({"row": s, "label": WITHOUT, "name": "without", "eta": None, "without": True})
-            for eta in ETAS if offered.has_eta and prompt.neighbours else ():
-                requests.append(prompt.request(s, eta=eta, **numbers))
-                columns.append({"row": s, "label": f"η {eta:g}", "name": f"eta{eta:g}", "eta": eta, "without": False})
-            if not offered.has_eta and (prompt.neighbours or not offered.edits):
-                requests.append(prompt.request(s, **numbers))
-                columns.append({"row": s, "label": f"image {s + 1}", "name": "image", "eta": None, "without": False})
+            if beside:
+                add(replace(prompt.baseline(s), guidance=numbers), WITHOUT, "without", without=True)
+            if offered.has_eta and (prompt.neighbours or not beside):
+                for eta in ETAS:
+                    add(prompt.request(s, eta=eta, **numbers), f"η {eta:g}", f"eta{eta:g}", eta)
+            elif prompt.neighbours or not beside:
+                add(prompt.request(s, **numbers), f"image {s + 1}", "image")
         return requests, columns
 
     def _plan(self, asked: Drawn, prompt: Prompt, other: Prompt | None) -> edits.Plan:
@@ -493,28 +472,32 @@ class Studio:
         return replace(plan, rows=rows)
 
     def _commands(
-        self, offered: Offered, asked: Drawn, prompt: Prompt, pipeline: Pipeline,
-        columns: Sequence[dict[str, Any]], other: Asked | None,
-    ) -> list[str]:  # fmt: skip
+        self, offered: Offered, asked: Drawn, prompt: Prompt, parts: Sequence[Part], columns: Sequence[dict[str, Any]]
+    ) -> list[str]:
         """The command line of every image."""
         files = {key: self._sent(key).name for key in self._used(asked)}
+        pipelines = {n: part.pipeline for part in parts for n in part.places}
         said: dict[Any, str] = {}
-        for column in columns:
+        for n, column in enumerate(columns):
             if (column["eta"], column["without"]) not in said:
                 eta = column["eta"] if asked.kind == "draw" else asked.eta
                 told = replace(prompt, neighbours=()) if column["without"] else prompt
-                line = Line(offered, asked, told, pipeline, eta, files)
+                line = Line(offered, asked, told, pipelines[n], eta, files)
                 said[column["eta"], column["without"]] = self.command(line)
         return [said[column["eta"], column["without"]] for column in columns]
 
     def _origins(
-        self, offered: Offered, pipeline: Pipeline, requests: Sequence[Request], drawn: np.ndarray,
+        self, offered: Offered, parts: Sequence[Part], requests: Sequence[Request], drawn: np.ndarray,
         plan: edits.Plan | None, commands: Sequence[str],
     ) -> list[Origin]:  # fmt: skip
         by = {"made_by": "sample"} if plan is None else {"made_by": "edit"}
         by |= {} if plan is None else {"more": {"edit": {"kind": plan.kind, **plan.told}}}
-        told = origins(offered.models, pipeline, requests, drawn, command="", **by)
-        return [replace(origin, command=command) for origin, command in zip(told, commands, strict=True)]
+        origin_of = {}
+        for part in parts:
+            asked = [requests[n] for n in part.places]
+            told = origins(offered.models, part.pipeline, asked, drawn[list(part.places)], command="", **by)
+            origin_of |= dict(zip(part.places, told, strict=True))
+        return [replace(origin_of[n], command=command) for n, command in enumerate(commands)]
 
     def _used(self, asked: Drawn) -> list[str]:
         """Pictures that were sent, and are a part of it."""

@@ -99,7 +99,7 @@ def test_the_whole_path(opened, page, studio, tmp_path):
     assert drawing.hits[0]["text"] == "a cat of mine"
     assert drawing.asked.chosen.ban == (first,)
 
-    before = studio.retrievals, drawing.pipeline.stages[0].compilations, len(studio.drawings)
+    before = studio.retrievals, drawing.parts[0].pipeline.stages[0].compilations, len(studio.drawings)
     opened.execute_script("performance.clearResourceTimings()")
     slider = find(opened, "#eta")
     slider.send_keys(Keys.HOME)
@@ -110,7 +110,7 @@ def test_the_whole_path(opened, page, studio, tmp_path):
     assert "--eta 0.3" in find(opened, "#command").text
     sent = opened.execute_script("return performance.getEntriesByType('resource').map((e) => e.initiatorType)")
     assert "fetch" not in sent
-    assert (studio.retrievals, drawing.pipeline.stages[0].compilations, len(studio.drawings)) == before
+    assert (studio.retrievals, drawing.parts[0].pipeline.stages[0].compilations, len(studio.drawings)) == before
 
     find(opened, "#reproduce").click()
     until(opened, "document.getElementById('said').textContent.includes('bit for bit')")

@@ -30,8 +30,8 @@ from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
     from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
+    from reimagen_jax.web.studio.drawing import Line
     from reimagen_jax.web.studio.offered import Offered
-    from reimagen_jax.web.studio.studio import Line
     from reimagen_jax.web.studio.studio import Studio as Behind
 
 WORLD = "studio"

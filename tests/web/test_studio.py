@@ -16,7 +16,7 @@ from reimagen_jax.inference.model import Model
 from reimagen_jax.inference.origin import pixels_sha256, read_origin
 from reimagen_jax.web.studio.asked import MASK
 from reimagen_jax.web.studio.offered import Offered
-from reimagen_jax.web.studio.studio import STRIP
+from reimagen_jax.web.studio.programs import STRIP
 from tests import rcg
 from tests.samples import encoded, picture
 
@@ -128,10 +128,10 @@ def test_without_neighbours_can_be_drawn_again_from_its_file(page, studio, tmp_p
 def test_moving_along_a_strip_asks_and_compiles_nothing_and_so_do_other_numbers(page, studio):
     first = drawn(page, ask(studio))
     pipeline = studio.drawing(first["number"]).parts[0].pipeline
-    before = studio.retrievals, pipeline.stages[0].compilations
+    before = studio.finder.retrievals, pipeline.stages[0].compilations
     for image in first["images"]:
         assert page.ask("GET", image["url"])[0] == 200
-    assert (studio.retrievals, pipeline.stages[0].compilations) == before
+    assert (studio.finder.retrievals, pipeline.stages[0].compilations) == before
     other = drawn(page, ask(studio, seed=9, text_weight=4.0, neighbour_weight=1.0))
     assert studio.drawing(other["number"]).parts[0].pipeline.stages[0] is pipeline.stages[0]
     assert pipeline.stages[0].compilations == before[1]

@@ -181,7 +181,9 @@ async function lookNow() {
     const left = Object.entries(found.left_out).map(([why, count]) => `${count} ${why}`).join(", ");
     const none = own.without ? "Nothing is found: it is drawn from the text alone." : "Nothing is found, and it draws from neighbours alone.";
     const few = hits.length === 0 ? none : `${hits.length} for “${found.query}”`;
-    showHits(left ? `${few}; left out: ${left}` : few);
+    const unknown = hits.find((hit) => hit.unknown.length)?.unknown ?? []; // of what is asked, so the same for all
+    const parts = [few, left && `left out: ${left}`, unknown.length && `in no caption: ${unknown.join(", ")}`];
+    showHits(parts.filter(Boolean).join("; "));
     warmSoon(hits.length);
   } catch (error) {
     if (error.name === "AbortError") return;

@@ -190,7 +190,7 @@ def test_a_prior_with_its_decoder_draws_from_the_text_alone(page, studio, tmp_pa
 def test_a_decoder_swaps_the_neighbours_at_the_same_seed(page, studio, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, key = records(studio)[-1]
-    drawing = drawn(page, ask(studio, model="decoder", kind="swap", to={"k": 2, "pin": [key]}))
+    drawing = drawn(page, ask(studio, model="decoder", kind="swap", to={"k": 2, "pin": [key]}, to_prompt="a dog"))
     first, swapped = drawing["images"]
     assert drawing["others"][0]["key"] == key and first["index"] == swapped["index"]
     assert np.array_equal(by_command(page, drawing, swapped, tmp_path / "a"), pixels(page, swapped["url"]))

@@ -109,6 +109,7 @@ function modelChanged() {
   for (const radio of $$("input[name=kind]")) radio.disabled = !own.kinds.includes(radio.value);
   if ($("input[name=kind]:checked").disabled) $("input[name=kind][value=draw]").checked = true;
   at("modes").hidden = own.kinds.length < 2;
+  at("onto").hidden = !own.kinds.includes("image");
   at("empty-about").textContent = aboutStrip(own);
   showLacks(own);
   showTries(own);

@@ -1,7 +1,7 @@
 """Re-Imagen in JAX and Flax: retrieval-augmented text-to-image generation.
 
 From Python: `open_model`, `open_knowledge_base`, `open_encoder`, `ask`, `draw`, `draw_into`, `edit`, `seed_select`,
-`sweep` (api.py). They are imported when they are asked for: `import reimagen_jax` alone brings neither JAX nor anything
+`sweep` (api/). They are imported when they are asked for: `import reimagen_jax` alone brings neither JAX nor anything
 else.
 """
 

@@ -72,6 +72,11 @@ class SystemConfig(Checked):
         """Side in pixels of the images that it draws; None where it draws none."""
         return getattr(self, "resolution", None)
 
+    @property
+    def known_prompts(self) -> tuple[str, ...] | None:
+        """What a prompt may name, where that is a list; empty: no prompt says anything to it. None: it reads texts."""
+        return None
+
     def adopt(self, theirs: "SystemConfig") -> Self:
         """These settings with the network of `theirs`, from whose weights a run starts (`init.adopt`)."""
         raise UserError(f"init.adopt: a {self.kind} does not take its network over from weights")

@@ -98,6 +98,7 @@ def parity(args: GpuDay) -> dict[str, Any]:
 
     from reimagen_jax import api
     from reimagen_jax.inference.model import Model
+    from reimagen_jax.inference.prompts import Prompt
     from reimagen_jax.systems import kinds
 
     model, B = Model.open("shipped"), 4 if is_small(args) else 16
@@ -142,7 +143,7 @@ def parity(args: GpuDay) -> dict[str, Any]:
             "drawn bytes that differ": float(np.mean(wrong > 0)),
             "drawn bytes that differ by more than 2": float(np.mean(wrong > 2)),
         }
-    base = [api.Prompt(f"a big cat number {n}") for n in range(B)]
+    base = [Prompt(f"a big cat number {n}") for n in range(B)]
     requests = [prompt.request(index) for index, prompt in enumerate(base)]
     pipeline = api.pipeline_of(model, base, 0, B // 2)
     once, again, backwards = pipeline(requests), pipeline(requests), pipeline(requests[::-1])[::-1]

@@ -12,11 +12,14 @@ import tyro
 from reimagen_jax.checked import Count, NonNegative, Options, Share, Strength
 from reimagen_jax.commands.options import command_line
 from reimagen_jax.commands.prompt_options import PromptOptions, say_left_out, warn_without_neighbours
+from reimagen_jax.commands.sample import DRAWING
 from reimagen_jax.commands.sampling_options import CascadeOptions, SamplingOptions, open_drawing
 from reimagen_jax.commands.usage import run_one
+from reimagen_jax.config import SystemConfig
 from reimagen_jax.diffusion.settings import Repeats
 from reimagen_jax.errors import require
 from reimagen_jax.files import file_facts
+from reimagen_jax.systems.reimagen.settings import ReImagenConfig
 
 if TYPE_CHECKING:
     from reimagen_jax.inference.edits import Plan
@@ -34,6 +37,8 @@ class Edit(Options):
     """What all edits are told."""
 
     common: ClassVar[tuple[str, ...]] = ("eta", "overwrite")
+    systems: ClassVar[tuple[type[SystemConfig], ...]] = (ReImagenConfig,)
+    """Those that it is done by."""
 
     model: Path
     """Folder of a training run (its last checkpoint is used) or of weights; `shipped`: the weights in the package."""
@@ -70,7 +75,7 @@ class Edit(Options):
         self.what.check()
         with atomic_dir(self.out, kind="images", overwrite=self.overwrite) as folder:
             paths = (self.model, *(stage.model for stage in self.stages.cascade))
-            models = [open_drawing(path, self.how.text_encoder, on_host=True) for path in paths]
+            models = [open_drawing(path, self.how.text_encoder, on_host=True, kinds=self.systems) for path in paths]
             require(
                 models[0].config.system.super_resolution is None,
                 f"--model {self.model} is a super-resolution model: give the base model, and this one as --cascade",
@@ -82,10 +87,8 @@ class Edit(Options):
             plan = self.plan(prompts, models)
             found = max(len(request.neighbours) for request in plan.requests)
             given = {"eta": self.eta, "repeats": self.repeats, "jump": self.jump}
-            first = dataclasses.replace(
-                self.how.settings(models[0].config.system.sampler),
-                **{name: value for name, value in given.items() if value is not None},
-            )
+            first = self.how.settings(models[0].config.system.sampler)
+            first = first.changed(**{name: value for name, value in given.items() if value is not None})
             pipeline = self.stages.pipeline(models, self.how, first, found)
             drawing = edit_by(pipeline, models, plan)
             facts = self._facts(models, pipeline)
@@ -96,9 +99,7 @@ class Edit(Options):
         """The command that draws the same again, and where prompts, neighbours and images come from."""
         resolved = dataclasses.replace(
             self,
-            eta=pipeline.settings.eta,
-            repeats=pipeline.settings.repeats,
-            jump=pipeline.settings.jump,
+            **{name: getattr(pipeline.settings, name, None) for name in ("eta", "repeats", "jump")},
             what=self.what.resolved(models[0].config),
             how=self.how.resolved(pipeline.settings),
             stages=self.stages.resolved(pipeline),
@@ -249,7 +250,11 @@ class Swap(Edit):
 
     reimagen edit swap --model runs/train --prompt "Mitzi on a mat" --reference mitzi.png "Mitzi, a cat" \\
         --to-prompt "Rex on a mat" --to-reference rex.png "Rex, a dog" --out runs/swapped
+
+    A decoder of unCLIP swaps embeddings, with --strength 1 alone: it draws on no picture.
     """
+
+    systems: ClassVar[tuple[type[SystemConfig], ...]] = DRAWING
 
     to_prompt: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     """The other prompt (default: the same). With --knowledge-base, its neighbours are looked for there."""

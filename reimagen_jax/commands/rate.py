@@ -1,8 +1,8 @@
 """`reimagen rate`: people say of pictures of several systems, which they do not know, whether they are right."""
 
 import re
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -212,16 +212,17 @@ class ShowResults(Options):
         say(f"results: {self.out / human.RESULTS}")
 
 
-def opened(folder: Path) -> "Ratings":
-    """The ratings in a folder of `reimagen rate`. Raises `UserError` where there are none."""
+@contextmanager
+def opened(folder: Path) -> Iterator["Ratings"]:
+    """The ratings in a folder of `reimagen rate`, then closed. Raises `UserError` where there are none."""
     from reimagen_jax.evaluation.human.store import FILE, Ratings
     from reimagen_jax.evaluation.human.study import Study
 
-    study = Study.open(folder)
-    begun = (study.path / FILE).is_file()
-    with Ratings.open(study) if begun else nullcontext(()) as ratings:
-        require(len(ratings) > 0, f"nobody has rated anything in {folder} yet: reimagen rate --out {folder}")
-    return Ratings.open(study)
+    study, nobody = Study.open(folder), f"nobody has rated anything in {folder} yet: reimagen rate --out {folder}"
+    require((study.path / FILE).is_file(), nobody)
+    with Ratings.open(study) as ratings:
+        require(len(ratings) > 0, nobody)
+        yield ratings
 
 
 def described(study: "Study") -> str:

@@ -30,7 +30,8 @@ from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
     from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
-    from reimagen_jax.web.studio.studio import Line, Offered
+    from reimagen_jax.web.studio.drawing import Line
+    from reimagen_jax.web.studio.offered import Offered
     from reimagen_jax.web.studio.studio import Studio as Behind
 
 WORLD = "studio"
@@ -51,6 +52,11 @@ class Studio(Options):
 
     With several systems to choose among, each a model or, with + between them, a cascade:
         reimagen studio --model base=runs/base64 --model large=runs/base64+runs/sr256 --knowledge-base runs/index
+
+    Each is asked for what it can do: a decoder of unCLIP draws from the neighbours' embeddings, and beside it from that
+    of the text; a prior with its decoder from the text alone:
+        reimagen studio --model reimagen=shipped --model decoder=runs/decoder --model dalle2=runs/prior+runs/decoder \\
+            --knowledge-base runs/index
 
     It prints an address with a token in it, and is reached from this machine alone. Ctrl-C ends it.
     """
@@ -102,7 +108,7 @@ class Studio(Options):
 
     def _opened(self, label: str, paths: tuple[Path, ...]) -> "Offered":
         from reimagen_jax.inference.pipeline import check_chain
-        from reimagen_jax.web.studio.studio import Offered
+        from reimagen_jax.web.studio.offered import Offered
 
         models = tuple(open_drawing(path, self.text_encoder, on_host=True, kinds=DRAWING) for path in paths)
         check_chain([model.config for model in models])
@@ -112,7 +118,9 @@ class Studio(Options):
             f"--model {label} begins with a super-resolution model: put the base model before it, BASE+{paths[0]}",
         )
         require(last.drawn is not None, f"--model {label} draws embeddings: put a decoder behind it, with +")
-        return Offered(label, paths, models)
+        offered = Offered(label, paths, models)
+        offered.check()
+        return offered
 
 
 def _world(stack: ExitStack, offered: "Offered") -> "KnowledgeBase":
@@ -169,7 +177,7 @@ def command_of(line: "Line", base: "KnowledgeBase | None") -> str:
 def _prompts(line: "Line", base: "KnowledgeBase | None") -> PromptOptions:
     asked, chosen = line.asked, line.asked.chosen
     what = PromptOptions(prompt=((asked.prompt.strip(),),), negative=asked.negative.strip() or None)
-    if not line.prompt.neighbours and asked.kind == "draw":
+    if not line.prompt.neighbours and (asked.kind == "draw" or not line.offered.takes_neighbours):
         return what
     what = dataclasses.replace(
         what,

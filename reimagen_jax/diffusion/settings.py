@@ -179,6 +179,15 @@ class DrawingConfig(Checked):
         """The same with room for so many neighbours (k), where it has room for any."""
         return replace(self, k=number) if hasattr(self, "k") else self
 
+    def without_neighbours(self) -> "DrawingConfig":
+        """The same, to draw from the text alone: other settings where a request without neighbours is not enough."""
+        return self
+
+    @property
+    def guided_by(self) -> tuple[str, ...]:
+        """The numbers of guidance that have a say in what is drawn."""
+        return ("text_weight",) if hasattr(self, "text_weight") else ()
+
     def told(self) -> dict[str, str]:
         """What is unlike the plain sampler's, in words."""
         return {}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sqlite3
 
 import pytest
 
@@ -9,7 +10,7 @@ from reimagen_jax import cli
 from reimagen_jax.commands import rate
 from reimagen_jax.commands.serving_options import ServingOptions
 from reimagen_jax.errors import UserError
-from reimagen_jax.evaluation.human.store import Ratings, Verdict
+from reimagen_jax.evaluation.human.store import FILE, Ratings, Verdict
 from reimagen_jax.evaluation.human.study import Study
 from tests.human import PROMPTS, base_of, draw
 
@@ -130,6 +131,23 @@ def test_results_and_export(folders, tmp_path, capsys, served):
     assert run("results", out, "--out", tmp_path / "results", "--overwrite") == 0
     assert ".csv or .json" in refused(capsys, "export", out, "--out", tmp_path / "ratings.xlsx")
     assert "not found" in refused(capsys, "results", tmp_path / "nowhere")
+
+
+def test_results_open_the_ratings_once_and_begin_none(folders, tmp_path, capsys, served, monkeypatch):
+    out, opened = tmp_path / "rating", []
+    assert run(*given(folders), "--out", out) == 0
+    file = out / FILE
+    file.unlink()
+    assert "nobody has rated anything" in refused(capsys, "results", out) and not file.exists()
+    rate_all(out, "Ann")
+    of_a_study = Ratings.open
+    monkeypatch.setattr(Ratings, "open", lambda study: opened.append(of_a_study(study)) or opened[-1])
+    for command in (["results", out], ["export", out, "--out", tmp_path / "ratings.csv"]):
+        assert run(*command) == 0
+        (ratings,) = opened
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            len(ratings)
+        opened.clear()
 
 
 def test_ratings_are_not_overwritten_by_what_is_not_theirs(folders, tmp_path):

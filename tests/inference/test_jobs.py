@@ -11,6 +11,7 @@ from PIL import Image
 
 import reimagen_jax as rj
 from reimagen_jax import api
+from reimagen_jax.api.drawing import BY_PYTHON
 from reimagen_jax.cli import main
 from reimagen_jax.errors import UserError
 from reimagen_jax.files import MARK, mark
@@ -18,6 +19,7 @@ from reimagen_jax.inference import jobs
 from reimagen_jax.inference.export import save_weights
 from reimagen_jax.inference.model import Model
 from reimagen_jax.inference.prompts import Prompt, PromptSource
+from reimagen_jax.inference.provenance import origins
 from reimagen_jax.systems.request import Neighbour
 from tests.samples import encoded, picture
 from tests.tiny import TINY, TINY_SR, random_params
@@ -219,7 +221,7 @@ def test_no_more_than_a_part_of_the_prompts_is_held(models, tmp_path, monkeypatc
     monkeypatch.setattr(jobs, "save_image", saved)
     asked = PromptSource.of(prompts, find)
     pipeline = api.pipeline_of(model, prompts, 0, 2, num_steps=1)
-    tell = lambda n, requests, images, keys: api.origins([model], pipeline, requests, images, **api.BY_PYTHON)  # noqa: E731
+    tell = lambda n, requests, images, keys: origins([model], pipeline, requests, images, **BY_PYTHON)  # noqa: E731
     jobs.Job(asked, pipeline, [model], 1, tell).draw(tmp_path)
     assert len(ahead) == 40 and max(ahead) <= 4 + 2 * 2
 

@@ -4,15 +4,20 @@ import io
 import json
 import shlex
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from reimagen_jax.cli import main
+from reimagen_jax.errors import UserError
+from reimagen_jax.inference.model import Model
 from reimagen_jax.inference.origin import pixels_sha256, read_origin
 from reimagen_jax.web.studio.asked import MASK
-from reimagen_jax.web.studio.studio import STRIP
+from reimagen_jax.web.studio.offered import Offered
+from reimagen_jax.web.studio.programs import STRIP
+from tests import rcg
 from tests.samples import encoded, picture
 
 PICTURE = encoded(picture(3, (40, 24)))
@@ -122,13 +127,13 @@ def test_without_neighbours_can_be_drawn_again_from_its_file(page, studio, tmp_p
 
 def test_moving_along_a_strip_asks_and_compiles_nothing_and_so_do_other_numbers(page, studio):
     first = drawn(page, ask(studio))
-    pipeline = studio.drawing(first["number"]).pipeline
-    before = studio.retrievals, pipeline.stages[0].compilations
+    pipeline = studio.drawing(first["number"]).parts[0].pipeline
+    before = studio.finder.retrievals, pipeline.stages[0].compilations
     for image in first["images"]:
         assert page.ask("GET", image["url"])[0] == 200
-    assert (studio.retrievals, pipeline.stages[0].compilations) == before
+    assert (studio.finder.retrievals, pipeline.stages[0].compilations) == before
     other = drawn(page, ask(studio, seed=9, text_weight=4.0, neighbour_weight=1.0))
-    assert studio.drawing(other["number"]).pipeline.stages[0] is pipeline.stages[0]
+    assert studio.drawing(other["number"]).parts[0].pipeline.stages[0] is pipeline.stages[0]
     assert pipeline.stages[0].compilations == before[1]
     assert page.json("POST", "/api/warm", {"model": "tiny", "k": 2}) == {"job": None}
 
@@ -151,6 +156,84 @@ def test_a_cascade_draws_larger(page, studio):
     assert drawing["resolution"] == 32
     assert len(drawing["images"]) == 1, "without neighbours there is nothing to move between"
     assert "--cascade" in drawing["images"][0]["command"]
+
+
+def told(page, label):
+    return next(each for each in page.json("GET", "/api/state")["models"] if each["label"] == label)
+
+
+def test_a_decoder_draws_from_neighbours_and_beside_it_from_the_text(page, studio, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    drawing = drawn(page, ask(studio, model="decoder", num_images=2, text_weight=1.5, seed=3))
+    images = drawing["images"]
+    assert [image["label"] for image in images] == ["without neighbours", "image 1", "without neighbours", "image 2"]
+    assert [image["index"] for image in images] == [0, 0, 1, 1], "from the same noise"
+    assert len({page.ask("GET", image["url"])[2] for image in images}) == 4
+    assert "--embedding text" in images[2]["command"] and "--knowledge-base" not in images[2]["command"]
+    for n in (2, 3):
+        assert np.array_equal(by_command(page, drawing, images[n], tmp_path / f"{n}"), pixels(page, images[n]["url"]))
+    kept = studio.drawing(drawing["number"])
+    assert np.array_equal(studio.again(kept, lambda *step: None), kept.image_NHWC)
+    bare = drawn(page, ask(studio, model="decoder", chosen={"k": 0}))
+    assert [image["label"] for image in bare["images"]] == ["without neighbours"]
+
+
+def test_a_prior_with_its_decoder_draws_from_the_text_alone(page, studio, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    drawing = drawn(page, ask(studio, model="dalle2"))
+    (image,) = drawing["images"]
+    assert (image["label"], drawing["neighbours"], drawing["resolution"]) == ("image 1", [], 8)
+    assert page.json("POST", "/api/search", ask(studio, model="dalle2"))["neighbours"] == []
+    assert np.array_equal(by_command(page, drawing, image, tmp_path / "a"), pixels(page, image["url"]))
+
+
+def test_a_decoder_swaps_the_neighbours_at_the_same_seed(page, studio, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, key = records(studio)[-1]
+    drawing = drawn(page, ask(studio, model="decoder", kind="swap", to={"k": 2, "pin": [key]}, to_prompt="a dog"))
+    first, swapped = drawing["images"]
+    assert drawing["others"][0]["key"] == key and first["index"] == swapped["index"]
+    assert np.array_equal(by_command(page, drawing, swapped, tmp_path / "a"), pixels(page, swapped["url"]))
+
+
+def test_what_a_system_lacks_is_told_with_its_reason(page):
+    assert told(page, "tiny")["lacks"] == {}
+    decoder, dalle2 = told(page, "decoder"), told(page, "dalle2")
+    assert (decoder["kinds"], decoder["neighbours"], decoder["without"]) == (["draw", "swap"], True, True)
+    assert (dalle2["kinds"], dalle2["neighbours"], dalle2["negative"]) == (["draw"], False, True)
+    for each in (decoder, dalle2):
+        assert each["eta"] is None and each["neighbour_weight"] is None and each["text_weight"] > 0
+        assert each["steps"] == 3 and "draws on no picture" in each["lacks"]["edit"]
+    assert "draws an embedding from the text alone" in dalle2["lacks"]["neighbours"]
+    assert "alone" not in decoder["lacks"], "other settings draw without neighbours"
+
+
+@pytest.mark.parametrize(
+    ("label", "more", "said"),
+    [
+        ("decoder", {"kind": "vary"}, "draws on no picture"),
+        ("dalle2", {"kind": "swap", "to": {"k": 2}, "to_prompt": "a dog"}, "from the text alone"),
+        ("dalle2", {"chosen": {"pin": ["a"]}}, "from the text alone"),
+    ],
+)
+def test_what_a_system_lacks_is_refused(page, studio, label, more, said):
+    status, _, content = page.ask("POST", "/api/drawings", ask(studio, model=label, **more))
+    assert status == 400
+    assert said in json.loads(content)["error"]
+
+
+def offered(*configs):
+    return Offered("it", tuple(map(Path, "ab")), tuple(Model(Path("a"), each, None, None) for each in configs))
+
+
+def test_what_cannot_be_asked_is_refused_at_the_start():
+    for configs in ((rcg.RDM, rcg.GENERATOR), (rcg.OF_NOTHING,)):
+        with pytest.raises(UserError, match=f"--model it cannot be asked.*{configs[0].name} reads no prompt"):
+            offered(*configs).check()
+    for configs in ((rcg.GENERATOR,), (rcg.CLASS_RDM, rcg.GENERATOR), (rcg.OF_CLASS,)):
+        offered(*configs).check()
+    assert offered(rcg.GENERATOR).told()["without"] is False
+    assert offered(rcg.OF_CLASS).told()["prompts"] == list(rcg.CLASSES)
 
 
 def test_reproducing_draws_again(page, studio):

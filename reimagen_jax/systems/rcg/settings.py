@@ -108,6 +108,11 @@ class _Represented(SystemConfig):
     """The values of `data.class_by`; by default those that the records have."""
 
     @property
+    def known_prompts(self) -> tuple[str, ...]:
+        """Its classes."""
+        return self.classes
+
+    @property
     def held(self) -> tuple[str, ...]:
         """The parameters that it holds of others."""
         return ("encoder",)

@@ -65,6 +65,12 @@ class GuidedSamplerConfig(SamplerConfig):
         low, high = self.guidance_interval or (0.0, 1.0)
         require(low <= high, f"sampler.guidance_interval {low} .. {high} is not a range")
 
+    @property
+    def guided_by(self) -> tuple[str, ...]:
+        if self.guidance == "joint":
+            return ("text_weight",)
+        return ("text_weight", "neighbour_weight", *(("eta",) if self.guidance != "compositional" else ()))
+
     def told(self) -> dict[str, str]:
         """Also how its guidance is unlike the paper's."""
         facts = {"guidance": self.guidance, "weights over time": self.guidance_schedule}

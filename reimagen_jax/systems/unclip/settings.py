@@ -87,6 +87,10 @@ class DecoderSamplerConfig(SamplerConfig):
     handed_on: HandedOn = "bytes"
     """What the next stage enlarges: the image as it would be written, or floats in [-1, 1] that were never rounded."""
 
+    def without_neighbours(self) -> "DecoderSamplerConfig":
+        """From the text's own embedding."""
+        return self.with_room(0).changed(embedding="text")
+
     def told(self) -> dict[str, str]:
         facts = {"embedding": self.embedding or "", "handed on": self.handed_on.removesuffix("bytes")}
         return super().told() | {name: said for name, said in facts.items() if said}

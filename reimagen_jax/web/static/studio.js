@@ -2,11 +2,15 @@
 import { $, $$, call, el, say, tell, typing } from "./base.js";
 
 const ABOUT = {
-  draw: "From all neighbours to all text, from the same noise.",
   image: "The picture is taken towards noise, as far as the strength says, and drawn from there.",
   inpaint: "What you mark is drawn anew; the rest stays as it is.",
   vary: "An image, and others that keep its layout.",
   swap: "The same noise, drawn with other neighbours.",
+};
+const LACKS = {
+  prompt: ["no prompt", "Prompt"], alone: ["no image without neighbours", "Without neighbours"],
+  neighbours: ["no neighbours", "Neighbours"], edit: ["no edits", "Edits"], eta: ["no η", "η"],
+  text_weight: ["no text weight", "Text weight"], negative: ["nothing to lead away from", "Lead away from"],
 };
 const WAIT = 350; // milliseconds after the last letter before the knowledge base is asked
 
@@ -29,6 +33,7 @@ const kind = () => $("input[name=kind]:checked").value;
 const number = (id) => (at(id).value === "" ? null : Number(at(id).value));
 
 function chosenNow() {
+  if (!model().neighbours) return { query: "", k: 0, own: [], pin: [], ban: [] };
   const own = chosen.own.filter((each) => each.caption.trim() !== "");
   return {
     query: at("query").value.trim(),
@@ -42,7 +47,8 @@ function chosenNow() {
 function asked() {
   const own = model();
   const what = {
-    model: own.label, prompt: at("prompt").value, chosen: chosenNow(), kind: kind(), negative: at("negative").value,
+    model: own.label, prompt: at("prompt").value, chosen: chosenNow(), kind: kind(),
+    negative: own.negative ? at("negative").value : "",
     seed: number("seed") ?? 0, num_images: number("num-images") ?? 1, strength: Number(at("strength").value),
   };
   if (own.text_weight !== null) what.text_weight = number("text-weight");
@@ -98,16 +104,45 @@ function modelChanged() {
   }
   at("k").value = own.k;
   at("found").hidden = !own.neighbours;
+  at("negative-part").hidden = !own.negative;
   if (own.eta !== null) at("edit-eta").value = own.eta;
-  for (const radio of $$("input[name=kind]")) radio.disabled = radio.value !== "draw" && !own.edits;
+  for (const radio of $$("input[name=kind]")) radio.disabled = !own.kinds.includes(radio.value);
   if ($("input[name=kind]:checked").disabled) $("input[name=kind][value=draw]").checked = true;
-  at("modes").hidden = !own.edits;
+  at("modes").hidden = own.kinds.length < 2;
+  at("onto").hidden = !own.kinds.includes("image");
+  at("empty-about").textContent = aboutStrip(own);
+  showLacks(own);
+  showTries(own);
   kindChanged();
+}
+
+function aboutStrip(own) {
+  const beside = own.without ? ", beside what the same weights draw without neighbours" : "";
+  if (own.eta !== null) return `The strip shows it from all neighbours (η 0) to all text (η 1)${beside}.`;
+  return own.neighbours ? `It is drawn from its neighbours${beside}.` : "It is drawn from the prompt alone.";
+}
+
+function aboutDraw(own) {
+  if (!own || own.eta !== null) return "From all neighbours to all text, from the same noise.";
+  return own.without ? "From its neighbours, and from the same noise without them." : "From its neighbours.";
+}
+
+/** What a system cannot do, and why: its controls are not there. Without neighbours there is no eta between them. */
+function showLacks(own) {
+  const names = Object.keys(LACKS).filter((name) => own.lacks[name] && !(name === "eta" && own.lacks.neighbours));
+  at("lacks").hidden = names.length === 0;
+  at("lacks-said").textContent = `It has ${names.map((name) => LACKS[name][0]).join(", ")}`;
+  at("lacks-why").replaceChildren(...names.map((name) => el("li", {}, el("b", {}, `${LACKS[name][1]}: `), own.lacks[name])));
+}
+
+function showTries(own) {
+  const tries = own.prompts?.length ? own.prompts.map((prompt) => ({ prompt, query: "" })) : state.examples;
+  at("tries").replaceChildren(...tries.map(({ prompt, query }) => el("button", { type: "button", title: prompt, onclick: () => { at("prompt").value = prompt; at("query").value = query; look(0); } }, prompt)));
 }
 
 function kindChanged() {
   const now = kind(), own = model();
-  at("kind-about").textContent = ABOUT[now];
+  at("kind-about").textContent = ABOUT[now] ?? aboutDraw(own);
   at("canvas-part").hidden = now !== "image" && now !== "inpaint";
   at("swap-part").hidden = now !== "swap";
   at("strength-part").hidden = !["image", "inpaint", "vary"].includes(now);
@@ -134,9 +169,10 @@ async function lookNow() {
   looking?.abort();
   looking = new AbortController();
   const own = model(), prompt = at("prompt").value;
-  if (!own || prompt.trim() === "") {
+  if (!own || prompt.trim() === "" || !own.neighbours) {
     hits = [];
-    showHits(own && state.base ? "Write a prompt: its neighbours appear here." : "");
+    showHits(own?.neighbours && state.base ? "Write a prompt: its neighbours appear here." : "");
+    if (own && !own.neighbours) warmSoon(0);
     return;
   }
   try {
@@ -144,15 +180,22 @@ async function lookNow() {
     const found = await call("POST", "/api/search", what, { signal: looking.signal });
     hits = found.neighbours;
     const left = Object.entries(found.left_out).map(([why, count]) => `${count} ${why}`).join(", ");
-    const few = hits.length === 0 ? "Nothing is found: it is drawn from the text alone." : `${hits.length} for “${found.query}”`;
-    showHits(left ? `${few}; left out: ${left}` : few);
-    clearTimeout(ready);
-    ready = setTimeout(() => warm(hits.length), 4 * WAIT);
+    const none = own.without ? "Nothing is found: it is drawn from the text alone." : "Nothing is found, and it draws from neighbours alone.";
+    const few = hits.length === 0 ? none : `${hits.length} for “${found.query}”`;
+    const unknown = hits.find((hit) => hit.unknown.length)?.unknown ?? []; // of what is asked, so the same for all
+    const parts = [few, left && `left out: ${left}`, unknown.length && `in no caption: ${unknown.join(", ")}`];
+    showHits(parts.filter(Boolean).join("; "));
+    warmSoon(hits.length);
   } catch (error) {
     if (error.name === "AbortError") return;
     hits = [];
     showHits(error.message);
   }
+}
+
+function warmSoon(k) {
+  clearTimeout(ready);
+  ready = setTimeout(() => warm(k), 4 * WAIT);
 }
 
 function showHits(about) {
@@ -465,7 +508,8 @@ function show(drawing) {
   current = drawing;
   const etas = drawing.images.map((image) => image.eta ?? -9);
   const near = etas.reduce((best, value, i) => (Math.abs(value - eta) < Math.abs(etas[best] - eta) ? i : best), 0);
-  selected = drawing.asked.kind === "draw" ? near : Math.min(1, drawing.images.length - 1);
+  const first = drawing.images.findIndex((image) => !image.without);
+  selected = drawing.asked.kind === "draw" ? (etas[near] >= 0 ? near : Math.max(0, first)) : Math.min(1, drawing.images.length - 1);
   if (drawing.asked.kind === "image" || drawing.asked.kind === "inpaint") selected = 0;
   at("empty").hidden = true;
   at("stage").hidden = false;
@@ -494,10 +538,11 @@ function select(i) {
   selected = i;
   const image = current.images[i], drawing = current, asked = drawing.asked;
   const figure = (label, url, alt) => el("figure", {}, el("figcaption", {}, el("b", {}, label)), el("img", { src: url, alt, class: pixels(drawing) }));
+  const alone = drawing.images.filter((each) => each.row === image.row).length === 1;
   const beside = asked.kind === "image" || asked.kind === "inpaint"
-    ? figure("before", `/api/pictures/${asked.picture}`, "the picture before")
-    : figure(...besideOf(drawing, image));
-  at("pair").replaceChildren(beside, figure(image.label, image.url, `${asked.prompt}, ${image.label}`));
+    ? [figure("before", `/api/pictures/${asked.picture}`, "the picture before")]
+    : alone ? [] : [figure(...besideOf(drawing, image))];
+  at("pair").replaceChildren(...beside, figure(image.label, image.url, `${asked.prompt}, ${image.label}`));
   for (const button of $$("#strip button")) button.setAttribute("aria-pressed", String(Number(button.dataset.n) === i));
   $("#strip [aria-pressed=true]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   if (image.eta !== null) {
@@ -535,9 +580,9 @@ function showHistory() {
   const past = [...history.values()].reverse();
   at("history-part").hidden = past.length === 0;
   at("history").replaceChildren(...past.map((drawing) => {
-    const some = [drawing.images[0], drawing.images[Math.ceil((drawing.images.length - 1) / 2)]];
+    const some = new Set([drawing.images[0], drawing.images[Math.ceil((drawing.images.length - 1) / 2)]]);
     return el("li", {}, el("button", { type: "button", "aria-current": current?.number === drawing.number ? "true" : null, onclick: () => { show(drawing); at("result").scrollIntoView({ block: "start" }); } },
-      el("span", { class: "thumbs" }, some.map((image) => el("img", { src: image.url, alt: "", class: pixels(drawing) }))),
+      el("span", { class: "thumbs" }, [...some].map((image) => el("img", { src: image.url, alt: "", class: pixels(drawing) }))),
       el("span", {}, el("span", { class: "text" }, drawing.asked.prompt), el("small", {}, `${drawing.asked.kind === "draw" ? "" : `${drawing.asked.kind}, `}seed ${drawing.asked.seed}, ${drawing.neighbours.length} nbr.`))));
   }));
 }
@@ -607,7 +652,6 @@ async function load() {
   const records = state.base ? `${state.base.records.toLocaleString("en")} records to look in` : "no knowledge base: give pictures of your own";
   at("about").textContent = `${state.models.map((each) => each.names.join(" + ")).join(", ")} · ${records}`;
   at("query-part").hidden = !state.base;
-  at("tries").replaceChildren(...state.examples.map(({ prompt, query }) => el("button", { type: "button", title: prompt, onclick: () => { at("prompt").value = prompt; at("query").value = query; look(0); } }, prompt)));
   modelChanged();
   if (state.history.length && !current) show(state.history.at(-1));
   await warm(model().neighbours && state.base ? model().k : 0);

@@ -70,13 +70,14 @@ def application(studio: Studio, *, token: str, host: str = "127.0.0.1") -> ASGIA
 
     async def send(request: Request) -> Response:
         data, square = await picture(request)
-        return JSONResponse(studio.take(data, square, unquote(request.query_params.get("name", ""))))
+        return JSONResponse(studio.pictures.take(data, square, unquote(request.query_params.get("name", ""))))
 
     async def sent(request: Request) -> Response:
-        return Response(await run_in_threadpool(studio.picture, request.path_params["key"]), media_type="image/png")
+        data = await run_in_threadpool(studio.pictures.shown, request.path_params["key"])
+        return Response(data, media_type="image/png")
 
     async def record(request: Request) -> Response:
-        data = await run_in_threadpool(studio.shown, request.path_params["n"])
+        data = await run_in_threadpool(studio.finder.shown, request.path_params["n"])
         return Response(data, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
     async def happens(request: Request) -> Response:
@@ -110,7 +111,7 @@ def application(studio: Studio, *, token: str, host: str = "127.0.0.1") -> ASGIA
 
 
 def _file(data: bytes, kind: str, name: str, request: Request, *, saved: bool = False) -> Response:
-    """A file, shown or (`?save`) saved under its name, which is plain (`Drawing.name`, `Studio.take`)."""
+    """A file, shown or (`?save`) saved under its name, which is plain (`Drawing.name`, `Pictures.take`)."""
     saved = saved or "save" in request.query_params
     plain = name.encode("ascii", "replace").decode().replace("?", "_")
     headers = {"Content-Disposition": f'attachment; filename="{plain}"'} if saved else {}

@@ -5,188 +5,34 @@ page moves through it without asking. Whatever is drawn is drawn by the package'
 kept for each number of steps, solver and room for neighbours, and compiled ahead where the page knows what it will ask.
 """
 
-import hashlib
-import io
-import math
-import re
-import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import PIL.Image
 
-from reimagen_jax.data import images
-from reimagen_jax.diffusion.settings import SamplerConfig, Solver
 from reimagen_jax.errors import require
 from reimagen_jax.inference import edits
-from reimagen_jax.inference.model import Model
-from reimagen_jax.inference.origin import Origin
-from reimagen_jax.inference.pipeline import Pipeline, Stage
-from reimagen_jax.inference.prompts import Prompt, asking, find
-from reimagen_jax.inference.provenance import origins, rights
-from reimagen_jax.inference.requests import pinned
-from reimagen_jax.inference.stepping import SteppedStage, Tell, stepped
-from reimagen_jax.retrieval.asking import BY_CAPTION, Asking
+from reimagen_jax.inference.prompts import Prompt
+from reimagen_jax.inference.stepping import Tell
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
-from reimagen_jax.systems.reimagen.settings import ETAS, EVALUATIONS, GuidedSamplerConfig, ReImagenConfig
-from reimagen_jax.systems.request import Neighbour, Request
+from reimagen_jax.systems.reimagen.settings import ETAS
 from reimagen_jax.web.answers import MAX_UPLOAD
-from reimagen_jax.web.studio.asked import MASK, Chosen, Drawn, Search, Warm
+from reimagen_jax.web.studio.asked import MASK, Drawn, Search, Warm
 from reimagen_jax.web.studio.device import Device, Job
+from reimagen_jax.web.studio.drawing import Drawing, Line, origins_of
+from reimagen_jax.web.studio.finding import Finder
+from reimagen_jax.web.studio.offered import KINDS, Offered
+from reimagen_jax.web.studio.pictures import Pictures, as_png
+from reimagen_jax.web.studio.programs import Part, Programs, draw
+from reimagen_jax.web.studio.rows import completed, mask_of, plan_of, rows_of, strip
 
-STRIP = 1 + len(ETAS)
-"""Images of a row: without neighbours, and one for each eta."""
-BATCH = 4
-"""Images that are drawn at once where there is no strip, and by the later stages of a cascade."""
-PROGRAMS = 6
-"""Pipelines whose programs are kept."""
 HISTORY = 100
 """Drawings that are kept."""
-PICTURES = 64
-"""Pictures that were sent here, and are kept."""
-SHOWN = 256
-"""Pixels at which a neighbour is shown at most."""
-EXAMPLES = 3
-WITHOUT = "without neighbours"
-
-
-class Sent(NamedTuple):
-    """A picture that was sent here."""
-
-    data: bytes
-    image: np.ndarray
-    """uint8 [S, S, 3], its central square."""
-    name: str
-    """As the browser told it; no file is opened by it."""
-
-
-@dataclass(frozen=True)
-class Offered:
-    """A system to choose: its models, in a row."""
-
-    label: str
-    paths: tuple[Path, ...]
-    models: tuple[Model, ...] = field(repr=False)
-
-    @property
-    def first(self) -> Model:
-        return self.models[0]
-
-    @property
-    def settings(self) -> Any:
-        """Of the first stage, as its experiment says."""
-        return self.first.config.system.sampler
-
-    @property
-    def has_eta(self) -> bool:
-        """Whether what it draws is asked for by an eta."""
-        own = self.settings
-        return isinstance(own, GuidedSamplerConfig) and own.guidance not in ("joint", "compositional")
-
-    @property
-    def how(self) -> Asking:
-        """How the knowledge base is asked: as in training, where that is told."""
-        return getattr(self.first.config.data, "asked", None) or BY_CAPTION
-
-    @property
-    def edits(self) -> bool:
-        """Whether it draws on pictures."""
-        return isinstance(self.first.config.system, ReImagenConfig)
-
-    def told(self) -> dict[str, Any]:
-        """What the page has to know, in JSON types."""
-        own, config, last = self.settings, self.first.config, self.models[-1].config
-        k = getattr(own, "k", None)
-        return {
-            "label": self.label,
-            "names": [model.config.name for model in self.models],
-            "kind": config.system.kind,
-            "resolution": last.system.resolution,
-            "k": config.data.num_neighbours if k is None else k,
-            "neighbours": config.data.num_neighbours > 0,
-            "eta": own.eta if self.has_eta else None,
-            "edits": self.edits,
-            "text_weight": getattr(own, "text_weight", None),
-            "neighbour_weight": getattr(own, "neighbour_weight", None) if self.has_eta else None,
-            "steps": own.num_steps if isinstance(own, SamplerConfig) and not own.times else None,
-            "solver": own.solver if isinstance(own, SamplerConfig) else None,
-            "solvers": list(get_args(Solver)) if isinstance(own, SamplerConfig) else [],
-            "evaluations": EVALUATIONS.get(getattr(own, "guidance", ""), 2),
-        }
-
-
-class Asked(NamedTuple):
-    """A prompt with its neighbours, as the knowledge base has found them."""
-
-    prompt: Prompt
-    ids: tuple[int | None, ...]
-    """Of the neighbours in the base; None for one's own."""
-    left_out: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Line:
-    """What a command line that draws the same has to say."""
-
-    offered: Offered
-    asked: Drawn
-    prompt: Prompt
-    pipeline: Pipeline
-    eta: float | None
-    files: Mapping[str, str]
-    """Picture that was sent here -> the name that its file is to have."""
-
-
-@dataclass
-class Drawing:
-    """What was drawn."""
-
-    number: int
-    asked: Drawn
-    offered: Offered
-    pipeline: Pipeline = field(repr=False)
-    requests: list[Request] = field(repr=False)
-    image_NHWC: np.ndarray = field(repr=False)
-    origins: list[Origin] = field(repr=False)
-    columns: list[dict[str, Any]] = field(repr=False)
-    """Of every image: its row and label, its eta if it has one."""
-    hits: list[dict[str, Any]] = field(repr=False)
-    other_hits: list[dict[str, Any]] = field(repr=False)
-    files: dict[str, bytes] = field(repr=False)
-    """Pictures that the command line reads, by name."""
-    plan: edits.Plan | None = field(repr=False)
-    """Of an edit."""
-    seconds: float = 0.0
-
-    def name(self, n: int) -> str:
-        """Of an image's file."""
-        slug = "-".join(re.findall(r"[a-z0-9]+", self.asked.prompt.lower()))[:40].strip("-") or "image"
-        label = re.sub(r"[^a-z0-9.]+", "-", self.columns[n]["name"].lower()).strip("-")
-        return f"{self.number:03d}-{slug}-{label}-{self.columns[n]['row'] + 1}"
-
-    def told(self) -> dict[str, Any]:
-        """In JSON types."""
-        shown = [
-            column | {"url": f"/api/drawings/{self.number}/{n}.png", "file": self.name(n)}
-            for n, column in enumerate(self.columns)
-        ]
-        about = [{"command": origin.command, "index": origin.index} for origin in self.origins]
-        return {
-            "number": self.number,
-            "asked": asdict(self.asked),
-            "images": [one | told for one, told in zip(shown, about, strict=True)],
-            "neighbours": self.hits,
-            "others": self.other_hits,
-            "files": sorted(self.files),
-            "model": self.offered.label,
-            "resolution": self.image_NHWC.shape[1],
-            "seconds": round(self.seconds, 2),
-        }
+ON_PICTURE = ("image", "inpaint")
+"""Of what can be done, that which is done on a picture."""
 
 
 class Studio:
@@ -194,20 +40,16 @@ class Studio:
 
     def __init__(self, offered: Sequence[Offered], base: KnowledgeBase | None, command: Callable[[Line], str]) -> None:
         self.offered, self.base, self.command = {each.label: each for each in offered}, base, command
-        self.device = Device()
+        self.device, self.programs, self.pictures = Device(), Programs(), Pictures()
+        self.finder = Finder(base, self.pictures)
         self.drawings: OrderedDict[int, Drawing] = OrderedDict()
-        self.sent: OrderedDict[str, Sent] = OrderedDict()
-        self.retrievals = 0
-        self._stages: OrderedDict[Any, list[Stage]] = OrderedDict()
-        self._lock = threading.Lock()
 
     def told(self) -> dict[str, Any]:
         """What the page begins with, in JSON types."""
-        base = self.base
         return {
             "models": [each.told() for each in self.offered.values()],
-            "base": None if base is None else {"records": len(base), "name": base.path.name},
-            "examples": self._examples(),
+            "base": self.finder.told(),
+            "examples": self.finder.examples(),
             "etas": list(ETAS),
             "mask": MASK,
             "largest": MAX_UPLOAD,
@@ -219,149 +61,48 @@ class Studio:
         """Ends what runs."""
         self.device.close()
 
-    def _examples(self) -> list[dict[str, str]]:
-        """Prompts to begin with: captions of a few records, each asked for by its entity's name where it has one."""
-        base, number = self.base, EXAMPLES
-        if base is None:
-            return []
-        with self._lock:
-            found = base.records.fetch([i * len(base) // number for i in range(min(number, len(base)))])
-        names = [record.attributes.get("entity") for record in found]
-        return [
-            {"prompt": record.text, "query": name if isinstance(name, str) else ""}
-            for record, name in zip(found, names, strict=True)
-        ]
-
-    # --- finding ------------------------------------------------------------------------------------------------------
-
     def search(self, asked: Search) -> dict[str, Any]:
         """What an image would be drawn with, and why, in JSON types."""
-        offered = self._offer(asked.model)
-        found = self._asked(offered, asked.prompt, asked.chosen)
-        return {
-            "neighbours": self._hits(offered, found, asked.chosen),
-            "left_out": dict(found.left_out),
-            "query": found.prompt.query or found.prompt.text,
-        }
-
-    def shown(self, n: int) -> bytes:
-        """The picture of a record of the base, as PNG. Raises `UserError` where there is none."""
-        require(self.base is not None and 0 <= n < len(self.base), "there is no such record")
-        with self._lock:
-            (record,) = self.base.records.fetch([n])
-        image = images.decode(record.image)
-        return _png(images.decode(record.image, SHOWN) if len(image) > SHOWN else image)
+        return self.finder.search(self._offer(asked.model), asked)
 
     def _offer(self, label: str) -> Offered:
         require(label in self.offered, f"there is no model {label!r} here")
         return self.offered[label]
 
-    def _asked(self, offered: Offered, text: str, chosen: Chosen, negative: str = "") -> Asked:
-        """As `reimagen sample` finds them: one's own, the pinned, then the best of the base."""
-        config, base, k = offered.first.config, self.base, chosen.k
-        side = getattr(config.system, "resolution", SHOWN)
-        own = tuple(self._own(each.picture, each.caption, side) for each in chosen.own)
-        prompt = Prompt(text.strip(), query=chosen.query.strip(), negative=negative.strip())
-        if base is None:
-            require(not chosen.pin, "there is no knowledge base to pin records of")
-            return Asked(replace(prompt, neighbours=own[:k]), (None,) * len(own[:k]), {})
-        how = offered.how
-        with self._lock:
-            self.retrievals += 1
-            base.allowed(exclude=chosen.ban)
-            by_hand = (*own, *pinned(base, chosen.pin, side))[:k]
-            ids = (*(None for _ in own), *base.ids_of(dict.fromkeys(chosen.pin)).tolist())[:k]
-            (prompt,) = asking([prompt], how)
-            found = find(prompt, base, k - len(by_hand), side, given=by_hand, ban=chosen.ban, how=how)
-        return Asked(replace(prompt, neighbours=by_hand + found.neighbours), (*ids, *found.ids), found.left_out)
-
-    def _own(self, picture: str, caption: str, side: int) -> Neighbour:
-        sent = self._sent(picture)
-        return Neighbour(images.decode(sent.data, side), caption.strip(), math.nan, sent.name, sent.data)
-
-    def _hits(self, offered: Offered, found: Asked, chosen: Chosen) -> list[dict[str, Any]]:
-        """The neighbours, with what makes their scores."""
-        how = offered.how
-        query = found.prompt.query or found.prompt.text
-        hits = []
-        for position, (hit, n) in enumerate(zip(found.prompt.neighbours, found.ids, strict=True)):
-            own = chosen.own[position].picture if n is None else ""
-            with self._lock:
-                why = None if n is None else self.base.explain(query, n, method=how.method)
-            hits.append(
-                {
-                    "key": hit.key,
-                    "text": hit.text,
-                    "score": None if math.isnan(hit.score) else round(hit.score, 3),
-                    "own": own,
-                    "url": f"/api/pictures/{own}" if n is None else f"/api/records/{n}",
-                    "pinned": hit.key in chosen.pin and n is not None,
-                    "rights": rights(hit),
-                    "words": [] if why is None else [[m.word, round(m.score, 3), m.documents] for m in why.matches],
-                    "unknown": [] if why is None else list(why.unknown),
-                }
-            )
-        return hits
-
-    # --- pictures that were sent --------------------------------------------------------------------------------------
-
-    def take(self, data: bytes, image: np.ndarray, name: str) -> dict[str, Any]:
-        """Keeps a picture, and tells what it is called here."""
-        key = hashlib.sha256(data).hexdigest()[:24]
-        name = re.sub(r"[^\w.-]+", "-", name)[-60:].strip(".-") or "picture"
-        taken = {"mask.png", *(other.name for other_key, other in self.sent.items() if other_key != key)}
-        if name in taken:
-            name = f"{key[:6]}-{name}"
-        self.sent[key] = Sent(data, image, name)
-        self.sent.move_to_end(key)
-        while len(self.sent) > PICTURES:
-            self.sent.popitem(last=False)
-        return {"picture": key, "url": f"/api/pictures/{key}", "side": len(image), "name": name}
-
-    def picture(self, key: str) -> bytes:
-        """One that was sent, as PNG, of at most `SHOWN` pixels."""
-        square = PIL.Image.fromarray(self._sent(key).image)
-        return _png(np.asarray(images.square(square, min(SHOWN, square.width))))
-
-    def _sent(self, key: str) -> Sent:
-        require(key in self.sent, "a picture is not here any more: give it again")
-        return self.sent[key]
-
-    # --- drawing ------------------------------------------------------------------------------------------------------
-
     def draw(self, asked: Drawn) -> Job:
         """Puts a drawing into the queue. Raises `UserError` on what cannot be drawn."""
         offered = self._offer(asked.model)
-        found = self._asked(offered, asked.prompt, asked.chosen, asked.negative)
+        needed = KINDS[asked.kind]
+        require(needed not in offered.lacks, offered.lacks.get(needed, ""))
+        found = self.finder.asked(offered, asked.prompt, asked.chosen, asked.negative)
         other = None
         if asked.kind == "swap":
-            asked = replace(asked, to=_completed(asked))
-            other = self._asked(offered, asked.to_prompt or asked.prompt, asked.to, asked.negative)
-        require(asked.kind == "draw" or offered.edits, f"{offered.label} draws no edits")
+            asked = replace(asked, to=completed(asked))
+            other = self.finder.asked(offered, asked.to_prompt or asked.prompt, asked.to, asked.negative)
         room = max(len(each.prompt.neighbours) for each in (found, other) if each is not None)
-        plan = None if asked.kind == "draw" else self._plan(asked, found.prompt, other and other.prompt)
-        requests, columns = self._strip(offered, asked, found.prompt) if plan is None else _rows(plan, asked)
-        pipeline = self._pipeline(offered, asked, room, STRIP if plan is None and offered.has_eta else BATCH)
-        if plan is None:
-            first = pipeline.stages[0]
-            for request in requests:
+        plan = None if asked.kind == "draw" else self._plan(offered, asked, found.prompt, other and other.prompt)
+        requests, columns = strip(offered, asked, found.prompt) if plan is None else rows_of(plan, asked)
+        parts = self.programs.parts(offered, asked, room, columns)
+        for part in parts if plan is None else ():
+            first = part.pipeline.stages[0]
+            for request in (requests[n] for n in part.places):
                 first.feed.check(first.feed.limited(request, first.settings), first.settings)
 
         def work(number: int, tell: Tell) -> dict[str, Any]:
             began = time.monotonic()
-            drawn, images_n = self._draw(pipeline, requests, plan, tell)
-            commands = self._commands(offered, asked, found.prompt, pipeline, columns, other)
+            drawn, images_n = draw(parts, requests, plan, tell)
+            commands = self._commands(offered, asked, found.prompt, parts, columns)
             drawing = Drawing(
                 number,
                 asked,
                 offered,
-                pipeline,
+                parts,
                 drawn,
                 images_n,
-                self._origins(offered, pipeline, drawn, images_n, plan, commands),
+                origins_of(offered, parts, drawn, images_n, plan, commands),
                 columns,
-                self._hits(offered, found, asked.chosen),
-                [] if other is None else self._hits(offered, other, asked.to),
+                self.finder.hits(offered, found, asked.chosen),
+                [] if other is None else self.finder.hits(offered, other, asked.to),
                 self._files(asked),
                 plan,
                 time.monotonic() - began,
@@ -376,14 +117,17 @@ class Studio:
     def warm(self, asked: Warm) -> Job | None:
         """Compiles what a strip is drawn by, unless that was done; images are drawn for it that nobody sees."""
         offered = self._offer(asked.model)
-        batch = STRIP if offered.has_eta else BATCH
-        pipeline = self._pipeline(offered, asked, asked.k, batch)
-        if all(stage.compilations for stage in pipeline.stages) or not offered.edits:
+        room = asked.k if offered.takes_neighbours else 0
+        request = offered.request(room)
+        if request is None:
             return None
-        requests = [Request("a dog")]
+        column = {"without": room == 0}
+        parts = self.programs.parts(offered, asked, room, [column])
+        if all(stage.compilations for part in parts for stage in part.pipeline.stages):
+            return None
 
         def work(_: int, tell: Tell) -> None:
-            self._draw(pipeline, requests, None, tell)
+            draw(parts, [request], None, tell)
 
         return self.device.add(f"Getting {offered.label} ready", work, kind="warm")
 
@@ -401,161 +145,41 @@ class Studio:
     def again(self, drawing: Drawing, tell: Tell) -> np.ndarray:
         """The images of a drawing, drawn again."""
         requests = drawing.requests if drawing.plan is None else drawing.plan.requests
-        return self._draw(drawing.pipeline, requests, drawing.plan, tell)[1]
+        return draw(drawing.parts, requests, drawing.plan, tell)[1]
 
     def drawing(self, number: int) -> Drawing:
         """One that is kept. Raises `UserError`."""
         require(number in self.drawings, "that drawing is not kept any more")
         return self.drawings[number]
 
-    def _draw(
-        self, pipeline: Pipeline, requests: Sequence[Request], plan: edits.Plan | None, tell: Tell
-    ) -> tuple[list[Request], np.ndarray]:
-        """The requests, and the last stage's images; tells of steps over all stages and batches."""
-        parts = [1, len(requests) - 1] if plan is not None and plan.again is not None else [len(requests)]
-        batches = [sum(-(-part // stage.at_once) for part in parts) for stage in pipeline.stages]
-        lengths = [len(stage.system.visited(stage.settings)) - 1 if isinstance(stage, SteppedStage) else 1
-                   for stage in pipeline.stages]  # fmt: skip
-        total, done = sum(n * steps for n, steps in zip(batches, lengths, strict=True)), 0
-
-        def count(step: int, steps: int) -> None:
-            nonlocal done
-            done += step > 0
-            tell(done, max(total, done))
-
-        count(0, 0)
-        for stage in pipeline.stages:
-            if isinstance(stage, SteppedStage):
-                stage.tell = count
-        if plan is None:
-            return list(requests), pipeline.draw(requests)[-1]
-        drawn, stages = plan.drawn(pipeline.draw)
-        return drawn, stages[-1]
-
-    def _pipeline(self, offered: Offered, asked: Drawn | Warm, room: int, batch: int) -> Pipeline:
-        """The stages that draw so, by programs that were compiled before where they were."""
-        own = offered.settings
-        given = {"num_steps": asked.steps, "solver": asked.solver}
-        given = {name: value for name, value in given.items() if value is not None and hasattr(own, name)}
-        key = (offered.label, tuple(given.items()), room, batch)
-        with self._lock:
-            if key not in self._stages:
-                self._stages[key] = []
-                for number, model in enumerate(offered.models):
-                    most = room if model.config.data.num_neighbours else 0
-                    settings = model.config.system.sampler.with_room(most)
-                    settings = settings.changed(**given) if number == 0 else settings
-                    stage = model.stage(settings, BATCH if number else batch)
-                    self._stages[key].append(stepped(stage, lambda step, steps: None))
-            self._stages.move_to_end(key)
-            while len(self._stages) > PROGRAMS:
-                self._stages.popitem(last=False)
-            return Pipeline(self._stages[key], getattr(asked, "seed", 0))
-
-    def _numbers(self, offered: Offered, asked: Drawn) -> dict[str, float]:
-        """Of guidance, that are given."""
-        given = {"text_weight": asked.text_weight, "neighbour_weight": asked.neighbour_weight}
-        return {n: value for n, value in given.items() if value is not None and offered.told()[n] is not None}
-
-    def _strip(self, offered: Offered, asked: Drawn, prompt: Prompt) -> tuple[list[Request], list[dict[str, Any]]]:
-        """Rows of images from noise of their own: without neighbours, then at every eta, if there is such a thing."""
-        numbers, requests, columns = self._numbers(offered, asked), [], []
-        for s in range(asked.num_images):
-            if offered.edits:
-                requests.append(replace(prompt.baseline(s), guidance=numbers))
-                columns.append({"row": s, "label": WITHOUT, "name": "without", "eta": None, "without": True})
-            for eta in ETAS if offered.has_eta and prompt.neighbours else ():
-                requests.append(prompt.request(s, eta=eta, **numbers))
-                columns.append({"row": s, "label": f"η {eta:g}", "name": f"eta{eta:g}", "eta": eta, "without": False})
-            if not offered.has_eta and (prompt.neighbours or not offered.edits):
-                requests.append(prompt.request(s, **numbers))
-                columns.append({"row": s, "label": f"image {s + 1}", "name": "image", "eta": None, "without": False})
-        return requests, columns
-
-    def _plan(self, asked: Drawn, prompt: Prompt, other: Prompt | None) -> edits.Plan:
-        many = {"num_images": asked.num_images}
-        if asked.kind == "vary":
-            plan = edits.variations([prompt], strength=asked.strength, **many)
-        elif asked.kind == "swap":
-            plan = edits.swapping([prompt], [other], **many)
-        elif asked.kind == "image":
-            plan = edits.image_to_image([prompt], self._sent(asked.picture).image, strength=asked.strength, **many)
-        else:
-            mask, image = mask_of(asked.mask), self._sent(asked.picture).image
-            plan = edits.inpainting([prompt], image, mask, strength=asked.strength, **many)
-        offered = self._offer(asked.model)
-        numbers = self._numbers(offered, asked)
-        numbers |= {"eta": asked.eta} if asked.eta is not None and offered.has_eta else {}
-        rows = tuple(
-            replace(row, requests=tuple(replace(request, guidance=numbers) for request in row.requests))
-            for row in plan.rows
-        )
-        return replace(plan, rows=rows)
+    def _plan(self, offered: Offered, asked: Drawn, prompt: Prompt, other: Prompt | None) -> edits.Plan:
+        image = self.pictures[asked.picture].image if asked.kind in ON_PICTURE else None
+        return plan_of(offered, asked, prompt, other, image)
 
     def _commands(
-        self, offered: Offered, asked: Drawn, prompt: Prompt, pipeline: Pipeline,
-        columns: Sequence[dict[str, Any]], other: Asked | None,
-    ) -> list[str]:  # fmt: skip
+        self, offered: Offered, asked: Drawn, prompt: Prompt, parts: Sequence[Part], columns: Sequence[dict[str, Any]]
+    ) -> list[str]:
         """The command line of every image."""
-        files = {key: self._sent(key).name for key in self._used(asked)}
+        files = {key: self.pictures[key].name for key in self._used(asked)}
+        pipelines = {n: part.pipeline for part in parts for n in part.places}
         said: dict[Any, str] = {}
-        for column in columns:
+        for n, column in enumerate(columns):
             if (column["eta"], column["without"]) not in said:
                 eta = column["eta"] if asked.kind == "draw" else asked.eta
                 told = replace(prompt, neighbours=()) if column["without"] else prompt
-                line = Line(offered, asked, told, pipeline, eta, files)
+                line = Line(offered, asked, told, pipelines[n], eta, files)
                 said[column["eta"], column["without"]] = self.command(line)
         return [said[column["eta"], column["without"]] for column in columns]
-
-    def _origins(
-        self, offered: Offered, pipeline: Pipeline, requests: Sequence[Request], drawn: np.ndarray,
-        plan: edits.Plan | None, commands: Sequence[str],
-    ) -> list[Origin]:  # fmt: skip
-        by = {"made_by": "sample"} if plan is None else {"made_by": "edit"}
-        by |= {} if plan is None else {"more": {"edit": {"kind": plan.kind, **plan.told}}}
-        told = origins(offered.models, pipeline, requests, drawn, command="", **by)
-        return [replace(origin, command=command) for origin, command in zip(told, commands, strict=True)]
 
     def _used(self, asked: Drawn) -> list[str]:
         """Pictures that were sent, and are a part of it."""
         chosen = [asked.chosen, *([asked.to] if asked.to is not None else [])]
         used = [own.picture for each in chosen for own in each.own]
-        return used + ([asked.picture] if asked.kind in ("image", "inpaint") else [])
+        return used + ([asked.picture] if asked.kind in ON_PICTURE else [])
 
     def _files(self, asked: Drawn) -> dict[str, bytes]:
         """What the command line reads."""
-        files = {self._sent(key).name: self._sent(key).data for key in self._used(asked)}
+        files = {self.pictures[key].name: self.pictures[key].data for key in self._used(asked)}
         if asked.kind == "inpaint":
-            files["mask.png"] = _png(edits.as_picture(mask_of(asked.mask)))
+            files["mask.png"] = as_png(edits.as_picture(mask_of(asked.mask)))
         return files
-
-
-def _completed(asked: Drawn) -> Chosen:
-    """What is swapped to, with what it shares with the first, as `reimagen edit swap` has it."""
-    chosen, to = asked.chosen, asked.to
-    given = asked.to_prompt.strip() or to.query.strip() or to.own or to.pin
-    require(bool(given), "there is nothing to swap to: give another prompt, or what its neighbours are found by")
-    query = to.query or ("" if asked.to_prompt.strip() else chosen.query)
-    return replace(to, k=chosen.k, ban=chosen.ban, query=query)
-
-
-def mask_of(signs: str) -> np.ndarray:
-    """uint8 [MASK, MASK]: 255 is drawn anew."""
-    return np.array([255 * int(sign) for sign in signs], np.uint8).reshape(MASK, MASK)
-
-
-def _rows(plan: edits.Plan, asked: Drawn) -> tuple[list[Request], list[dict[str, Any]]]:
-    """A plan's requests, and how each is called."""
-    columns = []
-    for number, row in enumerate(plan.rows):
-        drawn = {n: heading for heading, n in row.shown.items() if isinstance(n, int)}
-        for n in range(len(row.requests)):
-            name = f"{plan.kind}-{n}"
-            columns.append({"row": number, "label": drawn[n], "name": name, "eta": asked.eta, "without": False})
-    return plan.requests, columns
-
-
-def _png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()

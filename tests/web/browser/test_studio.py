@@ -99,7 +99,7 @@ def test_the_whole_path(opened, page, studio, tmp_path):
     assert drawing.hits[0]["text"] == "a cat of mine"
     assert drawing.asked.chosen.ban == (first,)
 
-    before = studio.retrievals, drawing.pipeline.stages[0].compilations, len(studio.drawings)
+    before = studio.finder.retrievals, drawing.parts[0].pipeline.stages[0].compilations, len(studio.drawings)
     opened.execute_script("performance.clearResourceTimings()")
     slider = find(opened, "#eta")
     slider.send_keys(Keys.HOME)
@@ -110,7 +110,7 @@ def test_the_whole_path(opened, page, studio, tmp_path):
     assert "--eta 0.3" in find(opened, "#command").text
     sent = opened.execute_script("return performance.getEntriesByType('resource').map((e) => e.initiatorType)")
     assert "fetch" not in sent
-    assert (studio.retrievals, drawing.pipeline.stages[0].compilations, len(studio.drawings)) == before
+    assert (studio.finder.retrievals, drawing.parts[0].pipeline.stages[0].compilations, len(studio.drawings)) == before
 
     find(opened, "#reproduce").click()
     until(opened, "document.getElementById('said').textContent.includes('bit for bit')")
@@ -248,11 +248,11 @@ def test_another_site_in_the_same_browser_can_do_nothing(opened, page, studio):
 
     with HTTPServer(("127.0.0.1", 0), Other) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
-        before = len(studio.drawings), len(studio.sent)
+        before = len(studio.drawings), len(studio.pictures)
         opened.get(f"http://127.0.0.1:{other.server_address[1]}/")
         until(opened, "document.title.startsWith('done')")
         assert opened.title == "done refused"
-        assert (len(studio.drawings), len(studio.sent), studio.device.jobs) == (*before, [])
+        assert (len(studio.drawings), len(studio.pictures), studio.device.jobs) == (*before, [])
         other.shutdown()
     complaints(opened)
 

@@ -72,17 +72,24 @@ def resized(image_HWC: UInt8[np.ndarray, "h w 3"], how: Resizing, side: int = SI
         return (x - np.float32(128)) / np.float32(128)  # (3)
     x = image_HWC.astype(np.float32)
     for axis in (0, 1):
-        x = _between(x, side, axis, 0.5 if how == "pytorch-fid" else 0.0)
+        x = _between(x, _places(x.shape[axis], side, how), axis)
     return x / np.float32(127.5) - np.float32(1) if how == "pytorch-fid" else (x - np.float32(128)) / np.float32(128)
 
 
-def _between(x: Float[np.ndarray, "..."], side: int, axis: int, centre: float) -> Float[np.ndarray, "..."]:
-    """(1) with pixels' centres at 1/2, (2) with 0: the two values around each place, weighed by their nearness."""
-    size = x.shape[axis]
-    place_S = np.maximum((np.arange(side) + centre) * (size / side) - centre, 0.0)
-    low_S = np.minimum(place_S.astype(int), size - 1)
-    part_S = (place_S - low_S).astype(np.float32).reshape((side,) + (1,) * (x.ndim - 1 - axis))
-    low, high = (np.take(x, each_S, axis) for each_S in (low_S, np.minimum(low_S + 1, size - 1)))
+def _places(size: int, side: int, how: Resizing) -> Float[np.ndarray, " s"]:
+    """Where new pixels lie among `size` old ones: (1) with their centres at 1/2, in float32 as PyTorch has it, which
+    far from the corner is 1e-5 of a pixel away; (2) with 0."""
+    if how == "pytorch-fid":
+        half, scale = np.float32(0.5), np.float32(size / side)
+        return np.maximum((np.arange(side, dtype=np.float32) + half) * scale - half, np.float32(0))
+    return np.arange(side) * (size / side)
+
+
+def _between(x: Float[np.ndarray, "..."], place_S: Float[np.ndarray, " s"], axis: int) -> Float[np.ndarray, "..."]:
+    """The two values around each place, weighed by their nearness."""
+    low_S = np.minimum(place_S.astype(int), x.shape[axis] - 1)
+    part_S = (place_S - low_S).astype(np.float32).reshape((-1,) + (1,) * (x.ndim - 1 - axis))
+    low, high = (np.take(x, each_S, axis) for each_S in (low_S, np.minimum(low_S + 1, x.shape[axis] - 1)))
     return low + (high - low) * part_S
 
 

@@ -246,8 +246,8 @@ def test_python_draws_into_a_folder_what_it_draws_in_memory(models, tmp_path):
 
 
 def test_the_grid_of_very_many_prompts_shows_the_first(models, tmp_path, monkeypatch):
-    monkeypatch.setattr(api, "GRID_ROWS", 2)
-    monkeypatch.setattr(api, "GRID_COLUMNS", 3)
+    monkeypatch.setattr(api.drawing, "GRID_ROWS", 2)
+    monkeypatch.setattr(api.drawing, "GRID_COLUMNS", 3)
     model = rj.open_model(models / "tiny")
     for number, images in ((2, 3), (9, 5)):
         prompts = [Prompt(f"prompt {i}") for i in range(number)]

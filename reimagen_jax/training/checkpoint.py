@@ -230,7 +230,12 @@ def _one_copy(state: TrainState) -> TrainState:
     memory: Orbax would cut each array into as many parts as there are devices, by a program and a transfer a part."""
     if jax.process_count() > 1:
         return state
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0) if leaf.is_fully_replicated else leaf, state)
+
+    def held(leaf: Any) -> Any:
+        whole = isinstance(leaf, jax.Array) and leaf.is_fully_replicated
+        return leaf.addressable_data(0) if whole else leaf
+
+    return jax.tree.map(held, state)
 
 
 class Checkpoints:

@@ -63,6 +63,12 @@ _NEEDED = {
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
+class Known:
+    """What is read from JSON: a field that is not known here is refused."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
 class Checked:
     """A dataclass whose fields are checked at construction. Raises `UserError` naming the field and what it needs."""
 

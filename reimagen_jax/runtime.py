@@ -81,11 +81,6 @@ def commit() -> str | None:
         return None
 
 
-def processors() -> int | None:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
 def keep_memory() -> bool:
     """Has glibc keep freed memory, up to 2 GiB of it, for the next block; returns whether it does.
 

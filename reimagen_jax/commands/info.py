@@ -11,6 +11,7 @@ from typing import Any
 
 from reimagen_jax import runtime
 from reimagen_jax.checked import Options
+from reimagen_jax.data.parallel import available_cores
 from reimagen_jax.runtime import PACKAGE, version_of
 from reimagen_jax.terminal import json_line, say
 
@@ -91,7 +92,7 @@ def memory() -> dict[str, Any]:
     size, pages = os.sysconf("SC_PAGE_SIZE"), {}
     for name, asked in (("total_GiB", "SC_PHYS_PAGES"), ("available_GiB", "SC_AVPHYS_PAGES")):
         pages[name] = os.sysconf(asked) * size / GIB if asked in os.sysconf_names else None
-    return {**pages, "processors": runtime.processors()}
+    return {**pages, "processors": available_cores()}
 
 
 def caches() -> list[dict[str, Any]]:

@@ -16,9 +16,9 @@ import numpy as np
 import PIL.Image
 from annotated_types import Le, MaxLen
 from PIL.PngImagePlugin import PngInfo
-from pydantic import ConfigDict, StringConstraints
+from pydantic import StringConstraints
 
-from reimagen_jax.checked import Count, Natural, NonNegative, Number, Seed, parse
+from reimagen_jax.checked import Count, Known, Natural, NonNegative, Number, Seed, parse
 from reimagen_jax.data import images
 from reimagen_jax.errors import UserError, require
 
@@ -33,14 +33,8 @@ Times = Annotated[tuple[Number, ...], MaxLen(100_001)]
 Texts = Annotated[dict[Text, Text], MaxLen(100)]
 
 
-class _Known:
-    """What has a field that is not known here is refused."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-
 @dataclass(frozen=True)
-class NeighbourOrigin(_Known):
+class NeighbourOrigin(Known):
     """A neighbour that an image was drawn with."""
 
     key: Text
@@ -63,7 +57,7 @@ class NeighbourOrigin(_Known):
 
 
 @dataclass(frozen=True)
-class ModelOrigin(_Known):
+class ModelOrigin(Known):
     """The model of a stage."""
 
     name: Text
@@ -78,7 +72,7 @@ class ModelOrigin(_Known):
 
 
 @dataclass(frozen=True)
-class StageOrigin(_Known):
+class StageOrigin(Known):
     """How one stage drew."""
 
     model: ModelOrigin
@@ -95,7 +89,7 @@ class StageOrigin(_Known):
 
 
 @dataclass(frozen=True)
-class StartOrigin(_Known):
+class StartOrigin(Known):
     """A picture that was given to be enlarged (or edited)."""
 
     pixels_sha256: Sha256
@@ -105,7 +99,7 @@ class StartOrigin(_Known):
 
 
 @dataclass(frozen=True)
-class Origin(_Known):
+class Origin(Known):
     """Where an image comes from. Stages in order; the last one drew it."""
 
     format: Literal[1]

@@ -18,6 +18,7 @@ import numpy as np
 
 from reimagen_jax import randomness, runtime
 from reimagen_jax.config import to_dict
+from reimagen_jax.data.parallel import available_cores
 from reimagen_jax.diffusion.sampler import image_keys
 from reimagen_jax.diffusion.settings import DrawingConfig, SamplerConfig
 from reimagen_jax.inference.model import SHIPPED, SHIPPED_MODEL, Model
@@ -66,7 +67,7 @@ def device_kind() -> str:
 def hardware() -> str:
     """What computed, as whoever reads figures wants to know it."""
     if jax.default_backend() == "cpu":
-        return f"{runtime.processors()} CPU cores, {_processor()}"
+        return f"{available_cores()} CPU cores, {_processor()}"
     return f"{jax.device_count()} x {device_kind()}"
 
 

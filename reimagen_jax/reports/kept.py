@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le
-from pydantic import ConfigDict
 
-from reimagen_jax.checked import Number, Seed, read
+from reimagen_jax.checked import Known, Number, Seed, read
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.evaluation.statistics import Interval
 from reimagen_jax.files import write_text
@@ -41,14 +40,8 @@ Value = Number | tuple[Number, Number, Number]
 """A figure: alone, or with the bounds of its 95 % interval."""
 
 
-class _Known:
-    """Whose fields are all that there may be."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-
 @dataclass(frozen=True)
-class Column(_Known):
+class Column(Known):
     """Figures of one kind."""
 
     name: str
@@ -66,7 +59,7 @@ class Column(_Known):
 
 
 @dataclass(frozen=True)
-class Row(_Known):
+class Row(Known):
     """What was measured in one case."""
 
     labels: tuple[str, ...]
@@ -78,7 +71,7 @@ class Row(_Known):
 
 
 @dataclass(frozen=True)
-class Made(_Known):
+class Made(Known):
     """What made figures; None is what was not recorded."""
 
     command: str
@@ -100,7 +93,7 @@ class Made(_Known):
 
 
 @dataclass(frozen=True)
-class Kept(_Known):
+class Kept(Known):
     """A measurement."""
 
     format: int

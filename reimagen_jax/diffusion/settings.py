@@ -179,7 +179,7 @@ class DrawingConfig(Checked):
         """The same with room for so many neighbours (k), where it has room for any."""
         return replace(self, k=number) if hasattr(self, "k") else self
 
-    def without_neighbours(self) -> "DrawingConfig":
+    def of_text_alone(self) -> "DrawingConfig":
         """The same, to draw from the text alone: other settings where a request without neighbours is not enough."""
         return self
 

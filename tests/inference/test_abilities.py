@@ -61,7 +61,7 @@ def test_the_reason_is_what_drawing_says(config):
 
 def test_without_neighbours_a_decoder_draws_from_the_text():
     own = DECODER.system.sampler
-    other = own.without_neighbours()
+    other = own.of_text_alone()
     assert (other.embedding, other.k) == ("text", 0) and own.embedding is None
     assert "alone" not in lacking([DECODER], other)
-    assert TINY.system.sampler.without_neighbours() == TINY.system.sampler
+    assert TINY.system.sampler.of_text_alone() == TINY.system.sampler

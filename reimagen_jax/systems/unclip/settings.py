@@ -87,7 +87,7 @@ class DecoderSamplerConfig(SamplerConfig):
     handed_on: HandedOn = "bytes"
     """What the next stage enlarges: the image as it would be written, or floats in [-1, 1] that were never rounded."""
 
-    def without_neighbours(self) -> "DecoderSamplerConfig":
+    def of_text_alone(self) -> "DecoderSamplerConfig":
         """From the text's own embedding."""
         return self.with_room(0).changed(embedding="text")
 

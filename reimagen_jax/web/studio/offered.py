@@ -52,7 +52,7 @@ class Offered:
     @cached_property
     def without(self) -> Any:
         """The first stage's settings that draw without neighbours: its own, or others; None where it needs some."""
-        other = self.settings.without_neighbours()
+        other = self.settings.of_text_alone()
         if "alone" not in self.lacks:
             return self.settings
         return None if "alone" in lacking([self.first.config], other) else other

@@ -3,9 +3,6 @@
 import dataclasses
 import json
 import math
-import re
-import shlex
-from pathlib import Path
 
 import jax
 import pytest
@@ -20,10 +17,10 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.inference.model import EXPERIMENT, Model
 from reimagen_jax.pretrained.weights import WEIGHTS, save_params
 from reimagen_jax.systems import kinds
+from tests.trained import EXPERIMENTS, four_steps_and_parts, two_steps
 from tests.training.tiny_system import same
 from tests.unclip import AR_PRIOR, DECODER, PRIOR, UPSAMPLER, changed
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 TINY = {"prior": PRIOR, "ar_prior": AR_PRIOR, "decoder": DECODER, "upsampler": UPSAMPLER}
 
 
@@ -31,7 +28,7 @@ TINY = {"prior": PRIOR, "ar_prior": AR_PRIOR, "decoder": DECODER, "upsampler": U
 def world(tmp_path_factory):
     """What the headers prepare: a small EntityWorld of 128 pixels; and a prior, for its CLIP."""
     folder = tmp_path_factory.mktemp("dalle2")
-    source = WorldSource(World(num_entities=20, num_images=120), resolution=128)
+    source = WorldSource(World(num_entities=8, num_images=50), resolution=128)
     write_records(source.items(), folder / "records", source=source.name)
     params = jax.jit(kinds.system_of(PRIOR).init)(jax.random.key(0))
     (folder / "clip").mkdir()
@@ -40,22 +37,9 @@ def world(tmp_path_factory):
     return folder
 
 
-def small_command(name: str, folder: Path) -> list[str]:
-    """The last `reimagen train` command of an experiment's header, as arguments, in this folder."""
-    path = EXPERIMENTS / f"{name}.py"
-    text = re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8").split('"""')[1])
-    line = [line for line in text.splitlines() if line.strip().startswith("reimagen train")][-1]
-    places = {f"runs/tiny/{part}": folder / part for part in ("records", "clip")} | {f"experiments/{name}.py": path}
-    words = [str(places.get(word, word)) for word in shlex.split(line)[2:]]
-    words[words.index("--workdir") + 1] = str(folder / name)
-    return words
-
-
 @pytest.mark.parametrize("name", ["dalle2_prior", "dalle2_decoder", "dalle2_256", "dalle2_1024"])
 def test_a_paper_size_experiment_trains_two_steps_by_its_headers_command(name, world):
-    command.main(small_command(name, world))
-    (logged,) = (json.loads(line) for line in (world / name / "metrics.jsonl").read_text().splitlines())
-    assert logged["step"] == 2 and 0.01 < logged["loss"] < 500.0
+    assert 0.01 < two_steps(name, world, "records", "clip")["loss"] < 500.0
     if name in ("dalle2_prior", "dalle2_decoder"):  # its CLIP is the other's, and did not learn
         ours, theirs = (Model.open(world / each).params["clip"] for each in (name, "clip"))
         jax.tree.map(lambda a, b: (a == b.astype(a.dtype)).all() or pytest.fail("the CLIP has learned"), ours, theirs)
@@ -87,11 +71,8 @@ def test_4_steps_are_2_and_a_restart_and_2_bit_for_bit(name, world, tmp_path):
     path = tmp_path / "tiny.py"
     path.write_text(f"from tests.unclip import {name.upper()} as config\n")
     options = ["--data.records", str(world / "records"), "--init.weights", str(world / "clip")]
-    options += ["--train.decay", "constant"]
-    for folder, steps in (("whole", "4"), ("parts", "2"), ("parts", "4")):
-        command.main([str(path), "--workdir", str(tmp_path / folder), *options, "--train.num-steps", steps])
-    whole, parts = (Model.open(tmp_path / folder).params for folder in ("whole", "parts"))
-    assert same(whole, parts)
+    whole, parts = four_steps_and_parts([str(path), *options], tmp_path)
+    assert same(Model.open(whole).params, Model.open(parts).params)
 
 
 def test_without_a_clip_nothing_is_trained(world, tmp_path):

@@ -2,9 +2,7 @@
 
 import json
 import math
-import re
 import shlex
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -25,10 +23,11 @@ from reimagen_jax.training.checkpoint import load_ema
 from tests.mage import VQ
 from tests.rcg import RDM
 from tests.samples import picture
+from tests.trained import EXPERIMENTS, four_steps_and_parts, two_steps
 from tests.training.tiny_system import same
 from tests.unclip import changed
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+GIVEN = ("records", "vq", "encoder")
 
 
 @pytest.fixture(scope="module")
@@ -63,23 +62,8 @@ def test_the_papers_sizes_are_the_published_networks(name, own, published):
     assert count(shapes["vq"]) == 54_515_587
 
 
-def two_steps(world, name):
-    """Of a paper's size, by the last command of its header: what is logged of it."""
-    path = EXPERIMENTS / f"{name}.py"
-    text = re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8").split('"""')[1])
-    line = [line for line in text.splitlines() if line.strip().startswith("reimagen train")][-1]
-    places = {f"runs/tiny/{part}": world / part for part in ("records", "vq", "encoder")}
-    places |= {f"experiments/{name}.py": path}
-    words = [str(places.get(word, word)) for word in shlex.split(line)[2:]]
-    words[words.index("--workdir") + 1] = str(world / name)
-    command.main(words)
-    (logged,) = (json.loads(line) for line in (world / name / "metrics.jsonl").read_text().splitlines())
-    assert logged["step"] == 2
-    return logged
-
-
 def test_a_paper_size_trains_two_steps_by_its_headers_command(world):
-    logged = two_steps(world, "rcg_mage_b")
+    logged = two_steps("rcg_mage_b", world, *GIVEN)
     assert 0.5 < logged["masked"] <= 1.0
     assert abs(logged["loss"] - math.log(VQ.system.vq.codes)) < 0.7  # it begins by saying little
     ours = Model.open(world / "rcg_mage_b").params
@@ -88,7 +72,7 @@ def test_a_paper_size_trains_two_steps_by_its_headers_command(world):
 
 
 def test_the_papers_tokenizer_trains_against_a_discriminator_and_is_a_tokenizer_alone(world):
-    logged = two_steps(world, "rcg_vq_256")
+    logged = two_steps("rcg_vq_256", world, *GIVEN)
     assert {"perceptual", "told_apart", "telling", "fooling"} <= logged.keys() and logged["adversarial_weight"] > 0
     opened = Model.open(world / "rcg_vq_256")
     assert opened.params.keys() == {"vq"} and opened.config.system == opened.config.system.opened
@@ -98,14 +82,12 @@ def test_the_papers_tokenizer_trains_against_a_discriminator_and_is_a_tokenizer_
 
 @pytest.fixture(scope="module")
 def run(world):
-    """A MAGE of 4 steps, in two parts, and in one."""
+    """A MAGE of 4 steps, in two parts, and in one beside it."""
     path = world / "tiny.py"
     path.write_text("from tests.mage import MAGE as config\n")
     options = ["--data.records", str(world / "records"), "--init.weights", str(world / "vq")]
     options += ["--init.beside", str(world / "encoder")]
-    for folder, steps in (("whole", "4"), ("parts", "2"), ("parts", "4")):
-        command.main([str(path), "--workdir", str(world / folder), *options, "--train.num-steps", steps])
-    return world / "parts"
+    return four_steps_and_parts([str(path), *options], world)[1]
 
 
 def test_4_steps_are_2_and_a_restart_and_2_bit_for_bit(run):
@@ -121,9 +103,7 @@ def test_a_tokenizer_learns_by_the_same_command(world, tmp_path, sharp):
     path = tmp_path / "tiny.py"
     path.write_text("from tests.mage import VQ as config\n")
     words = ["--data.records", str(world / "records"), *([*SHARP.split(), str(world / "encoder")] if sharp else [])]
-    for folder, steps in (("whole", "4"), ("parts", "2"), ("parts", "4")):
-        command.main([str(path), "--workdir", str(tmp_path / folder), *words, "--train.num-steps", steps])
-    whole, parts = (load_ema(tmp_path / folder)[1] for folder in ("whole", "parts"))
+    whole, parts = (load_ema(folder)[1] for folder in four_steps_and_parts([str(path), *words], tmp_path))
     assert same(whole, parts)
     assert whole.keys() == ({"vq", "discriminator", "perceptual"} if sharp else {"vq"})
     if sharp:

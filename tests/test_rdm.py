@@ -1,16 +1,11 @@
 """RCG's experiments by diffusion: the paper's size, and two steps of each by the command that its header gives."""
 
-import json
 import math
-import re
-import shlex
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import pytest
 
-from reimagen_jax.commands import train as command
 from reimagen_jax.config import load_experiment, to_json
 from reimagen_jax.data.entityworld import World
 from reimagen_jax.data.records import write_records
@@ -19,9 +14,8 @@ from reimagen_jax.inference.model import EXPERIMENT, Model
 from reimagen_jax.pretrained.weights import WEIGHTS, save_params
 from reimagen_jax.systems import kinds
 from tests.rcg import GENERATOR, random_params
+from tests.trained import EXPERIMENTS, four_steps_and_parts, two_steps
 from tests.training.tiny_system import same
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +53,8 @@ def test_the_three_that_are_compared_are_one_network():
 
 
 def test_the_paper_size_trains_two_steps_by_its_headers_command(world):
-    path = EXPERIMENTS / "rcg_rdm.py"
-    text = re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8").split('"""')[1])
-    line = [line for line in text.splitlines() if line.strip().startswith("reimagen train")][-1]
-    places = {f"runs/tiny/{part}": world / part for part in ("records", "encoder")} | {"experiments/rcg_rdm.py": path}
-    words = [str(places.get(word, word)) for word in shlex.split(line)[2:]]
-    words[words.index("--workdir") + 1] = str(world / "run")
-    command.main(words)
-    (logged,) = (json.loads(line) for line in (world / "run" / "metrics.jsonl").read_text().splitlines())
-    assert logged["step"] == 2 and 0.5 < logged["loss"] < 1.5  # it begins by saying nothing
-    ours, theirs = (Model.open(world / each).params["encoder"] for each in ("run", "encoder"))
+    assert 0.5 < two_steps("rcg_rdm", world, "records", "encoder")["loss"] < 1.5  # it begins by saying nothing
+    ours, theirs = (Model.open(world / each).params["encoder"] for each in ("rcg_rdm", "encoder"))
     assert same(ours, theirs)
 
 
@@ -77,10 +63,8 @@ def test_4_steps_are_2_and_a_restart_and_2_bit_for_bit(name, world, tmp_path):
     path = tmp_path / "tiny.py"
     path.write_text(f"from tests.rcg import {name} as config\n")
     options = ["--data.records", str(world / "records"), "--init.weights", str(world / "encoder")]
-    options += ["--train.decay", "constant"] + (["--classes"] if name == "CLASS_RDM" else [])
-    for folder, steps in (("whole", "4"), ("parts", "2"), ("parts", "4")):
-        command.main([str(path), "--workdir", str(tmp_path / folder), *options, "--train.num-steps", steps])
-    whole, parts = (Model.open(tmp_path / folder) for folder in ("whole", "parts"))
+    options += ["--classes"] if name == "CLASS_RDM" else []
+    whole, parts = (Model.open(folder) for folder in four_steps_and_parts([str(path), *options], tmp_path))
     assert same(whole.params, parts.params)
     classes = () if name == "GENERATOR" else ("bird", "character", "dog", "food", "landmark")
     assert whole.config.system.classes == classes

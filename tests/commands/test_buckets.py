@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -98,15 +99,25 @@ def test_a_file_that_is_not_what_the_manifest_says_is_refused(address, tmp_path)
         stage(f"{address}/nothing", tmp_path)
 
 
-def test_from_data_in_a_bucket_to_a_run_pictures_and_weights(address, bucket, data, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.py").write_text("from tests.tiny import TINY as config\n")
-    run, triples = f"{bucket}/run", f"{address}/triples"
-    train = ["train", "tiny.py", "--workdir", run, "--data.triples", triples, "--train.num-steps", "2"]
-    assert "pass --data.stage DIR" in fails(capsys, *train)
-    train += ["--data.stage", "copies", "--train.sample-every", "2", "--train.sample-images", "2"]
-    train += ["--train.num-steps"]
-    assert cli.main([*train, "2"]) == 0
+@pytest.fixture(scope="module")
+def trained(bucket, data, tmp_path_factory):
+    """A run in the bucket, of data that are there, too: its address, what trained it, and from which folder."""
+    folder, run, address = tmp_path_factory.mktemp("trained"), f"{bucket}/run", f"{bucket}/trained/world"
+    system, _ = fsspec.core.url_to_fs(address)
+    system.put(f"{data}/", f"{address}/", recursive=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("tiny.py").write_text("from tests.tiny import TINY as config\n")
+        words = ["train", str(folder / "tiny.py"), "--workdir", run, "--data.triples", f"{address}/triples"]
+        words += ["--train.num-steps", "2"]
+        assert cli.main(words) == 2, "data in a bucket are staged"
+        words += ["--data.stage", "copies", "--train.sample-every", "2", "--train.sample-images", "2"]
+        assert cli.main(words) == 0
+    return run, words, folder
+
+
+def test_a_run_is_trained_in_a_bucket_of_data_in_a_bucket_and_exported(bucket, trained, tmp_path):
+    run, words, folder = trained
     place = stores.place(run)
     assert {path.name for path in place.iterdir()} == {
         "run.json",
@@ -116,26 +127,34 @@ def test_from_data_in_a_bucket_to_a_run_pictures_and_weights(address, bucket, da
         "samples",
     }
     assert (place / "samples" / "00000002.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((place / "run.json").read_text())["experiment"]["data"]["triples"] == triples
-    assert not (tmp_path / "gs:").exists() and not (tmp_path / "s3:").exists()
+    assert json.loads((place / "run.json").read_text())["experiment"]["data"]["triples"] in words
+    assert {path.name for path in folder.iterdir()} == {"tiny.py", "copies"}
+    assert cli.main(["export", run, "--out", str(tmp_path / "weights")]) == 0
+    system, _ = fsspec.core.url_to_fs(run)
+    system.put(f"{tmp_path}/weights/", f"{bucket}/weights/", recursive=True)
+    digests = [Model.open(each).digest for each in (f"{bucket}/weights", run, tmp_path / "weights")]
+    assert len(set(digests)) == 1
 
-    assert cli.main(["export", run, "--out", "weights"]) == 0
+
+@pytest.mark.parametrize("bucket", ["gs"], indirect=True)
+def test_a_run_in_a_bucket_is_drawn_by_and_begun_from_and_keeps_its_guidance(
+    bucket, trained, data, tmp_path, monkeypatch, capsys
+):
+    run, words, _ = trained
+    place = stores.place(run)
+    monkeypatch.chdir(tmp_path)
+    assert "pass --data.stage DIR" in fails(capsys, *words[: words.index("--data.stage")])
     drawing = ["--prompt", "a red cat", "--num-images", "1", "--steps", "2"]
     assert cli.main(["sample", "--model", run, *drawing, "--out", "drawn"]) == 0
-    assert cli.main(["sample", "--model", "weights", *drawing, "--out", "again"]) == 0
     (picture,) = [path for path in (tmp_path / "drawn").glob("*.png") if path.name != "grid.png"]
     assert "gs:/" not in str(picture)
-    system, _ = fsspec.core.url_to_fs(run)
-    system.put("weights/", f"{bucket}/weights/", recursive=True)
-    assert Model.open(f"{bucket}/weights").digest == Model.open(run).digest == Model.open("weights").digest
-    begun = [*train[:3], "begun", "--data.triples", str(data / "triples"), "--train.num-steps", "1", "--init.weights"]
-    for weights in (run, f"{bucket}/weights"):
-        assert cli.main([*begun, weights]) == 0
-        assert json.loads((tmp_path / "begun" / "run.json").read_text())["history"][0]["changed"][0] == (
-            f"starts from {weights}, SHA-256 {Model.open(weights).digest}"
-        )
-        shutil.rmtree(tmp_path / "begun")
-    assert "holds no model" in fails(capsys, *begun, f"{bucket}/nothing")
+    begun = [*words[:2], "--workdir", "begun", "--data.triples", str(data / "triples")]
+    begun += ["--train.num-steps", "1", "--init.weights"]
+    assert cli.main([*begun, run]) == 0
+    assert json.loads((tmp_path / "begun" / "run.json").read_text())["history"][0]["changed"][0] == (
+        f"starts from {run}, SHA-256 {Model.open(run).digest}"
+    )
+    assert "holds no model" in fails(capsys, *begun[:2], "--workdir", "none", *begun[4:], f"{bucket}/nothing")
 
     Model.open(run).choose("measuring", eta=0.25)
     assert (place / CHOSEN).is_file()

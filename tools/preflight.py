@@ -26,6 +26,8 @@ import tyro
 
 from reimagen_jax.cli import status_of
 from reimagen_jax.config import Experiment, load_experiment
+from reimagen_jax.errors import require
+from reimagen_jax.preflight.gpus import Hosts
 from reimagen_jax.preflight.topology import mesh, parse_topology, prepare_environment
 from reimagen_jax.systems.reimagen.settings import ReImagenConfig
 
@@ -40,6 +42,9 @@ class Preflight:
     """A slice of TPUs by its sides, v4:4x4x4, v5e:8x8, v5p:4x4x4, v6e:8x8; or GPUs: h100:8, h200:1, a100-80:8,
     a100-40:8, l4:1, rtx4090:1; two hosts of eight: h100:2x8."""
     config: Annotated[Experiment, tyro.conf.arg(name="")]
+    also: tuple[str, ...] = ()
+    """As many cards of other kinds that run the same machine code (h200:8 beside h100:8, a100-80 beside a100-40,
+    l4 beside rtx4090): the program is compiled once, and counted for each."""
     batch: int | None = None
     """Images a step over all devices (data.batch_size)."""
     fsdp: int | None = None
@@ -85,7 +90,12 @@ def parse(args: Sequence[str]) -> Preflight:
 
 def run(args: Preflight) -> int:
     """Compiles, prints, writes; returns the exit status. Raises `UserError` on what cannot be compiled for."""
-    where = parse_topology(args.topology)
+    where, *others = (parse_topology(name) for name in (args.topology, *args.also))
+    for other in others:
+        require(
+            isinstance(where, Hosts) and where.alike(other),
+            f"--also {other.name}: not as many cards as {where.name} that run the same code; compile for it alone",
+        )
     prepare_environment(where)
 
     # Only now: what is set above is read when JAX starts.
@@ -103,9 +113,13 @@ def run(args: Preflight) -> int:
             program = programs.train_program(config, chips)
         else:
             program = programs.sampler_program(config, chips, args.sample_images or chips.size, args.stored)
-        hlo = args.hlo and args.hlo / f"{config.name}.{name}.txt"
-        reports.append(report.examine(program, config, where, chips, hlo))
-        print(report.table(reports[-1]), flush=True)
+        made = report.compiled(program, config, where)
+        if args.hlo and made.text:
+            args.hlo.mkdir(parents=True, exist_ok=True)
+            (args.hlo / f"{config.name}.{name}.txt").write_text(made.text)
+        for each in (where, *(() if made.refused else others)):
+            reports.append(report.counted(made, program, config, each, chips))
+            print(report.table(reports[-1]), flush=True)
         if args.quick:
             print("compiled with little effort (--quick): memory and traffic are upper bounds")
     if args.json:

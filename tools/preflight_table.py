@@ -3,7 +3,8 @@
     python tools/preflight_table.py --cuda cuda/bin/python --tpu tpu/bin/python
     python tools/preflight_table.py --kept runs/some.json --out runs/some.md --only IF-I-XL --on rtx4090:1 l4:1
 
-A cell is a program (a preset's training step or sampler) on one topology, compiled in a process of its own. Where it
+A cell is a program (a preset's training step or sampler) on one topology, compiled in a process of its own; cards that
+run the same machine code (h100 and h200, a100-40 and a100-80, rtx4090 and l4) share the program. Where it
 does not fit, micro-batches (a sampler's images) are halved until it does, or until there is no half. What is done is
 kept at once, so that the same command, given again, does what is missing; what that is stands on the page. A program
 that does not compile is kept with the end of what was said, stands in the table, and is tried again. Status 1: one did
@@ -156,34 +157,60 @@ def tries(row: Row, topology: str) -> Iterator[dict[str, int]]:
         at_once = at_once // 2 if at_once % 2 == 0 else 0
 
 
-def command(row: Row, topology: str, settings: Mapping[str, int], args: PreflightTable) -> list[str]:
-    """What compiles a cell; its figures go to a file of which the name is to follow."""
+def alike(row: Row, topology: str, missing: Sequence[tuple[Row, str]]) -> tuple[str, ...]:
+    """The other missing cells of the row for which the same program is compiled, to begin with."""
+    where = parse_topology(topology)
+    return tuple(
+        other
+        for same, other in missing
+        if same is row and other != topology and row.on[other] == row.on[topology]
+        if isinstance(where, gpus.Hosts) and where.alike(parse_topology(other))
+    )
+
+
+def command(row: Row, topologies: Sequence[str], settings: Mapping[str, int], args: PreflightTable) -> list[str]:
+    """What compiles a cell, and counts it for others; its figures go to a file of which the name is to follow."""
+    topology, *others = topologies
     card = isinstance(parse_topology(topology), gpus.Hosts)
     options = shlex.split(row.options) + ([] if card else ["--quick"])
     for name, value in settings.items():
         options += [{"accumulate": "--train.accumulate"}.get(name, f"--{name.replace('_', '-')}"), str(value)]
+    also = ["--also", *others] if others else []
     experiment = f"experiments/{row.experiment}.py"
     python = str(args.cuda if card else args.tpu)
-    return [python, "tools/preflight.py", experiment, "--topology", topology, "--what", row.what, *options, "--json"]
+    return [
+        python,
+        "tools/preflight.py",
+        experiment,
+        "--topology",
+        topology,
+        "--what",
+        row.what,
+        *options,
+        *also,
+        "--json",
+    ]
 
 
-def compiled(row: Row, topology: str, args: PreflightTable) -> dict[str, Any]:
-    """A cell: the figures of the first settings that fit (or of the last), or why there are none."""
-    cell: dict[str, Any] = {}
-    for settings in tries(row, topology):
-        words = command(row, topology, settings, args)
+def compiled(row: Row, topologies: Sequence[str], args: PreflightTable) -> dict[str, dict[str, Any]]:
+    """Cells of topologies that run the same program: the figures of the first settings that fit (or of the last), or
+    why there are none."""
+    cells: dict[str, dict[str, Any]] = {}
+    for settings in tries(row, topologies[0]):
+        rest = [topology for topology in topologies if not cells.get(topology, {}).get("figures", {}).get("fits")]
+        if not rest:
+            break
+        words = command(row, rest, settings, args)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "figures.json"
             begin = time.monotonic()
             done = subprocess.run([*words, str(path)], cwd=ROOT, capture_output=True, text=True)
             told = {"settings": settings, "command": shlex.join(words[1:-1]), "wall_s": round(time.monotonic() - begin)}
             if not path.exists():
-                return told | {"failed": (done.stderr or done.stdout)[-1500:]}
-            (figures,) = json.loads(path.read_text())
-        cell = told | {"figures": kept_of(figures)}
-        if figures["fits"]:
-            break
-    return cell
+                return cells | {rest[0]: told | {"failed": (done.stderr or done.stdout)[-1500:]}}
+            for topology, figures in zip(rest, json.loads(path.read_text()), strict=False):  # refused: of the first
+                cells[topology] = told | {"figures": kept_of(figures)}
+    return cells
 
 
 def kept_of(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,12 +233,20 @@ def run(args: PreflightTable) -> int:
         if (not args.on or topology in args.on)
         and (not args.only or any(word in row.name or word == row.what for word in args.only))
     ]
+    done: set[tuple[str, str]] = set()
     for i, (row, topology) in enumerate(todo[: args.limit]):
+        if (row.key, topology) in done:
+            continue
         say(f"{i + 1} of {len(todo)}: {row.key}, on {topology}")
-        cell = kept.setdefault(row.key, {})[topology] = compiled(row, topology, args)
+        cells = compiled(row, [topology, *alike(row, topology, todo[: args.limit])], args)
+        done |= {(row.key, each) for each in cells}
+        if args.kept.exists():  # another may be at other rows
+            kept = read_json(args.kept, "cells")
+        kept.setdefault(row.key, {}).update(cells)
         args.kept.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.kept, kept)
-        say(f"  {' | '.join(told(cell))}")
+        for each, cell in cells.items():
+            say(f"  {each}: {' | '.join(told(cell))}")
     write_text(args.out, page(kept))
     return 1 if any("failed" in cell for cells in kept.values() for cell in cells.values()) else 0
 

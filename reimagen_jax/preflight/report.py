@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -126,11 +125,27 @@ class Report:
         return not self.activations
 
 
-def examine(program: Program, config: Experiment, where: Topology, mesh: Mesh, keep_text: Path | None = None) -> Report:
-    """Compiles the program for the mesh and reads what came of it; its text is written to `keep_text`.
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler made of a program, or said as it gave up for want of memory."""
 
-    Errors of the compiler other than a lack of memory are raised.
-    """
+    lower_seconds: float
+    compile_seconds: float
+    text: str = ""
+    """The optimized program."""
+    stats: Any = None
+    """Bytes by what they are for, as JAX counts them."""
+    refused: str = ""
+
+
+def examine(program: Program, config: Experiment, where: Topology, mesh: Mesh) -> Report:
+    """Compiles the program for the mesh and reads what came of it. Raises as `compiled` does."""
+    return counted(compiled(program, config, where), program, config, where, mesh)
+
+
+def compiled(program: Program, config: Experiment, where: Topology) -> Compiled:
+    """The program as it would run there. Raises `UserError` for what cannot run there as it is set, and what the
+    compiler raises, but for a lack of memory."""
     started = time.perf_counter()
     try:
         lowered = program.jitted.lower(*program.arguments)
@@ -139,31 +154,34 @@ def examine(program: Program, config: Experiment, where: Topology, mesh: Mesh, k
             f"{program.name} of {config.name} cannot run on {where.name} as it is set: {refused}"
         ) from refused
     lowered_at = time.perf_counter()
-    compiled, error = None, ""
     try:
-        compiled = lowered.compile()
+        done = lowered.compile()
     except jax.errors.JaxRuntimeError as refused:
-        error = str(refused)
-        if "RESOURCE_EXHAUSTED" not in error:
+        if "RESOURCE_EXHAUSTED" not in str(refused):
             raise
-    seconds = {"lower_seconds": lowered_at - started, "compile_seconds": time.perf_counter() - lowered_at}
+        return Compiled(lowered_at - started, time.perf_counter() - lowered_at, refused=str(refused))
+    seconds = time.perf_counter() - lowered_at
+    return Compiled(lowered_at - started, seconds, done.as_text(), done.memory_analysis())
+
+
+def counted(made: Compiled, program: Program, config: Experiment, where: Topology, mesh: Mesh) -> Report:
+    """What it needs of these devices: those that it was compiled for, or others that would run the same machine code.
+
+    What was refused for want of memory says nothing of others.
+    """
     held = {name: bytes_per_device(tree) for name, tree in program.held.items()}
-    if compiled is None:
-        peak, available = refused_sizes(error)
+    if made.refused:
+        peak, available = refused_sizes(made.refused)
         memory = Memory(held, None, None, peak, available)
-        found = {"notes": (error.splitlines()[0],)}
+        found = {"notes": (made.refused.splitlines()[0],)}
     else:
-        stats = compiled.memory_analysis()
+        stats = made.stats
         peak = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
         peak += stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
         memory = Memory(
             held, stats.argument_size_in_bytes, stats.temp_size_in_bytes, peak, where.chip.hbm - where.chip.reserved
         )
-        text = compiled.as_text()
-        if keep_text is not None:
-            keep_text.parent.mkdir(parents=True, exist_ok=True)
-            keep_text.write_text(text)
-        found = read_program(text, program, where, mesh)
+        found = read_program(made.text, program, where, mesh)
         found["notes"] += _of_memory(memory, where)
     return Report(
         experiment=config.name,
@@ -175,7 +193,8 @@ def examine(program: Program, config: Experiment, where: Topology, mesh: Mesh, k
         model_flops=program.model_flops,
         advice=() if memory.fits else advice(program, config, where, memory),
         word=where.word,
-        **seconds,
+        lower_seconds=made.lower_seconds,
+        compile_seconds=made.compile_seconds,
         **found,
     )
 

@@ -37,7 +37,9 @@ def compiler(monkeypatch):
         if needs["fails"]:
             return subprocess.CompletedProcess(words, 1, "", "Traceback\nRuntimeError: it broke")
         accumulate = int(words[words.index("--train.accumulate") + 1])
-        Path(words[-1]).write_text(json.dumps([figures(accumulate >= needs["accumulate"], needs["sound"])]))
+        also = words[words.index("--also") + 1 : words.index("--json")] if "--also" in words else []
+        one = figures(accumulate >= needs["accumulate"], needs["sound"])
+        Path(words[-1]).write_text(json.dumps([one] + [figures(fits=True)] * len(also)))
         return subprocess.CompletedProcess(words, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -60,6 +62,21 @@ def test_micro_batches_are_halved_until_it_fits(compiler, args):
         "| Small | `h100:2` | 16 | 4 | 2 | 1.0 + 2.0 | 20.0 | fits | 0.25 s (memory) | 50% | 2 of 4 |",
         "| Small | `l4:1` | 16 | 4 | 1 | 1.0 + 2.0 | 20.0 | fits | 0.25 s (memory) | 50% | 2 of 4 |",
     ]
+
+
+def test_cards_that_run_the_same_code_share_a_program_until_each_fits(compiler, args, monkeypatch):
+    asked, _ = compiler
+    row = dataclasses.replace(ROW, on={"l4:1": (1, 1), "h100:1": (1, 1), "rtx4090:1": (1, 1), "h200:1": (1, 2)})
+    monkeypatch.setattr(preflight_table, "ROWS", (row,))
+    assert preflight_table.run(args) == 0
+    told = [(words[words.index("--topology") + 1], "--also" in words) for words in asked]
+    assert told[:3] == [("l4:1", True), ("l4:1", False), ("l4:1", False)]  # the other fitted at once
+    assert [topology for topology, _ in told[3:]] == ["h100:1"] * 3 + ["h200:1"] * 2  # begins elsewhere: its own
+    accumulated = {
+        topology: cell["settings"]["accumulate"]
+        for topology, cell in json.loads(args.kept.read_text())["Small, train, 16"].items()
+    }
+    assert accumulated == {"l4:1": 4, "rtx4090:1": 1, "h100:1": 4, "h200:1": 4}
 
 
 def test_activations_that_travel_are_told(compiler, args):
@@ -154,7 +171,7 @@ def test_wrong_input_ends_with_status_2_and_one_line(compiler, args, capsys, wro
 def test_each_kind_of_device_has_its_own_environment():
     args = PreflightTable(Path("kept"), Path("out"), cuda=Path("c/python"), tpu=Path("t/python"))
     row = Row("Small", "re_imagen_64", "sampler", 4, {"l4:1": (1, 1), "v5e:2x2": (1, 1)}, "--sampler.eta 0.2")
-    card, tpu = (preflight_table.command(row, on, {"sample_images": 4}, args) for on in row.on)
+    card, tpu = (preflight_table.command(row, [on], {"sample_images": 4}, args) for on in row.on)
     assert (card[0], tpu[0]) == ("c/python", "t/python") and "--quick" in tpu and "--quick" not in card
     assert card[-5:] == ["--sampler.eta", "0.2", "--sample-images", "4", "--json"]
 
@@ -175,7 +192,7 @@ PUBLISHED = {preflight_table.LARGE: 0.935e9, preflight_table.XL: 4.3e9}
 @pytest.mark.parametrize("options", sorted({row.options for row in ROWS}))
 def test_options_of_rows_are_settings_and_make_networks_of_the_published_size(options):
     row = next(row for row in ROWS if row.options == options)
-    words = preflight_table.command(row, next(iter(row.on)), {"batch": 64}, PreflightTable(Path("kept"), Path("out")))
+    words = preflight_table.command(row, [next(iter(row.on))], {"batch": 64}, PreflightTable(Path("kept"), Path("out")))
     settings = preflight.parse([*words[2:], "figures.json"]).settings
     assert settings.data.batch_size == 64
     params = jax.eval_shape(lambda: kinds.system_of(settings).init(randomness.key(0)))

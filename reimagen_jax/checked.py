@@ -36,6 +36,9 @@ Number = Annotated[FiniteFloat, Ge(-_LARGEST), Le(_LARGEST)]
 """What float32 holds: that is what a number becomes before anything is computed with it."""
 Positive = Annotated[Number, Gt(0)]
 NonNegative = Annotated[Number, Ge(0)]
+LATER = {"later": True}
+"""Marks a setting that came after weights had been stored without it: as by default, it is no part of what a network is
+called (`identity`), so that they are still opened. Leave it out of the `repr`, too: published encoders go by theirs."""
 Share = Annotated[FiniteFloat, Ge(0), Le(1)]
 """A probability, or a part of a whole."""
 Strength = Annotated[FiniteFloat, Gt(0), Le(1)]
@@ -165,6 +168,17 @@ def read_lines(path: str | os.PathLike[str], kind: Any, what: str) -> Iterator[A
                 yield parse(kind, value, f"{path}, line {number}")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as {what}: {error}") from error
+
+
+def identity(settings: Any) -> dict[str, Any]:
+    """What the settings are, in JSON's types, to tell networks apart by: `dataclasses.asdict` without `LATER` ones."""
+    told = {}
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        if item.metadata.get("later") and value == item.default:
+            continue
+        told[item.name] = identity(value) if dataclasses.is_dataclass(value) else value
+    return told
 
 
 @functools.cache

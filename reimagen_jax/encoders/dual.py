@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int32, UInt8
 
 from reimagen_jax import randomness
-from reimagen_jax.checked import parse, read
+from reimagen_jax.checked import identity, parse, read
 from reimagen_jax.config import without_local
 from reimagen_jax.data.manifest import Manifest, Text, open_folder, write_manifest
 from reimagen_jax.encoders.bytes import ByteEncoder
@@ -195,7 +195,7 @@ class DualEncoder:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Checksum of the network and its weights."""
-        return f"{self.kind} {fingerprint(self.params, dataclasses.asdict(without_local(self.config)))[:24]}"
+        return f"{self.kind} {fingerprint(self.params, identity(without_local(self.config)))[:24]}"
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 [N, D]."""

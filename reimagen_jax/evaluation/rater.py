@@ -20,7 +20,7 @@ from annotated_types import MinLen
 from jaxtyping import Bool, Float, Int, UInt8
 
 from reimagen_jax import randomness
-from reimagen_jax.checked import Number, parse
+from reimagen_jax.checked import Number, identity, parse
 from reimagen_jax.data.entityworld.version import world_version
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.files import read_json, signed, unchanged, write_json
@@ -150,7 +150,7 @@ class Rater:
     @cached_property
     def digest(self) -> str:
         """Checksum of the network and its weights (hex)."""
-        return fingerprint(self.params, dataclasses.asdict(self.config))[:16]
+        return fingerprint(self.params, identity(self.config))[:16]
 
     def require_resolution(self, resolution: int) -> None:
         """Raises `UserError` when images of this size are not what the rater reads."""

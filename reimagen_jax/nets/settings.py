@@ -1,11 +1,11 @@
 """Settings of the networks: frozen dataclasses, contradictions refused at construction."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
-from reimagen_jax.checked import Checked, Count, Natural, Number, Positive
+from reimagen_jax.checked import LATER, Checked, Count, Natural, Number, Positive
 from reimagen_jax.errors import require
 
 Wanted = Literal["auto", "einsum", "xla", "cudnn"]
@@ -250,7 +250,7 @@ class Tower(Checked):
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
     epsilon: Positive = 1e-5
     """Of its norms."""
-    attention: Wanted = "auto"
+    attention: Wanted = field(default="auto", repr=False, metadata=LATER)
     """Implementation, as of a U-Net (`unet.attention`): cuDNN's where it can, else products with scores in memory."""
 
     def for_platform(self, platform: str) -> "Tower":

@@ -1,12 +1,14 @@
 """The dual encoder: unit vectors that depend on one text or one image alone, kept whole on disk."""
 
 import dataclasses
+import hashlib
 import json
 
 import jax
 import numpy as np
 import pytest
 
+from reimagen_jax.checked import identity
 from reimagen_jax.data.manifest import write_manifest
 from reimagen_jax.encoders import dual
 from reimagen_jax.encoders.dual import DualConfig, DualEncoder
@@ -81,6 +83,39 @@ def test_the_fingerprint_tells_weights_and_network_apart(encoder):
     shorter = dataclasses.replace(TINY, max_bytes=12)
     others = [dataclasses.replace(encoder, params=changed), DualEncoder(shorter, encoder.params)]
     assert len({each.fingerprint for each in (encoder, *others)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "digest"),
+    [
+        ("dual", "6bfb544f5fd5"),
+        ("clip", "7fa4790068de"),
+        ("representation", "d8058aa82f91"),
+        ("lpips", "7b97f3717cc4"),
+    ],
+)
+def test_a_network_is_called_as_when_folders_of_it_were_first_written(kind, digest):
+    """Where this fails, encoders that people have kept, and knowledge bases made by them, are refused as damaged: mark
+    the setting that is new `LATER`."""
+    assert hashlib.sha256(json.dumps(identity(dual.NETWORKS[kind]())).encode()).hexdigest()[:12] == digest
+
+
+def test_a_later_setting_counts_where_it_is_not_as_by_default():
+    other = dataclasses.replace(
+        CLIP, text=dataclasses.replace(CLIP.text, tower=dataclasses.replace(TOWER, attention="xla"))
+    )
+    assert "attention" not in identity(CLIP)["text"]["tower"]
+    assert identity(other)["text"]["tower"]["attention"] == "xla"
+    assert (
+        str(other)
+        == str(CLIP)
+        == (
+            "JointConfig(width=6, text=TextTowerConfig(tower=Tower(width=16, depth=1, heads=2, mlp_width=24, "
+            "activation='quick_gelu', epsilon=1e-05), vocabulary=258, max_tokens=16), image=ImageTowerConfig(tower=Tower("
+            "width=16, depth=1, heads=2, mlp_width=24, activation='quick_gelu', epsilon=1e-05), resolution=8, patch=4), "
+            "tokens='bytes', tokenizer='', fingerprint='', end=257, normalised=True, dtype='float32')"
+        )
+    )
 
 
 @pytest.mark.parametrize("images", [noise(2, side=16), noise(2).astype(np.float32), noise(2)[..., :1]])

@@ -113,7 +113,8 @@ def test_a_later_setting_counts_where_it_is_not_as_by_default():
             "JointConfig(width=6, text=TextTowerConfig(tower=Tower(width=16, depth=1, heads=2, mlp_width=24, "
             "activation='quick_gelu', epsilon=1e-05), vocabulary=258, max_tokens=16), image=ImageTowerConfig("
             "tower=Tower(width=16, depth=1, heads=2, mlp_width=24, activation='quick_gelu', epsilon=1e-05), "
-            "resolution=8, patch=4), tokens='bytes', tokenizer='', fingerprint='', end=257, normalised=True, dtype='float32')"
+            "resolution=8, patch=4), "
+            "tokens='bytes', tokenizer='', fingerprint='', end=257, normalised=True, dtype='float32')"
         )
     )
 

@@ -104,7 +104,8 @@ def run(args: Preflight) -> int:
     from reimagen_jax.preflight import programs, report
 
     if args.quick:
-        jax.config.update("jax_exec_time_optimization_effort", -1.0)
+        effort = "jax_exec_time_optimization_effort"  # as JAX before 0.12 has it
+        jax.config.update(*((effort, -1.0) if hasattr(jax.config, effort) else ("jax_optimization_level", "O1")))
     config = programs.for_platform(args.settings, where.platform)
     chips = mesh(where, config.train.fsdp)
     reports = []

@@ -233,13 +233,11 @@ def run(args: PreflightTable) -> int:
         if (not args.on or topology in args.on)
         and (not args.only or any(word in row.name or word == row.what for word in args.only))
     ]
-    done: set[tuple[str, str]] = set()
     for i, (row, topology) in enumerate(todo[: args.limit]):
-        if (row.key, topology) in done:
+        if "figures" in kept.get(row.key, {}).get(topology, {}):  # by the program of another
             continue
         say(f"{i + 1} of {len(todo)}: {row.key}, on {topology}")
         cells = compiled(row, [topology, *alike(row, topology, todo[: args.limit])], args)
-        done |= {(row.key, each) for each in cells}
         if args.kept.exists():  # another may be at other rows
             kept = read_json(args.kept, "cells")
         kept.setdefault(row.key, {}).update(cells)

@@ -150,10 +150,16 @@ def test_a_run_in_a_bucket_is_drawn_by_and_begun_from_and_keeps_its_guidance(
     assert "gs:/" not in str(picture)
     begun = [*words[:2], "--workdir", "begun", "--data.triples", str(data / "triples")]
     begun += ["--train.num-steps", "1", "--init.weights"]
-    assert cli.main([*begun, run]) == 0
-    assert json.loads((tmp_path / "begun" / "run.json").read_text())["history"][0]["changed"][0] == (
-        f"starts from {run}, SHA-256 {Model.open(run).digest}"
-    )
+    assert cli.main(["export", run, "--out", "weights"]) == 0
+    assert cli.main(["sample", "--model", "weights", *drawing, "--out", "again"]) == 0
+    system, _ = fsspec.core.url_to_fs(run)
+    system.put("weights/", f"{bucket}/exported/", recursive=True)
+    for weights in (run, f"{bucket}/exported"):
+        assert cli.main([*begun, weights]) == 0
+        assert json.loads((tmp_path / "begun" / "run.json").read_text())["history"][0]["changed"][0] == (
+            f"starts from {weights}, SHA-256 {Model.open(weights).digest}"
+        )
+        shutil.rmtree(tmp_path / "begun")
     assert "holds no model" in fails(capsys, *begun[:2], "--workdir", "none", *begun[4:], f"{bucket}/nothing")
 
     Model.open(run).choose("measuring", eta=0.25)

@@ -84,21 +84,26 @@ def train_sentencepiece(folder: Path, vocabulary: int | None = None) -> None:
 
 
 def train_bpe(folder: Path, vocabulary: int | None = None) -> None:
-    """Writes `vocab.json` and `merges.txt` as CLIP's are: bytes, bytes that end a word, merges, two special tokens."""
+    """Writes `vocab.json` and `merges.txt` as CLIP's are: bytes, bytes that end a word, merges, two special tokens.
+
+    The same on every run: the trainer breaks ties by numbers, and numbers in any order what ends a word, unless told.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    ending = [f"{byte}</w>" for byte in alphabet]
     words = tokenizers.Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary or vocabulary_size(),
         show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=ending,
+        initial_alphabet=alphabet,
         end_of_word_suffix="</w>",
     )
     words.train_from_iterator((text.lower() for text in _sample(20_000)), trainer)
     words.model.save(str(folder))
-    vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-    # CLIP's vocabulary has every byte at the end of a word too, and the special tokens last.
-    for token in [f"{byte}</w>" for byte in sorted(pre_tokenizers.ByteLevel.alphabet())]:
-        vocab.setdefault(token, len(vocab))
-    for token in ("<|startoftext|>", "<|endoftext|>"):
-        vocab[token] = len(vocab)
+    merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    merged = [line.replace(" ", "") for line in merges if not line.startswith("#version")]
+    tokens = [*alphabet, *ending, *merged, "<|startoftext|>", "<|endoftext|>"]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    assert len(vocab) == len(tokens)
     (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")

@@ -77,8 +77,9 @@ def train_program(config: Experiment, mesh: Mesh) -> Program:
 
 
 def sampler_program(config: Experiment, mesh: Mesh, images: int, stored: str = "float32") -> Program:
-    """Drawing `images` with the experiment's settings: they are shared by the devices, the parameters whole on each,
-    held as weights are that are stored as this dtype."""
+    """Drawing `images` with the experiment's settings, as what it trains is opened: they are shared by the devices, the
+    parameters whole on each, held as weights are that are stored as this dtype."""
+    config = dataclasses.replace(config, system=config.system.opened)
     sharding.check_batch_size(images, mesh)
     system, whole, split = kinds.system_of(config), NamedSharding(mesh, P()), sharding.batch_sharding(mesh)
     params = jax.tree.map(

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from reimagen_jax import sharding
 from reimagen_jax.config import GroupRate, to_json
 from reimagen_jax.encoders.perceptual import distance_of
 from reimagen_jax.encoders.settings import LpipsConfig
 from reimagen_jax.errors import UserError
 from reimagen_jax.nets.patchgan import PatchGAN
 from reimagen_jax.nets.settings import PatchGANConfig, VGGConfig
+from reimagen_jax.preflight import programs
 from reimagen_jax.systems import kinds
 from reimagen_jax.systems.kinds import from_json
 from reimagen_jax.systems.mage import losses
@@ -180,3 +182,8 @@ def test_settings_that_contradict_each_other_are_refused():
     ):
         with pytest.raises(UserError, match=said):
             made()
+
+
+def test_what_it_was_trained_by_is_not_held_to_draw():
+    drawn = programs.sampler_program(FULL, sharding.make_mesh(4), images=8)
+    assert drawn.held["parameters"].keys() == {"vq"}

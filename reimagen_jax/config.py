@@ -141,6 +141,9 @@ class InitConfig(Checked):
     fresh: tuple[str, ...] = ()
     """Modules that the weights need not have, by how their names begin (a new attention's, say): what is missing there
     starts as in a network made anew."""
+    left_out: tuple[str, ...] = ()
+    """Modules that this network need not have, by how their names begin in the weights: what it lacks of them is not
+    taken over."""
     adopt: bool = field(default=False, metadata=LOCAL)
     """What the weights decide (the network, its process, its resolution) is as with the weights, whatever this
     experiment says of it; it keeps its own say in how things are computed and trained."""

@@ -1,6 +1,6 @@
 """What a training step carries from one step to the next; restoring it continues training bit for bit."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import flax.struct
@@ -70,19 +70,22 @@ def from_before(state: TrainState, like: TrainState) -> TrainState:
     )
 
 
-def start_from(state: TrainState, params: Params, fresh: Sequence[str] = ()) -> TrainState:
+def start_from(
+    state: TrainState, params: Params, fresh: Sequence[str] = (), left_out: Sequence[str] = ()
+) -> TrainState:
     """The state with `params` as parameters and as their average, placed as those of `state` are.
 
-    A parameter that `params` lacks stays as in `state` if a name on its path begins with one of `fresh`. A table of
+    A parameter that `params` lacks stays as in `state` if a name on its path begins with one of `fresh`; one that
+    `state` lacks is not taken over if a name on its path begins with one of `left_out`. A table of
     positions (`POSITIONS`) may be of another length: rows that both have are those of `params`, so that texts which fit
     both are read alike; further ones stay as in `state` (rows stretched over the new length would change all that is
     known). Raises `UserError` naming parameters that differ in name or shape.
     """
     ours, theirs = flatten_dict(state.params), flatten_dict(params)
-    made_anew = {path for path in ours.keys() - theirs.keys() if any(name.startswith(tuple(fresh)) for name in path)}
+    made_anew, dropped = _named(ours.keys() - theirs.keys(), fresh), _named(theirs.keys() - ours.keys(), left_out)
     wrong = [
         "/".join(path)
-        for path in sorted((ours.keys() | theirs.keys()) - made_anew)
+        for path in sorted((ours.keys() | theirs.keys()) - made_anew - dropped)
         if _shape(ours, path) != _shape(theirs, path) and not _lengths(ours, theirs, path)
     ]
     if wrong:
@@ -135,6 +138,11 @@ def _placed(values: Any, like: Array) -> Array:
     values = values[..., : like.shape[-2], :]
     begun = lambda rest: rest.at[..., : values.shape[-2], :].set(values.astype(rest.dtype))  # noqa: E731
     return jax.jit(begun, out_shardings=like.sharding)(like)
+
+
+def _named(paths: Collection[tuple[str, ...]], beginnings: Sequence[str]) -> set[tuple[str, ...]]:
+    """Those on which a name begins with one of these."""
+    return {path for path in paths if any(name.startswith(tuple(beginnings)) for name in path)}
 
 
 def _shape(leaves: Flat, path: tuple[str, ...]) -> tuple[int, ...] | None:

@@ -17,8 +17,10 @@ from reimagen_jax.nets.settings import Level
 from reimagen_jax.preflight import programs
 from reimagen_jax.systems import kinds
 from reimagen_jax.systems.kinds import from_json
+from reimagen_jax.systems.moco.settings import MocoConfig
 from reimagen_jax.systems.rcg.arrays import NO_CLASS, PictureBatch
 from reimagen_jax.systems.request import Edit, Request
+from reimagen_jax.training.state import TrainState, start_from
 from tests.rcg import (
     ALL,
     CLASS_RDM,
@@ -314,6 +316,34 @@ def test_what_a_system_does_not_know_is_refused(config, request_, message):
 def test_settings_that_contradict_each_other_are_refused(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_a_generator_starts_from_the_u_net_of_a_re_imagen():
+    """Without what looks at text and neighbours there, which it does not have, and with an encoder from elsewhere."""
+    unet = replace(GENERATOR.system.unet, patch=2)
+    theirs = kinds.system_of(TINY)
+    params = jax.tree.map(
+        lambda leaf: np.full(leaf.shape, 2.0, leaf.dtype), jax.eval_shape(theirs.init, jax.random.key(0))
+    )
+    for config in (GENERATOR, OF_CLASS, OF_NOTHING):
+        config = changed(config, unet=unet, resolution=16)
+        assert config.system.adopt(TINY.system) == config.system
+        begun = config.system.begun(params)
+        assert begun.keys() == {"unet"}
+        if config is GENERATOR:
+            assert config.system.adopt(MocoConfig(ENCODER)).encoder == ENCODER
+        tree = jax.eval_shape(kinds.system_of(config).init, jax.random.key(0))
+        begun |= (
+            {"encoder": jax.tree.map(lambda leaf: np.ones(leaf.shape), tree["encoder"])} if "encoder" in tree else {}
+        )
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
+        state = TrainState(jnp.int32(0), zeros, zeros, ())
+        with pytest.raises(UserError, match=r"differ in unet/.*text"):
+            start_from(state, begun, ("condition",))
+        named = ("no_text", "pool", "neighbour", "level", "middle")
+        started = start_from(state, begun, ("condition",), named).params
+        assert all(jnp.all(leaf == 2.0) for leaf in jax.tree.leaves(started["unet"]))
+        assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(started["condition"]))
 
 
 # --- records ----------------------------------------------------------------------------------------------------------

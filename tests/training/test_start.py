@@ -51,6 +51,16 @@ def test_only_modules_named_fresh_may_be_missing():
     assert values(started) == {"stem": 2.0, "neighbour_attention_level0": 1.0, "neighbour_attention_level1": 2.0}
 
 
+def test_only_modules_named_as_left_out_may_be_lacked():
+    ours, theirs = state(stem=(2, 3)), weights(stem=(2, 3), neighbour_attention=(5,), text=(1,))
+    with pytest.raises(UserError, match=r"differ in unet/neighbour_attention/kernel$"):
+        start_from(ours, theirs, left_out=("text",))
+    for named in (("text", "neighbour"), ("unet",)):
+        assert values(start_from(ours, theirs, left_out=named)) == {"stem": 2.0}
+    with pytest.raises(UserError, match=r"differ in unet/stem/kernel$"):
+        start_from(state(stem=(4, 3)), theirs, left_out=("unet",))
+
+
 def test_fresh_does_not_excuse_another_shape_or_another_module():
     ours = state(stem=(2, 3), neighbour_attention=(4,))
     with pytest.raises(UserError, match="unet/extra/kernel, unet/neighbour_attention/kernel"):

@@ -290,6 +290,11 @@ class GeneratorConfig(PixelsConfig):
             require(not attends, f"unet.levels[{i}] attends to text or neighbours: a generator knows neither")
         self.check_settings(self.sampler)
 
+    def adopt(self, theirs: SystemConfig) -> "GeneratorConfig":
+        """These settings with the encoder of `theirs`; unchanged by a system of pixels without one (a Re-Imagen), whose
+        U-Net a run may start from."""
+        return self if hasattr(theirs, "unet") and encoder_of(theirs) is None else super().adopt(theirs)
+
     def check_settings(self, settings: GeneratorSamplerConfig) -> None:
         super().check_settings(settings)
         settings.check_process(self.diffusion)

@@ -1,0 +1,51 @@
+"""Some records of many, spread evenly over all: a reference for distances, and what is asked for as often as there.
+
+    python tools/spread.py runs/world/train --count 5000 --out runs/world/reference
+    python tools/spread.py runs/world/train --count 1000 --values category --out runs/world/classes.txt
+
+With --values, a text file with an attribute's value of each: prompts of a model that knows classes (`reimagen evaluate
+drawn --prompts`). Otherwise a folder of records.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from reimagen_jax.checked import Count
+from reimagen_jax.cli import status_of
+from reimagen_jax.data.records import Records, write_records
+from reimagen_jax.errors import require
+from reimagen_jax.files import write_text
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Copy records, or list an attribute's values, spread evenly over all."""
+
+    records: Annotated[Path, tyro.conf.Positional]
+    """Folder written by `reimagen prepare`."""
+    out: Path
+    """Folder of records to write; with --values, a text file."""
+    count: Count = 5000
+    """Records at most."""
+    values: str = ""
+    """Attribute whose values are written, a line each, in the records' place."""
+
+    def run(self) -> None:
+        """Reads and writes. Raises `UserError` for records without the attribute."""
+        records = Records.open(self.records)
+        ids = sorted({i * len(records) // self.count for i in range(self.count)})
+        chosen = records.fetch(ids)
+        if not self.values:
+            write_records(chosen, self.out, source=f"{records.source}, {len(ids)} of it", total=len(ids))
+            return
+        lacking = next((example.key for example in chosen if self.values not in example.attributes), None)
+        require(lacking is None, f"{self.records}: record {lacking} has no attribute {self.values!r}")
+        write_text(self.out, "".join(f"{example.attributes[self.values]}\n" for example in chosen))
+
+
+if __name__ == "__main__":
+    sys.exit(status_of(tyro.cli(Spread, description=__doc__).run))

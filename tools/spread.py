@@ -19,6 +19,7 @@ from reimagen_jax.cli import status_of
 from reimagen_jax.data.records import Records, write_records
 from reimagen_jax.errors import require
 from reimagen_jax.files import write_text
+from reimagen_jax.systems.moco.feed import labels_of
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,18 @@ class Spread:
     count: Count = 5000
     """Records at most."""
     values: str = ""
-    """Attribute whose values are written, a line each, in the records' place."""
+    """Attribute whose values are written, a line each, in the records' place; dots reach into one."""
 
     def run(self) -> None:
-        """Reads and writes. Raises `UserError` for records without the attribute."""
+        """Reads and writes. Raises `UserError` for records without the attribute, and where `out` exists."""
         records = Records.open(self.records)
         ids = sorted({i * len(records) // self.count for i in range(self.count)})
         chosen = records.fetch(ids)
         if not self.values:
             write_records(chosen, self.out, source=f"{records.source}, {len(ids)} of it", total=len(ids))
             return
-        lacking = next((example.key for example in chosen if self.values not in example.attributes), None)
-        require(lacking is None, f"{self.records}: record {lacking} has no attribute {self.values!r}")
-        write_text(self.out, "".join(f"{example.attributes[self.values]}\n" for example in chosen))
+        require(not self.out.exists(), f"{self.out} exists: give another file, or delete it")
+        write_text(self.out, "".join(f"{value}\n" for value in labels_of(chosen, self.values)))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a training step carries from one step to the next; restoring it continues training bit for bit."""
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -104,19 +105,29 @@ def start_from(
     return state.replace(params=started(state.params), ema=started(state.ema))
 
 
-def refitted(ours: Params, theirs: Params) -> list[str]:
-    """The tables of positions that `start_from` makes longer or shorter, in words; `ours` may be shapes."""
+def unlike(ours: Params, theirs: Params) -> list[str]:
+    """In words, what `start_from` does not take over as it is: tables of positions that become longer or shorter, what
+    begins anew, what is left out; `ours` may be shapes."""
     ours, theirs, lines = flatten_dict(ours), flatten_dict(theirs), []
     for path in sorted(ours.keys() & theirs.keys()):
         if lengths := _lengths(ours, theirs, path):
             wanted, known = lengths
             rest = f"{wanted - known} more begin anew" if known < wanted else f"{known - wanted} more are left out"
             lines.append(f"{'/'.join(path)}: the first {min(lengths)} positions are those of the weights, {rest}")
+    for paths, of, what in (
+        (ours.keys() - theirs.keys(), ours, "begin anew, which the weights lack"),
+        (theirs.keys() - ours.keys(), theirs, "of the weights are left out"),
+    ):
+        if paths:
+            modules = sorted({"/".join(path[:2]) for path in paths})
+            more = f" and {len(modules) - NAMED} more" if len(modules) > NAMED else ""
+            count = sum(math.prod(of[path].shape) for path in paths)
+            lines.append(f"{count:,} parameters {what}: {', '.join(modules[:NAMED])}{more}")
     return lines
 
 
 NAMED = 8
-"""Parameters, at most, that an error names."""
+"""Parameters or modules, at most, that a line names."""
 POSITIONS = "position"
 """The name of a learned table of positions along a text, [..., length, width]."""
 

@@ -103,7 +103,6 @@ def train_bpe(folder: Path, vocabulary: int | None = None) -> None:
     words.model.save(str(folder))
     merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
     merged = [line.replace(" ", "") for line in merges if not line.startswith("#version")]
-    tokens = [*alphabet, *ending, *merged, "<|startoftext|>", "<|endoftext|>"]
+    tokens = dict.fromkeys([*alphabet, *ending, *merged, "<|startoftext|>", "<|endoftext|>"])
     vocab = {token: i for i, token in enumerate(tokens)}
-    assert len(vocab) == len(tokens)
     (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")

@@ -18,7 +18,7 @@ from reimagen_jax.encoders.tokenizers import ByteTokenizer
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.model import Model
 from reimagen_jax.systems.reimagen.system import ReImagen
-from reimagen_jax.training.state import TrainState, refitted, start_from
+from reimagen_jax.training.state import TrainState, start_from, unlike
 from tests.tiny import TINY, TINY_SR, changed
 
 
@@ -61,6 +61,16 @@ def test_only_modules_named_as_left_out_may_be_lacked():
         start_from(state(stem=(4, 3)), theirs, left_out=("unet",))
 
 
+def test_what_begins_anew_and_what_is_left_out_is_said():
+    ours, theirs = state(stem=(2, 3), class_embedding=(4,)), weights(stem=(2, 3), attention0=(5,), attention1=(1,))
+    assert unlike(ours.params, theirs) == [
+        "4 parameters begin anew, which the weights lack: unet/class_embedding",
+        "6 parameters of the weights are left out: unet/attention0, unet/attention1",
+    ]
+    many = weights(**{f"module{i}": (2,) for i in range(10)})
+    assert unlike({}, many)[0].endswith("unet/module7 and 2 more")
+
+
 def test_fresh_does_not_excuse_another_shape_or_another_module():
     ours = state(stem=(2, 3), neighbour_attention=(4,))
     with pytest.raises(UserError, match="unet/extra/kernel, unet/neighbour_attention/kernel"):
@@ -90,7 +100,7 @@ def test_a_longer_table_keeps_the_known_rows_and_the_others_begin_anew():
     for params in (started.params, started.ema):
         np.testing.assert_array_equal(params["text"]["position"][0, :, 0], [2, 2, 2, 1, 1])
     assert started.params["text"]["position"] is not started.ema["text"]["position"]
-    assert refitted(table(5, 1.0), table(3, 2.0)) == [
+    assert unlike(table(5, 1.0), table(3, 2.0)) == [
         "text/position: the first 3 positions are those of the weights, 2 more begin anew"
     ]
 
@@ -99,7 +109,7 @@ def test_of_a_table_that_is_too_long_the_last_rows_are_left_out_and_said():
     theirs = {"text": {"position": np.arange(5, dtype=np.float32).reshape(1, 5, 1)}}
     started = begun(table(2, 9.0, width=1), theirs)
     np.testing.assert_array_equal(started.params["text"]["position"][0, :, 0], [0, 1])
-    assert refitted(table(2, 9.0, width=1), theirs) == [
+    assert unlike(table(2, 9.0, width=1), theirs) == [
         "text/position: the first 2 positions are those of the weights, 3 more are left out"
     ]
 
@@ -112,7 +122,7 @@ def test_a_table_of_another_width_or_rank_and_other_parameters_do_not_stretch(th
     (name,) = theirs["text"]
     with pytest.raises(UserError, match=rf"or start from nothing \(--init\.weights ''\); they differ in text/{name}$"):
         begun(table(5, 1.0, name=name), theirs)
-    assert refitted(table(5, 1.0, name=name), theirs) == []
+    assert unlike(table(5, 1.0, name=name), theirs) == []
 
 
 def test_a_table_that_is_split_over_devices_is_as_one_that_is_not():
@@ -170,5 +180,5 @@ def test_the_experiments_for_own_pictures_start_from_the_shipped_weights(name):
     assert [path for path in shapes[0].keys() | shapes[1].keys() if shapes[0].get(path) != shapes[1].get(path)] == [
         ("text", "position")
     ]
-    (said,) = refitted(ours, theirs)
+    (said,) = unlike(ours, theirs)
     assert said == "text/position: the first 20 positions are those of the weights, 20 more begin anew"

@@ -40,7 +40,8 @@ class PicturesFeed(RecordsFeed):
             require(
                 bool(init.weights),
                 f"{name} holds an encoder that does not learn: pass --init.weights DIR, a folder that `reimagen "
-                "encode-train` has written of a run of rcg_moco32.py, a CLIP, or what holds one of them",
+                "encode-train` has written of a run of rcg_moco32.py, a CLIP, or what holds one of them (or name it by "
+                "--init.beside, where --init.weights is what the U-Net starts from)",
             )
         super().settled()
         fresh = (*init.fresh, *(part for part in model.own if part not in init.fresh))

@@ -5,8 +5,8 @@ r"""The pixel generator of RCG on EntityWorld by diffusion: a 32 x 32 image from
 
 Records and encoder by rcg_moco32.py. From the shipped Re-Imagen's U-Net, which has seen EntityWorld, in place of
 nothing: --init.weights shipped --init.beside runs/rcg/encoder --init.left-out no_text pool neighbour level middle. On
-2 CPU cores that others used too, 1,000 steps so take 15 minutes: held-out loss 0.062, without
-the representation 0.088 (RESULTS.md).
+2 CPU cores that others used too, 1,000 steps so take 15 minutes: held-out loss 0.062, without the representation 0.088
+(RESULTS.md).
 
 Then out of nothing by an RDM (rcg_rdm32.py), of pictures, and of what is retrieved:
 

@@ -204,10 +204,10 @@ def foreign(folder: Path) -> list[str]:
     return []
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str], most: int = 3) -> str:
     """The first of some names, and how many more there are."""
-    first = ", ".join(names[:3])
-    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"
+    first = ", ".join(names[:most])
+    return first if len(names) <= most else f"{first} and {len(names) - most} more"
 
 
 def _files(folder: Path) -> Iterator[str]:

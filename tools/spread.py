@@ -38,10 +38,10 @@ class Spread:
     def run(self) -> None:
         """Reads and writes. Raises `UserError` for records without the attribute, and where `out` exists."""
         records = Records.open(self.records)
-        ids = sorted({i * len(records) // self.count for i in range(self.count)})
-        chosen = records.fetch(ids)
+        number = min(self.count, len(records))
+        chosen = records.fetch([i * len(records) // number for i in range(number)])
         if not self.values:
-            write_records(chosen, self.out, source=f"{records.source}, {len(ids)} of it", total=len(ids))
+            write_records(chosen, self.out, source=f"{records.source}, {number} of it", total=number)
             return
         require(not self.out.exists(), f"{self.out} exists: give another file, or delete it")
         write_text(self.out, "".join(f"{value}\n" for value in labels_of(chosen, self.values)))

@@ -154,10 +154,7 @@ def train(
 def _begin(state: TrainState, params: Params, config: Experiment, workdir: Path) -> TrainState:
     """The state that starts from `params`; says whose they are, and keeps it with the run."""
     digest = fingerprint(params)[:16]
-    begun = [
-        f"starts from {config.init.weights or 'given weights'}, SHA-256 {digest}",
-        *unlike(state.params, params),
-    ]
+    begun = [f"starts from {config.init.weights or 'given weights'}, SHA-256 {digest}", *unlike(state.params, params)]
     state = start_from(state, params, config.init.fresh, config.init.left_out)
     note(workdir, begun)
     for line in begun:

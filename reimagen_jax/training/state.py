@@ -14,6 +14,7 @@ from jaxtyping import Array, Int32, Key
 
 from reimagen_jax.config import TrainConfig
 from reimagen_jax.errors import UserError
+from reimagen_jax.files import listed
 from reimagen_jax.systems.base import Params, System
 from reimagen_jax.training import groups
 
@@ -77,10 +78,10 @@ def start_from(
     """The state with `params` as parameters and as their average, placed as those of `state` are.
 
     A parameter that `params` lacks stays as in `state` if a name on its path begins with one of `fresh`; one that
-    `state` lacks is not taken over if a name on its path begins with one of `left_out`. A table of
-    positions (`POSITIONS`) may be of another length: rows that both have are those of `params`, so that texts which fit
-    both are read alike; further ones stay as in `state` (rows stretched over the new length would change all that is
-    known). Raises `UserError` naming parameters that differ in name or shape.
+    `state` lacks is not taken over if a name on its path begins with one of `left_out`. A table of positions
+    (`POSITIONS`) may be of another length: rows that both have are those of `params`, so that texts which fit both are
+    read alike; further ones stay as in `state` (rows stretched over the new length would change all that is known).
+    Raises `UserError` naming parameters that differ in name or shape.
     """
     ours, theirs = flatten_dict(state.params), flatten_dict(params)
     made_anew, dropped = _named(ours.keys() - theirs.keys(), fresh), _named(theirs.keys() - ours.keys(), left_out)
@@ -90,10 +91,9 @@ def start_from(
         if _shape(ours, path) != _shape(theirs, path) and not _lengths(ours, theirs, path)
     ]
     if wrong:
-        more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
         raise UserError(
             "the initial weights are those of another network: train that one, or start from nothing (--init.weights "
-            f"''); they differ in {', '.join(wrong[:NAMED])}{more}"
+            f"''); they differ in {listed(wrong, NAMED)}"
         )
 
     def started(tree: Params) -> Params:
@@ -120,9 +120,8 @@ def unlike(ours: Params, theirs: Params) -> list[str]:
     ):
         if paths:
             modules = sorted({"/".join(path[:2]) for path in paths})
-            more = f" and {len(modules) - NAMED} more" if len(modules) > NAMED else ""
             count = sum(math.prod(of[path].shape) for path in paths)
-            lines.append(f"{count:,} parameters {what}: {', '.join(modules[:NAMED])}{more}")
+            lines.append(f"{count:,} parameters {what}: {listed(modules, NAMED)}")
     return lines
 
 

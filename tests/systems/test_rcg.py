@@ -333,9 +333,8 @@ def test_a_generator_starts_from_the_u_net_of_a_re_imagen():
         if config is GENERATOR:
             assert config.system.adopt(MocoConfig(ENCODER)).encoder == ENCODER
         tree = jax.eval_shape(kinds.system_of(config).init, jax.random.key(0))
-        begun |= (
-            {"encoder": jax.tree.map(lambda leaf: np.ones(leaf.shape), tree["encoder"])} if "encoder" in tree else {}
-        )
+        if "encoder" in tree:
+            begun["encoder"] = jax.tree.map(lambda leaf: np.ones(leaf.shape), tree["encoder"])
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
         state = TrainState(jnp.int32(0), zeros, zeros, ())
         with pytest.raises(UserError, match=r"differ in unet/.*text"):

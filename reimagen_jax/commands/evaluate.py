@@ -96,7 +96,7 @@ class Entities(Options):
         from reimagen_jax.evaluation.entities import store
         from reimagen_jax.evaluation.entities.arms import plan
         from reimagen_jax.evaluation.entities.kept import PICTURES, Keeper
-        from reimagen_jax.evaluation.entities.tables import comparisons, row
+        from reimagen_jax.evaluation.entities.tables import by_count, comparisons, row
         from reimagen_jax.reports.entities import pictures, plots, tables
 
         paths = (self.model, *_paths(self.stages))
@@ -112,14 +112,18 @@ class Entities(Options):
         print(tables.about_measures(bench.num_images), flush=True)
         print(tables.heading(bench.num_images), flush=True)
         keeper = Keeper(bench, models, self.out / PICTURES, command.line) if self.pictures else None
+        counts = {split: bench.counts(split) for split in command.splits}
         outcomes, rows = {}, []
         for arm in arms:
             outcomes[arm] = store.run_arm(bench, arm, self.out / ROWS, keeper)
             rows.append(row(arm, outcomes[arm]))
             print(tables.line(rows[-1]), flush=True)
             differences = comparisons(outcomes, command.k, eta)
-            command._write(models, bench, rows, differences, complete=len(rows) == len(arms))
+            counted = by_count(outcomes, counts)
+            command._write(models, bench, rows, counted, differences, complete=len(rows) == len(arms))
+        print(*tables.count_lines(counted), sep="\n")
         plots.write(rows, bench.rater.metrics, command.k, eta, self.out)
+        plots.write_counts(counted, command.k, eta, self.out)
         for split in command.splits:
             of_split = [arm for arm in arms if arm.split == split]
             pictures.picture(bench, of_split, self.out / ROWS).save(self.out / f"{split}.png")
@@ -185,6 +189,7 @@ class Entities(Options):
         models: "Sequence[Model]",
         bench: "EntityBench",
         rows: Sequence[dict[str, Any]],
+        counted: Sequence[dict[str, Any]],
         differences: Sequence[dict[str, Any]],
         *,
         complete: bool,
@@ -206,6 +211,7 @@ class Entities(Options):
             "versions": versions(),
             "rater": {"checksum": bench.rater.digest, **bench.rater.metrics},
             "rows": rows,
+            "by_count": counted,
             "comparisons": differences,
         }
         write_json(self.out / RESULTS, results)

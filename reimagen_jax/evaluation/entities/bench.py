@@ -77,6 +77,10 @@ class EntityBench:
             self._prompts[split] = draw_prompts(self.inventory, split, self.num_prompts, self.pipeline.seed)
         return self._prompts[split]
 
+    def counts(self, split: str) -> Int[np.ndarray, " n"]:
+        """Training images of every prompt's entity."""
+        return self.inventory.world.image_counts()[[prompt.index for prompt in self.prompts(split)]]
+
     def neighbours(self, arm: Arm) -> list[tuple[Neighbour, ...]]:
         """Those of every prompt in an arm: for fewer, the first of those for more."""
         source = "none" if arm.source == TRUTH else arm.source

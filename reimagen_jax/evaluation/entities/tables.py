@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from reimagen_jax.evaluation.entities.arms import Arm
+from reimagen_jax.evaluation.entities.arms import TRUTH, Arm
 from reimagen_jax.evaluation.entities.bench import Outcome
 from reimagen_jax.evaluation.rater_check import accuracies
 from reimagen_jax.evaluation.statistics import difference_ci, mean_ci, paired_difference_ci
 
 Outcomes = Mapping[Arm, Outcome]
+COUNTS = ((0, 0), (1, 9), (10, 99), (100, 999), (1_000, None))
+"""From how many training images of an entity to how many, in the table by these."""
 MEASURES = ("faithfulness", "alignment", "both", "best_faithfulness", "best_alignment", "best_both", "copied")
 PAPERS_IMAGES = 4
 """Images of a prompt, of which the paper's headline takes the best."""
@@ -56,6 +58,29 @@ def row(arm: Arm, outcome: Outcome) -> dict[str, Any]:
         "seconds": round(outcome.seconds, 1),
         "parameters": accuracies(outcome.category_N, outcome.look_right_NSP, outcome.scene_right_NSA, outcome.told_NA),
     }
+
+
+def by_count(outcomes: Outcomes, counts: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Faithfulness by how often the entity was seen in training, whatever split it is of: a row for each of `COUNTS` of
+    which there are prompts, and each source, k and eta. `counts` are those of every prompt's entity, by split."""
+    alike: dict[tuple[str, int, float], list[Arm]] = {}
+    for arm in outcomes:
+        if arm.source != TRUTH:
+            alike.setdefault((arm.source, arm.k, arm.eta), []).append(arm)
+    rows = []
+    for low, high in COUNTS:
+        most = np.inf if high is None else high
+        within = {split: (low <= count_N) & (count_N <= most) for split, count_N in counts.items()}
+        for (source, k, eta), arms in alike.items():
+            faithful, aligned = (
+                np.concatenate([getattr(outcomes[arm], name)[within[arm.split]] for arm in arms])
+                for name in ("faithful_NS", "aligned_NS")
+            )
+            if len(faithful):
+                shares = {"faithfulness": mean_ci(faithful), "both": mean_ci(faithful & aligned)}
+                named = {"images": (low, high), "source": source, "k": k, "eta": eta, "prompts": len(faithful)}
+                rows.append(named | shares)
+    return rows
 
 
 def comparisons(outcomes: Outcomes, k: int, eta: float) -> list[dict[str, Any]]:

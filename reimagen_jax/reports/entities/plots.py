@@ -8,6 +8,7 @@ from reimagen_jax.evaluation.entities.arms import TRUTH
 from reimagen_jax.evaluation.entities.tables import best_of
 from reimagen_jax.evaluation.statistics import Curve
 from reimagen_jax.reports import figures, plots
+from reimagen_jax.reports.entities.tables import counted
 
 
 def write(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any], k: int, eta: float, folder: Path) -> None:
@@ -24,6 +25,24 @@ def write(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any], k: int,
     ks = [entry for entry in rows if entry["source"] == "retrieval" and entry["eta"] == eta]
     none = [entry for entry in rows if entry["source"] == "none" and entry["split"] in {e["split"] for e in ks}]
     _plot_sweep(none + ks, "k", f"Retrieval, η = {eta:g}", "k: neighbours", ceilings, folder)
+
+
+def write_counts(rows: Sequence[Mapping[str, Any]], k: int, eta: float, folder: Path) -> None:
+    """count.png: faithfulness by how often the entity was seen in training, at k and eta; none where all were seen as
+    often."""
+    shown = [entry for entry in rows if (entry["k"], entry["eta"]) in ((k, eta), (0, 1.0))]
+    groups = list(dict.fromkeys(tuple(entry["images"]) for entry in shown))
+    if len(groups) < 2:
+        return
+    found = {(tuple(entry["images"]), entry["source"]): entry["faithfulness"] for entry in shown}
+    sources = dict.fromkeys(source for _, source in found)
+    figure = plots.bars(
+        [counted(group) for group in groups],
+        {source: [found.get((group, source)) for group in groups] for source in sources},
+        y_label="faithfulness",
+        title="Faithfulness by training images of the entity",
+    )
+    figures.save(figure, folder / "count.png")
 
 
 def _plot_sources(

@@ -40,6 +40,29 @@ def _line(split: str, source: str, k: str, eta: str, *shares: str) -> str:
     return f"{split:<9} {source:<12} {k:<2} {eta:<4} " + " ".join(f"{share:<20}" for share in shares)
 
 
+def counted(images: Sequence[int | None]) -> str:
+    """So many training images, from the first number to the second: 0, 1 to 9, ..., 1,000 and more."""
+    low, high = images
+    if high is None:
+        return f"{low:,} and more"
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def count_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A heading and the rows of `by_count`: faithful, by how often the entity was seen."""
+
+    def put(images: str, source: str, k: str, eta: str, prompts: str, *shares: str) -> str:
+        named = f"{images:<15} {source:<12} {k:<2} {eta:<4} {prompts:>7} "
+        return (named + " ".join(f"{share:<20}" for share in shares)).rstrip()
+
+    lines = [put("training images", "neighbours", "k", "eta", "prompts", "faithful", "both")]
+    for entry in rows:
+        setting = (str(entry["k"]), f"{entry['eta']:g}") if entry["k"] else ("", "")
+        shares = (str(Interval(*entry[name])) for name in ("faithfulness", "both"))
+        lines.append(put(counted(entry["images"]), entry["source"], *setting, str(entry["prompts"]), *shares))
+    return lines
+
+
 def judged_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A heading and the rows of what people have judged."""
     wide = max(len(row["category"]) for row in rows)

@@ -45,6 +45,8 @@ def test_the_command_writes_tables_and_goes_on_after_a_stop(base, model, tmp_pat
     results = json.loads((out / "results.json").read_text())
     assert results["complete"] and len(results["rows"]) == 2 + 2 + 2 + 1 + 2
     assert results["rows"][:4] == partly["rows"]
+    assert {tuple(entry["images"]) for entry in results["by_count"]} == {(0, 0), (1, 9)}
+    assert "training images neighbours" in printed
     assert "5 conditions to draw, 20 images" in printed and "this takes about" in printed
     assert results["rater"]["faithful"][0] >= 0.9 and "fresh true renders" in printed
     assert results["world"]["num_entities"] == 40 and "reimagen evaluate entities" in results["command"]
@@ -60,6 +62,7 @@ def test_the_command_writes_tables_and_goes_on_after_a_stop(base, model, tmp_pat
         "faithfulness.png",
         "alignment.png",
         "both.png",
+        "count.png",
         "eta.png",
         "unseen.png",
         "rare.png",

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from reimagen_jax.evaluation.entities.arms import Arm, plan
-from reimagen_jax.evaluation.entities.tables import comparisons, row
+from reimagen_jax.evaluation.entities.arms import TRUTH, Arm, plan
+from reimagen_jax.evaluation.entities.tables import by_count, comparisons, row
 from reimagen_jax.reports.entities import tables
 
 
@@ -48,3 +48,23 @@ def test_an_image_that_is_faithful_and_another_that_is_aligned_are_not_both(benc
     assert printed.count("0.000") == 2 and printed.count("0.500") == 2
     assert "best of 2: both, in any of a prompt's 2 images" in tables.about_measures(2)
     assert "best of" not in tables.heading(1) and "--num-images 4" in tables.about_measures(1)
+
+
+def test_rows_by_training_images_are_of_the_prompts_of_all_splits_whose_entities_were_seen_as_often(bench):
+    arms = plan(("frequent", "rare", "unseen"), ("retrieval", "none"), 2, 0.5)
+    outcomes = {arm: bench.outcome(arm) for arm in arms}
+    counts = {split: bench.counts(split) for split in ("frequent", "rare", "unseen")}
+    assert counts["frequent"].min() > counts["rare"].max() > counts["unseen"].max() == 0
+    some, none = Arm("frequent", "retrieval", 2, 0.5), Arm("frequent", "none")
+    outcomes[some] = dataclasses.replace(outcomes[some], faithful_NS=np.zeros_like(outcomes[some].faithful_NS))
+    rows = by_count(outcomes, counts)
+    assert all(entry["source"] != TRUTH for entry in rows)
+    few = {tuple(entry["images"]): entry for entry in rows if entry["source"] == "retrieval"}
+    assert few[0, 0]["faithfulness"] == row(arm := Arm("unseen", "retrieval", 2, 0.5), outcomes[arm])["faithfulness"]
+    within = (counts["frequent"] >= 1) & (counts["frequent"] <= 9)
+    here = [outcomes[some].faithful_NS[within], outcomes[dataclasses.replace(some, split="rare")].faithful_NS]
+    assert few[1, 9]["faithfulness"].mean == np.concatenate(here).mean()
+    assert few[1, 9]["prompts"] == within.sum() + len(here[1])
+    assert sum(entry["prompts"] for entry in few.values()) == 3 * len(outcomes[none].faithful_NS)
+    printed = tables.count_lines(rows)
+    assert len(printed) == 1 + len(rows) and printed[1].startswith("0  ") and printed[-1].startswith("1 to 9  ")

@@ -60,6 +60,7 @@ SMALL = (
     (r"tools/text_differences.py", "--num-prompts 2 --shares 0.2 --steps 2 --batch-size 2"),
     (r"tools/variations.py", "--num-images 2 --steps 2 --batch-size 2"),
     (r"reimagen seedselect", "--limit 1 --steps 2 --iterations 1 --batch-size 1"),
+    (r"reimagen evaluate answers", "--num-prompts 1 --iterations 1 --search-steps 2 --batch-size 1 --splits unseen"),
     (r"reimagen evaluate seedselect", "--num-prompts 1 --steps 2 --iterations 1 --batch-size 1"),
     (r"tools/search_memory.py", "--steps 2 --batch 1"),
     (r"reimagen reproduce runs/cats", ""),

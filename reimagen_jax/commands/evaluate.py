@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import tyro
 
 from reimagen_jax.checked import Count, Natural, Options, Share
+from reimagen_jax.commands.evaluate_answers import Answers
 from reimagen_jax.commands.evaluate_distances import Drawn, Fid, Scores, Statistics
 from reimagen_jax.commands.evaluate_fewshot import FewShot, LongTail
 from reimagen_jax.commands.evaluate_pictures import Pictures
@@ -331,6 +332,7 @@ def _paths(stages: CascadeOptions) -> list[Path]:
 COMMANDS = {
     "pictures": Pictures,
     "entities": Entities,
+    "answers": Answers,
     "seedselect": SeedSelect,
     "people": People,
     "judged": Judged,

@@ -66,7 +66,7 @@ class SeedSelect(Options):
             self._evaluate()
 
     def _evaluate(self) -> None:
-        from reimagen_jax.evaluation.entities import seedselect
+        from reimagen_jax.evaluation.entities import answers, seedselect
         from reimagen_jax.evaluation.statistics import Interval
         from reimagen_jax.files import write_json
         from reimagen_jax.inference.provenance import sampler_facts, versions
@@ -84,11 +84,14 @@ class SeedSelect(Options):
 
         heads = (f"{head:<20}" for head in ("faithful", "aligned", "parameters right"))
         print(f"{'split':<9} {'drawn by':<26} {'  '.join(heads)}  an image / a batch", flush=True)
-        rows, differences = seedselect.run(benches, self.splits, self.out / ROWS, tell)
+        rows, outcomes = answers.run(benches, self.splits, self.out / ROWS, tell)
+        differences = seedselect.differences(self.splits, outcomes)
         for entry in differences:
             say(f"{entry['split']}, {entry['what']}: faithful {entry['faithfulness']}, aligned {entry['alignment']}")
         for split in self.splits:
-            cells, texts, headings = seedselect.picture_rows(benches, split, self.out / ROWS)
+            cells, texts, headings = answers.picture_rows(
+                benches, benches[0].searched_by(split), split, self.out / ROWS
+            )
             labelled_grid(cells, texts, headings).save(self.out / f"{split}.png")
         settings = benches[0].stage.settings
         command = dataclasses.replace(self, how=self.how.resolved(settings))

@@ -84,6 +84,12 @@ class Stage:
         """What the program does with it."""
         return self.system.sample(params, inputs, keys_B, self.settings)
 
+    def temporaries(self, batch: Sequence[Request], seed: int) -> int:
+        """Bytes of temporaries of the program that draws a batch."""
+        self.prepare(batch)
+        program = jax.jit(self.sample).lower(self.params, *self.told(batch, seed))
+        return program.compile().memory_analysis().temp_size_in_bytes
+
     def draw(self, requests: Sequence[Request], seed: int = 0, what: str = "sampling") -> np.ndarray:
         """One sample for each request: uint8 [N, R, R, 3], float32 in [-1, 1] (`handed_on`), or float32 [N, D].
 
@@ -182,6 +188,17 @@ class Pipeline:
             title = f"{what}, stage {number}: {stage.config.name}" if len(self.stages) > 1 else what
             drawn.append(stage.draw(self.asked(number, requests, drawn), self.seed, title))
         return [_as_bytes(each) for each in drawn]
+
+    def temporaries(self, requests: Sequence[Request]) -> int:
+        """Bytes of temporaries of the largest of the stages' programs, for batches of these; all but the last draw."""
+        drawn: list[np.ndarray] = []
+        most = 0
+        for number, stage in enumerate(self.stages, 1):
+            asked = self.asked(number, requests, drawn)
+            most = max(most, stage.temporaries(asked[: stage.batch_size], self.seed))
+            if number < len(self.stages):
+                drawn.append(stage.draw(asked, self.seed, f"stage {number}: {stage.config.name}"))
+        return most
 
     def stream(self, requests: Iterable[Request]) -> Iterator[tuple[list[Request], list[np.ndarray]]]:
         """The requests in batches, each with what every stage has drawn of it, as soon as that is there.

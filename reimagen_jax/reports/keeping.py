@@ -136,10 +136,11 @@ def _entities(results: Mapping[str, Any]) -> Iterator[Case]:
         yield Case({"entities": row["split"], "neighbours": row["source"], **setting}, figures)
 
 
-def _seedselect(results: Mapping[str, Any]) -> Iterator[Case]:
-    shares = {"faithfulness": "faithful", "alignment": "aligned", "look right": "parameters right"}
+def _answers(results: Mapping[str, Any]) -> Iterator[Case]:
+    """The four ways, and all answers, of which it is told besides what is both."""
+    shares = {"faithfulness": "faithful", "alignment": "aligned", "both": "both", "look right": "parameters right"}
     for row in results["rows"]:
-        figures = {word: (IMAGES, row[name]) for name, word in shares.items()}
+        figures = {word: (IMAGES, row[name]) for name, word in shares.items() if name in row}
         cost = {"s an image": ("s", row["seconds"]), "temporaries, MiB": ("MiB", row["MiB"])}
         yield Case({"entities": row["split"], "drawn by": row["drawn by"]}, figures | cost)
 
@@ -204,7 +205,8 @@ def _shares(told: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[str, Any
 
 READERS: dict[str, Callable[[Mapping[str, Any]], Iterator[Case]]] = {
     "evaluate entities": _entities,
-    "evaluate seedselect": _seedselect,
+    "evaluate seedselect": _answers,
+    "evaluate answers": _answers,
     "evaluate pictures": _pictures,
     "evaluate fewshot": _few,
     "evaluate longtail": _few,

@@ -50,6 +50,7 @@ COMMANDS = {
         "--model {model} --records {records} --knowledge-base {index} --encoder {encoder} --out {out}",
     ),
     "evaluate entities": ("evaluation", "--model {model} --knowledge-base {index} --out {out}"),
+    "evaluate answers": ("evaluation", "--model {model} --knowledge-base {index} --out {out}"),
     "evaluate seedselect": (
         "evaluation",
         "--model {model} --knowledge-base {index} --encoder {encoder} --out {out}",
@@ -66,7 +67,7 @@ COMMANDS = {
 """Command -> the kind of folder that it writes, and its options. Those of GROWING go on there."""
 TO_A_FILE = ("evaluate fid", "evaluate drawn", "evaluate scores", "evaluate statistics", "rate export", "report keep")
 """Commands whose --out is one file."""
-GROWING = ("seedselect", "evaluate pictures", "evaluate entities", "evaluate seedselect")
+GROWING = ("seedselect", "evaluate pictures", "evaluate entities", "evaluate answers", "evaluate seedselect")
 GROWING += ("evaluate fewshot", "evaluate longtail", "rate serve")
 
 
@@ -105,7 +106,9 @@ def test_all_commands_that_write_a_folder_are_here():
     writes = [name for name, kind in LEAVES.items() if "out" in [item.name for item in dataclasses.fields(kind)]]
     assert list(COMMANDS) == [name for name in writes if name not in TO_A_FILE] and set(TO_A_FILE) < set(writes)
     kept = [name for name, kind in LEAVES.items() if name in COMMANDS and not hasattr(kind, "overwrite")]
-    evaluations = [f"evaluate {name}" for name in ("pictures", "entities", "seedselect", "fewshot", "longtail")]
+    evaluations = [
+        f"evaluate {name}" for name in ("pictures", "entities", "answers", "seedselect", "fewshot", "longtail")
+    ]
     assert kept == [*evaluations, "rate serve", "demo"]
 
 

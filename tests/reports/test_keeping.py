@@ -156,6 +156,9 @@ def test_seedselect_and_pictures(tmp_path):
     told |= {"look right": HALF, "seconds": 0.25, "MiB": 9.0}
     found = kept(left(tmp_path / "seeds", "evaluate seedselect", {"rows": [told], "sampler": {"seed": "0"}}))
     assert found.rows[0].labels == ("rare", "plain") and found.rows[0].values["temporaries, MiB"] == 9.0
+    assert "both" not in found.rows[0].values
+    found = kept(left(tmp_path / "answers", "evaluate answers", {"rows": [told | {"both": MOST}], "seed": 3}))
+    assert found.rows[0].values["both"] == pytest.approx(MOST, abs=1e-5) and found.made[0].seed == 3
     told = {"arm": "with", "group": "all", "prompts": 10, "entity": HALF, "KID": MOST, "FID": 3.25, "rest": None}
     judges = {"entity": {"field": "product"}, "rest": {"field": "style"}}
     found = kept(left(tmp_path / "pictures", "evaluate pictures", {"rows": [told], "judges": judges}))

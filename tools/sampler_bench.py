@@ -18,7 +18,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,6 +27,7 @@ import tyro
 from reimagen_jax import runtime
 from reimagen_jax.checked import Count, NonNegative, Options, Seed, Share
 from reimagen_jax.cli import status_of
+from reimagen_jax.commands.options import command_line
 from reimagen_jax.diffusion.settings import SamplerSteps, Solver
 from reimagen_jax.diffusion.spacing import ANY_PROCESS, Spacing
 from reimagen_jax.errors import require
@@ -87,6 +88,10 @@ class Bench(Options):
         with growing_dir(self.out, kind="evaluation"):
             self._measure()
 
+    def command(self) -> str:
+        """The command line that this is."""
+        raise NotImplementedError
+
     def rows(self, system: ReImagenConfig) -> Iterator[Row]:
         """What is measured of a model; the first row is what the others are compared with."""
         raise NotImplementedError
@@ -118,8 +123,9 @@ class Bench(Options):
                 say(f"{number} of {len(rows)}: {' | '.join(map(str, entries[-1].values()))}")
             lines = [*table(entries), "", *self.found(entries)]
             write_text(self.out / "table.md", "\n".join(lines) + "\n")
-            facts = {"settings": vars(self), "model": model.facts(), "versions": versions(), "rows": entries}
-            write_json(self.out / "results.json", {"complete": number == len(rows), **_plain(facts)})
+            facts = {"command": self.command(), "settings": vars(self), "model": model.facts(), "versions": versions()}
+            facts |= {"complete": number == len(rows), "rows": entries}
+            write_json(self.out / "results.json", _plain(facts))
             figures.save(self.figure(entries), self.out / "picture.png")
         say(*self.found(entries), f"table: {self.out / 'table.md'}")
 
@@ -155,6 +161,9 @@ class Steps(Bench):
     """Of the times."""
     guidances: tuple[Guidance, ...] = ("stratified",)
     """How text and neighbours are strengthened."""
+
+    def command(self) -> str:
+        return _command_line("steps", self)
 
     def rows(self, system: ReImagenConfig) -> Iterator[Row]:
         yield _by_steps(system, "ddpm", "even", system.sampler.guidance, self.reference_steps)
@@ -215,6 +224,10 @@ class Guided(Bench):
     """Default: as in the model's experiment."""
     spacing: Spacing | None = None
     """Default: as in the model's experiment."""
+
+    def command(self) -> str:
+        # All pairs stand behind one option.
+        return _command_line("guidance", dataclasses.replace(self, weights=tuple(chain.from_iterable(self.weights))))
 
     def rows(self, system: ReImagenConfig) -> Iterator[Row]:
         given = {"solver": self.solver, "spacing": self.spacing}
@@ -300,6 +313,10 @@ def table(entries: list[dict[str, Any]]) -> list[str]:
 
     rows = [[("yes" if v else "no") if isinstance(v, bool) else str(v) for v in e.values()] for e in entries]
     return words.table([list(entries[0]), *rows])
+
+
+def _command_line(name: str, command: Bench) -> str:
+    return command_line(name, command).replace("reimagen", "python tools/sampler_bench.py", 1)
 
 
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ import tyro
 
 from reimagen_jax.checked import Count
 from reimagen_jax.cli import status_of
-from reimagen_jax.data.records import Records, write_records
+from reimagen_jax.data.records import KIND, Records, write_records
 from reimagen_jax.errors import require
-from reimagen_jax.files import write_text
+from reimagen_jax.files import require_writable, write_text
 from reimagen_jax.systems.moco.feed import labels_of
 
 
@@ -34,16 +34,26 @@ class Spread:
     """Records at most."""
     values: str = ""
     """Attribute whose values are written, a line each, in the records' place; dots reach into one."""
+    overwrite: bool = False
+    """Replace --out, once what is new is complete."""
 
     def run(self) -> None:
-        """Reads and writes. Raises `UserError` for records without the attribute, and where `out` exists."""
+        """Reads and writes. Raises `UserError` for records without the attribute, and where `out` exists and is not to
+        be replaced."""
+        if self.values:
+            require(
+                self.overwrite or not self.out.exists(), f"{self.out} already exists: pass --overwrite to replace it"
+            )
+            require(not self.out.is_dir(), f"{self.out} is a folder: --values writes a text file")
+        else:
+            require_writable(self.out, kind=KIND, overwrite=self.overwrite)
         records = Records.open(self.records)
         number = min(self.count, len(records))
         chosen = records.fetch([i * len(records) // number for i in range(number)])
         if not self.values:
-            write_records(chosen, self.out, source=f"{records.source}, {number} of it", total=number)
+            source = f"{records.source}, {number} of it"
+            write_records(chosen, self.out, source=source, total=number, overwrite=self.overwrite)
             return
-        require(not self.out.exists(), f"{self.out} exists: give another file, or delete it")
         write_text(self.out, "".join(f"{value}\n" for value in labels_of(chosen, self.values)))
 
 

@@ -28,3 +28,17 @@ def test_an_attributes_values_are_prompts(records, tmp_path):
     with pytest.raises(UserError, match="has no attribute 'colour'"):
         Spread(records, tmp_path / "none.txt", 3, "colour").run()
     assert not (tmp_path / "none.txt").exists()
+
+
+def test_what_is_there_is_replaced_where_that_is_asked_for_and_nowhere_else(records, tmp_path):
+    for out, values in (("out", ""), ("classes.txt", "category")):
+        Spread(records, tmp_path / out, 3, values).run()
+        with pytest.raises(UserError, match=f"{out} already exists: pass --overwrite to replace it"):
+            Spread(records, tmp_path / out, 4, values).run()
+        Spread(records, tmp_path / out, 4, values, overwrite=True).run()
+    assert len(Records.open(tmp_path / "out")) == 4
+    assert (tmp_path / "classes.txt").read_text() == "a\na\na\na\n"
+    (tmp_path / "mine").mkdir()
+    for values, said in (("", "was not written by this program"), ("category", "is a folder")):
+        with pytest.raises(UserError, match=said):
+            Spread(records, tmp_path / "mine", 4, values, overwrite=True).run()

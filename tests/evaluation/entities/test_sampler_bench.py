@@ -1,6 +1,7 @@
 """tools/sampler_bench.py: evaluations are those that are made, rows are drawn once, and a table tells of them."""
 
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+import tyro
 
 from reimagen_jax.diffusion import sampler, schedule, solvers
 from reimagen_jax.diffusion.settings import DiffusionConfig
@@ -73,13 +75,16 @@ def test_rows_are_drawn_once(kind, base, model, tmp_path, monkeypatch, capsys):
     if kind == "steps":
         command = sampler_bench.Steps(**what, splits=("unseen",), reference_steps=2, steps=(1,), solvers=("ddim",))
     else:
-        only = {"forms": ("joint",), "variants": ("cosine",)}
-        command = sampler_bench.Guided(**what, splits=("unseen",), evaluations=3, weights=((2.0, 1.0),), **only)
+        only = {"forms": ("joint",), "variants": ("cosine",), "weights": ((2.0, 1.0), (1.0, 3.0))}
+        command = sampler_bench.Guided(
+            **what, splits=("unseen",), evaluations=3, weights=((2.0, 1.0), (1.0, 3.0)), **only
+        )
     command.run()
     table, out = (tmp_path / "out/table.md").read_text(), capsys.readouterr().out
     written = json.loads((tmp_path / "out/results.json").read_text())
-    assert written["complete"] and len(written["rows"]) == (4 if kind == "steps" else 3)
+    assert written["complete"] and len(written["rows"]) == 4
     assert table.count("\n| ") == len(written["rows"]) + 1
+    assert tyro.cli(sampler_bench.COMMANDS, args=shlex.split(written["command"])[2:]) == command
     assert all(entry["faithful, difference"][0] == 0.0 for entry in written["rows"][:1])
     assert (tmp_path / "out/picture.png").is_file() and str(tmp_path / "out/table.md") in out
     monkeypatch.setattr(Pipeline, "__call__", lambda *_: pytest.fail("drawn again"))

@@ -39,6 +39,7 @@ def test_what_is_there_is_replaced_where_that_is_asked_for_and_nowhere_else(reco
     assert len(Records.open(tmp_path / "out")) == 4
     assert (tmp_path / "classes.txt").read_text() == "a\na\na\na\n"
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
     for values, said in (("", "was not written by this program"), ("category", "is a folder")):
         with pytest.raises(UserError, match=said):
             Spread(records, tmp_path / "mine", 4, values, overwrite=True).run()

@@ -27,6 +27,7 @@ from reimagen_jax.data.entityworld import World
 from reimagen_jax.data.images import decode
 from reimagen_jax.data.records import write_records
 from reimagen_jax.data.sources import WorldSource
+from reimagen_jax.data.spread import spread
 from reimagen_jax.evaluation.rater import Rater
 from reimagen_jax.evaluation.ratings import VERDICTS, judge, truth
 from reimagen_jax.files import write_json
@@ -92,7 +93,7 @@ def pairs_of(base: KnowledgeBase, number: int) -> list[Pair]:
     """Records spread over the world, each with an entity of the same category that follows."""
     records = [record for record in base.records if truth(record.attributes).tells.all()]
     pairs = []
-    for i in np.linspace(0, len(records) - 1, number).round().astype(int):
+    for i in spread(len(records), number):
         first, names = records[i], {records[i].attributes["entity"]}
         alike = [r for r in records if r.attributes["category"] == first.attributes["category"]]
         second = next(r for r in alike[alike.index(first) :] + alike if r.attributes["entity"] not in names)

@@ -1,9 +1,8 @@
 """How large the pictures of records are, by a look at some of them: pixels that are not there cannot be learned."""
 
-import numpy as np
-
 from reimagen_jax.data import images
 from reimagen_jax.data.records import ImageTexts
+from reimagen_jax.data.spread import spread
 
 LOOKED_AT = 256
 """Records at most, spread evenly over all."""
@@ -11,7 +10,7 @@ LOOKED_AT = 256
 
 def smaller(records: ImageTexts, side: int) -> str:
     """How many pictures have a side below so many pixels, in words ("3 of 10 pictures ..."); empty where none has."""
-    ids = np.unique(np.linspace(0, len(records) - 1, min(LOOKED_AT, len(records))).round().astype(int))
+    ids = spread(len(records), LOOKED_AT)
     # One by one: photographs are large, and nothing but their headers is kept.
     sides = [min(images.size(records[i].image)) for i in ids.tolist()]
     small = [each for each in sides if each < side]

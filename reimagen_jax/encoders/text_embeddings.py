@@ -27,6 +27,7 @@ from reimagen_jax.checked import Count, parse
 from reimagen_jax.data.manifest import Entry, FileName
 from reimagen_jax.data.opened import Opened, load_array
 from reimagen_jax.data.records import Records
+from reimagen_jax.data.spread import spread
 from reimagen_jax.encoders.cleaning import cleaned
 from reimagen_jax.encoders.settings import Cleaning, FrozenTextConfig
 from reimagen_jax.encoders.texts import Embedded
@@ -283,7 +284,7 @@ def estimate(missing: Sequence[str], distinct: int, encoder: Encoder, settings: 
     if settings.padding == "kept":
         tokens = len(missing) * settings.max_tokens
     else:
-        sample = [missing[i] for i in np.linspace(0, len(missing) - 1, min(SAMPLE, len(missing))).astype(int)]
+        sample = [missing[i] for i in spread(len(missing), SAMPLE)]
         counted = int(encoder.tokenizer.encode(sample, settings.max_tokens)[1].sum()) if sample else 0
         tokens = round(counted * len(missing) / max(len(sample), 1))
     return Estimate(distinct, len(missing), tokens, 2 * encoder.width * tokens + ENTRY.itemsize * len(missing))

@@ -18,6 +18,7 @@ import numpy as np
 from reimagen_jax.data.images import decode
 from reimagen_jax.data.records import ImageText, Records
 from reimagen_jax.data.sources.where import EVERYTHING, Census, Where, lookup
+from reimagen_jax.data.spread import spread
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.inference.requests import neighbours_of
 from reimagen_jax.progress import track
@@ -149,7 +150,7 @@ def from_records(
     """The captions of at most `limit` records, spread evenly over all (or over the ids of `among`), with their images
     as targets; or, of these, the ones with these numbers."""
     among = np.arange(len(records)) if among is None else among
-    ids = among[np.linspace(0, len(among) - 1, min(limit, len(among))).round().astype(int)]
+    ids = among[spread(len(among), limit)]
     ids = ids if numbers is None else ids[list(numbers)]
     return [from_record(record, records.source, resolution) for record in records.fetch(ids)]
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from reimagen_jax.data.spread import spread
 from reimagen_jax.evaluation.pictures.bench import AMONG, EVERYTHING, SHARES, TRUE, WITH, Arm, PictureBench
 from reimagen_jax.evaluation.pictures.judges import Judge
 from reimagen_jax.evaluation.statistics import Interval
@@ -140,7 +141,7 @@ def write(
 def sheet(bench: PictureBench, arms: Sequence[Arm], shown: int) -> Image.Image:
     """The first prompts, spread over all: neighbours, the true picture, every arm's, and the true picture nearest to
     that with neighbours."""
-    ids = np.unique(np.linspace(0, len(bench.prompts) - 1, shown).round().astype(int))
+    ids = spread(len(bench.prompts), shown)
     prompts = [bench.prompts[i] for i in ids]
     side, most = bench.true.shape[1], max(len(prompt.neighbours) for prompt in prompts)
     names: dict[str, list[Any]] = {}

@@ -7,6 +7,7 @@ from PIL import Image
 
 from reimagen_jax.data.images import decode
 from reimagen_jax.data.records import ImageText
+from reimagen_jax.data.spread import spread
 from reimagen_jax.reports.drawing import FAINT, GAP, MARGIN, beside, cell, font, framed, stack, words
 from reimagen_jax.reports.hits_sheet import CAPTION_LINES, COLUMN_GAP, score_text
 from reimagen_jax.retrieval.triples import Triples
@@ -17,7 +18,7 @@ ROWS, COLUMNS = 12, 6
 
 def triples_sheet(triples: Triples, side: int = 128) -> Image.Image:
     """Draws records that are spread evenly over all; what is not found is an empty place."""
-    ids = np.unique(np.linspace(0, len(triples) - 1, min(ROWS, len(triples))).round().astype(int))
+    ids = spread(len(triples), ROWS)
     rows = [_row(triples, int(i), side) for i in ids]
     return framed(stack(rows, 2 * GAP), MARGIN)
 

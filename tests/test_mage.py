@@ -139,5 +139,5 @@ def test_without_a_tokenizer_nothing_is_trained(world, tmp_path):
     words = [str(path), "--workdir", str(tmp_path / "run"), "--data.records", str(world / "records")]
     with pytest.raises(UserError, match=r"takes its network over from weights: pass --init\.weights DIR"):
         command.main(words)
-    with pytest.raises(UserError, match=r"are those of another network.*they differ in .*encoder/"):
+    with pytest.raises(UserError, match=r"holds encoder frozen, which has no weights in .*/vq: .* --init\.beside DIR"):
         command.main([*words, "--init.weights", str(world / "vq")])

@@ -31,7 +31,7 @@ from reimagen_jax.systems.base import Metrics, Params, System
 from reimagen_jax.training import groups, parallel, telemetry
 from reimagen_jax.training.checkpoint import Checkpoints, claim, note, settle, started_as
 from reimagen_jax.training.signals import stop_requests
-from reimagen_jax.training.state import TrainState, as_before, init_state, start_from, unlike
+from reimagen_jax.training.state import TrainState, as_before, check_frozen, init_state, start_from, unlike
 from reimagen_jax.training.step import make_memory, make_optimizer, make_schedule
 
 COMPILING = 0.25
@@ -153,6 +153,7 @@ def train(
 
 def _begin(state: TrainState, params: Params, config: Experiment, workdir: Path) -> TrainState:
     """The state that starts from `params`; says whose they are, and keeps it with the run."""
+    check_frozen(state.params, params, config)
     digest = fingerprint(params)[:16]
     begun = [f"starts from {config.init.weights or 'given weights'}, SHA-256 {digest}", *unlike(state.params, params)]
     state = start_from(state, params, config.init.fresh, config.init.left_out)

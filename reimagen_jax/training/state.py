@@ -12,8 +12,8 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Int32, Key
 
-from reimagen_jax.config import TrainConfig
-from reimagen_jax.errors import UserError
+from reimagen_jax.config import Experiment, TrainConfig
+from reimagen_jax.errors import UserError, require
 from reimagen_jax.files import listed
 from reimagen_jax.systems.base import Params, System
 from reimagen_jax.training import groups
@@ -103,6 +103,21 @@ def start_from(
         )
 
     return state.replace(params=started(state.params), ema=started(state.ema))
+
+
+def check_frozen(ours: Params, theirs: Params, config: Experiment) -> None:
+    """Raises `UserError` where a part of `ours` that is frozen (an encoder that a system holds beside its own) has no
+    parameter in `theirs`, which the run starts from: it would stay random for good. `ours` may be shapes."""
+    init = config.init
+    frozen = flatten_dict(groups.split(ours, config.train.rates)[1]).keys()
+    frozen -= _named(frozen, init.fresh)
+    lost = sorted({path[0] for path in frozen} - {path[0] for path in frozen & flatten_dict(theirs).keys()})
+    told = ", ".join(filter(None, (init.weights, *init.beside))) or "the weights that it starts from"
+    require(
+        not lost,
+        f"{config.name} holds {' and '.join(lost)} frozen, which has no weights in {told}: give the folder that has "
+        "them too, --init.beside DIR",
+    )
 
 
 def unlike(ours: Params, theirs: Params) -> list[str]:

@@ -11,14 +11,17 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 
 from reimagen_jax import sharding
-from reimagen_jax.config import load_experiment
+from reimagen_jax.config import InitConfig, load_experiment
 from reimagen_jax.encoders.bytes import ByteEncoder
 from reimagen_jax.encoders.settings import TextConfig
 from reimagen_jax.encoders.tokenizers import ByteTokenizer
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.model import Model
+from reimagen_jax.systems import kinds
+from reimagen_jax.systems.mage.settings import FROZEN_FEATURES, PerceptualConfig
 from reimagen_jax.systems.reimagen.system import ReImagen
-from reimagen_jax.training.state import TrainState, start_from, unlike
+from reimagen_jax.training.state import TrainState, check_frozen, start_from, unlike
+from tests import mage, rcg, unclip
 from tests.tiny import TINY, TINY_SR, changed
 
 
@@ -81,6 +84,42 @@ def test_of_many_that_differ_the_first_are_named_and_the_others_counted():
     names = [f"module{i}" for i in range(9)]
     with pytest.raises(UserError, match=r"differ in unet/module0/kernel, .*, unet/module7/kernel and 1 more$"):
         start_from(state(**dict.fromkeys(names, (2,))), weights(**dict.fromkeys(names, (3,))))
+
+
+# --- what a system holds frozen beside its own -------------------------------------------------------------------
+
+
+SHARP = replace(
+    mage.VQ,
+    system=replace(mage.VQ.system, perceptual=PerceptualConfig(1.0, rcg.ENCODER)),
+    train=replace(mage.VQ.train, rates=(FROZEN_FEATURES,)),
+)
+HOLDING = {
+    "generator": (rcg.GENERATOR, "encoder", ()),
+    "rdm": (rcg.RDM, "encoder", ()),
+    "mage, of a tokenizer alone": (mage.MAGE, "encoder", ("vq",)),
+    "mage, of an encoder alone": (mage.MAGE, "vq", ("encoder",)),
+    "tokenizer": (SHARP, "perceptual", ("vq",)),
+    "prior": (unclip.PRIOR, "clip", ()),
+    "decoder": (unclip.DECODER, "clip", ()),
+}
+
+
+@pytest.mark.parametrize(("config", "held", "given"), HOLDING.values(), ids=HOLDING)
+def test_what_is_held_frozen_and_has_no_weights_is_told_with_what_to_do(config, held, given):
+    """Whatever else differs: what would stay random for good is refused, in whichever system."""
+    ours = jax.eval_shape(kinds.system_of(config).init, jax.random.key(0))
+    theirs = {**{name: ours[name] for name in given}, "unet": {"stem": np.zeros(3)}}
+    said = replace(config, init=InitConfig(weights="shipped", beside=("runs/other",)))
+    has_none = (
+        rf"^{config.name} holds {held} frozen, which has no weights in shipped, runs/other: .* --init\.beside DIR$"
+    )
+    with pytest.raises(UserError, match=has_none):
+        check_frozen(ours, theirs, said)
+    check_frozen(ours, {**theirs, held: ours[held]}, said)
+    check_frozen(ours, theirs, replace(said, init=InitConfig(fresh=(held,))))
+    learned = replace(said, train=replace(config.train, rates=()))
+    check_frozen(ours, theirs, learned)  # which `start_from` refuses by name
 
 
 # --- tables of positions, and other sides ------------------------------------------------------------------------

@@ -59,10 +59,11 @@ class Fid(Options):
             --resizing torch-fidelity
 
     Each is a folder of records, a folder of picture files, an archive of such (.tar, .zip), pictures in an .npz
-    (`arr_0`), or (FID alone) statistics in an .npz (`mu`, `sigma`), as pytorch-fid and the ADM suite write them.
+    (`arr_0`), or (FID and sFID alone) statistics in an .npz (`mu`, `sigma`; `mu_s`, `sigma_s`), as pytorch-fid and the
+    ADM suite write them.
     Precision is the share of PICTURES that look like some of REFERENCE, recall the share of REFERENCE that some of
     PICTURES look like. Features are those of the rater of EntityWorld, unless --features gives others; each figure
-    names its own. By Inception there is its score, too.
+    names its own. By Inception there are its score and sFID, too.
     """
 
     common: ClassVar[tuple[str, ...]] = ("out", "overwrite")
@@ -73,7 +74,7 @@ class Fid(Options):
     """Pictures, or their statistics, that they are compared with."""
     by: Annotated[FeatureOptions, tyro.conf.arg(name="")] = field(default_factory=FeatureOptions)
     fid_only: bool = False
-    """FID alone, with all its bias: no vectors are kept in memory, whatever the number of pictures."""
+    """FID (and sFID) alone, with all its bias: no vectors are kept in memory, whatever the number of pictures."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """JSON file for the figures, with what they are of."""
     overwrite: bool = False
@@ -215,7 +216,8 @@ class Statistics(Options):
 
         reimagen evaluate statistics runs/held_out --out held_out.npz
 
-    The .npz has `mu` and `sigma`, as pytorch-fid's and the ADM suite's have, and what they are of.
+    The .npz has `mu` and `sigma`, as pytorch-fid's and the ADM suite's have, by Inception also `mu_s` and `sigma_s`, as
+    the suite's, for sFID, and what they are of.
     """
 
     common: ClassVar[tuple[str, ...]] = ("overwrite",)

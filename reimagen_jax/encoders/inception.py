@@ -6,9 +6,11 @@ A unit is a convolution without bias, a normalisation by constants, and a relu:
 
 It is not torchvision's network: averages over 3 x 3 do not count the padding (2), the last block has their maximum
 instead (3), and the Inception Score takes logits before their bias is added (4). Features are means over the map after
-one of four places, by their widths: 64 and 192 (the pools of the stem), 768, 2048.
+one of four places, by their widths: 64 and 192 (the pools of the stem), 768, 2048. What sFID is of is no mean, but a
+part of a map: 7 channels of the 1 x 1 unit of the fourth block at 17 x 17, `Mixed_6d.branch1x1` here and
+`mixed_6/conv` in TensorFlow's graph, after its relu, in the order height, width, channel (5).
 Sources: Szegedy et al. 2015 (arXiv 1512.00567); pytorch-fid's and torch-fidelity's networks, whose names and figures
-these are.
+these are; Nash et al. 2021 (arXiv 2103.03841) and the evaluations of OpenAI's guided-diffusion for (5).
 """
 
 from collections.abc import Sequence
@@ -25,6 +27,8 @@ from reimagen_jax.encoders.settings import InceptionPoint
 POINTS: tuple[InceptionPoint, ...] = (64, 192, 768, 2048)
 SIDE = 299
 CLASSES = 1008
+SPATIAL, PLACES = 7, 17
+"""Channels of (5), and the side of its map at 299."""
 EPSILON = 1e-3
 LEAST = 75
 """Side of the smallest map that the last block is left anything of."""
@@ -36,6 +40,8 @@ class Features(NamedTuple):
     vector_BD: Float[Array, "b d"]
     logits_BC: Float[Array, "b c"] | None
     """(4); None where the network ends before."""
+    spatial_BS: Float[Array, "b s"] | None = None
+    """(5); None where the network ends before the last place."""
 
 
 class Unit(nn.Module):
@@ -180,7 +186,7 @@ class Inception(nn.Module):
 
     @nn.compact
     def __call__(self, x_BHWC: Float[Array, "b h w 3"], point: InceptionPoint = 2048) -> Features:
-        """Features of pictures in [-1, 1] at any size from 75 on (papers: 299), and logits at the last place."""
+        """Features of pictures in [-1, 1] at any size from 75 on (papers: 299); logits and (5) at the last place."""
         n, x = self.shrink, x_BHWC
         x = Unit(32 // n, *HALVED, name="Conv2d_1a_3x3")(x)
         x = Unit(32 // n, (3, 3), name="Conv2d_2a_3x3")(x)
@@ -196,6 +202,8 @@ class Inception(nn.Module):
         x = BlockB(n, name="Mixed_6a")(x)
         for name, inner in (("Mixed_6b", 128), ("Mixed_6c", 160), ("Mixed_6d", 160), ("Mixed_6e", 192)):
             x = BlockC(n, inner, name=name)(x)
+            if name == "Mixed_6d":  # whose 1 x 1 unit's channels are its map's first
+                spatial_BS = x[..., :SPATIAL].reshape(len(x), -1)  # (5)
         if point == 768:
             return _pooled(x)
         x = BlockD(n, name="Mixed_7a")(x)
@@ -203,7 +211,7 @@ class Inception(nn.Module):
         x = BlockE(n, last=True, name="Mixed_7c")(x)
         vector_BD = x.mean(axis=(1, 2))
         logits_BC = Logits(name="fc")(vector_BD)
-        return Features(vector_BD, logits_BC)
+        return Features(vector_BD, logits_BC, spatial_BS)
 
 
 class Logits(nn.Module):

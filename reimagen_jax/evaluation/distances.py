@@ -53,6 +53,8 @@ class Gaussian:
     cov_DD: Float[np.ndarray, "d d"] = field(repr=False)
     count: int | None = None
     """Vectors that they are of; None where nobody knows."""
+    vectors_ND: Vectors | None = field(default=None, repr=False)
+    """They themselves, where they are no more than they have values: a factor that costs nothing."""
 
     @classmethod
     def of(cls, x_ND: Vectors) -> "Gaussian":
@@ -73,7 +75,9 @@ class Gaussian:
 
     @cached_property
     def factor_DR(self) -> Float[np.ndarray, "d r"]:
-        """F of (1), with a column for each dimension in which there is variance."""
+        """F of (1), with a column for each dimension in which there is variance, or for each of few vectors."""
+        if self.vectors_ND is not None:
+            return (self.vectors_ND - self.mean_D).T / np.sqrt(len(self.vectors_ND) - 1)
         values, vectors = np.linalg.eigh(self.cov_DD)
         there = values > self.width * np.finfo(np.float64).eps * max(values[-1], 0.0)
         return vectors[:, there] * np.sqrt(values[there])
@@ -86,6 +90,7 @@ class Moments:
         self.count = 0
         self._mean_D: np.ndarray | None = None
         self._scatter_DD: np.ndarray | None = None
+        self._few: list[np.ndarray] = []
 
     def add(self, x_ND: Vectors) -> None:
         """Takes more vectors. Raises `UserError` for what is not finite."""
@@ -101,13 +106,15 @@ class Moments:
         total = self.count + n
         self._scatter_DD += apart_ND.T @ apart_ND + np.outer(shift_D, shift_D) * (self.count * n / total)
         self._mean_D += shift_D * (n / total)
+        self._few = [*self._few, x_ND] if total <= x_ND.shape[1] else []
         self.count = total
 
     @property
     def gaussian(self) -> Gaussian:
         """Of all so far. Raises `UserError` for fewer than two."""
         require(self.count > 1, f"{self.count} pictures have no covariance: 2 at least are needed")
-        return Gaussian(self._mean_D.copy(), self._scatter_DD / (self.count - 1), self.count)
+        few_ND = np.concatenate(self._few) if self._few else None
+        return Gaussian(self._mean_D.copy(), self._scatter_DD / (self.count - 1), self.count, few_ND)
 
 
 def frechet(x: Gaussian, y: Gaussian) -> float:

@@ -27,7 +27,7 @@ from reimagen_jax.data import images
 from reimagen_jax.encoders import clip, vectors
 from reimagen_jax.encoders.dual import DualEncoder
 from reimagen_jax.encoders.frozen import on_mesh, pad_rows
-from reimagen_jax.encoders.inception import POINTS, SIDE
+from reimagen_jax.encoders.inception import PLACES, POINTS, SIDE, SPATIAL
 from reimagen_jax.encoders.inception_published import RESIZINGS, published, resized
 from reimagen_jax.encoders.settings import InceptionPoint, JointConfig, Resizing
 from reimagen_jax.errors import require
@@ -53,6 +53,8 @@ class Read(NamedTuple):
     vector_BD: Float[np.ndarray, "b d"]
     logits_BC: Float[np.ndarray, "b c"] | None = None
     """Of Inception's classes, without bias."""
+    spatial_BS: Float[np.ndarray, "b s"] | None = None
+    """Of one of its maps, for sFID."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,10 @@ class Features:
     """Unit vectors of texts in the same space; None where it reads none."""
     scores: bool = False
     """Whether it tells classes, for the Inception Score."""
+    spatial_width: int = 0
+    """Values of the map that it tells, for sFID; 0 where it tells none."""
+    spatial_label: str = ""
+    """Beside sFID, as `label` is beside the others."""
     clip: bool = False
     suite: bool = False
     """Whether it is what the ADM suite's statistics are of: Inception's 2,048, resized as TensorFlow 1."""
@@ -179,18 +185,21 @@ def _inception(path: Path, resizing: Resizing, point: InceptionPoint) -> Feature
         return Read(*program(params, *on_mesh((pad_rows(x_BHWC, batch, 0.0),), mesh)))
 
     narrow = "" if net.shrink == 1 else f" of a {net.shrink}th of the width"
-    name = f"Inception {point}{narrow}"
+    name, last = f"Inception {point}{narrow}", point == POINTS[-1]
+    by = f"{resizing}'s resizing" if resizing != "clean" else "clean resizing"
     return Features(
         name=f"features of {name}",
         fingerprint=fingerprint[:16],
         resizing=f"whole pictures at {SIDE} x {SIDE} as {resizing} resizes them: {RESIZINGS[resizing]}",
-        label=f"{name}, {resizing}'s resizing" if resizing != "clean" else f"{name}, clean resizing",
+        label=f"{name}, {by}",
         width=point // net.shrink,
         batch=batch,
         prepare=lambda image: resized(np.asarray(image), resizing),
         embed=embed,
-        scores=point == 2048,
-        suite=point == 2048 and resizing == "torch-fidelity",
+        scores=last,
+        spatial_width=PLACES**2 * SPATIAL if last else 0,
+        spatial_label=f"Inception's Mixed_6d{narrow}, {SPATIAL} channels of {PLACES} x {PLACES}, {by}" if last else "",
+        suite=last and resizing == "torch-fidelity",
     )
 
 

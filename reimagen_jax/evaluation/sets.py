@@ -1,9 +1,11 @@
 """Sets of pictures as vectors of named features, and how far two of them are apart (distances.py), told as it is.
 
 A set is read once, in order, wherever it lies, also while it is being drawn: its mean and covariance are summed up as
-vectors come, and all vectors are kept where distances need them (float32: 50,000 of 2,048 values are 400 MB).
-Statistics alone, an .npz with `mu` and `sigma` as pytorch-fid and the ADM suite exchange them, give Frechet's distance
-and no other; the pictures that the ADM suite puts beside them (`arr_0`) give the others.
+vectors come, and all vectors are kept where distances need them (float32: 50,000 of 2,048 values are 400 MB). Of the
+map that sFID is of, mean and covariance alone are summed up.
+Statistics alone, an .npz with `mu` and `sigma` as pytorch-fid and the ADM suite exchange them, and `mu_s` and `sigma_s`
+of that map as the suite has them, give Frechet's distances and no others; the pictures that the ADM suite puts beside
+them (`arr_0`) give the others.
 """
 
 import os
@@ -36,8 +38,8 @@ from reimagen_jax.evaluation.statistics import Interval, wilson
 STATISTICS = "statistics"
 MEAN, COV, COUNT, FEATURES = "mu", "sigma", "count", "features"
 """Of statistics; the first two are everybody's."""
-SUITE = "mu_s"
-"""Beside them in files of the ADM suite."""
+SPATIAL_MEAN, SPATIAL_COV = "mu_s", "sigma_s"
+"""Beside them in files of the ADM suite, of the map that sFID is of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,8 @@ class PictureSet:
     """Of each picture's vector with its caption's."""
     apart: bool = False
     """Whether the statistics are of more pictures than the vectors."""
+    spatial: Gaussian | None = None
+    """Of the map that sFID is of; None where the network tells none, and where statistics have none."""
 
     def __str__(self) -> str:
         count = self.gaussian.count
@@ -83,17 +87,18 @@ def read_set(
     if path.suffix.lower() == ".npz" and path.is_file():
         names = array_names(path)
         if MEAN in names and COV in names:
-            known = _statistics(path, features, instead=ARRAY in names, suite=SUITE in names)
+            known = _statistics(path, features, set(names))
             if known is not None and not (keep and ARRAY in names):
                 return known
     found = _read(open_pictures(path), features, keep, captions, title)
     if known is None:
         return found
-    return replace(found, what=STATISTICS, gaussian=known.gaussian, noted=known.noted, apart=True)
+    both = {"gaussian": known.gaussian, "spatial": known.spatial}
+    return replace(found, what=STATISTICS, **both, noted=known.noted, apart=True)
 
 
 def _read(pictures: Pictures, features: Features, keep: bool, captions: bool, title: str) -> PictureSet:
-    moments, vectors, logits, cosines = Moments(), [], [], []
+    moments, spatial, vectors, logits, cosines = Moments(), Moments(), [], [], []
     told: list[list[str]] = []
 
     def prepared(batches: list[Batch]):
@@ -104,6 +109,8 @@ def _read(pictures: Pictures, features: Features, keep: bool, captions: bool, ti
     batches = pictures.read(features.prepare, features.batch, title, captions)
     for i, read in enumerate(features.read(prepared(batches))):
         moments.add(read.vector_BD)
+        if read.spatial_BS is not None:
+            spatial.add(read.spatial_BS)
         if captions:
             cosines.append(_cosines(read.vector_BD, features.texts(told[i])))
             told[i] = []
@@ -119,6 +126,7 @@ def _read(pictures: Pictures, features: Features, keep: bool, captions: bool, ti
         np.concatenate(vectors) if vectors else None,
         logits_NC=np.concatenate(logits) if logits else None,
         cosine_N=np.concatenate(cosines) if cosines else None,
+        spatial=spatial.gaussian if spatial.count else None,
     )
 
 
@@ -128,55 +136,82 @@ def _cosines(x_BD: Vectors, text_BD: Vectors) -> Float[np.ndarray, " b"]:
 
 
 def write_statistics(path: str | Path, found: PictureSet, features: Features) -> None:
-    """Writes an .npz with `mu` and `sigma`, float64, and what they are of; whole or not at all."""
+    """Writes an .npz with `mu` and `sigma`, float64, `mu_s` and `sigma_s` where there is such a map, and what they are
+    of; whole or not at all."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
     told = {COUNT: found.gaussian.count, FEATURES: str(features)}
+    arrays = {MEAN: found.gaussian.mean_D, COV: found.gaussian.cov_DD}
+    if found.spatial is not None:
+        arrays |= {SPATIAL_MEAN: found.spatial.mean_D, SPATIAL_COV: found.spatial.cov_DD}
     with partial.open("wb") as file:
-        np.savez_compressed(file, **{MEAN: found.gaussian.mean_D, COV: found.gaussian.cov_DD}, **told)
+        np.savez_compressed(file, **arrays, **told)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
 
 
-def _statistics(path: Path, features: Features, instead: bool, suite: bool) -> PictureSet | None:
-    """Those in a file, of the ADM suite's features where it is its. None where they are of others, and there are
-    pictures `instead`."""
-    width = features.width
-    with stored_array(path, MEAN) as mean, stored_array(path, COV) as cov:
-        if instead and mean.shape != (width,):
+def _statistics(path: Path, features: Features, names: set[str]) -> PictureSet | None:
+    """Those in a file of arrays so named, of a map too where it has those; of the ADM suite's features where it is its.
+    None where they are of others, and there are pictures instead."""
+    with stored_array(path, MEAN) as mean:
+        if ARRAY in names and mean.shape != (features.width,):
             return None
-        require(
-            (mean.shape, cov.shape) == ((width,), (width, width)),
-            f"{path} has statistics mu {list(mean.shape)}, sigma {list(cov.shape)}, and {features.name} are {width} "
-            "values: both must be of the same features",
-        )
-        numbers = mean.dtype.kind == cov.dtype.kind == "f"
-        require(numbers, f"{path}: mu and sigma are {mean.dtype} and {cov.dtype}, no finite numbers")
-    require(
-        not suite or features.suite,
-        f"{path} has the ADM suite's statistics ({SUITE}), of Inception's 2,048 features of pictures resized as "
-        "TensorFlow 1 does: give its weights as --features, and --resizing torch-fidelity",
-    )
+    _check_shapes(path, (MEAN, COV), features.width, features.name)
     try:
         with np.load(path, allow_pickle=False) as file:
             told = {name: file[name].item() for name in (COUNT, FEATURES) if name in file and _is_one(path, name)}
-            mean_D, cov_DD = file[MEAN], file[COV]
             count, noted = (int(told[COUNT]) if COUNT in told else None), str(told.get(FEATURES, ""))
     except (MemoryError, UserError):
         raise
     except Exception as error:  # numpy and zipfile raise whatever they like over bytes that are not what they wrote
         raise UserError(f"{path} cannot be read as statistics (mu, sigma): {error}") from error
-    require(bool(np.isfinite(mean_D).all() and np.isfinite(cov_DD).all()), f"{path}: mu or sigma are no finite numbers")
-    mean_D, cov_DD = mean_D.astype(np.float64), cov_DD.astype(np.float64)
-    symmetric = np.allclose(cov_DD, cov_DD.T, rtol=1e-5, atol=1e-8 * (1 + np.abs(cov_DD).max()))
-    require(symmetric, f"{path}: sigma is no covariance, it is not symmetric")
+    require(
+        SPATIAL_MEAN not in names or features.suite or noted != "",
+        f"{path} has the ADM suite's statistics ({SPATIAL_MEAN}), of Inception's 2,048 features of pictures resized as "
+        "TensorFlow 1 does: give its weights as --features, and --resizing torch-fidelity",
+    )
     require(
         not noted or noted == str(features),
         f"{path} has statistics of other features, {noted}; these are {features}: give those as --features and "
         "--resizing, or make the statistics anew",
     )
-    return PictureSet(str(path), STATISTICS, Gaussian(mean_D, (cov_DD + cov_DD.T) / 2, count), noted=noted)
+    gaussian, of_map = _stored_gaussian(path, (MEAN, COV), count), None
+    if features.spatial_width and {SPATIAL_MEAN, SPATIAL_COV} <= names:
+        _check_shapes(path, (SPATIAL_MEAN, SPATIAL_COV), features.spatial_width, "those of sFID")
+        of_map = _stored_gaussian(path, (SPATIAL_MEAN, SPATIAL_COV), count)
+    return PictureSet(str(path), STATISTICS, gaussian, noted=noted, spatial=of_map)
+
+
+def _check_shapes(path: Path, names: tuple[str, str], width: int, features: str) -> None:
+    """Raises `UserError` where stored arrays are no mean and covariance of so many values; nothing of them is read."""
+    mu, sigma = names
+    with stored_array(path, mu) as mean, stored_array(path, sigma) as cov:
+        require(
+            (mean.shape, cov.shape) == ((width,), (width, width)),
+            f"{path} has statistics {mu} {list(mean.shape)}, {sigma} {list(cov.shape)}, and {features} are {width} "
+            "values: both must be of the same features",
+        )
+        numbers = mean.dtype.kind == cov.dtype.kind == "f"
+        require(numbers, f"{path}: {mu} and {sigma} are {mean.dtype} and {cov.dtype}, no finite numbers")
+
+
+def _stored_gaussian(path: Path, names: tuple[str, str], count: int | None) -> Gaussian:
+    """Raises `UserError` for what is no mean and covariance."""
+    mu, sigma = names
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            mean_D, cov_DD = file[mu], file[sigma]
+    except (MemoryError, UserError):
+        raise
+    except Exception as error:  # as above
+        raise UserError(f"{path} cannot be read as statistics ({mu}, {sigma}): {error}") from error
+    finite = bool(np.isfinite(mean_D).all() and np.isfinite(cov_DD).all())
+    require(finite, f"{path}: {mu} or {sigma} are no finite numbers")
+    mean_D, cov_DD = mean_D.astype(np.float64), cov_DD.astype(np.float64)
+    symmetric = np.allclose(cov_DD, cov_DD.T, rtol=1e-5, atol=1e-8 * (1 + np.abs(cov_DD).max()))
+    require(symmetric, f"{path}: {sigma} is no covariance, it is not symmetric")
+    return Gaussian(mean_D, (cov_DD + cov_DD.T) / 2, count)
 
 
 def _is_one(path: Path, name: str) -> bool:
@@ -212,6 +247,9 @@ def compare(x: PictureSet, y: PictureSet, features: Features) -> list[Figure]:
     by, prefix = features.label, "CLIP-" if features.clip else ""
     figures = [Figure(f"{prefix}FID", distances.frechet(x.gaussian, y.gaussian), None, None, "", by)]
     figures += _without_bias(x, y, prefix, by)
+    if x.spatial is not None and y.spatial is not None:
+        sfid = distances.frechet(x.spatial, y.spatial)
+        figures.append(Figure("sFID", sfid, None, None, "", features.spatial_label))
     if x.vectors_ND is None or y.vectors_ND is None:
         return figures + scores(x, features)
     kid = distances.kid(x.vectors_ND, y.vectors_ND)
@@ -279,11 +317,12 @@ def remarks(x: PictureSet, y: PictureSet | None = None) -> list[str]:
         found.append(f"{x.name}: the Inception Score needs {SPLITS} pictures, one for each of its splits")
     if y is None:
         return found
+    told = "FID is" if x.spatial is None or y.spatial is None else "FID, as sFID, is"
     for each in (x, y):
         if each.gaussian.deficient:
             found.append(
                 f"{each.name}: {each.gaussian.count:,} pictures span fewer than the {width} dimensions of their "
-                "features: FID is much too high, and compares with that of as many pictures alone"
+                f"features: {told} much too high, and compares with that of as many pictures alone"
             )
         if each.what == STATISTICS and not each.noted:
             found.append(f"{each.name} does not tell of which features its statistics are: these are assumed")

@@ -18,6 +18,7 @@ from reimagen_jax.evaluation import distances
 from reimagen_jax.evaluation.distances import Gaussian
 from reimagen_jax.evaluation.features import open_features
 from reimagen_jax.evaluation.rater import Rater
+from reimagen_jax.evaluation.sets import read_set
 from tests.encoders.published import write_clip
 from tests.inception import SHRINK, write_inception
 
@@ -190,8 +191,12 @@ class TestInception:
         run("statistics", few, f"{by} --out {tmp_path}/s.npz")
         run("fid", few, f"{tmp_path}/s.npz {by} --out {tmp_path}/f.json")
         figures = told(tmp_path / "f.json")
-        assert list(figures) == ["FID", "Inception Score"]
+        assert list(figures) == ["FID", "sFID", "Inception Score"]
         assert figures["FID"]["value"] == pytest.approx(0, abs=1e-6)
+        assert figures["sFID"]["value"] == pytest.approx(0, abs=1e-6)
+        with np.load(tmp_path / "s.npz") as file:
+            assert file["mu_s"].shape == (2023,) and file["sigma_s"].shape == (2023, 2023)
+            assert file["mu_s"].dtype == file["sigma_s"].dtype == np.float64
         assert figures["FID"]["by"] == f"Inception 2048 of a {SHRINK}th of the width, torch-fidelity's resizing"
         assert 1 <= figures["Inception Score"]["value"] < 60
         out = capsys.readouterr().out
@@ -209,7 +214,7 @@ class TestInception:
         assert "pytorch-fid's resizing" in told(tmp_path / "f.json")["FID"]["by"]
         assert "does not tell of which features" in capsys.readouterr().out
         pictures = np.stack([np.asarray(Image.open(path)) for path in sorted(few.glob("*.png"))])
-        more = {"mu_s": np.zeros(9), "arr_0": pictures}
+        more = {"mu_s": np.zeros(2023), "sigma_s": np.eye(2023), "arr_0": pictures}
         np.savez(tmp_path / "adm.npz", mu=np.zeros(side), sigma=np.eye(side), **more)
         with pytest.raises(UserError, match=r"resized as TensorFlow 1 does: .* --resizing torch-fidelity"):
             run("fid", few, f"{tmp_path}/adm.npz --features {inception}")
@@ -218,6 +223,13 @@ class TestInception:
         figures = told(tmp_path / "g.json")
         assert figures["FID"]["value"] > 1 and figures["precision"]["value"] == figures["coverage"]["value"] == 1
         assert figures["KID"]["value"] <= 1e-9, "its pictures are the same, its statistics are not of them"
+        own = read_set(few, open_features(inception, "torch-fidelity")).spatial
+        roots = np.linalg.svd(own.factor_DR, compute_uv=False)
+        expected = own.mean_D @ own.mean_D + ((roots - 1) ** 2).sum() + 2023 - 12
+        assert figures["sFID"]["value"] == pytest.approx(expected, rel=1e-6), "of what it is, against a unit ball"
+        np.savez(tmp_path / "broken.npz", mu=np.zeros(side), sigma=np.eye(side), **more | {"sigma_s": np.eye(2022)})
+        with pytest.raises(UserError, match=r"mu_s \[2023\], sigma_s \[2022, 2022\], and those of sFID are 2023"):
+            run("fid", few, f"{tmp_path}/broken.npz {by}/h.json")
 
     def test_places_before_the_last_have_other_features_and_no_score(self, few, inception, tmp_path):
         run("fid", few, few, f"--features {inception} --point 64 --fid-only --out {tmp_path}/f.json")

@@ -64,6 +64,19 @@ class TestFrechet:
         expected = ((a.mean_D - b.mean_D) ** 2).sum() + np.trace(a.cov_DD + b.cov_DD) - 2 * eigen
         assert frechet(a, b) == pytest.approx(expected, rel=1e-6)
 
+    def test_few_vectors_are_a_factor_of_their_covariance_and_many_are_not_kept(self):
+        moments = Moments()
+        for part in np.array_split(X[:D], 3):
+            moments.add(part)
+        few = moments.gaussian
+        assert few.factor_DR.shape == (D, D) and len(few.vectors_ND) == D
+        np.testing.assert_allclose(few.factor_DR @ few.factor_DR.T, few.cov_DD, atol=1e-12)
+        assert frechet(few, Gaussian.of(Y)) == pytest.approx(
+            frechet(Gaussian(few.mean_D, few.cov_DD), Gaussian.of(Y)), rel=1e-9
+        )
+        moments.add(X[D:])
+        assert moments.gaussian.vectors_ND is None
+
     def test_a_set_is_not_apart_from_itself_and_equal_vectors_from_equal_ones(self):
         assert frechet(Gaussian.of(X), Gaussian.of(X)) == pytest.approx(0, abs=1e-12)
         same = Gaussian.of(np.ones((5, 3)))

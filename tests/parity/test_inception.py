@@ -10,6 +10,8 @@ from PIL import Image
 from reimagen_jax.encoders import inception
 from reimagen_jax.encoders.inception import POINTS
 from reimagen_jax.encoders.inception_published import published, resized
+from reimagen_jax.evaluation.features import open_features
+from reimagen_jax.evaluation.sets import compare, read_set
 from tests.parity import inception as theirs
 from tests.parity.huggingface import relative_error
 
@@ -46,6 +48,37 @@ def test_every_map_the_features_and_the_logits_are_theirs(both, sides):
         assert relative_error(x, expected[name].numpy().transpose(0, 2, 3, 1)) < 1e-4, name
     assert relative_error(found.vector_BD, expected[2048]) < 1e-4
     assert relative_error(found.logits_BC, expected["logits"]) < 1e-4
+    spatial = of_the_suite(net, expected)
+    assert relative_error(found.spatial_BS, spatial) < 1e-4
+    assert sides[0] != 299 or spatial.shape == (1, 2023)
+
+
+def of_the_suite(net, maps):
+    """What the ADM suite calls mixed_6/conv, its first 7 channels, as TensorFlow lays them out."""
+    with torch.no_grad():
+        spatial = net.Mixed_6d.branch1x1(maps["Mixed_6c"])[:, :7]
+    return spatial.permute(0, 2, 3, 1).flatten(1).numpy()
+
+
+def test_sfid_is_that_of_the_suites_map(tmp_path):
+    """Of pictures, by PyTorch's map and plain NumPy: roots of the product are singular values of x's with y's."""
+    net = theirs.random(8)
+    torch.save(net.state_dict(), tmp_path / "pt_inception.pth", _use_new_zipfile_serialization=False)
+    features, sets, maps = open_features(tmp_path / "pt_inception.pth", "torch-fidelity"), [], []
+    for name, count in (("x", 4), ("y", 5)):
+        pictures = np.random.default_rng(count).integers(0, 256, (count, 40, 48, 3), dtype=np.uint8)
+        np.savez(tmp_path / f"{name}.npz", arr_0=pictures)
+        sets.append(read_set(tmp_path / f"{name}.npz", features))
+        x_BCHW = np.stack([theirs.from_the_corner(picture) for picture in pictures]).transpose(0, 3, 1, 2)
+        with torch.no_grad():
+            maps.append(of_the_suite(net, net(torch.from_numpy(x_BCHW))).astype(np.float64))
+    x, y = ((each - each.mean(axis=0)) / (len(each) - 1) ** 0.5 for each in maps)
+    apart = ((maps[0].mean(axis=0) - maps[1].mean(axis=0)) ** 2).sum()
+    expected = apart + (x**2).sum() + (y**2).sum() - 2 * np.linalg.norm(x @ y.T, "nuc")
+    found = {figure.name: figure for figure in compare(*sets, features)}
+    assert found["sFID"].value == pytest.approx(expected, rel=1e-4)
+    assert found["sFID"].by == "Inception's Mixed_6d of a 8th of the width, 7 channels of 17 x 17, torch-fidelity's " \
+        "resizing"  # fmt: skip
 
 
 def test_features_at_every_place_are_theirs(both):
@@ -56,7 +89,8 @@ def test_features_at_every_place_are_theirs(both):
     for point, width in zip(POINTS, inception.widths(ours.net.shrink), strict=True):
         run = jax.jit(lambda params, x, point=point: ours.net.apply({"params": params}, x, point))
         found = run(ours.params, x_BHWC)
-        assert found.vector_BD.shape == (2, width) and (found.logits_BC is None) == (point != 2048)
+        assert found.vector_BD.shape == (2, width)
+        assert (found.logits_BC is None) == (found.spatial_BS is None) == (point != 2048)
         assert relative_error(found.vector_BD, expected[point]) < 1e-4
 
 

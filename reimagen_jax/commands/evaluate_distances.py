@@ -75,6 +75,8 @@ class Fid(Options):
     by: Annotated[FeatureOptions, tyro.conf.arg(name="")] = field(default_factory=FeatureOptions)
     fid_only: bool = False
     """FID (and sFID) alone, with all its bias: no vectors are kept in memory, whatever the number of pictures."""
+    fid_infinity: bool = False
+    """FID-infinity, too (Chong & Forsyth 2020), to be compared with that of papers: fifteen times the work of FID."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """JSON file for the figures, with what they are of."""
     overwrite: bool = False
@@ -85,6 +87,10 @@ class Fid(Options):
         from reimagen_jax.evaluation.sets import read_set
 
         _require_place(self.out, self.overwrite)
+        require(
+            not (self.fid_only and self.fid_infinity),
+            "--fid-infinity is of vectors, and --fid-only keeps none: leave one of them out",
+        )
         _require_there(pictures=self.pictures, reference=self.reference)
         features = self.by.open()
         # Statistics first: whether they go with the features is known at once.
@@ -118,6 +124,8 @@ class Drawn(Options):
     stages: Annotated[CascadeOptions, tyro.conf.arg(name="")] = field(default_factory=CascadeOptions)
     devices: Count | None = None
     """Devices that draw side by side (default: all of this machine)."""
+    fid_infinity: bool = False
+    """FID-infinity, too (Chong & Forsyth 2020), to be compared with that of papers: fifteen times the work of FID."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """JSON file for the figures, with what they are of."""
     overwrite: bool = False
@@ -256,8 +264,9 @@ def _tell(
     from reimagen_jax.inference.provenance import versions
 
     say(f"pictures: {x}", *([f"reference: {y}"] if y else []), f"by {features}")
-    figures: list[Figure] = scores(x, features) if y is None else compare(x, y, features)
-    notes = remarks(x, y)
+    infinity = getattr(command, "fid_infinity", False)
+    figures: list[Figure] = scores(x, features) if y is None else compare(x, y, features, infinity)
+    notes = remarks(x, y, infinity)
     say(*figures, *notes)
     if command.out is None:
         return

@@ -4,6 +4,7 @@
                      tr (C_x C_y)^(1/2) = sum of the singular values of F_x^T F_y, where C = F F^T
     (2) without bias the jackknife of (1), which is too high by about a constant / N:
                      g d - (g - 1) mean_j d_(-j) over g parts left out in turn; its error from the spread of the parts
+        FID-infinity the same of x alone by a fit: (1) of random subsets of x, least squares in 1 / n, at 1 / n = 0 (2b)
     (3) KID          sum_(i != j) (k(x_i, x_j) + k(y_i, y_j)) / (m (m - 1)) - 2 sum_ij k(x_i, y_j) / m^2,
                      k(x, y) = (x.y / D + 1)^3, over subsets of m of each
     (4) precision    share of x within the ball of any y: as far as its 3rd neighbour among y, the edge included
@@ -14,8 +15,9 @@
         Score        deviation over 10 splits of x in a shuffled order
 (1) has no difference of near-equal numbers but the last, and no square root of a matrix: rank-deficient covariances
 (N <= D) need nothing added. All in float64: FID's third decimal is lost in float32 sums over 50,000.
-Sources: Heusel et al. 2017 (1); Quenouille 1956, Chong & Forsyth 2020 for what the bias is (2); Binkowski et al. 2018
-(3); Kynkaanniemi et al. 2019 (4); Naeem et al. 2020 (5); Salimans et al. 2016, as torch-fidelity computes it (6).
+Sources: Heusel et al. 2017 (1); Quenouille 1956 (2); Chong & Forsyth 2020 for what the bias is, and (2b); Binkowski et
+al. 2018 (3); Kynkaanniemi et al. 2019 (4); Naeem et al. 2020 (5); Salimans et al. 2016, as torch-fidelity computes it
+(6).
 """
 
 from collections.abc import Iterator
@@ -41,6 +43,8 @@ NEAREST, INSIDE = 3, 5
 """Neighbours that the balls of (4) and (5) reach to."""
 PARTS = 10
 """That the jackknife leaves out in turn."""
+POINTS = 15
+"""Sizes of subsets that (2b) is fitted over, as published."""
 _BLOCK_VALUES = 2**24
 """Distances that are held at once."""
 
@@ -144,6 +148,43 @@ def frechet_unbiased(x_ND: Vectors, y: Vectors | Gaussian, parts: int = PARTS, s
         variance += pseudo_J.var(ddof=1) / parts
     reach = stats.t.ppf(0.975, parts - 1) * variance**0.5
     return Interval(value, value - reach, value + reach)
+
+
+def frechet_infinity(x_ND: Vectors, y: Gaussian, points: int = POINTS, seed: int = 0) -> Interval:
+    """(2b) with its 95 % interval, of x alone: y is as it is. It may be below 0.
+
+    Subsets have from a tenth of x (or the fewest that `least_subset` allows) to all of it, evenly spaced. The interval
+    is of x drawn anew, and of its subsets: to first order (1) of a subset is that of all there is, plus a constant / n,
+    plus the mean of h over it (2c), and subsets of n and m out of N share nm / N. (The fit's own residuals know nothing
+    of the N that all subsets are out of.) Raises `UserError` for too few vectors.
+    """
+    N, least = len(x_ND), least_subset(x_ND.shape[1])
+    require(2 * least <= N, f"{N} pictures: to fit distances over numbers of pictures {2 * least} at least are needed")
+    x, rng = Gaussian.of(x_ND), np.random.default_rng(seed)
+    size_K = np.linspace(max(N // 10, least), N, points).round().astype(int)
+    subsets = (x if n == N else Gaussian.of(x_ND[rng.choice(N, n, replace=False)]) for n in size_K)
+    found_K = np.array([frechet(subset, y) for subset in subsets])
+    weight_K = np.linalg.pinv(np.stack([np.ones(points), 1 / size_K], axis=1))[0]  # (2b): the value at 0 is linear
+    value = float(weight_K @ found_K)
+    variance = _influence(x_ND, x, y).var(ddof=1) * (1 / N + weight_K**2 @ (1 / size_K - 1 / N))
+    reach = stats.norm.ppf(0.975) * float(variance) ** 0.5
+    return Interval(value, value - reach, value + reach)
+
+
+def least_subset(width: int) -> int:
+    """Vectors, at least, of a subset of `frechet_infinity`: twice as many as they have values."""
+    return 2 * width + 1
+
+
+def _influence(x_ND: Vectors, x: Gaussian, y: Gaussian) -> Float[np.ndarray, " n"]:
+    """h(z) = |z|^2 + 2 z.(m_x - m_y) - z^T T z of z = x - m_x, how (1) changes with the weight of a vector of x (2c).
+
+    T = C_x^(-1/2) (C_x^(1/2) C_y C_x^(1/2))^(1/2) C_x^(-1/2) takes C_x to C_y.
+    """
+    z_ND, F_DR = np.asarray(x_ND, np.float64) - x.mean_D, x.factor_DR
+    U_RS, root_S, _ = np.linalg.svd(F_DR.T @ y.factor_DR, full_matrices=False)
+    white_NS = z_ND @ (F_DR / (F_DR**2).sum(axis=0)) @ U_RS  # columns of F are at right angles
+    return (z_ND**2).sum(axis=1) + 2 * z_ND @ (x.mean_D - y.mean_D) - white_NS**2 @ root_S
 
 
 def fewest(width: int, parts: int = PARTS) -> int:

@@ -66,6 +66,29 @@ def test_all_figures_are_told_of_what_and_by_what(world, drawn, rater, tmp_path,
     }
 
 
+def test_infinity_is_told_where_it_is_asked_for_and_pictures_are_enough(world, drawn, rater, tmp_path, capsys):
+    many = np.stack([np.asarray(Image.open(path)) for path in sorted(drawn.glob("*.png"))] * 2)
+    np.savez(
+        tmp_path / "many.npz", arr_0=np.clip(many + np.arange(len(many), dtype=np.uint8)[:, None, None, None], 9, 99)
+    )
+    run("statistics", world / "records", f"--features {rater} --out {tmp_path}/s.npz")
+    run("fid", tmp_path / "many.npz", f"{tmp_path}/s.npz --features {rater} --fid-infinity --out {tmp_path}/f.json")
+    figures = told(tmp_path / "f.json")
+    assert list(figures) == ["FID", "FID without bias", "FID-infinity"]
+    found = figures["FID-infinity"]
+    assert found["low"] < found["value"] < found["high"] and found["value"] < figures["FID"]["value"]
+    assert found["told"] == "fit over 15 sizes, interval of the pictures alone"
+    assert "\nFID-infinity  " in capsys.readouterr().out
+    for pictures, said in (
+        (drawn, "FID-infinity needs 66 pictures"),
+        (tmp_path / "s.npz", "of statistics there is no"),
+    ):
+        run("fid", pictures, f"{tmp_path}/s.npz --features {rater} --fid-infinity")
+        assert said in capsys.readouterr().out
+    with pytest.raises(UserError, match="--fid-infinity is of vectors, and --fid-only keeps none"):
+        run("fid", drawn, drawn, f"--features {rater} --fid-only --fid-infinity")
+
+
 def test_a_set_is_not_apart_from_itself_and_few_pictures_are_said_to_be_few(drawn, rater, tmp_path, capsys):
     run("fid", drawn, drawn, f"--features {rater} --out {tmp_path}/f.json")
     figures = told(tmp_path / "f.json")

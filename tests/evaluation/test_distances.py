@@ -15,6 +15,7 @@ from reimagen_jax.evaluation.distances import (
     discrepancy,
     fewest,
     frechet,
+    frechet_infinity,
     frechet_unbiased,
     inception_score,
     kernels,
@@ -148,6 +149,51 @@ class TestWithoutBias:
         for x, y in ((X[: least - 1], Y), (X, Y[: least - 1])):
             with pytest.raises(UserError, match=f"{least} at least"):
                 frechet_unbiased(x, y)
+
+
+class TestInfinity:
+    """Against a Gaussian that is known, where the distance without any bias is known as well."""
+
+    width = 24
+    sides = np.linspace(0.2, 1.5, 24)
+    known = spread(np.ones(24))
+
+    def drawn(self, seed, count, shift):
+        return np.random.default_rng(seed).normal(size=(count, self.width)) * self.sides + shift
+
+    @pytest.mark.parametrize(("count", "shift"), [(100, 0.0), (200, 0.3), (500, 0.0)])
+    def test_it_is_nearer_than_the_plain_distance_and_its_interval_holds_the_truth(self, count, shift):
+        truth = frechet(Gaussian(np.full(self.width, shift), np.diag(self.sides**2)), self.known)
+        sets = [self.drawn(seed, count, shift) for seed in range(30)]
+        plain = np.array([frechet(Gaussian.of(x), self.known) for x in sets])
+        found = np.array([frechet_infinity(x, self.known) for x in sets])
+        assert abs(found[:, 0].mean() - truth) < 0.25 * (plain.mean() - truth), "three quarters of the bias, at least"
+        assert (abs(found[:, 0] - truth) < abs(plain - truth)).mean() > 0.75
+        assert ((found[:, 1] < truth) & (truth < found[:, 2])).sum() >= 26
+        reach = (found[:, 2] - found[:, 1]).mean() / 2
+        assert 1.2 * found[:, 0].std() < reach < 4 * found[:, 0].std(), "and is not so by being wide"
+
+    def test_it_is_the_value_at_0_of_a_line_over_subsets(self):
+        x, sizes, rng = self.drawn(0, 120, 0.1), [49, 84, 120], np.random.default_rng(3)
+        apart = [frechet(Gaussian.of(x[rng.choice(120, n, replace=False)]), self.known) for n in sizes[:2]]
+        line = np.polyfit(1 / np.array(sizes), [*apart, frechet(Gaussian.of(x), self.known)], 1)
+        assert frechet_infinity(x, self.known, points=3, seed=3).mean == pytest.approx(line[1], rel=1e-9)
+
+    def test_of_one_dimension_what_a_vector_adds_is_known(self):
+        """Against a point the distance is m^2 + s^2, to which a vector z + m adds z^2 + 2 m z."""
+        x = np.random.default_rng(1).normal(size=(200, 1)) + 0.7
+        found = frechet_infinity(x, Gaussian(np.zeros(1), np.zeros((1, 1))))
+        sizes = np.linspace(20, 200, 15)
+        weights = np.linalg.pinv(np.stack([np.ones(15), 1 / sizes], axis=1))[0]
+        variance = ((x - x.mean()) ** 2 + 2 * x.mean() * (x - x.mean())).var(ddof=1)
+        error = (variance * (1 / 200 + (weights**2 * (1 / sizes - 1 / 200)).sum())) ** 0.5
+        assert found.high - found.mean == pytest.approx(stats.norm.ppf(0.975) * error, rel=0.01)
+
+    def test_too_few_are_refused(self):
+        least = 2 * (2 * D + 1)
+        frechet_infinity(X[:least], Gaussian.of(Y))
+        with pytest.raises(UserError, match=f"{least} at least"):
+            frechet_infinity(X[: least - 1], Gaussian.of(Y))
 
 
 class TestKid:

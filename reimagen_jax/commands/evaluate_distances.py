@@ -53,7 +53,7 @@ class Fid(Options):
 
         reimagen evaluate fid runs/drawn runs/held_out
         reimagen evaluate fid drawn.zip runs/held_out --features runs/encoder --out figures.json
-        reimagen evaluate fid runs/drawn statistics.npz
+        reimagen evaluate fid runs/drawn statistics.npz --fid-infinity
         reimagen evaluate fid runs/drawn runs/held_out --features pt_inception-2015-12-05-6726825d.pth
         reimagen evaluate fid runs/drawn adm.npz --features pt_inception-2015-12-05-6726825d.pth \\
             --resizing torch-fidelity

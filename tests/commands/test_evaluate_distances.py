@@ -76,7 +76,10 @@ def test_infinity_is_told_where_it_is_asked_for_and_pictures_are_enough(world, d
     figures = told(tmp_path / "f.json")
     assert list(figures) == ["FID", "FID without bias", "FID-infinity"]
     found = figures["FID-infinity"]
-    assert found["low"] < found["value"] < found["high"] and found["value"] < figures["FID"]["value"]
+    with np.load(tmp_path / "s.npz") as file:
+        reference = Gaussian(file["mu"], file["sigma"])
+    expected = distances.frechet_infinity(Rater.open(rater).features(many), reference)
+    assert [found[name] for name in ("value", "low", "high")] == pytest.approx(list(expected), rel=1e-4)
     assert found["told"] == "fit over 15 sizes, interval of the pictures alone"
     assert "\nFID-infinity  " in capsys.readouterr().out
     for pictures, said in (

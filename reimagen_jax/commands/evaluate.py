@@ -13,6 +13,7 @@ from reimagen_jax.commands.evaluate_answers import Answers
 from reimagen_jax.commands.evaluate_distances import Drawn, Fid, Scores, Statistics
 from reimagen_jax.commands.evaluate_fewshot import FewShot, LongTail
 from reimagen_jax.commands.evaluate_pictures import Pictures
+from reimagen_jax.commands.evaluate_protocols import Coco, Wiki
 from reimagen_jax.commands.evaluate_seedselect import SeedSelect
 from reimagen_jax.commands.options import command_line
 from reimagen_jax.commands.sampling_options import CascadeOptions, SamplingOptions, open_drawing
@@ -338,6 +339,8 @@ COMMANDS = {
     "judged": Judged,
     "fewshot": FewShot,
     "longtail": LongTail,
+    "coco": Coco,
+    "wiki": Wiki,
     "fid": Fid,
     "drawn": Drawn,
     "scores": Scores,

@@ -17,9 +17,12 @@ from reimagen_jax.errors import require
 from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
+    import jax
+
     from reimagen_jax.data.pictures import Pictures
     from reimagen_jax.evaluation.features import Features
     from reimagen_jax.evaluation.sets import Figure, PictureSet
+    from reimagen_jax.inference.model import Model
 
 Sets = Annotated[Path, tyro.conf.Positional]
 
@@ -146,25 +149,12 @@ class Drawn(Options):
 
     def _pictures(self) -> "tuple[Pictures, Drawn, dict[str, Any]]":
         """What is drawn as it is read, the command with nothing left to the experiments, and what is told of both."""
-        import jax
-
-        from reimagen_jax.commands.sample import DRAWING
         from reimagen_jax.inference.drawing import pictures_of
         from reimagen_jax.inference.jobs import most_neighbours
-        from reimagen_jax.inference.pipeline import check_chain
 
-        paths = (self.model, *(stage.model for stage in self.stages.cascade))
-        models = [open_drawing(path, self.how.text_encoder, kinds=DRAWING) for path in paths]
+        models = open_chain(self.model, self.how, self.stages)
         configs = [model.config for model in models]
-        check_chain(configs)
-        require(
-            configs[0].system.super_resolution is None,
-            f"--model {self.model} enlarges images: give it to --cascade, behind the model that draws them",
-        )
-        last = configs[-1]
-        require(last.system.drawn is not None, f"{last.name} is a {last.system.kind}, which draws no pictures")
-        devices = jax.local_devices()[: self.devices]
-        require(len(devices) >= (self.devices or 1), f"--devices {self.devices}: this machine has {len(devices)}")
+        devices = devices_of(self.devices)
         asked = self.what.source(configs[0])
         found, _ = most_neighbours(asked)
         first = self.how.settings(configs[0].system.sampler)
@@ -178,6 +168,33 @@ class Drawn(Options):
         )
         facts = {"models": [model.facts() for model in models], "data": self.what.sources(configs[0])}
         return pictures_of(pipeline, asked, self.how.num_images, self.model), command, facts
+
+
+def open_chain(model: Path, how: SamplingOptions, stages: CascadeOptions) -> "list[Model]":
+    """The models that draw pictures of prompts alone, one after the other. Raises `UserError` where they do not."""
+    from reimagen_jax.commands.sample import DRAWING
+    from reimagen_jax.inference.pipeline import check_chain
+
+    paths = (model, *(stage.model for stage in stages.cascade))
+    models = [open_drawing(path, how.text_encoder, kinds=DRAWING) for path in paths]
+    configs = [each.config for each in models]
+    check_chain(configs)
+    require(
+        configs[0].system.super_resolution is None,
+        f"--model {model} enlarges images: give it to --cascade, behind the model that draws them",
+    )
+    last = configs[-1]
+    require(last.system.drawn is not None, f"{last.name} is a {last.system.kind}, which draws no pictures")
+    return models
+
+
+def devices_of(number: int | None) -> "list[jax.Device]":
+    """So many of this machine, or all. Raises `UserError` where it has fewer."""
+    import jax
+
+    devices = jax.local_devices()[:number]
+    require(len(devices) >= (number or 1), f"--devices {number}: this machine has {len(devices)}")
+    return devices
 
 
 @dataclass(frozen=True)

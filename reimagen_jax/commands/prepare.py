@@ -36,6 +36,9 @@ class Prepare(Options):
         reimagen prepare --source tfds:coco_captions --split train --out runs/coco --resolution 64
         reimagen prepare --source tfds:stanford_dogs --caption 'a photo of a {label}' --out runs/dogs
 
+    From COCO's captions as they are published, the pictures in train2014 beside their folder, or in --data-dir:
+        reimagen prepare --source coco/annotations/captions_train2014.json --out runs/coco --resolution 64
+
     Interrupted, by whatever, it goes on where it was when the same command is given again.
     """
 
@@ -45,7 +48,7 @@ class Prepare(Options):
     """Folder to write; it must not exist yet."""
     source: str = "entityworld"
     """`entityworld`, a folder of images with metadata.jsonl, files or a folder of files in Parquet or webdataset's tar
-    (also by a pattern in quotes), or `tfds:NAME` (also NAME/CONFIG:VERSION)."""
+    (also by a pattern in quotes), a .json of COCO's captions, or `tfds:NAME` (also NAME/CONFIG:VERSION)."""
     caption: str | None = None
     """Field that holds the captions, or a template with fields in it, such as 'a photo of a {label}'. By default the
     first there is of text, caption, captions."""
@@ -56,7 +59,8 @@ class Prepare(Options):
     split: str | None = None
     """Split of a TFDS data set (train by default; also a part, such as train[:10%]) or of Parquet files."""
     data_dir: Path | None = None
-    """Folder of TFDS's data sets, instead of TFDS's own; or the one that paths in Parquet files lead into."""
+    """Folder of TFDS's data sets, instead of TFDS's own; or the one that paths in Parquet files lead into, or
+    that COCO's pictures are in."""
     follow_links: bool = False
     """Follow symbolic links that lead out of the source's folder: they may lead to any file of yours."""
     resolution: Count | None = None

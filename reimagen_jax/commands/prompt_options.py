@@ -247,9 +247,7 @@ class PromptOptions(Options):
     def resolved(self, config: Experiment) -> "PromptOptions":
         """The same with nothing left to the experiment."""
         given = len(self.reference) + len(set(_flat(self.pin)))
-        set_to = getattr(config.system.sampler, "k", None)
-        most = config.data.num_neighbours if set_to is None else set_to
-        default = max(given, most) if self.knowledge_base else given
+        default = max(given, room_of(config)) if self.knowledge_base else given
         return dataclasses.replace(self, k=default if self.k is None else self.k)
 
     def sources(self, config: Experiment) -> dict[str, str]:
@@ -292,6 +290,12 @@ class PromptOptions(Options):
     @property
     def _texts(self) -> list[str]:
         return _flat(self.prompt)
+
+
+def room_of(config: Experiment) -> int:
+    """Neighbours that a model is shown where nothing else is said."""
+    set_to = getattr(config.system.sampler, "k", None)
+    return config.data.num_neighbours if set_to is None else set_to
 
 
 def _flat(groups: Sequence[Sequence[str]]) -> list[str]:

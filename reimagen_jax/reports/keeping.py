@@ -169,11 +169,28 @@ def _few(results: Mapping[str, Any]) -> Iterator[Case]:
 def _distances(results: Mapping[str, Any]) -> Iterator[Case]:
     """The figures of two sets, or of one."""
     sets = {title: results[title]["path"] for title in ("pictures", "reference") if title in results}
-    figures = {}
-    for each in results["figures"]:
-        value = each["value"] if each["low"] is None else Interval(each["value"], each["low"], each["high"])
-        figures[each["name"]] = (each["name"], value)
-    yield Case({title: Path(path).name for title, path in sets.items()} | {"features": results["features"]}, figures)
+    names = {title: Path(path).name for title, path in sets.items()}
+    yield Case(names | {"features": results["features"]}, _told(results["figures"]))
+
+
+def _protocol(results: Mapping[str, Any]) -> Iterator[Case]:
+    """A protocol's figures with each database."""
+    count, drawn = f"{results['captions']['count']:,}", results["captions"]["drawn"]
+    common = {"set": Path(results["set"]["path"]).name, "captions": f"{count} {drawn}", "features": results["features"]}
+    for row in results["rows"]:
+        reference = {"reference": Path(results["reference"]).name}
+        yield Case({"database": row["database"], **common, **reference}, _told(row["figures"]))
+
+
+def _told(figures: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, Any]]:
+    """Figures of sets, each of a unit of its own."""
+    return {
+        each["name"]: (
+            each["name"],
+            each["value"] if each["low"] is None else Interval(each["value"], each["low"], each["high"]),
+        )
+        for each in figures
+    }
 
 
 def _ratings(results: Mapping[str, Any]) -> Iterator[Case]:
@@ -210,6 +227,8 @@ READERS: dict[str, Callable[[Mapping[str, Any]], Iterator[Case]]] = {
     "evaluate pictures": _pictures,
     "evaluate fewshot": _few,
     "evaluate longtail": _few,
+    "evaluate coco": _protocol,
+    "evaluate wiki": _protocol,
     "evaluate fid": _distances,
     "evaluate drawn": _distances,
     "evaluate scores": _distances,

@@ -101,6 +101,12 @@ class Source(ABC):
                 if text > first:
                     yield Place(file, number, text) if text < len(found) else Place(file, number + 1), item
 
+    def pictures(self) -> Iterator[Entry | Problem]:
+        """What the filter lets through, with all captions of a picture, none of them read. Raises `UserError` as `read`
+        does."""
+        for _, _, found in self._wanted(Place()):
+            yield found
+
     def _wanted(self, start: Place) -> Iterator[tuple[int, int, Entry | Problem]]:
         """What the filter lets through, before any picture is read."""
         census = Census(self.where)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reimagen_jax.data.sources.base import Smaller, Source
+from reimagen_jax.data.sources.coco import CocoSource
 from reimagen_jax.data.sources.fields import Captions
 from reimagen_jax.data.sources.files import leaves
 from reimagen_jax.data.sources.folder import CSV_METADATA, METADATA, FolderSource
@@ -151,6 +152,11 @@ def _from_files(spec: str, paths: list[Path], reading: Reading) -> Source:
         ".parquet": lambda: ParquetSource(*common, reading.data_dir, reading.follow_links, reading.smaller),
     }
     suffixes = {path.suffix.lower() for path in paths}
+    if len(paths) == 1 and suffixes == {".json"}:
+        _refuse(spec, reading, "image", "split")
+        where, captions = reading.where, reading.captions
+        more = (reading.resolution, captions, reading.follow_links, reading.smaller)
+        return CocoSource(paths[0], reading.data_dir, where, *more)
     if {path.name for path in paths} <= {METADATA, CSV_METADATA} and len({path.parent for path in paths}) == 1:
         _refuse(spec, reading, "image", "split", "data_dir")
         where, captions = reading.where, reading.captions
@@ -158,7 +164,8 @@ def _from_files(spec: str, paths: list[Path], reading: Reading) -> Source:
     if len(suffixes) > 1 or not suffixes & kinds.keys():
         known = ", ".join(sorted(suffixes)) or "nothing"
         raise UserError(
-            f"--source {spec} is {known}: {METADATA}, {CSV_METADATA}, .parquet or .tar files of one kind were expected"
+            f"--source {spec} is {known}: {METADATA}, {CSV_METADATA}, .parquet or .tar files of one kind, or a .json "
+            "of COCO's captions were expected"
         )
     if ".tar" in suffixes:
         _refuse(spec, reading, "split", "data_dir")

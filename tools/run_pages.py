@@ -115,6 +115,10 @@ NOT_HERE = (
         r"reimagen report (keep|tables)",
         "writes into the repository; tests/commands/test_report.py writes elsewhere",
     ),
+    (
+        r"evaluate (coco|wiki)|captions_(train|val)2014",
+        "needs COCO or WikiImages; tests/commands/test_evaluate_protocols.py makes sets in their layouts",
+    ),
     (r"evaluate judged", "people fill in the table first; tests/evaluation/entities/test_people.py does"),
     (
         r"tools/preflight",

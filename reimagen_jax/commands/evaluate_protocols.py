@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 KIND = "protocol's evaluation"
 LIST, RESULTS, REFERENCE, ROWS = "captions.jsonl", "results.json", "reference.npz", "rows"
+MANY = 30000
+"""Captions of COCO that everybody draws."""
 NONE, ALL, SAME = "none", "all", "same"
 SHOWN = ("FID", "FID without bias", "KID", "precision", "recall")
 
@@ -73,6 +75,8 @@ class _Protocol(Options):
     stages: Annotated[CascadeOptions, tyro.conf.arg(name="")] = field(default_factory=CascadeOptions)
     devices: Count | None = None
     """Devices that draw side by side (default: all of this machine)."""
+    follow_links: bool = False
+    """Follow symbolic links that lead out of the set's folder: they may lead to any file of yours."""
 
     def run(self) -> None:
         """Draws, compares and prints row after row. Raises `UserError` on bad options or input."""
@@ -188,10 +192,11 @@ class _Protocol(Options):
         ]
         asked, data = self._asked(prompts, index, shown, config, command.k or 0)
         line = command_line(f"evaluate {self.named}", command)
+        said = command_line(f"evaluate {self.named}", dataclasses.replace(command, out=Path("OUT")))
 
         def tell(n: int, requests: Sequence[Any], images: Sequence[Any], keys: Sequence[str]):
             """As `sample` does, so that `reimagen reproduce` draws them again."""
-            return origins(models[:n], pipeline, requests, images, made_by="sample", command=line, records=keys)
+            return origins(models[:n], pipeline, requests, images, made_by="sample", command=said, records=keys)
 
         data = {**data, "prompts": f"{len(listed)} captions of {shown.name}", "database": name}
         about = {fact: value for fact, value in data.items() if fact not in PLACES}
@@ -407,19 +412,19 @@ class Coco(_Protocol):
     """captions_val2014.json, as it is published."""
     pictures: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder of the pictures (default: val2014, beside the captions or beside their folder)."""
-    count: Count = 30000
-    """Captions to draw."""
+    count: Count | None = None
+    """Captions to draw (default: 30,000, or all of --caption-list)."""
 
     def _source(self) -> "Source":
         from reimagen_jax.data.sources import CocoSource
 
-        return CocoSource(self.captions, self.pictures, follow_links=True)
+        return CocoSource(self.captions, self.pictures, follow_links=self.follow_links)
 
     def _place(self) -> Path:
         return self.captions
 
-    def _count(self) -> int:
-        return self.count
+    def _count(self) -> int | None:
+        return self.count or (None if self.caption_list else MANY)
 
     def _attributes(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """With the name that TFDS has for a picture's id, too."""
@@ -455,12 +460,13 @@ class Wiki(_Protocol):
     """Only the part with FIELD=VALUE is the set, such as split=val. Repeat it for further values, or for further
     fields."""
     count: Count | None = None
-    """Captions to draw, of as many pictures (default: of all)."""
+    """Captions to draw, of as many pictures (default: of all, or all of --caption-list)."""
 
     def _source(self) -> "Source":
         from reimagen_jax.data.sources import FolderSource, Where
 
-        return FolderSource(self.pictures, Where.parse(self.set_where, "--set-where"), follow_links=True)
+        where = Where.parse(self.set_where, "--set-where")
+        return FolderSource(self.pictures, where, follow_links=self.follow_links)
 
     def _place(self) -> Path:
         return self.pictures

@@ -88,7 +88,7 @@ class CaptionedSet:
         keys, there = sorted(self.entries), len(self.entries)
         require(
             count is None or count <= there,
-            f"--count {count}: {self.path} has {there:,} pictures with captions, and one caption of each is drawn",
+            f"{count} captions of {self.path}: it has {there:,} pictures, one caption of each is drawn: give --count",
         )
         rng = np.random.default_rng(seed)
         order_N, share_N = rng.permutation(there), rng.random(there)

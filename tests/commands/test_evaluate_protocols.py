@@ -295,7 +295,7 @@ def test_wikiimages_are_a_part_of_a_folder_and_no_prompt_is_shown_its_own_pictur
         ("--database rows=DIR", "give none, or NAME=DIR"),
         ("--database none none", "none is given twice"),
         ("--database none a=DIR --k 0", "--k 0 shows no neighbours"),
-        ("--count 17", "has 16 pictures with captions"),
+        ("--count 17", "17 captions of .*: it has 16 pictures"),
         ("--reference every", "neither all nor same"),
         ("--caption-list gone.csv", "cannot be read as a list of captions"),
         ("--pictures gone", "gone is not a folder"),

@@ -10,12 +10,12 @@ from reimagen_jax.data.image_text import ImageText
 from tests.samples import write_folder
 
 
-def write_coco(folder: Path, records: Sequence[ImageText], part: str = "val2014") -> Path:
-    """Records in COCO's published layout, ids from 100 on: pictures in PART, each with its caption and another one."""
+def write_coco(folder: Path, records: Sequence[ImageText], part: str = "val2014", first: int = 100) -> Path:
+    """Records in COCO's published layout, ids from `first` on: pictures in PART, each with its caption and another one."""
     (folder / part).mkdir(parents=True)
     (folder / "annotations").mkdir(exist_ok=True)
     images, annotations = [], []
-    for number, record in enumerate(records, 100):
+    for number, record in enumerate(records, first):
         name = f"COCO_{part}_{number:012d}.jpg"
         (folder / part / name).write_bytes(record.image)
         images.append({"id": number, "file_name": name, "license": 3, "coco_url": f"http://images.org/{name}"})

@@ -348,7 +348,7 @@ class _Measured:
         count = y.gaussian.count
         number = "pictures" if count is None else f"{count:,} pictures"
         if self.command.reference == ALL:
-            return f"all {number} of {self.shown.name}"
+            return f"all {number} of {self.shown.path.name}"
         return f"the {number} of the captions" if self.command.reference == SAME else f"{number} in {y.name}"
 
 

@@ -39,7 +39,7 @@ def coco(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("coco")
     records = list(Records.open(world / "records").fetch(range(36)))
     write_coco(folder, records[:16])
-    train = write_coco(folder, records[16:], "train2014")
+    train = write_coco(folder, records[16:], "train2014", first=200)
     own = prepared(folder / "annotations" / "captions_val2014.json", folder / "own")
     return folder, prepared(train, folder / "train"), own
 
@@ -100,13 +100,16 @@ def test_one_caption_of_each_of_some_pictures_is_drawn_with_every_database_from_
     assert all(not np.array_equal(*pair) for pair in zip(seen["none"], seen["in-domain"], strict=True))
 
 
-def test_pictures_are_those_that_sample_draws(whole, model, tmp_path):
+def test_pictures_are_those_that_sample_draws(coco, whole, model, tmp_path):
     lines = "".join(json.dumps({"text": each["text"]}) + "\n" for each in listed(whole))
     (tmp_path / "prompts.jsonl").write_text(lines)
-    how = f"--model {model} --prompts {tmp_path}/prompts.jsonl --num-images 1 {HOW} --out {tmp_path}/drawn"
-    assert main(["sample", *shlex.split(how)]) == 0
-    for found, expected in zip(pixels(whole / "none"), pixels(tmp_path / "drawn"), strict=True):
-        assert np.abs(found.astype(int) - expected).max() <= 1, "with room for neighbours that are masked"
+    how = f"--prompts {tmp_path}/prompts.jsonl --knowledge-base {coco[1]} --near-duplicates 0.08 --num-images 1 {HOW}"
+    assert main(["sample", *shlex.split(f"--model {model} {how} --out {tmp_path}/drawn")]) == 0
+    places = (whole / "in-domain", tmp_path / "drawn")
+    same = [one["neighbours"] == other["neighbours"] for one, other in zip(*map(drawn, places), strict=True)]
+    assert len(same) == 9 and sum(same) >= 6, "its own picture is known to one of them"
+    pairs = zip(*map(pixels, places), strict=True)
+    assert all(np.array_equal(*pair) for pair, known in zip(pairs, same, strict=True) if known)
 
 
 def test_no_prompt_is_shown_its_own_picture_whatever_the_database_is_of(coco, whole, model, rater, tmp_path):
@@ -117,9 +120,9 @@ def test_no_prompt_is_shown_its_own_picture_whatever_the_database_is_of(coco, wh
     own, lines = coco[2], []
     (tmp_path / "copies").mkdir()
     for number, record in enumerate(Records.open(own.parent / "records")):
-        image = images.load(record.image)
-        image.save(tmp_path / "copies" / f"{number}.jpg", quality=92)
-        lines.append(json.dumps({"file_name": f"{number}.jpg", "text": record.text, "of": record.key}) + "\n")
+        darker = images.load(record.image).point(lambda value: value * 0.96)
+        darker.save(tmp_path / "copies" / f"{number}.png")
+        lines.append(json.dumps({"file_name": f"{number}.png", "text": record.text, "of": record.key}) + "\n")
     (tmp_path / "copies" / "metadata.jsonl").write_text("".join(lines))
     copies = prepared(tmp_path / "copies", tmp_path)
     run("coco", words(coco, model, rater, tmp_path / "out", f"copies={copies}"))
@@ -144,7 +147,7 @@ def test_figures_are_of_the_reference_that_they_name(coco, whole, model, rater, 
         assert figures(row).keys() == expected.keys() >= {"FID", "KID", "precision", "recall"}
         for name, figure in figures(row).items():
             assert figure["value"] == pytest.approx(expected[name].value, rel=1e-6, abs=1e-9)
-            assert figure["told"].startswith("against all 16 pictures of coco captions_val2014 ")
+            assert figure["told"].startswith("against all 16 pictures of captions_val2014.json")
             assert figure["by"].endswith("of central squares at 16 (bicubic)")
     none = words(coco, model, rater, tmp_path / "same", "none")
     run("coco", none, "--reference same")
@@ -166,10 +169,10 @@ def test_figures_are_of_the_reference_that_they_name(coco, whole, model, rater, 
 
 
 def contents(out):
-    """Of all files; of those that name folders, what does not."""
+    """Of pictures and the list; the names of all files."""
     found = {str(path.relative_to(out)): path for path in out.rglob("*") if path.is_file()}
-    names = {name for name in found if not name.endswith(".json") and name != ".reimagen"}
-    return {name: found[name].read_bytes() for name in names if found[name].suffix != ".npz"}, set(found)
+    names = {name for name in found if name.endswith((".png", ".jsonl"))}
+    return {name: found[name].read_bytes() for name in names}, set(found)
 
 
 def test_what_was_stopped_goes_on_and_ends_in_what_an_undisturbed_run_leaves(
@@ -280,7 +283,7 @@ def test_wikiimages_are_a_part_of_a_folder_and_no_prompt_is_shown_its_own_pictur
     )
     found = results(tmp_path / "out")
     assert [row["pictures"] for row in found["rows"]] == [8, 8, 8] and found["set"]["pictures"] == 8
-    assert "against all 8 pictures of folder wiki" in figures(found["rows"][0])["FID"]["told"]
+    assert figures(found["rows"][0])["FID"]["told"] == "against all 8 pictures of wiki"
     assert {each["key"] for each in listed(tmp_path / "out")} == {f"images/3000000{n}.jpg" for n in range(8)}
     for each in drawn(tmp_path / "out" / "all"):
         assert each["neighbours"] and each["record"] not in [hit["key"] for hit in each["neighbours"]]

@@ -11,7 +11,7 @@ from tests.samples import write_folder
 
 
 def write_coco(folder: Path, records: Sequence[ImageText], part: str = "val2014", first: int = 100) -> Path:
-    """Records in COCO's published layout, ids from `first` on: pictures in PART, each with its caption and another one."""
+    """Records in COCO's published layout, ids from `first` on: pictures in PART, two captions of each."""
     (folder / part).mkdir(parents=True)
     (folder / "annotations").mkdir(exist_ok=True)
     images, annotations = [], []

@@ -54,6 +54,8 @@ class Edit(Options):
     kept, at nearly so many times the cost (default: as in the experiment, mostly 1)."""
     jump: Count | None = None
     """Steps of such a stretch (RePaint's j)."""
+    baseline: bool = False
+    """Draw each image without neighbours, too, on the same picture and from the same noise."""
     stages: Annotated[CascadeOptions, tyro.conf.arg(name="")] = field(default_factory=CascadeOptions)
     overwrite: bool = False
     """Replace the folder in --out, if this command wrote it, once the new one is complete; one of another kind, or with
@@ -71,6 +73,7 @@ class Edit(Options):
         """Draws and saves. Raises `UserError` on bad options or input."""
         from reimagen_jax.api import edit_by
         from reimagen_jax.files import atomic_dir
+        from reimagen_jax.inference.edits import with_baselines
 
         self.what.check()
         with atomic_dir(self.out, kind="images", overwrite=self.overwrite) as folder:
@@ -85,6 +88,7 @@ class Edit(Options):
                 warn_without_neighbours(prompts)
                 say_left_out([prompt.left_out for prompt in prompts])
             plan = self.plan(prompts, models)
+            plan = with_baselines(plan) if self.baseline else plan
             found = max(len(request.neighbours) for request in plan.requests)
             given = {"eta": self.eta, "repeats": self.repeats, "jump": self.jump}
             first = self.how.settings(models[0].config.system.sampler)

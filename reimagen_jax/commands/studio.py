@@ -159,6 +159,7 @@ def command_of(line: "Line", base: "KnowledgeBase | None") -> str:
     }
     if asked.kind == "draw":
         return command_line("sample", Sample(**common))
+    common["baseline"] = line.baseline
     own: dict[str, Any] = {"strength": asked.strength}
     if asked.kind in ("image", "inpaint"):
         own["image"] = Path(line.files[asked.picture])

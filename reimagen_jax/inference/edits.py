@@ -7,6 +7,8 @@
   interpolate  from one neighbour to another, by their weights in the attention, from the same noise
   swap         the same noise, another entity: another prompt, other neighbours
 
+Beside what any of them draws, `with_baselines` puts what it would be without neighbours, from the same noise.
+
 Variations are image to image on what was drawn: it is taken `strength` of the way to noise of another number, and drawn
 again. Beside sharing the steps down to that time and going on with other noise, this serves every solver (most draw no
 noise to differ by), any image at hand, and x_t given the image is a draw of the forward process.
@@ -29,6 +31,8 @@ from reimagen_jax.systems.request import Edit, Neighbour, Request
 
 Place = tuple[Share, Share]
 """Across and down: 0 is left and top, 1 right and bottom."""
+BASELINE = "without neighbours"
+"""How an image is called that is drawn without what it would be drawn with."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Row:
     requests: tuple[Request, ...]
     shown: Mapping[str, np.ndarray | int] = field(repr=False)
     """Heading -> an image that is there, or the number of one that is drawn."""
+    without: Mapping[int, int] = field(default_factory=dict)
+    """Number of an image -> that of the same without neighbours, where it is drawn."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class Plan:
     """The image that all of them draw on."""
     again: float | None = None
     """Where a row's other images are drawn on its first: the strength."""
+    fresh: int = 1
+    """How many of a row are not drawn on its first, then: that one, and what stands beside it."""
 
     @property
     def requests(self) -> list[Request]:
@@ -63,19 +71,21 @@ class Plan:
         """The requests with the images that they draw on, and what the stages draw for them, each [N, R, R, 3]."""
         if self.again is None:
             return self.requests, draw(self.requests)
-        first = draw([row.requests[0] for row in self.rows])
+        P, fresh = len(self.rows), self.fresh
+        first = draw([request for row in self.rows for request in row.requests[:fresh]])
         others = [
             replace(request, edit=Edit(image, strength=self.again))
-            for row, image in zip(self.rows, first[0], strict=True)
-            for request in row.requests[1:]
+            for row, image in zip(self.rows, first[0][::fresh], strict=True)
+            for request in row.requests[fresh:]
         ]
-        then, P = draw(others), len(self.rows)
         merged = [
-            np.concatenate([a[:, None], b.reshape(P, -1, *b.shape[1:])], axis=1).reshape(-1, *a.shape[1:])
-            for a, b in zip(first, then, strict=True)
+            np.concatenate([each.reshape(P, -1, *each.shape[1:]) for each in both], axis=1).reshape(
+                -1, *both[0].shape[1:]
+            )
+            for both in zip(first, draw(others), strict=True)
         ]
         each = len(others) // P
-        told = [[row.requests[0], *others[p * each : (p + 1) * each]] for p, row in enumerate(self.rows)]
+        told = [[*row.requests[:fresh], *others[p * each : (p + 1) * each]] for p, row in enumerate(self.rows)]
         return [request for row in told for request in row], merged
 
 
@@ -181,6 +191,36 @@ def swapping(
             rows.append(Row(prompt, (prompt.request(index), other.request(index)), shown))
     told = {"strength": strength, "swapped_to": [other.text for other in others]}
     return Plan("swap", tuple(rows), told, again=None if strength == 1 else strength)
+
+
+def with_baselines(plan: Plan) -> Plan:
+    """The plan that draws each image without neighbours, too, behind it: on the same picture, from the same noise.
+
+    Images that would be the same without theirs have one together; what has no neighbours needs none.
+    """
+    columns = list(zip(*(row.requests for row in plan.rows), strict=True))
+    first: dict[Any, int] = {}  # what an image is without neighbours -> the first column that is so
+    of: dict[int, int] = {}  # column -> the one that it has an image without neighbours together with
+    for n, column in enumerate(columns):
+        if any(request.neighbours for request in column):
+            on_first = plan.again is not None and n > 0
+            what = on_first, tuple((request.prompt, request.negative, request.index) for request in column)
+            of[n] = first.setdefault(what, n)
+    place = {n: n + sum(own < n for own in first.values()) for n in range(len(columns))}
+
+    def with_own(row: Row) -> Row:
+        requests, shown = [], {}
+        for n, request in enumerate(row.requests):
+            requests += [request, replace(request, neighbours=())] if of.get(n) == n else [request]
+        for heading, each in row.shown.items():
+            shown[heading] = place[each] if isinstance(each, int) else each
+            if isinstance(each, int) and of.get(each) == each:
+                shown[BASELINE if len(first) == 1 else f"{heading}, {BASELINE}"] = place[each] + 1
+        return replace(
+            row, requests=tuple(requests), shown=shown, without={place[n]: place[m] + 1 for n, m in of.items()}
+        )
+
+    return replace(plan, rows=tuple(map(with_own, plan.rows)), fresh=plan.fresh + (0 in of))
 
 
 def weighed(neighbours: Sequence[Neighbour], weights: Sequence[float]) -> tuple[Neighbour, ...]:

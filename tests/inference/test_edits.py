@@ -120,6 +120,29 @@ def test_variations_are_drawn_on_the_first_and_a_swap_from_the_same_noise(stage)
     assert np.any(other[1] != drawn[1])
 
 
+def test_each_image_without_neighbours_stands_behind_it(stage):
+    prompts = [Prompt("a cat", neighbours(1)), Prompt("a dog")]
+    plan = edits.with_baselines(edits.image_to_image(prompts, IMAGE, strength=0.5, num_images=2))
+    assert [len(request.neighbours) for request in plan.requests] == [1, 0, 1, 0, 0, 0, 0, 0], "rows of equal length"
+    assert list(plan.rows[0].shown)[2:4] == ["after 1", "after 1, without neighbours"]
+    _, (drawn,) = plan.drawn(Pipeline([stage]).draw)
+    bare = edits.image_to_image([Prompt("a cat")], IMAGE, strength=0.5, num_images=2)
+    np.testing.assert_array_equal(drawn[[1, 3]], bare.drawn(Pipeline([stage]).draw)[1][0])
+    plan = edits.with_baselines(edits.variations(prompts[:1], strength=0.5, num_images=1))
+    requests, (drawn,) = plan.drawn(Pipeline([stage]).draw)
+    assert [(each.index, each.edit is None) for each in requests] == [(0, True), (0, True), (1, False), (1, False)]
+    for other in requests[2:]:
+        np.testing.assert_array_equal(other.edit.image, drawn[0])
+    swap = edits.swapping(prompts[:1], [Prompt("a cat", neighbours(2))], num_images=2)
+    once = edits.with_baselines(swap).rows[1]
+    assert [len(request.neighbours) for request in once.requests] == [1, 0, 1], "it is the same for both"
+    assert dict(once.without) == {0: 1, 2: 1} and once.shown["swapped"] == 2
+    on_first = edits.with_baselines(dataclasses.replace(swap, again=0.5))
+    assert dict(on_first.rows[0].without) == {0: 1, 2: 3} and on_first.fresh == 2
+    nothing = edits.image_to_image(prompts[1:], IMAGE, strength=0.5)
+    assert edits.with_baselines(nothing).rows[0].requests == nothing.rows[0].requests
+
+
 def test_outpainting_places_the_image_on_the_grid():
     plan = edits.outpainting([Prompt("a")], IMAGE, [16, 32], scale=0.5, at=(0.0, 1.0))
     assert plan.edit.image.shape == (32, 32, 3)

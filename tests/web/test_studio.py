@@ -65,7 +65,8 @@ def by_command(page, drawing, image, folder):
     assert main([str(folder / "out") if word == "OUT" else word for word in shlex.split(image["command"])[1:]]) == 0
     noted = json.loads((folder / "out" / "sample.json").read_text())
     prompt = page.json("GET", image["url"].replace(".png", ".json"))["prompt"]
-    (entry,) = [each for each in noted["images"] if (each["index"], each["prompt"]) == (image["index"], prompt)]
+    same = [each for each in noted["images"] if (each["index"], each["prompt"]) == (image["index"], prompt)]
+    (entry,) = [each for each in same if bool(each["neighbours"]) != image["without"]] if len(same) > 1 else same
     return np.asarray(Image.open(folder / "out" / entry["file"]))
 
 
@@ -147,8 +148,26 @@ def test_edits_are_what_the_command_line_draws(page, studio, tmp_path, monkeypat
     for name in drawing["files"]:
         (tmp_path / name).write_bytes(page.ask("GET", f"/api/drawings/{drawing['number']}/files/{name}")[2])
     monkeypatch.chdir(tmp_path)
-    image = drawing["images"][-1]
+    image, without = drawing["images"][-2:]
+    assert (without["without"], drawing["images"][image["beside"]]) == (True, without)
+    assert without["command"] == image["command"], "in one program"
     assert np.array_equal(by_command(page, drawing, image, folder), pixels(page, image["url"]))
+    assert np.array_equal(by_command(page, drawing, without, tmp_path / "b"), pixels(page, without["url"]))
+    kept = studio.drawing(drawing["number"])
+    assert np.array_equal(studio.again(kept, lambda *step: None), kept.image_NHWC)
+
+
+def test_variations_stand_beside_the_same_without_neighbours(page, studio):
+    steps = []
+    drawing = drawn(page, ask(studio, kind="vary", num_images=2))
+    told = [(image["label"], image["beside"]) for image in drawing["images"]]
+    assert told[::2] == [("image", 1), ("variation 1", 3), ("variation 2", 5)]
+    assert told[1::2] == [(f"{label}, without neighbours", None) for label, _ in told[::2]]
+    kept = studio.drawing(drawing["number"])
+    studio.again(kept, lambda step, of: steps.append((step, of)))
+    assert steps[-1][0] == steps[-1][1]
+    bare = drawn(page, ask(studio, kind="vary", chosen={"k": 0}))
+    assert [image["without"] for image in bare["images"]] == [False, False], "they are it themselves"
 
 
 def test_a_cascade_draws_larger(page, studio):
@@ -191,9 +210,11 @@ def test_a_decoder_swaps_the_neighbours_at_the_same_seed(page, studio, tmp_path,
     monkeypatch.chdir(tmp_path)
     _, key = records(studio)[-1]
     drawing = drawn(page, ask(studio, model="decoder", kind="swap", to={"k": 2, "pin": [key]}, to_prompt="a dog"))
-    first, swapped = drawing["images"]
-    assert drawing["others"][0]["key"] == key and first["index"] == swapped["index"]
-    assert np.array_equal(by_command(page, drawing, swapped, tmp_path / "a"), pixels(page, swapped["url"]))
+    first, _, swapped, without = drawing["images"]
+    assert drawing["others"][0]["key"] == key and first["index"] == swapped["index"] == without["index"]
+    assert (swapped["beside"], "--embedding text" in without["command"]) == (3, True), "by other settings"
+    for n, image in enumerate((swapped, without)):
+        assert np.array_equal(by_command(page, drawing, image, tmp_path / f"{n}"), pixels(page, image["url"]))
 
 
 def test_what_a_system_lacks_is_told_with_its_reason(page):

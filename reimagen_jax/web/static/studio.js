@@ -508,9 +508,9 @@ function show(drawing) {
   current = drawing;
   const etas = drawing.images.map((image) => image.eta ?? -9);
   const near = etas.reduce((best, value, i) => (Math.abs(value - eta) < Math.abs(etas[best] - eta) ? i : best), 0);
-  const first = drawing.images.findIndex((image) => !image.without);
-  selected = drawing.asked.kind === "draw" ? (etas[near] >= 0 ? near : Math.max(0, first)) : Math.min(1, drawing.images.length - 1);
-  if (drawing.asked.kind === "image" || drawing.asked.kind === "inpaint") selected = 0;
+  const own = drawing.images.flatMap((image, i) => (image.without ? [] : [i]));
+  const second = drawing.asked.kind === "vary" || drawing.asked.kind === "swap"; // the first is what it comes from
+  selected = drawing.asked.kind === "draw" && etas[near] >= 0 ? near : own[second ? 1 : 0] ?? own[0] ?? 0;
   at("empty").hidden = true;
   at("stage").hidden = false;
   at("result-title").textContent = drawing.asked.prompt;
@@ -538,11 +538,9 @@ function select(i) {
   selected = i;
   const image = current.images[i], drawing = current, asked = drawing.asked;
   const figure = (label, url, alt) => el("figure", {}, el("figcaption", {}, el("b", {}, label)), el("img", { src: url, alt, class: pixels(drawing) }));
-  const alone = drawing.images.filter((each) => each.row === image.row).length === 1;
-  const beside = asked.kind === "image" || asked.kind === "inpaint"
-    ? [figure("before", `/api/pictures/${asked.picture}`, "the picture before")]
-    : alone ? [] : [figure(...besideOf(drawing, image))];
-  at("pair").replaceChildren(...beside, figure(image.label, image.url, `${asked.prompt}, ${image.label}`));
+  const drawn = (each) => figure(each.label, each.url, `${asked.prompt}, ${each.label}`);
+  const before = asked.kind === "image" || asked.kind === "inpaint" ? [figure("before", `/api/pictures/${asked.picture}`, "the picture before")] : [];
+  at("pair").replaceChildren(...before, ...besideOf(drawing, image).map(drawn), drawn(image));
   for (const button of $$("#strip button")) button.setAttribute("aria-pressed", String(Number(button.dataset.n) === i));
   $("#strip [aria-pressed=true]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   if (image.eta !== null) {
@@ -556,9 +554,12 @@ function select(i) {
   }
 }
 
+/** What stands beside an image: in an edit, the one that it comes from; and the same without neighbours. */
 function besideOf(drawing, image) {
-  const other = drawing.images.find((each) => each.without && each.row === image.row) ?? drawing.images.find((each) => each.row === image.row);
-  return [other.without ? "without neighbours" : other.label, other.url, `${drawing.asked.prompt}, ${other.label}`];
+  const row = drawing.images.filter((each) => each.row === image.row), edit = drawing.asked.kind === "vary" || drawing.asked.kind === "swap";
+  const same = image.without && drawing.asked.kind !== "draw" ? row.find((each) => each.beside === drawing.images.indexOf(image)) : null;
+  const others = [edit ? row[0] : null, drawing.images[image.beside] ?? same];
+  return [...new Set(others)].filter((each) => each && each !== image);
 }
 
 /** Along the strip, or to another row. */
@@ -580,7 +581,8 @@ function showHistory() {
   const past = [...history.values()].reverse();
   at("history-part").hidden = past.length === 0;
   at("history").replaceChildren(...past.map((drawing) => {
-    const some = new Set([drawing.images[0], drawing.images[Math.ceil((drawing.images.length - 1) / 2)]]);
+    const own = drawing.asked.kind === "draw" ? drawing.images : drawing.images.filter((image) => !image.without);
+    const some = new Set([own[0], own[Math.ceil((own.length - 1) / 2)]]);
     return el("li", {}, el("button", { type: "button", "aria-current": current?.number === drawing.number ? "true" : null, onclick: () => { show(drawing); at("result").scrollIntoView({ block: "start" }); } },
       el("span", { class: "thumbs" }, [...some].map((image) => el("img", { src: image.url, alt: "", class: pixels(drawing) }))),
       el("span", {}, el("span", { class: "text" }, drawing.asked.prompt), el("small", {}, `${drawing.asked.kind === "draw" ? "" : `${drawing.asked.kind}, `}seed ${drawing.asked.seed}, ${drawing.neighbours.length} nbr.`))));

@@ -27,6 +27,8 @@ class Line:
     prompt: Prompt
     pipeline: Pipeline
     eta: float | None
+    baseline: bool
+    """Whether an edit is drawn without neighbours, too."""
     files: Mapping[str, str]
     """Picture that was sent here -> the name that its file is to have."""
 
@@ -43,7 +45,8 @@ class Drawing:
     image_NHWC: np.ndarray = field(repr=False)
     origins: list[Origin] = field(repr=False)
     columns: list[dict[str, Any]] = field(repr=False)
-    """Of every image: its row and label, its eta if it has one, whether it is without neighbours."""
+    """Of every image: its row and label, its eta if it has one, whether it is without neighbours, or which is the same
+    without."""
     hits: list[dict[str, Any]] = field(repr=False)
     other_hits: list[dict[str, Any]] = field(repr=False)
     files: dict[str, bytes] = field(repr=False)

@@ -84,18 +84,22 @@ def draw(
         done += step > 0
         tell(done, max(total, done))
 
+    again = None if plan is None or plan.again is None else plan  # drawn on what is drawn: by one part, on pictures
     for part in parts:
-        number, again = len(part.places), plan is not None and plan.again is not None
+        number = len(part.places)
         for stage in part.pipeline.stages:
-            batches = sum(-(-some // stage.at_once) for some in ([1, number - 1] if again else [number]))
+            batches = sum(
+                -(-some // stage.at_once)
+                for some in ([number] if again is None else [again.fresh, number - again.fresh])
+            )
             if isinstance(stage, SteppedStage):
                 stage.tell = count
                 total += batches * (len(stage.system.visited(stage.settings)) - 1)
             else:
                 total += batches
     count(0, 0)
-    if plan is not None:
-        drawn, stages = plan.drawn(parts[0].pipeline.draw)
+    if again is not None:
+        drawn, stages = again.drawn(parts[0].pipeline.draw)
         return drawn, stages[-1]
     image_of = {}
     for part in parts:

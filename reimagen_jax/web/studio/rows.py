@@ -13,21 +13,21 @@ from reimagen_jax.systems.request import Request
 from reimagen_jax.web.studio.asked import MASK, Chosen, Drawn
 from reimagen_jax.web.studio.offered import Offered
 
-WITHOUT = "without neighbours"
-
 
 def strip(offered: Offered, asked: Drawn, prompt: Prompt) -> tuple[list[Request], list[dict[str, Any]]]:
     """Rows of images from noise of their own: without neighbours, then with them, at every eta if there is one."""
     numbers, requests, columns = numbers_of(offered, asked), [], []
-
-    def add(request: Request, label: str, name: str, eta: float | None = None, without: bool = False) -> None:
-        requests.append(request)
-        columns.append({"row": s, "label": label, "name": name, "eta": eta, "without": without})
-
     beside = offered.takes_neighbours and offered.without is not None
+
+    def add(request: Request, label: str, name: str, eta: float | None = None) -> None:
+        requests.append(request)
+        columns.append({"row": s, "label": label, "name": name, "eta": eta, "without": False, "beside": first})
+
     for s in range(asked.num_images):
+        first = None
         if beside:
-            add(replace(prompt.baseline(s), guidance=numbers), WITHOUT, "without", without=True)
+            add(replace(prompt.baseline(s), guidance=numbers), edits.BASELINE, "without")
+            first, columns[-1]["without"] = len(columns) - 1, True
         if offered.has_eta and (prompt.neighbours or not beside):
             for eta in ETAS:
                 add(prompt.request(s, eta=eta, **numbers), f"η {eta:g}", f"eta{eta:g}", eta)
@@ -39,7 +39,7 @@ def strip(offered: Offered, asked: Drawn, prompt: Prompt) -> tuple[list[Request]
 def plan_of(
     offered: Offered, asked: Drawn, prompt: Prompt, other: Prompt | None, image: np.ndarray | None
 ) -> edits.Plan:
-    """An edit, drawn on `image` where it is one of an image."""
+    """An edit, drawn on `image` where it is one of an image, and without neighbours, too, where that can be."""
     many = {"num_images": asked.num_images}
     if asked.kind == "vary":
         plan = edits.variations([prompt], strength=asked.strength, **many)
@@ -49,6 +49,7 @@ def plan_of(
         plan = edits.image_to_image([prompt], image, strength=asked.strength, **many)
     else:
         plan = edits.inpainting([prompt], image, mask_of(asked.mask), strength=asked.strength, **many)
+    plan = plan if offered.without is None else edits.with_baselines(plan)
     numbers = numbers_of(offered, asked)
     numbers |= {"eta": asked.eta} if asked.eta is not None and offered.has_eta else {}
     rows = tuple(
@@ -60,12 +61,15 @@ def plan_of(
 
 def rows_of(plan: edits.Plan, asked: Drawn) -> tuple[list[Request], list[dict[str, Any]]]:
     """A plan's requests, and how each is called."""
-    columns = []
+    columns: list[dict[str, Any]] = []
     for number, row in enumerate(plan.rows):
+        first = len(columns)
         drawn = {n: heading for heading, n in row.shown.items() if isinstance(n, int)}
         for n in range(len(row.requests)):
-            name = f"{plan.kind}-{n}"
-            columns.append({"row": number, "label": drawn[n], "name": name, "eta": asked.eta, "without": False})
+            own = row.without.get(n)
+            told = {"row": number, "label": drawn[n], "name": f"{plan.kind}-{n}", "eta": asked.eta}
+            beside = None if own is None else first + own
+            columns.append(told | {"without": n in row.without.values(), "beside": beside})
     return plan.requests, columns
 
 

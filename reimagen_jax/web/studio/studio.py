@@ -19,6 +19,7 @@ from reimagen_jax.inference.prompts import Prompt
 from reimagen_jax.inference.stepping import Tell
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.systems.reimagen.settings import ETAS
+from reimagen_jax.systems.request import Request
 from reimagen_jax.web.answers import MAX_UPLOAD
 from reimagen_jax.web.studio.asked import MASK, Drawn, Search, Warm
 from reimagen_jax.web.studio.device import Device, Job
@@ -91,7 +92,7 @@ class Studio:
         def work(number: int, tell: Tell) -> dict[str, Any]:
             began = time.monotonic()
             drawn, images_n = draw(parts, requests, plan, tell)
-            commands = self._commands(offered, asked, found.prompt, parts, columns)
+            commands = self._commands(offered, asked, found.prompt, parts, requests, columns)
             drawing = Drawing(
                 number,
                 asked,
@@ -157,19 +158,31 @@ class Studio:
         return plan_of(offered, asked, prompt, other, image)
 
     def _commands(
-        self, offered: Offered, asked: Drawn, prompt: Prompt, parts: Sequence[Part], columns: Sequence[dict[str, Any]]
+        self,
+        offered: Offered,
+        asked: Drawn,
+        prompt: Prompt,
+        parts: Sequence[Part],
+        requests: Sequence[Request],
+        columns: Sequence[dict[str, Any]],
     ) -> list[str]:
-        """The command line of every image."""
+        """The command line of every image: an edit's draws those without neighbours, too, unless other settings do."""
         files = {key: self.pictures[key].name for key in self._used(asked)}
-        pipelines = {n: part.pipeline for part in parts for n in part.places}
+        edited = asked.kind != "draw"
+        baseline = edited and not offered.apart and any(column["without"] for column in columns)
         said: dict[Any, str] = {}
-        for n, column in enumerate(columns):
-            if (column["eta"], column["without"]) not in said:
-                eta = column["eta"] if asked.kind == "draw" else asked.eta
-                told = replace(prompt, neighbours=()) if column["without"] else prompt
-                line = Line(offered, asked, told, pipelines[n], eta, files)
-                said[column["eta"], column["without"]] = self.command(line)
-        return [said[column["eta"], column["without"]] for column in columns]
+        commands = [""] * len(columns)
+        for part in parts:
+            for n in part.places:
+                column, own, told = columns[n], asked, prompt
+                if column["without"] and not baseline:
+                    own, told = replace(asked, kind="draw", prompt=requests[n].prompt), replace(prompt, neighbours=())
+                what = column["eta"], column["without"] and not baseline, own.prompt
+                if what not in said:
+                    line = Line(offered, own, told, part.pipeline, column["eta"], baseline, files)
+                    said[what] = self.command(line)
+                commands[n] = said[what]
+        return commands
 
     def _used(self, asked: Drawn) -> list[str]:
         """Pictures that were sent, and are a part of it."""

@@ -126,7 +126,11 @@ def test_the_whole_path(opened, page, studio, tmp_path):
     until(opened, "!document.getElementById('canvas').hidden")
     assert find(opened, "input[name=kind]:checked").get_attribute("value") == "image"
     draw(opened)
-    assert [each.text for each in all_of(opened, "#pair figcaption b")] == ["before", "after"]
+    assert [each.text for each in all_of(opened, "#pair figcaption b")] == [
+        "before",
+        "without neighbours",
+        "after",
+    ]
     opened.refresh()
     until(opened, "document.querySelectorAll('#history li').length > 1")
 

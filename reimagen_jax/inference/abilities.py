@@ -1,7 +1,7 @@
 """What a model can be asked for, found out by asking: its feed is shown a request of each sort, and says why not.
 
 Whoever lets people choose among systems (the studio) hides what a system lacks by this, and need not know its kind: the
-reasons are the words of `Feed.check`, which refuses the same when it is drawn.
+reasons are the words of `Feed.check`, which refuses the same when it is drawn; but for options of the command line.
 """
 
 import math
@@ -48,7 +48,7 @@ def lacking(configs: Sequence[Experiment], settings: Settings) -> dict[Ability, 
         asked = replace(served, guidance={name: getattr(settings, name, 1.0)})
         lacks[name] = _refusal(first, settings, asked)
         if not lacks[name] and name not in settings.guided_by:
-            lacks[name] = f"the guidance that {first.name} draws by has no {name}"
+            lacks[name] = f"the guidance that {first.name} draws by has no {name.replace('_', ' ')}"
     if lacks["neighbours"]:  # which the one number is, and the other weighs
         lacks["eta"] = lacks["neighbour_weight"] = lacks["neighbours"]
     if first.system.known_prompts == ():
@@ -72,7 +72,7 @@ def _refusal(config: Experiment, settings: Settings, request: Request) -> str:
     try:
         kinds.feed_of(config).check(request, settings)
     except UserError as error:
-        return str(error)
+        return error.wrong
     return ""
 
 

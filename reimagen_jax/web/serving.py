@@ -105,7 +105,8 @@ def address_of(listening: socket.socket, host: str, token: str) -> str:
 
 
 async def _mendable(request: Request, error: Exception) -> Response:
-    return refusal(request, str(error), 400)
+    assert isinstance(error, UserError)
+    return refusal(request, error.wrong, 400)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

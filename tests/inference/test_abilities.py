@@ -1,9 +1,13 @@
 """What systems say that they cannot be asked for, and that drawing refuses the same."""
 
+import ast
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from reimagen_jax import systems
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.abilities import example, lacking
 from reimagen_jax.systems import kinds
@@ -46,6 +50,7 @@ def test_what_a_system_lacks_it_says(configs, lacks):
     found = lacking(configs, configs[0].system.sampler)
     assert set(found) == lacks
     assert all(found.values()), "each with a reason"
+    assert not any("--" in why for why in found.values()), "a page has no options"
 
 
 @pytest.mark.parametrize("config", [DECODER, PRIOR, rcg.GENERATOR, rcg.RDM], ids=lambda config: config.name)
@@ -65,3 +70,16 @@ def test_without_neighbours_a_decoder_draws_from_the_text():
     assert (other.embedding, other.k) == ("text", 0) and own.embedding is None
     assert "alone" not in lacking([DECODER], other)
     assert TINY.system.sampler.of_text_alone() == TINY.system.sampler
+
+
+def test_a_refusal_names_options_in_their_own_place():
+    """Which a page leaves out, since it has controls instead (`errors.UserError`)."""
+    messages = []
+    for path in Path(systems.__file__).parent.rglob("feed.py"):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef) and function.name.startswith("check"):
+                calls = [each for each in ast.walk(function) if isinstance(each, ast.Call)]
+                asked = [each for each in calls if ast.unparse(each.func) in ("require", "UserError")]
+                messages += [ast.unparse(each.args[ast.unparse(each.func) == "require"]) for each in asked]
+    assert len(messages) > 10
+    assert [said for said in messages if re.search("--[a-z]", said)] == []

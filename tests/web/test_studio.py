@@ -14,9 +14,10 @@ from reimagen_jax.cli import main
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.model import Model
 from reimagen_jax.inference.origin import pixels_sha256, read_origin
-from reimagen_jax.web.studio.asked import MASK
+from reimagen_jax.web.studio.asked import MASK, Drawn
 from reimagen_jax.web.studio.offered import Offered
 from reimagen_jax.web.studio.programs import STRIP
+from reimagen_jax.web.studio.studio import Studio
 from tests import rcg
 from tests.samples import encoded, picture
 
@@ -222,6 +223,7 @@ def test_what_a_system_lacks_is_told_with_its_reason(page):
     decoder, dalle2 = told(page, "decoder"), told(page, "dalle2")
     assert (decoder["kinds"], decoder["neighbours"], decoder["without"]) == (["draw", "swap"], True, True)
     assert (dalle2["kinds"], dalle2["neighbours"], dalle2["negative"]) == (["draw"], False, True)
+    assert not any("--" in why for each in (decoder, dalle2) for why in each["lacks"].values()), "it has controls"
     for each in (decoder, dalle2):
         assert each["eta"] is None and each["neighbour_weight"] is None and each["text_weight"] > 0
         assert each["steps"] == 3 and "draws on no picture" in each["lacks"]["edit"]
@@ -245,6 +247,13 @@ def test_what_a_system_lacks_is_refused(page, studio, label, more, said):
 
 def offered(*configs):
     return Offered("it", tuple(map(Path, "ab")), tuple(Model(Path("a"), each, None, None) for each in configs))
+
+
+def test_what_needs_neighbours_and_has_none_is_told_what_to_do_on_the_page():
+    behind = Studio([offered(rcg.GENERATOR)], None, lambda line: "")
+    with pytest.raises(UserError, match="it draws from neighbours alone, and there are none"):
+        behind.draw(Drawn(model="it", prompt="a cat"))
+    behind.close()
 
 
 def test_what_cannot_be_asked_is_refused_at_the_start():

@@ -145,8 +145,9 @@ class RdmFeed(PicturesFeed):
         """Raises `UserError` for what it does not look at, and for a class that it does not know."""
         require(
             not request.neighbours and request.start is None,
-            f"{self.config.name} draws a representation out of nothing or of a class: neighbours and pictures have "
-            "their own, which a generator draws from, give that to --model",
+            f"{self.config.name} draws a representation out of nothing or of a class, neighbours and pictures have "
+            "their own, which a generator draws from",
+            "give that to --model",
         )
         self.check_class(request, self.config.system.class_drop)
         self.check_nothing_else(request, settings)
@@ -200,9 +201,9 @@ class GeneratorFeed(PicturesFeed):
         if model.condition == "representation":
             require(
                 start is not None or bool(request.neighbours),
-                f"{name} draws from a representation, and {request.prompt!r} has none: draw one by an RDM, --model RDM "
-                "--cascade GENERATOR; or draw from neighbours, --knowledge-base DIR or --reference IMAGE CAPTION; or "
-                "from pictures, `reimagen rcg reconstruct`",
+                f"{name} draws from a representation, and {request.prompt!r} has none",
+                "draw one by an RDM, --model RDM --cascade GENERATOR; or draw from neighbours, --knowledge-base DIR or "
+                "--reference IMAGE CAPTION; or from pictures, `reimagen rcg reconstruct`",
             )
             width = model.representation_width
             require(

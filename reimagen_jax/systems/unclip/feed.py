@@ -109,8 +109,8 @@ class PriorFeed(_TextFeed):
         name, model = self.config.name, self.config.system
         require(
             not request.neighbours and request.start is None,
-            f"{name} draws an embedding from the text alone: neighbours and pictures are for its decoder, give that to "
-            "--model",
+            f"{name} draws an embedding from the text alone, neighbours and pictures are for its decoder",
+            "give that to --model",
         )
         require(
             not request.negative or model.null == "empty",
@@ -208,7 +208,7 @@ class DecoderFeed(_TextFeed):
         if settings.embedding == "text":
             require(
                 not request.neighbours,
-                f"{name} is to draw the text's own embedding (--embedding text), which neighbours have no part in: "
+                f"{name} is to draw the text's own embedding, which neighbours have no part in",
                 "leave out --knowledge-base, --pin and --reference, or --embedding text",
             )
         else:
@@ -216,9 +216,9 @@ class DecoderFeed(_TextFeed):
             wanted = [settings.embedding] if settings.embedding else list(there)
             require(
                 any(there[each] for each in wanted),
-                f"{name} draws from an embedding, and {request.prompt!r} has none: draw by a prior, --model PRIOR "
-                "--cascade DECODER; or from neighbours, --knowledge-base DIR or --reference IMAGE CAPTION; or from the "
-                "text's own, --embedding text",
+                f"{name} draws from an embedding, and {request.prompt!r} has none",
+                "draw by a prior, --model PRIOR --cascade DECODER; or from neighbours, --knowledge-base DIR or "
+                "--reference IMAGE CAPTION; or from the text's own, --embedding text",
             )
         if start is not None:
             require(

@@ -145,7 +145,7 @@ class Device:
         except Cancelled:
             job.state = "cancelled"
         except UserError as error:
-            job.state, job.error = "failed", " ".join(str(error).split())
+            job.state, job.error = "failed", " ".join(error.wrong.split())
         except Exception as error:
             traceback.print_exception(error, file=sys.stderr)
             job.state, job.error = "failed", "a fault of this program: the terminal that it was started in says more"

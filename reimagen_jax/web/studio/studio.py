@@ -76,6 +76,11 @@ class Studio:
         needed = KINDS[asked.kind]
         require(needed not in offered.lacks, offered.lacks.get(needed, ""))
         found = self.finder.asked(offered, asked.prompt, asked.chosen, asked.negative)
+        require(
+            bool(found.prompt.neighbours) or not offered.takes_neighbours or offered.without is not None,
+            f"{offered.label} draws from neighbours alone, and there are none: ask for something else, or give a "
+            "picture of your own",
+        )
         other = None
         if asked.kind == "swap":
             asked = replace(asked, to=completed(asked))

@@ -1,10 +1,10 @@
 """A stage that tells of every step, and stops between two of them; its images are those of `Stage`, bit for bit.
 
 `Stage` compiles the whole of a drawing. Here three programs make it: what is done before the first step, some steps,
-and what is done with the last x. All that a step needs besides x_t and the solver's memory (the condition as it was
-read, the plan of guidance, numbers, keys) leaves the first program as arrays, whatever system, guide, solver or edit
-they belong to: they are the constants of the step's jaxpr. The steps stay a loop over the same body, whose bounds are
-arguments, so that XLA computes a step of it as it does within the whole.
+and what is done with what is drawn. All that a step needs besides its state (the condition as it was read, the plan of
+guidance, numbers, keys) leaves the first program as arrays, whatever system, guide, solver or edit they belong to: they
+are the constants of the step's jaxpr. The steps stay a loop over the same body, whose bounds are arguments, so that XLA
+computes a step of it as it does within the whole.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,11 +17,10 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from reimagen_jax import randomness
-from reimagen_jax.diffusion import sampler
 from reimagen_jax.inference.pipeline import Stage
-from reimagen_jax.systems import finite
-from reimagen_jax.systems.pixels import handed_on
+from reimagen_jax.systems import finite, stepwise
 from reimagen_jax.systems.request import Request
+from reimagen_jax.systems.stepwise import State, Steps
 
 Tell = Callable[[int, int], None]
 """Is told after each step of how many there are; what it raises ends the drawing."""
@@ -34,28 +33,27 @@ def _silent(step: int, steps: int) -> None:
 class Walk:
     """The three programs for inputs of one shape."""
 
-    def __init__(self, sampling: Callable[..., sampler.Sampling], end: Callable[[jax.Array], jax.Array]) -> None:
-        """`sampling` gives what is sampled for parameters and inputs, `end` makes images of the last x."""
-        self.sampling = sampling
+    def __init__(self, steps: Callable[..., Steps], end: Callable[..., jax.Array]) -> None:
+        """`steps` takes parameters, inputs and keys, `end` makes samples of parameters, inputs and what is drawn."""
+        self.steps = steps
         self.begin, self.advance, self.end = jax.jit(self._begin), jax.jit(self._advance), jax.jit(finite.watched(end))
 
-    def _begin(self, *told: Any) -> tuple[sampler.State, jax.Array, list[jax.Array]]:
-        """Where sampling begins, the times that it visits, and the constants of a step."""
-        sampling = self.sampling(*told)
-        state, step = sampler.begin(sampling), sampler.step_of(sampling)
-        visit = jax.tree.map(lambda leaf: leaf[0], sampler.visits(sampling.times_T))
-        leaves, tree = jax.tree.flatten((state, visit))
-        closed = jax.make_jaxpr(lambda *leaves: jax.tree.leaves(step(*jax.tree.unflatten(tree, leaves))[0]))(*leaves)
+    def _begin(self, *told: Any) -> tuple[State, Any, list[jax.Array]]:
+        """Where drawing begins, what its steps are told, and the constants of a step."""
+        steps = self.steps(*told)
+        visit = jax.tree.map(lambda leaf: leaf[0], steps.visits)
+        leaves, tree = jax.tree.flatten((steps.begin, visit))
+        closed = jax.make_jaxpr(lambda *leaves: jax.tree.leaves(steps.step(*jax.tree.unflatten(tree, leaves))))(*leaves)
         self._step = closed.jaxpr  # of the inputs' shapes alone, as is all that is traced
-        return state, sampling.times_T, closed.consts
+        return steps.begin, steps.visits, closed.consts
 
     def _advance(
-        self, constants: Sequence[jax.Array], state: sampler.State, times_T: jax.Array, first: jax.Array, end: jax.Array
-    ) -> sampler.State:
+        self, constants: Sequence[jax.Array], state: State, visits: Any, first: jax.Array, end: jax.Array
+    ) -> State:
         """The state after the steps from `first` to before `end`."""
-        step, visits = jaxpr_as_fun(ClosedJaxpr(self._step, constants)), sampler.visits(times_T)
+        step = jaxpr_as_fun(ClosedJaxpr(self._step, constants))
 
-        def body(i: jax.Array, state: sampler.State) -> sampler.State:
+        def body(i: jax.Array, state: State) -> State:
             visit = jax.tree.map(lambda leaf: leaf[i], visits)
             return jax.tree.unflatten(jax.tree.structure(state), step(*jax.tree.leaves((state, visit))))
 
@@ -63,8 +61,8 @@ class Walk:
 
 
 class SteppedStage(Stage):
-    """A stage whose system's sampling is a diffusion; `tell` is called before the first step of a batch, and after
-    each."""
+    """A stage whose system takes steps (systems/stepwise.py); `tell` is called before the first step of a batch, and
+    after each."""
 
     def __init__(self, *args: Any, tell: Tell = _silent, **how: Any) -> None:
         """As `Stage`, on one device."""
@@ -83,33 +81,37 @@ class SteppedStage(Stage):
                 output = self._walked(params, *self.told(batch, seed))
             yield self._finished(asked, batch, output)
 
-    def _walked(self, params: Any, *told: Any) -> tuple[finite.Note, jax.Array]:
-        walk = self._walk(told)
-        state, times_T, constants = walk.begin(params, *told)
-        steps = len(times_T) - 1
+    @property
+    def num_steps(self) -> int:
+        """Of a batch; but for those that are walked again (`repeats`)."""
+        return stepwise.number_of(self.system, self.settings)
+
+    def _walked(self, params: Any, inputs: Any, keys_B: jax.Array) -> tuple[finite.Note, jax.Array]:
+        walk = self._walk((inputs, keys_B))
+        state, visits, constants = walk.begin(params, inputs, keys_B)
+        steps = len(jax.tree.leaves(visits)[0])
         self.tell(0, steps)
         for i in range(steps):
-            state = walk.advance(constants, state, times_T, np.int32(i), np.int32(i + 1))
+            state = walk.advance(constants, state, visits, np.int32(i), np.int32(i + 1))
             jax.block_until_ready(state)
             self.tell(i + 1, steps)
-        return walk.end(state[0])
+        return walk.end(params, inputs, state[0])
 
     def _walk(self, told: Any) -> Walk:
         """The programs for these inputs: edits and negative prompts have their own."""
         leaves, tree = jax.tree.flatten(told)
         shape = tree, tuple((np.shape(leaf), leaf.dtype) for leaf in leaves)
         if shape not in self._walks:
-            self._walks[shape] = Walk(self._sampling, partial(handed_on, form=self.settings.handed_on))
+            self._walks[shape] = Walk(self._steps, partial(stepwise.finished, self.system, settings=self.settings))
         return self._walks[shape]
 
-    def _sampling(self, *told: Any) -> sampler.Sampling:
+    def _steps(self, *told: Any) -> Steps:
         self.compilations += 1  # runs when JAX traces, not when the program runs
-        return self.system.sampling(*told, self.settings)
+        return stepwise.steps_of(self.system, *told, self.settings)
 
 
 def stepped(stage: Stage, tell: Tell) -> Stage:
     """The stage, to tell of its steps; as it is where its system takes none, or several devices draw."""
-    images_by_steps = hasattr(stage.system, "sampling") and hasattr(stage.settings, "handed_on")
-    if stage.mesh is not None or not images_by_steps:
+    if stage.mesh is not None or not stepwise.takes_steps(stage.system):
         return stage
     return SteppedStage(stage.config, stage.params, stage.settings, batch_size=stage.batch_size, tell=tell)

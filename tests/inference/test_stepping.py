@@ -7,8 +7,12 @@ import pytest
 from reimagen_jax.inference.pipeline import Pipeline, Stage
 from reimagen_jax.inference.stepping import SteppedStage, stepped
 from reimagen_jax.systems.request import Edit, Neighbour, Request
+from tests import rcg
+from tests.mage import MAGE
 from tests.samples import picture
+from tests.systems import test_mage, test_unclip
 from tests.tiny import TINY, TINY_SR, random_params
+from tests.unclip import AR_PRIOR, PRIOR, neighbour
 
 SIDE = TINY.system.resolution
 NEIGHBOURS = tuple(Neighbour(np.asarray(picture(j, (SIDE, SIDE))), f"neighbour {j}", 1.0, str(j)) for j in range(2))
@@ -34,6 +38,25 @@ def test_images_are_equal_and_every_step_is_told(params, solver):
     others = [Request("a dog", NEIGHBOURS[:1], 7, {"eta": 0.7, "neighbour_weight": 4.0})]
     assert np.array_equal(whole.draw(others, 6), steps.draw(others, 6))
     assert steps.compilations == before == 1, "what is asked changes no program"
+
+
+@pytest.mark.parametrize(
+    ("config", "made", "asked", "number"),
+    [
+        (MAGE, test_mage.random_params, [Request(neighbours=(neighbour(i),), index=i) for i in range(3)], 3),
+        (AR_PRIOR, test_unclip.random_params, [Request("a cat", index=i) for i in range(3)], AR_PRIOR.system.dims),
+        (PRIOR, test_unclip.random_params, [Request("a cat", index=i) for i in range(3)], 3),
+        (rcg.CLASS_RDM, rcg.random_params, [Request("cat", index=i) for i in range(3)], 4),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_what_draws_no_images_or_by_no_diffusion_takes_steps_too(config, made, asked, number):
+    whole, told = Stage(config, made(config), batch_size=2), []
+    steps = stepped(whole, lambda *step: told.append(step))
+    drawn = steps.draw(asked, 5)
+    assert np.array_equal(whole.draw(asked, 5), drawn)
+    assert told == [(i, number) for i in range(number + 1)] * 2, "two batches"
+    assert len({each.tobytes() for each in drawn}) == 3
 
 
 def test_edits_and_negative_prompts_have_programs_of_their_own(params):

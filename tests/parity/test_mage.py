@@ -14,11 +14,12 @@ from reimagen_jax.encoders.settings import RepresentationConfig
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.model import Model
 from reimagen_jax.nets.settings import Tower, VQConfig
-from reimagen_jax.systems.mage.decoding import decode, guided
+from reimagen_jax.systems.mage.decoding import decoding, guided
 from reimagen_jax.systems.mage.net import Mage
 from reimagen_jax.systems.mage.published import mage_name, mage_params, vq_params
 from reimagen_jax.systems.mage.settings import MageConfig
 from reimagen_jax.systems.mage.system import smoothed_nll
+from reimagen_jax.systems.stepwise import walked
 from tests.parity import rcg_tokens as theirs
 from tests.parity import test_moco as moco
 from tests.parity.huggingface import randomise, relative_error
@@ -119,7 +120,7 @@ def test_decoding_draws_their_tokens_from_recorded_noise(steps, tau, mages, told
     def draws(s):
         return jnp.asarray(gumbel)[s], jnp.asarray(noise)[s]
 
-    ours = jax.jit(lambda: decode(predict, draws, B, L, steps, jnp.full(B, 2.0)))()
+    ours = jax.jit(lambda: walked(decoding(predict, draws, B, L, steps, jnp.full(B, 2.0))))()
     np.testing.assert_array_equal(ours, expected.numpy())
     assert len(np.unique(ours)) > 3
 

@@ -16,10 +16,11 @@ from reimagen_jax.inference.pipeline import Stage
 from reimagen_jax.preflight import programs
 from reimagen_jax.systems import kinds
 from reimagen_jax.systems.kinds import from_json
-from reimagen_jax.systems.mage.decoding import decode, draws_of
+from reimagen_jax.systems.mage.decoding import decoding, draws_of
 from reimagen_jax.systems.mage.system import masks
 from reimagen_jax.systems.rcg.arrays import PictureBatch
 from reimagen_jax.systems.request import Edit, Neighbour, Request
+from reimagen_jax.systems.stepwise import walked
 from reimagen_jax.systems.unclip.arrays import ImageBatch
 from tests.mage import BY_CLASS, MAGE, MAGES, VQ, flags, trained
 from tests.rcg import ENCODER, RDM
@@ -154,7 +155,7 @@ def test_decoding_masks_as_many_as_the_cosine_says_and_keeps_what_it_knows():
         return logits
 
     draws = draws_of(sampler.image_keys(0, range(B)), L, K)
-    drawn = np.asarray(decode(predict, draws, B, L, N, jnp.full(B, 4.0)))
+    drawn = np.asarray(walked(decoding(predict, draws, B, L, N, jnp.full(B, 4.0))))
     jax.effects_barrier()
     masked = [mask.sum(axis=1).tolist() for _, mask in told]
     expected = [L, *(int(np.floor(L * np.cos(np.pi * s / (2 * N)) + 1e-9)) for s in range(1, N))]

@@ -18,18 +18,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, Key
 
+from reimagen_jax.systems.stepwise import Steps
+
 Predict = Callable[[Int32[Array, "b l"], Bool[Array, "b l"], Float[Array, ""]], Float[Array, "b l k"]]
 """(tokens, which are masked, r) -> (1)."""
 Draws = Callable[[Int32[Array, ""]], tuple[Float[Array, "b l k"], Float[Array, "b l"]]]
 """s -> Gumbel noise of (2), as argmax_k (l + noise), and of (3)."""
 
 
-def decode(
+def decoding(
     predict: Predict, draws: Draws, B: int, L: int, num_steps: int, temperature_B: Float[Array, " b"]
-) -> Int32[Array, "b l"]:
-    """The tokens of B images, L each."""
+) -> Steps:
+    """Steps to the tokens of B images, int32 [B, L]; in the state beside them, which of them are masked."""
 
-    def step(known: tuple[Array, Array], now: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
+    def step(known: tuple[Array, Array], now: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         (token_BL, masked_BL), (s, share, number) = known, now
         logits_BLK, (gumbel_BLK, noise_BL) = predict(token_BL, masked_BL, share), draws(s)
         token_BL = jnp.where(masked_BL, (logits_BLK + gumbel_BLK).argmax(axis=-1).astype(jnp.int32), token_BL)  # (2)
@@ -40,14 +42,13 @@ def decode(
         left_B = masked_BL.sum(axis=1, dtype=jnp.int32)
         number_B = jnp.maximum(1, jnp.minimum(left_B - 1, number))
         last_B1 = jnp.take_along_axis(jnp.sort(certain_BL, axis=1), number_B[:, None] - 1, axis=1)
-        return (token_BL, certain_BL <= last_B1), None  # (4)
+        return token_BL, certain_BL <= last_B1  # (4)
 
     begun = jnp.zeros((B, L), jnp.int32), jnp.ones((B, L), bool)
     share_N = np.arange(1, num_steps + 1) / num_steps
     number_N = np.floor(L * np.cos(0.5 * np.pi * share_N))  # in float64: half of them is half of them
-    steps = jnp.arange(num_steps, dtype=jnp.int32), jnp.asarray(share_N, jnp.float32), jnp.asarray(number_N, jnp.int32)
-    (token_BL, _), _ = jax.lax.scan(step, begun, steps)
-    return token_BL
+    told = jnp.arange(num_steps, dtype=jnp.int32), jnp.asarray(share_N, jnp.float32), jnp.asarray(number_N, jnp.int32)
+    return Steps(begun, told, step)
 
 
 def draws_of(keys_B: Key[Array, " b"], L: int, K: int) -> Draws:

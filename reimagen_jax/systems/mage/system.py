@@ -26,12 +26,13 @@ from reimagen_jax.diffusion import degrade, objective
 from reimagen_jax.nets.vq import VQ
 from reimagen_jax.systems.base import Metrics, Params, Sums
 from reimagen_jax.systems.mage.arrays import MageInputs
-from reimagen_jax.systems.mage.decoding import decode, draws_of, guided
+from reimagen_jax.systems.mage.decoding import decoding, draws_of, guided
 from reimagen_jax.systems.mage.net import Mage
 from reimagen_jax.systems.mage.settings import MageConfig, MageSamplerConfig
 from reimagen_jax.systems.mage.tokenizer import from_unit, to_unit
 from reimagen_jax.systems.rcg.arrays import PictureBatch
 from reimagen_jax.systems.rcg.represented import Pixels
+from reimagen_jax.systems.stepwise import Steps, walked
 
 KEYS = 2**17
 """Folded into an image's key: what is drawn here is independent of what the stage before has drawn by it."""
@@ -118,8 +119,14 @@ class MageSystem(Pixels):
         self, params: Params, inputs: MageInputs, keys_B: Key[Array, " b"], settings: MageSamplerConfig
     ) -> UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]:
         """Images, bytes or floats as `settings.handed_on` says."""
+        return self.finished(params, inputs, self.drawn(params, inputs, keys_B, settings), settings)
+
+    def finished(
+        self, params: Params, inputs: MageInputs, token_BL: Int32[Array, "b l"], settings: MageSamplerConfig
+    ) -> UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]:
+        """The images of their tokens."""
         side = self.model.resolution // self.model.vq.stride
-        token_BHW = self.drawn(params, inputs, keys_B, settings).reshape(-1, side, side)
+        token_BHW = token_BL.reshape(-1, side, side)
         variables = {"params": params["vq"]}
         e_BHWD = self.vq.apply(variables, token_BHW, method="look_up")
         return from_unit(self.vq.apply(variables, e_BHWD, method="decode"), settings.handed_on)
@@ -128,6 +135,13 @@ class MageSystem(Pixels):
         self, params: Params, inputs: MageInputs, keys_B: Key[Array, " b"], settings: MageSamplerConfig
     ) -> Int32[Array, "b l"]:
         """Their tokens."""
+        return walked(self.steps(params, inputs, keys_B, settings))
+
+    def num_steps(self, settings: MageSamplerConfig) -> int:
+        return settings.num_steps
+
+    def steps(self, params: Params, inputs: MageInputs, keys_B: Key[Array, " b"], settings: MageSamplerConfig) -> Steps:
+        """To their tokens, by (4)."""
         model, B, variables = self.model, len(keys_B), {"params": params["mage"]}
         told_B, there_B = self.drawn_from(params, inputs)
 
@@ -142,7 +156,7 @@ class MageSystem(Pixels):
 
         keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, KEYS)
         draws = draws_of(keys_B, model.places, model.vq.codes)
-        return decode(predict, draws, B, model.places, settings.num_steps, inputs.temperature_B)
+        return decoding(predict, draws, B, model.places, settings.num_steps, inputs.temperature_B)
 
     def visited(self, settings: MageSamplerConfig) -> Float[Array, " t"]:
         """No times: nothing is denoised."""

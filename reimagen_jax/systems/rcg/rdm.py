@@ -108,7 +108,12 @@ class Rdm(Represented):
         self, params: Params, inputs: RdmInputs, keys_B: Key[Array, " b"], settings: RdmSamplerConfig
     ) -> Float[Array, "b d"]:
         """Representations."""
-        r_BD = sampler.sample(*self.sampling(params, inputs, keys_B, settings))
+        return self.finished(params, inputs, sampler.sample(*self.sampling(params, inputs, keys_B, settings)), settings)
+
+    def finished(
+        self, params: Params, inputs: RdmInputs, r_BD: Float[Array, "b d"], settings: RdmSamplerConfig
+    ) -> Float[Array, "b d"]:
+        """What is sampled, normalised where it is learned so."""
         return normalised(r_BD) if settings.normalised else r_BD
 
     def sampling(

@@ -26,6 +26,7 @@ from reimagen_jax.encoders.joint import TextReading, unit
 from reimagen_jax.nets.transformer import CausalTransformer, Memory
 from reimagen_jax.systems.base import Params
 from reimagen_jax.systems.pixels import to_model
+from reimagen_jax.systems.stepwise import Steps, walked
 from reimagen_jax.systems.unclip.arrays import PairBatch, PriorInputs
 from reimagen_jax.systems.unclip.prior import TextPrior
 from reimagen_jax.systems.unclip.settings import ARPriorConfig, ARPriorSamplerConfig
@@ -128,12 +129,28 @@ class ARPrior(TextPrior):
         self, params: Params, inputs: PriorInputs, keys_B: Key[Array, " b"], settings: ARPriorSamplerConfig
     ) -> Float[Array, "b d"]:
         """Embeddings."""
-        return self.embedding(params, self.drawn(params, inputs, keys_B, settings)[:, 1:])
+        return self.finished(params, inputs, self.drawn(params, inputs, keys_B, settings), settings)
+
+    def finished(
+        self, params: Params, inputs: PriorInputs, q_BN: Int32[Array, "b p_1"], settings: ARPriorSamplerConfig
+    ) -> Float[Array, "b d"]:
+        """The embeddings of their numbers."""
+        return self.embedding(params, q_BN[:, 1:])
 
     def drawn(
         self, params: Params, inputs: PriorInputs, keys_B: Key[Array, " b"], settings: ARPriorSamplerConfig
     ) -> Int32[Array, "b p_1"]:
-        """q_0 to q_P by (5): each token once, those before it remembered."""
+        """q_0 to q_P by (5)."""
+        return walked(self.steps(params, inputs, keys_B, settings))
+
+    def num_steps(self, settings: ARPriorSamplerConfig) -> int:
+        return self.model.dims
+
+    def steps(
+        self, params: Params, inputs: PriorInputs, keys_B: Key[Array, " b"], settings: ARPriorSamplerConfig
+    ) -> Steps:
+        """To q_0 to q_P, int32 [B, P + 1]: q_0 at first, then one more with each step; each token once, those before it
+        remembered."""
         B, P, Q = len(keys_B), self.model.dims, self.model.buckets
         told = jax.tree.map(_beside, *self.told(params, inputs))
         weight_B = inputs.text_weight_B
@@ -145,18 +162,17 @@ class ARPrior(TextPrior):
         mask_EL = net.mask(told)
         first = mask_EL.shape[1] - P
 
-        def step(before: tuple[Memory, Array], now: tuple[Array, Array]) -> tuple[tuple[Memory, Array], Array]:
-            (memory, q_E), (at, u_B) = before, now
-            logits_EQ, memory = net.apply(variables, q_E, at, mask_EL, memory, method="next")
+        def step(before: tuple[Array, Array, Memory], now: tuple[Array, Array]) -> tuple[Array, Array, Memory]:
+            (q_BN, q_E, memory), (j, u_B) = before, now
+            logits_EQ, memory = net.apply(variables, q_E, first + j - 1, mask_EL, memory, method="next")
             full_BQ, null_BQ = logits_EQ[::2], logits_EQ[1::2]
             guided_BQ = weight_B[:, None] * full_BQ - (weight_B[:, None] - 1.0) * null_BQ  # (4)
             q_B = quantile(guided_BQ / settings.temperature, u_B)
-            return (memory, _beside(q_B, q_B)), q_B
+            return q_BN.at[:, j].set(q_B), _beside(q_B, q_B), memory
 
-        begun = memory, _beside(q_0_B, jnp.full(B, Q, jnp.int32))
-        at_P = first + jnp.arange(P, dtype=jnp.int32)
-        _, q_PB = jax.lax.scan(step, begun, (at_P, u_BN[:, 1:].T))
-        return jnp.concatenate([q_0_B[:, None], q_PB.T], axis=1)
+        q_BN = jnp.zeros((B, P + 1), jnp.int32).at[:, 0].set(q_0_B)
+        begun = q_BN, _beside(q_0_B, jnp.full(B, Q, jnp.int32)), memory
+        return Steps(begun, (jnp.arange(1, P + 1, dtype=jnp.int32), u_BN[:, 1:].T), step)
 
     def visited(self, settings: ARPriorSamplerConfig) -> Float[Array, " t"]:
         """No times: nothing is denoised."""

@@ -211,7 +211,14 @@ class Prior(TextPrior):
         self, params: Params, inputs: PriorInputs, keys_B: Key[Array, " b"], settings: PriorSamplerConfig
     ) -> Float[Array, "b d"]:
         """Embeddings, the best of their candidates by (5)."""
-        z_BND = self.candidates(params, inputs, keys_B, settings)
+        z_ND = sampler.sample(*self.sampling(params, inputs, keys_B, settings))
+        return self.finished(params, inputs, z_ND, settings)
+
+    def finished(
+        self, params: Params, inputs: PriorInputs, z_ND: Float[Array, "n d"], settings: PriorSamplerConfig
+    ) -> Float[Array, "b d"]:
+        """The best of what is sampled."""
+        z_BND = self._of_each(params, z_ND, settings)
         w_BD = self.clip.texts(params["clip"], inputs.tokens_BL).vector_BD
         best_B = jnp.einsum("bnd,bd->bn", z_BND, w_BD).argmax(axis=1)
         return jnp.take_along_axis(z_BND, best_B[:, None, None], axis=1)[:, 0]
@@ -220,8 +227,12 @@ class Prior(TextPrior):
         self, params: Params, inputs: PriorInputs, keys_B: Key[Array, " b"], settings: PriorSamplerConfig
     ) -> Float[Array, "b n d"]:
         """All that are drawn of each; the first does not depend on their number."""
-        z_ND = sampler.sample(*self.sampling(params, inputs, keys_B, settings))
-        return self.unscaled(params, z_ND).reshape(len(keys_B), settings.candidates, -1)
+        return self._of_each(params, sampler.sample(*self.sampling(params, inputs, keys_B, settings)), settings)
+
+    def _of_each(
+        self, params: Params, z_ND: Float[Array, "n d"], settings: PriorSamplerConfig
+    ) -> Float[Array, "b n d"]:
+        return self.unscaled(params, z_ND).reshape(-1, settings.candidates, z_ND.shape[-1])
 
     def sampling(
         self, params: Params, inputs: PriorInputs, keys_B: Key[Array, " b"], settings: PriorSamplerConfig

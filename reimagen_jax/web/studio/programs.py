@@ -94,7 +94,7 @@ def draw(
             )
             if isinstance(stage, SteppedStage):
                 stage.tell = count
-                total += batches * (len(stage.system.visited(stage.settings)) - 1)
+                total += batches * stage.num_steps
             else:
                 total += batches
     count(0, 0)

@@ -17,6 +17,7 @@ const WAIT = 350; // milliseconds after the last letter before the knowledge bas
 const at = (id) => document.getElementById(id);
 let state = { models: [], base: null, etas: [], mask: 32 };
 let chosen = { pin: [], ban: [], own: [] };
+let other = { pin: [], own: [] }; // that is swapped to first: records {key, text, url}, own pictures
 let hits = [];
 let current = null; // the drawing that is shown
 let selected = 0; // its image
@@ -34,15 +35,16 @@ const number = (id) => (at(id).value === "" ? null : Number(at(id).value));
 
 function chosenNow() {
   if (!model().neighbours) return { query: "", k: 0, own: [], pin: [], ban: [] };
-  const own = chosen.own.filter((each) => each.caption.trim() !== "");
   return {
     query: at("query").value.trim(),
     k: Math.max(0, Math.min(16, number("k") ?? 0)),
-    own: own.map(({ picture, caption }) => ({ picture, caption })),
+    own: captioned(chosen.own),
     pin: chosen.pin,
     ban: chosen.ban,
   };
 }
+
+const captioned = (own) => own.filter((each) => each.caption.trim() !== "").map(({ picture, caption }) => ({ picture, caption }));
 
 function asked() {
   const own = model();
@@ -60,12 +62,14 @@ function asked() {
   if (what.kind === "inpaint") what.mask = mask.text();
   if (what.kind === "swap") {
     what.to_prompt = at("to-prompt").value.trim();
-    what.to = { query: at("to-query").value.trim(), k: Math.max(1, what.chosen.k), own: [], pin: [], ban: chosen.ban };
+    const pin = other.pin.map((each) => each.key);
+    what.to = { query: at("to-query").value.trim(), k: Math.max(1, what.chosen.k), own: captioned(other.own), pin, ban: chosen.ban };
   }
   return what;
 }
 
-function fill(what) {
+/** Settings of a drawing, in the form; `others` are the neighbours that it was swapped to. */
+function fill(what, others) {
   const same = state.models.some((each) => each.label === what.model);
   if (same) at("model").value = what.model;
   modelChanged();
@@ -86,6 +90,11 @@ function fill(what) {
   };
   at("to-prompt").value = what.to_prompt;
   at("to-query").value = what.to?.query ?? "";
+  other = {
+    own: (what.to?.own ?? []).map((each) => ({ ...each, url: `/api/pictures/${each.picture}` })),
+    pin: (what.to?.pin ?? []).map((key) => others.find((hit) => hit.key === key && !hit.own) ?? { key, text: key, url: "" }),
+  };
+  showOther();
   if (what.picture) picture = { picture: what.picture, url: `/api/pictures/${what.picture}`, name: "" };
   $(`input[name=kind][value=${what.kind}]`).checked = true;
   if (what.mask) mask.read(what.mask);
@@ -230,6 +239,7 @@ function hitCard(hit, i) {
       tool("ban", `Ban ${hit.key}`, "Ban", () => ban(hit.key)),
       tool("up", "Move up", "↑", () => move(hit.key, -1)),
       tool("down", "Move down", "↓", () => move(hit.key, 1)),
+      kind() === "swap" ? tool("to", `Swap to ${hit.key}`, "Swap to", () => swapTo(hit)) : null,
       el("span", { class: "key", title: hit.key }, hit.key)));
 }
 
@@ -251,6 +261,8 @@ function pin(key) {
 
 function ban(key) {
   chosen.pin = chosen.pin.filter((each) => each !== key);
+  other.pin = other.pin.filter((each) => each.key !== key);
+  showOther();
   chosen.ban = [...new Set([...chosen.ban, key])];
   say(`${key} is not found any more`);
   look(0);
@@ -319,6 +331,35 @@ async function addOwn(file) {
   const card = $$(".hit.own").find((each) => each.dataset.key === `own ${sent.picture}`);
   $("input", card)?.focus();
   say("Say what your picture shows: it is drawn with its caption.");
+}
+
+/** A record that is swapped to, beside those found for the other prompt. */
+function swapTo({ key, text, url }) {
+  if (!other.pin.some((each) => each.key === key)) other.pin.push({ key, text, url });
+  showOther();
+  say(`It is swapped to ${key}`);
+}
+
+async function addOther(file) {
+  const sent = await tell(() => send(file, file.name));
+  if (!sent) return;
+  if (!other.own.some((each) => each.picture === sent.picture)) other.own.push({ picture: sent.picture, url: sent.url, caption: "" });
+  showOther();
+  $$("#to-list input").find((each) => each.dataset.picture === sent.picture)?.focus();
+  say("Say what your picture shows: it is drawn with its caption.");
+}
+
+function showOther() {
+  const remove = (what, drop) => el("button", { type: "button", class: "small", "aria-label": `Do not swap to ${what}`, onclick: () => { drop(); showOther(); } }, "Remove");
+  const own = other.own.map((each) => {
+    const caption = el("input", { value: each.caption, placeholder: "What it shows", "aria-label": "Caption of your picture to swap to", maxlength: "2000", "data-picture": each.picture });
+    caption.addEventListener("input", () => { each.caption = caption.value; });
+    return el("li", {}, el("img", { src: each.url, alt: "your picture to swap to", class: "pixels" }), caption,
+      remove("your picture", () => { other.own = other.own.filter((one) => one !== each); }));
+  });
+  const pinned = other.pin.map((each) => el("li", {}, el("img", { src: each.url || null, alt: "", class: "pixels" }), el("span", {}, each.text),
+    remove(each.key, () => { other.pin = other.pin.filter((one) => one !== each); })));
+  at("to-list").replaceChildren(...own, ...pinned);
 }
 
 async function drawOn(blob, name) {
@@ -621,7 +662,7 @@ at("cancel").addEventListener("click", cancelMine);
 at("dice").addEventListener("click", otherSeed);
 at("keys-open").addEventListener("click", () => at("keys").showModal());
 at("reproduce").addEventListener("click", reproduce);
-at("again").addEventListener("click", () => { fill(current.asked); say("The form has its settings"); });
+at("again").addEventListener("click", () => { fill(current.asked, current.others); say("The form has its settings"); });
 at("onto").addEventListener("click", async () => {
   const image = current.images[selected];
   await tell(async () => drawOn(await (await fetch(image.url)).blob(), `${image.file}.png`));
@@ -635,12 +676,14 @@ at("eta").addEventListener("input", () => {
   select(current.images.findIndex((image) => image.row === row && image.eta !== null && Math.abs(image.eta - eta) < 0.01));
 });
 at("model").addEventListener("change", () => { modelChanged(); look(0); });
-for (const radio of $$("input[name=kind]")) radio.addEventListener("change", kindChanged);
+for (const radio of $$("input[name=kind]")) radio.addEventListener("change", () => { kindChanged(); showHits(at("found-about").textContent); });
 for (const id of ["prompt", "query", "k"]) at(id).addEventListener("input", () => look());
 for (const id of ["strength", "edit-eta"]) at(id).addEventListener("input", told);
 drops(at("found"), addOwn);
+drops(at("to-drop"), addOther);
 drops(at("picture-drop"), (file) => drawOn(file, file.name));
 chooses(at("own-add"), at("own-file"), addOwn);
+chooses(at("to-add"), at("to-file"), addOther);
 chooses(at("picture-choose"), at("picture-file"), (file) => drawOn(file, file.name));
 
 async function load() {

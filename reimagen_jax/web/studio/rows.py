@@ -83,7 +83,11 @@ def completed(asked: Drawn) -> Chosen:
     """What is swapped to, with what it shares with the first, as `reimagen edit swap` has it."""
     chosen, to = asked.chosen, asked.to
     given = asked.to_prompt.strip() or to.query.strip() or to.own or to.pin
-    require(bool(given), "there is nothing to swap to: give another prompt, or what its neighbours are found by")
+    require(
+        bool(given),
+        "there is nothing to swap to: give another prompt, what its neighbours are found by, or a picture and what it "
+        "shows",
+    )
     query = to.query or ("" if asked.to_prompt.strip() else chosen.query)
     return replace(to, k=chosen.k, ban=chosen.ban, query=query)
 

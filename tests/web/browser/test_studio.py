@@ -135,6 +135,28 @@ def test_the_whole_path(opened, page, studio, tmp_path):
     until(opened, "document.querySelectorAll('#history li').length > 1")
 
 
+def test_a_record_and_a_picture_of_ones_own_are_swapped_to(opened, studio, tmp_path):
+    find(opened, "input[name=kind][value=swap] + span").click()
+    _, second = hits(opened)
+    find(opened, f'.hit[data-key="{second}"] [data-act=to]').click()
+    (tmp_path / "my dog.png").write_bytes(encoded(picture(6, (30, 30))))
+    find(opened, "#to-file").send_keys(str(tmp_path / "my dog.png"))
+    until(opened, "document.activeElement.dataset.picture")
+    press(opened, "a dog of mine")
+    draw(opened)
+    drawing = studio.drawings[max(studio.drawings)]
+    assert drawing.other_hits[0]["text"] == "a dog of mine"
+    assert (drawing.asked.to.own[0].caption, drawing.asked.to.pin) == ("a dog of mine", (second,))
+    told = ["image", "without neighbours", "swapped"]
+    assert [each.text for each in all_of(opened, "#pair figcaption b")] == told
+    assert "--to-reference my-dog.png 'a dog of mine'" in find(opened, "#command").text
+    for _ in range(2):
+        find(opened, "#to-list button").click()
+    assert all_of(opened, "#to-list li") == []
+    find(opened, "#again").click()
+    assert len(all_of(opened, "#to-list li")) == 2
+
+
 def test_by_keyboard_alone(opened, studio):
     """No mouse: `write` has typed the prompt, all else is keys."""
     draw(opened, lambda driver: chord(driver, Keys.CONTROL, Keys.ENTER))

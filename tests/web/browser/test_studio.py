@@ -8,6 +8,7 @@ import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
 
 from reimagen_jax.web.answers import MAX_UPLOAD
 from tests.samples import encoded, picture
@@ -133,6 +134,40 @@ def test_the_whole_path(opened, page, studio, tmp_path):
     ]
     opened.refresh()
     until(opened, "document.querySelectorAll('#history li').length > 1")
+
+
+def shown(driver, selector):
+    return [each for each in all_of(driver, selector) if each.is_displayed()]
+
+
+def test_systems_are_switched_and_each_shows_what_it_can_do(opened, studio):
+    def choose(label):
+        Select(find(opened, "#model")).select_by_visible_text(label)
+        return [each.text for each in shown(opened, ".segments span")]
+
+    def strip():
+        draw(opened)
+        assert studio.drawings[max(studio.drawings)].offered.label == find(opened, "#model").get_attribute("value")
+        return [each.text for each in all_of(opened, "#strip button")]
+
+    everything = ["Draw", "Image", "Inpaint", "Vary", "Swap"]
+    assert choose("decoder") == ["Draw", "Swap"]
+    assert "no edits, no η" in find(opened, "#lacks-said").text
+    find(opened, "#lacks-said").click()
+    assert "--" not in find(opened, "#lacks-why").text, "its controls are on the page"
+    assert strip() == ["without", "image 1"]
+    assert [each.text for each in all_of(opened, "#pair figcaption b")] == ["without neighbours", "image 1"]
+    assert shown(opened, "#slider-part, #onto") == []
+    assert choose("dalle2") == [], "there is one thing to do"
+    assert shown(opened, "#found, #neighbour-weight") == []
+    assert strip() == ["image 1"]
+    assert choose("large") == everything
+    until(opened, "document.querySelectorAll('.hit').length === 2")
+    assert len(strip()) == 12
+    until(opened, "document.querySelector('#pair img').naturalWidth === 32")
+    assert choose("tiny") == everything
+    assert not shown(opened, "#lacks") and len(strip()) == 12 and shown(opened, "#slider-part, #onto")
+    until(opened, "document.querySelector('#pair img').naturalWidth === 16")
 
 
 def test_a_record_and_a_picture_of_ones_own_are_swapped_to(opened, studio, tmp_path):

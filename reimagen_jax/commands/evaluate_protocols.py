@@ -325,6 +325,7 @@ class _Measured:
         y = self._reference()
         captions = features.clip and features.texts is not None
         x = read_set(folder, features, keep=not command.fid_only, captions=captions, title=folder.name)
+        x = dataclasses.replace(x, name=f"database {folder.name}")
         figures = [Figure._asdict(each) for each in protocol.against(compare(x, y, features), self._against(y))]
         told = {"settings": settings, "figures": figures, "remarks": remarks(x, y)}
         path.parent.mkdir(exist_ok=True)

@@ -289,15 +289,14 @@ class _Protocol(Options):
         write_json(self.out / RESULTS, results)
 
 
-@dataclass(frozen=True)
 class _Measured:
     """Figures of drawn pictures against the reference, which is read once, if it has to be."""
 
-    command: _Protocol
-    shown: "CaptionedSet"
-    listed: "Sequence[Captioned]"
-    features: "Features"
-    _read: "list[PictureSet]" = field(default_factory=list)
+    def __init__(
+        self, command: _Protocol, shown: "CaptionedSet", listed: "Sequence[Captioned]", features: "Features"
+    ) -> None:
+        self.command, self.shown, self.listed, self.features = command, shown, listed, features
+        self._read: list[PictureSet] = []
 
     def row(self, folder: Path) -> dict[str, Any]:
         """The figures of a folder, from an earlier run where nothing has changed since."""

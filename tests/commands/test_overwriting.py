@@ -58,6 +58,11 @@ COMMANDS = {
     "evaluate people": ("pictures to judge", "--model {model} --knowledge-base {index} --out {out} --overwrite"),
     "evaluate fewshot": ("evaluation of few shots", "{records} --out {out}"),
     "evaluate longtail": ("evaluation of few shots", "{records} --out {out}"),
+    "evaluate coco": (
+        "protocol's evaluation",
+        "--captions {coco} --pictures {photos} --model {model} --out {out}",
+    ),
+    "evaluate wiki": ("protocol's evaluation", "--pictures {photos} --model {model} --out {out}"),
     "rate serve": ("human ratings", "ours={model} --out {out}"),
     "rate results": ("results of ratings", "{records} --out {out} --overwrite"),
     "report page": ("page of results", "{records} --out {out} --overwrite"),
@@ -68,7 +73,7 @@ COMMANDS = {
 TO_A_FILE = ("evaluate fid", "evaluate drawn", "evaluate scores", "evaluate statistics", "rate export", "report keep")
 """Commands whose --out is one file."""
 GROWING = ("seedselect", "evaluate pictures", "evaluate entities", "evaluate answers", "evaluate seedselect")
-GROWING += ("evaluate fewshot", "evaluate longtail", "rate serve")
+GROWING += ("evaluate fewshot", "evaluate longtail", "evaluate coco", "evaluate wiki", "rate serve")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +84,15 @@ def places(tmp_path_factory, model, world, tiny_encoder):
     (folder / "photos").mkdir()
     Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(folder / "photos" / "a.png")
     (folder / "photos" / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a cat"}\n')
-    named = {"photos": folder / "photos", "image": folder / "image.png", "encoder": tiny_encoder}
+    (folder / "coco.json").write_text(
+        '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "id": 1, "caption": "a cat"}]}'
+    )
+    named = {
+        "coco": folder / "coco.json",
+        "photos": folder / "photos",
+        "image": folder / "image.png",
+        "encoder": tiny_encoder,
+    }
     return named | {"model": model, "records": world / "records", "index": world / "index"}
 
 
@@ -106,9 +119,8 @@ def test_all_commands_that_write_a_folder_are_here():
     writes = [name for name, kind in LEAVES.items() if "out" in [item.name for item in dataclasses.fields(kind)]]
     assert list(COMMANDS) == [name for name in writes if name not in TO_A_FILE] and set(TO_A_FILE) < set(writes)
     kept = [name for name, kind in LEAVES.items() if name in COMMANDS and not hasattr(kind, "overwrite")]
-    evaluations = [
-        f"evaluate {name}" for name in ("pictures", "entities", "answers", "seedselect", "fewshot", "longtail")
-    ]
+    evaluations = [f"evaluate {name}" for name in ("pictures", "entities", "answers", "seedselect")]
+    evaluations += [f"evaluate {name}" for name in ("fewshot", "longtail", "coco", "wiki")]
     assert kept == [*evaluations, "rate serve", "demo"]
 
 

@@ -133,7 +133,7 @@ def test_what_is_needed_comes_first(told):
         ("edit inpaint --masc x", "there is no option --masc: did you mean --mask?"),
         ("prepare --num-entities 3 --out o", "there is no option --num-entities: did you mean --world.num-entities?"),
         ("edit inpant --mask x", "reimagen edit has no command 'inpant': did you mean `reimagen edit inpaint`?"),
-        ("evaluate", "reimagen evaluate needs a command: pictures, entities, seedselect, people, judged"),
+        ("evaluate", "reimagen evaluate needs a command: pictures, entities, answers, seedselect, people, judged"),
         ("help evaluate entitis", "did you mean `reimagen evaluate entities`?"),
         ("index", "PATH is needed"),
         ("triples r", "--knowledge-base PATH and --out PATH are needed"),

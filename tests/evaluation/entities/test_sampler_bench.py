@@ -76,9 +76,7 @@ def test_rows_are_drawn_once(kind, base, model, tmp_path, monkeypatch, capsys):
         command = sampler_bench.Steps(**what, splits=("unseen",), reference_steps=2, steps=(1,), solvers=("ddim",))
     else:
         only = {"forms": ("joint",), "variants": ("cosine",), "weights": ((2.0, 1.0), (1.0, 3.0))}
-        command = sampler_bench.Guided(
-            **what, splits=("unseen",), evaluations=3, weights=((2.0, 1.0), (1.0, 3.0)), **only
-        )
+        command = sampler_bench.Guided(**what, splits=("unseen",), evaluations=3, **only)
     command.run()
     table, out = (tmp_path / "out/table.md").read_text(), capsys.readouterr().out
     written = json.loads((tmp_path / "out/results.json").read_text())

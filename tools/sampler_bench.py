@@ -18,7 +18,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -226,8 +226,7 @@ class Guided(Bench):
     """Default: as in the model's experiment."""
 
     def command(self) -> str:
-        # All pairs stand behind one option.
-        return _command_line("guidance", dataclasses.replace(self, weights=tuple(chain.from_iterable(self.weights))))
+        return _command_line("guidance", self)
 
     def rows(self, system: ReImagenConfig) -> Iterator[Row]:
         given = {"solver": self.solver, "spacing": self.spacing}

@@ -38,14 +38,15 @@ def as_typed(options: Mapping[str, str]) -> Iterator[None]:
 def command_line(name: str, command: Any) -> str:
     """The command line that a (resolved) command object stands for; options are those that are not None."""
     words = ["reimagen", *name.split()]
-    for option, value, positional in _options(command):
+    for option, value, positional, repeated in _options(command):
         flag = "--" + option.replace("_", "-")
         if positional:
             words += map(str, value if isinstance(value, tuple) else (value,))
         elif isinstance(value, bool):
             words += [flag] if value else []
         elif isinstance(value, tuple) and value and isinstance(value[0], tuple):
-            words += [word for group in value for word in (flag, *map(str, group))]
+            words += [] if repeated else [flag]
+            words += [word for group in value for word in ([flag] if repeated else []) + [*map(str, group)]]
         elif isinstance(value, tuple):
             words += [flag, *map(str, value)] if value else []
         elif value is not None:
@@ -65,15 +66,15 @@ def without_folders(value: Any) -> Any:
     return dataclasses.replace(value, **named)
 
 
-def _options(command: Any) -> list[tuple[str, Any, bool]]:
-    """Names and values of the fields, those of nested groups among them (their options have no prefix), and whether
-    they are typed without a name, as those before all others are."""
-    from tyro.conf import Positional
+def _options(command: Any) -> list[tuple[str, Any, bool, bool]]:
+    """Names and values of the fields, those of nested groups among them (their options have no prefix), whether they
+    are typed without a name, as those before all others are, and whether the name stands before each of several."""
+    from tyro.conf import Positional, UseAppendAction
 
     options = []
     for item in dataclasses.fields(command):
         value, marks = getattr(command, item.name), getattr(item.type, "__metadata__", ())
         name = next((mark.name for mark in marks if getattr(mark, "name", None)), item.name)
         nested = dataclasses.is_dataclass(value)
-        options += _options(value) if nested else [(name, value, Positional in marks)]
+        options += _options(value) if nested else [(name, value, Positional in marks, UseAppendAction in marks)]
     return sorted(options, key=lambda option: not option[2])

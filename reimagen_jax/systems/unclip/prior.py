@@ -230,9 +230,9 @@ class Prior(TextPrior):
         return self._of_each(params, sampler.sample(*self.sampling(params, inputs, keys_B, settings)), settings)
 
     def _of_each(
-        self, params: Params, z_ND: Float[Array, "n d"], settings: PriorSamplerConfig
+        self, params: Params, z_MD: Float[Array, "m d"], settings: PriorSamplerConfig
     ) -> Float[Array, "b n d"]:
-        return self.unscaled(params, z_ND).reshape(-1, settings.candidates, z_ND.shape[-1])
+        return self.unscaled(params, z_MD).reshape(-1, settings.candidates, z_MD.shape[-1])
 
     def sampling(
         self, params: Params, inputs: PriorInputs, keys_B: Key[Array, " b"], settings: PriorSamplerConfig

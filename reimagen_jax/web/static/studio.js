@@ -579,7 +579,7 @@ function select(i) {
   selected = i;
   const image = current.images[i], drawing = current, asked = drawing.asked;
   const figure = (label, url, alt) => el("figure", {}, el("figcaption", {}, el("b", {}, label)), el("img", { src: url, alt, class: pixels(drawing) }));
-  const drawn = (each) => figure(each.label, each.url, `${asked.prompt}, ${each.label}`);
+  const drawn = (each) => figure(each.without && each !== image ? "without neighbours" : each.label, each.url, `${asked.prompt}, ${each.label}`);
   const before = asked.kind === "image" || asked.kind === "inpaint" ? [figure("before", `/api/pictures/${asked.picture}`, "the picture before")] : [];
   at("pair").replaceChildren(...before, ...besideOf(drawing, image).map(drawn), drawn(image));
   for (const button of $$("#strip button")) button.setAttribute("aria-pressed", String(Number(button.dataset.n) === i));

@@ -60,11 +60,11 @@ class Keep(Options):
         reimagen report keep prior=runs/by_prior references=runs/references --title "unCLIP" \\
             --measured "128 prompts a row, drawn by unCLIP." --out experiments/results/unclip.json
 
-    RUN is a folder of `evaluate entities`, `seedselect`, `pictures`, `fewshot` or `longtail`, of `rate results` or
-    `sweep`, or the file of `evaluate fid`, `drawn` or `scores`. Several of one kind become one table, each with a label
-    for its rows. Command, seed, hardware, commit and version are those that the run has recorded, the date is that of
-    its file; what is not recorded is null. What a page is to say besides, such as which figures it stresses (`bold`),
-    is written into the file.
+    RUN is a folder of `evaluate entities`, `answers`, `seedselect`, `pictures`, `fewshot`, `longtail`, `coco` or `wiki`,
+    of `rate results` or `sweep`, or the file of `evaluate fid`, `drawn` or `scores`. Several of one kind become one
+    table, each with a label for its rows. Command, seed, hardware, commit and version are those that the run has
+    recorded, the date is that of its file; what is not recorded is null. What a page is to say besides, such as which
+    figures it stresses (`bold`), is written into the file.
     """
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[LABEL=]RUN ...")]
@@ -77,6 +77,8 @@ class Keep(Options):
     """What was measured, and how to read it, in sentences."""
     hardware: str | None = None
     """What it ran on, where the run has not recorded it."""
+    by_count: bool = False
+    """Of `evaluate entities`, the table by how many training images there are of an entity."""
     overwrite: bool = False
     """Replace the file in --out."""
 
@@ -88,7 +90,7 @@ class Keep(Options):
         require(self.out.suffix == ".json", f"--out {self.out}: measurements are files NAME.json")
         require(self.overwrite or not self.out.exists(), f"{self.out} already exists: pass --overwrite to replace it")
         require(not self.out.is_dir(), f"{self.out} is a folder: name a file")
-        kept = keep(self.runs, self.title, self.measured, self.hardware)
+        kept = keep(self.runs, self.title, self.measured, self.hardware, by_count=self.by_count)
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             write_kept(self.out, kept)

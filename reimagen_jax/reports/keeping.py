@@ -12,6 +12,7 @@ from reimagen_jax.errors import UserError, require
 from reimagen_jax.evaluation.entities.tables import best_of
 from reimagen_jax.evaluation.statistics import Interval
 from reimagen_jax.files import read_json
+from reimagen_jax.reports.entities.tables import counted
 from reimagen_jax.reports.kept import FORMAT, Column, Kept, Made, Row, Value
 from reimagen_jax.reports.pictures import DISTANCES
 
@@ -31,8 +32,11 @@ class Case(NamedTuple):
     """Column -> its unit, and a number, (mean, low, high), or None."""
 
 
-def keep(runs: Sequence[str], title: str, measured: str, hardware: str | None = None) -> Kept:
+def keep(
+    runs: Sequence[str], title: str, measured: str, hardware: str | None = None, *, by_count: bool = False
+) -> Kept:
     """The figures of RUN, or of several, each LABEL=RUN, in a table; `hardware` is for runs that have not recorded it.
+    With `by_count`, those of `evaluate entities` by how many training images there are of an entity.
 
     Raises `UserError` where a run has no complete results, or they are of another kind than those of the first.
     """
@@ -43,9 +47,13 @@ def keep(runs: Sequence[str], title: str, measured: str, hardware: str | None = 
     for label, path in named:
         results, file = _results(path)
         kind, first = _kind(results, file), kind
+        require(
+            not by_count or "by_count" in results,
+            f"{file} has no figures by training images: `reimagen evaluate entities` leaves them",
+        )
         require(first in ("", kind), f"{file} is of `reimagen {kind}`, {named[0][1]} of `reimagen {first}`: keep each")
         try:
-            found = list(READERS[kind](results))
+            found = list((_by_count if by_count else READERS[kind])(results))
             made.append(_made(results, file, hardware, label))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             said = f"{type(error).__name__} {error}"
@@ -134,6 +142,15 @@ def _entities(results: Mapping[str, Any]) -> Iterator[Case]:
         figures = {word: (IMAGES, row[name]) for name, word in shares.items()}
         figures |= {best_of(images): ("share of prompts", row["best_both"])} if images > 1 else {}
         yield Case({"entities": row["split"], "neighbours": row["source"], **setting}, figures)
+
+
+def _by_count(results: Mapping[str, Any]) -> Iterator[Case]:
+    """EntityDrawBench again, by training images of the entity."""
+    for row in results["by_count"]:
+        setting = {"k": str(row["k"]), "eta": f"{row['eta']:g}"} if row["k"] else {}
+        figures: dict[str, tuple[str, Any]] = {"faithful": (IMAGES, row["faithfulness"]), "both": (IMAGES, row["both"])}
+        figures["prompts"] = ("prompts", row["prompts"])
+        yield Case({"training images": counted(row["images"]), "neighbours": row["source"], **setting}, figures)
 
 
 def _answers(results: Mapping[str, Any]) -> Iterator[Case]:

@@ -72,6 +72,20 @@ def test_entities_with_all_that_the_run_recorded(tmp_path):
     }
 
 
+def test_entities_by_their_training_images(tmp_path):
+    told = {"source": "none", "k": 0, "eta": 1.0, "prompts": 10, "faithfulness": HALF, "both": MOST}
+    seen = [{"images": images, **told} for images in ([0, 0], [1, 9], [1000, None])]
+    run = left(
+        tmp_path / "run", "evaluate entities", {"rows": [arm("none")], "by_count": seen, "sampler": {"seed": "0"}}
+    )
+    found = keep([str(run)], "Seen", "Often.", by_count=True)
+    assert [row.labels for row in found.rows] == [("0", "none"), ("1 to 9", "none"), ("1,000 and more", "none")]
+    assert [column.name for column in found.columns] == ["faithful", "both", "prompts"]
+    older = left(tmp_path / "older", "evaluate entities", {"rows": [arm("none")], "sampler": {"seed": "0"}})
+    with pytest.raises(UserError, match="has no figures by training images"):
+        keep([str(older)], "Seen", "Often.", by_count=True)
+
+
 def test_several_images_of_a_prompt_have_their_best(tmp_path):
     run = left(tmp_path / "run", "evaluate entities", {"rows": [arm("none", 4)], "sampler": {"seed": "0"}})
     found = kept(run)

@@ -184,7 +184,7 @@ def _inception(path: Path, resizing: Resizing, point: InceptionPoint) -> Feature
     def embed(x_BHWC: np.ndarray) -> Read:
         return Read(*program(params, *on_mesh((pad_rows(x_BHWC, batch, 0.0),), mesh)))
 
-    narrow = "" if net.shrink == 1 else f" of a {net.shrink}th of the width"
+    narrow = "" if net.shrink == 1 else f" of 1/{net.shrink} of the width"
     name, last = f"Inception {point}{narrow}", point == POINTS[-1]
     by = f"{resizing}'s resizing" if resizing != "clean" else "clean resizing"
     return Features(

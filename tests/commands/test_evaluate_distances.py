@@ -221,7 +221,7 @@ class TestInception:
         with np.load(tmp_path / "s.npz") as file:
             assert file["mu_s"].shape == (2023,) and file["sigma_s"].shape == (2023, 2023)
             assert file["mu_s"].dtype == file["sigma_s"].dtype == np.float64
-        assert figures["FID"]["by"] == f"Inception 2048 of a {SHRINK}th of the width, torch-fidelity's resizing"
+        assert figures["FID"]["by"] == f"Inception 2048 of 1/{SHRINK} of the width, torch-fidelity's resizing"
         assert 1 <= figures["Inception Score"]["value"] < 60
         out = capsys.readouterr().out
         assert "whole pictures at 299 x 299 as torch-fidelity resizes them: bilinear from the corner" in out

@@ -77,7 +77,7 @@ def test_sfid_is_that_of_the_suites_map(tmp_path):
     expected = apart + (x**2).sum() + (y**2).sum() - 2 * np.linalg.norm(x @ y.T, "nuc")
     found = {figure.name: figure for figure in compare(*sets, features)}
     assert found["sFID"].value == pytest.approx(expected, rel=1e-4)
-    assert found["sFID"].by == "Inception's Mixed_6d of a 8th of the width, 7 channels of 17 x 17, torch-fidelity's " \
+    assert found["sFID"].by == "Inception's Mixed_6d of 1/8 of the width, 7 channels of 17 x 17, torch-fidelity's " \
         "resizing"  # fmt: skip
 
 

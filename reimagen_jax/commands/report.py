@@ -60,9 +60,9 @@ class Keep(Options):
         reimagen report keep prior=runs/by_prior references=runs/references --title "unCLIP" \\
             --measured "128 prompts a row, drawn by unCLIP." --out experiments/results/unclip.json
 
-    RUN is a folder of `evaluate entities`, `answers`, `seedselect`, `pictures`, `fewshot`, `longtail`, `coco` or `wiki`,
-    of `rate results` or `sweep`, or the file of `evaluate fid`, `drawn` or `scores`. Several of one kind become one
-    table, each with a label for its rows. Command, seed, hardware, commit and version are those that the run has
+    RUN is a folder of `evaluate entities`, `answers`, `seedselect`, `pictures`, `fewshot`, `longtail`, `coco` or
+    `wiki`, of `rate results` or `sweep`, or the file of `evaluate fid`, `drawn` or `scores`. Several of one kind become
+    one table, each with a label for its rows. Command, seed, hardware, commit and version are those that the run has
     recorded, the date is that of its file; what is not recorded is null. What a page is to say besides, such as which
     figures it stresses (`bold`), is written into the file.
     """

@@ -20,6 +20,8 @@ FILES = ("results.json", "sweep.json")
 """What an evaluation's folder has its figures in."""
 SIGNIFICANT = 6
 """Digits that are kept."""
+COUNTED = "prompts"
+"""The unit of a column of counts, which have no digits behind the point."""
 IMAGES, PICTURES, VERDICTS, LEARNT = "share of images", "share of pictures", "share of raters' verdicts", "accuracy"
 
 
@@ -69,7 +71,7 @@ def keep(
         )
         for case in cases
     ]
-    columns = tuple(Column(name, unit) for name, unit in units.items())
+    columns = tuple(Column(name, unit, 0) if unit == COUNTED else Column(name, unit) for name, unit in units.items())
     return Kept(FORMAT, title, measured, tuple(labels), columns, tuple(rows), tuple(made))
 
 
@@ -149,7 +151,7 @@ def _by_count(results: Mapping[str, Any]) -> Iterator[Case]:
     for row in results["by_count"]:
         setting = {"k": str(row["k"]), "eta": f"{row['eta']:g}"} if row["k"] else {}
         figures: dict[str, tuple[str, Any]] = {"faithful": (IMAGES, row["faithfulness"]), "both": (IMAGES, row["both"])}
-        figures["prompts"] = ("prompts", row["prompts"])
+        figures["prompts"] = (COUNTED, row["prompts"])
         yield Case({"training images": counted(row["images"]), "neighbours": row["source"], **setting}, figures)
 
 

@@ -81,7 +81,7 @@ def test_entities_by_their_training_images(tmp_path):
     found = keep([str(run)], "Seen", "Often.", by_count=True)
     assert [row.labels for row in found.rows] == [("0", "none"), ("1 to 9", "none"), ("1,000 and more", "none")]
     assert [column.name for column in found.columns] == ["faithful", "both", "prompts"]
-    assert markdown(found)[2] == f"| 0 | none | {HALF} | {wilson(10, 10)} | 10 |"
+    assert markdown(found)[2] == f"| 0 | none | {HALF} | {MOST} | 10 |"
     older = left(tmp_path / "older", "evaluate entities", {"rows": [arm("none")], "sampler": {"seed": "0"}})
     with pytest.raises(UserError, match="has no figures by training images"):
         keep([str(older)], "Seen", "Often.", by_count=True)

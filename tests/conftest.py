@@ -26,7 +26,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "reimagen_jax_test_cache"))
 jax.config.update("jax_compilation_cache_dir", cache)
 
-LONGEST = ("experiments", "tours", "sample", "train", "reimagen", "buckets", "jobs", "seedselect", "searching")
+LONGEST = ("dalle2", "experiments", "buckets", "tours", "distillation", "jobs", "mage", "train", "distill")
+LONGEST += ("rater_system", "entityworld", "sweep", "sample", "rcg", "reimagen", "seedselect", "searching")
 """Files of tests that take longest."""
 
 

@@ -136,7 +136,7 @@ class Entities(Options):
     @property
     def line(self) -> str:
         """The command line."""
-        return command_line("entities", self).replace("reimagen", "reimagen evaluate", 1)
+        return command_line("evaluate entities", self)
 
     def _resolved(self, models: "Sequence[Model]", bench: "EntityBench") -> "Entities":
         """The same with nothing left to the models' experiments."""
@@ -290,7 +290,7 @@ class People(Options):
         with atomic_dir(self.out, kind="pictures to judge", overwrite=self.overwrite) as folder:
             sheets = people.draw(pipeline, base, prompts, self.conditions, k, eta, self.how.num_images, folder)
             facts = {
-                "command": command_line("people", command).replace("reimagen", "reimagen evaluate", 1),
+                "command": command_line("evaluate people", command),
                 "model": models[0].facts(),
                 **({"cascade": [model.facts() for model in models[1:]]} if len(models) > 1 else {}),
                 "knowledge_base": {"folder": str(base.path), "records": len(base), "checksum": base.fingerprint},

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -82,7 +82,7 @@ class Answers(Options):
     """Images drawn at once."""
     seed: Seed = 0
     """Of prompts and noise."""
-    text_encoder: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = field(default=None)
+    text_encoder: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder of the published text encoder that the models were trained with, for models that have such a one."""
     rater: Path | None = None
     """Folder written by `reimagen rater train` (default: the rater that comes with the package)."""
@@ -136,7 +136,7 @@ class Answers(Options):
             labelled_grid(cells, texts, headings).save(self.out / f"{split}.png")
         base = inventory.base
         results = {
-            "command": command_line("answers", self).replace("reimagen", "reimagen evaluate", 1),
+            "command": command_line("evaluate answers", self),
             "models": {name: model.facts() for name, model in models.items()},
             "knowledge_base": {"folder": str(base.path), "records": len(base), "checksum": base.fingerprint},
             "seed": self.seed,

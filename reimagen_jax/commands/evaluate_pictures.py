@@ -240,7 +240,7 @@ class Pictures(Options):
         what, how = self.what.resolved(models[0].config), self.how.resolved(bench.pipeline.settings)
         command = dataclasses.replace(self, what=what, how=how, stages=self.stages.resolved(bench.pipeline))
         return {
-            "command": command_line("pictures", command).replace("reimagen", "reimagen evaluate", 1),
+            "command": command_line("evaluate pictures", command),
             "model": models[0].facts(),
             **({"cascade": [model.facts() for model in models[1:]]} if len(models) > 1 else {}),
             "sources": self.what.sources(models[0].config),

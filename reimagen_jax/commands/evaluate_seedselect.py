@@ -96,7 +96,7 @@ class SeedSelect(Options):
         settings = benches[0].stage.settings
         command = dataclasses.replace(self, how=self.how.resolved(settings))
         results = {
-            "command": command_line("seedselect", command).replace("reimagen", "reimagen evaluate", 1),
+            "command": command_line("evaluate seedselect", command),
             "model": model.facts(),
             "encoder": benches[1].stage.encoder.fingerprint,
             "sampler": sampler_facts(settings, self.how.seed, self.how.num_images),

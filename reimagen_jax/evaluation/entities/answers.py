@@ -57,11 +57,9 @@ class Answer(EntityBench):
 
     def arm(self, split: str) -> Arm:
         """The row of a split."""
-        return (
-            Arm(split, "retrieval", self.k, getattr(self.pipeline.settings, "eta", 1.0))
-            if self.k
-            else Arm(split, "none")
-        )
+        if not self.k:
+            return Arm(split, "none")
+        return Arm(split, "retrieval", self.k, getattr(self.pipeline.settings, "eta", 1.0))
 
     def placed(self, split: str, folder: Path) -> None:
         """Told where its row of a split is stored, before it is drawn."""

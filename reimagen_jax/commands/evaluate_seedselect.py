@@ -125,14 +125,7 @@ class SeedSelect(Options):
         benches = []
         for k in (0, self.k):
             settings = dataclasses.replace(self.how.settings(model.config.system.sampler), k=k)
-            searched = SearchedStage(
-                model.config,
-                model.params,
-                settings,
-                encoder=encoder,
-                search=self.search,
-                batch_size=self.how.batch_size,
-            )
+            plain = model.stage(settings, self.how.batch_size)
             benches += [
                 SearchBench(
                     stage,
@@ -144,6 +137,6 @@ class SeedSelect(Options):
                     num_prompts=self.num_prompts,
                     num_images=self.how.num_images,
                 )
-                for stage in (model.stage(settings, self.how.batch_size), searched)
+                for stage in (plain, SearchedStage.of(plain, encoder=encoder, search=self.search))
             ]
         return benches

@@ -117,15 +117,8 @@ class SeedSelect(Options):
         plain, *later = self.stages.pipeline(models, self.how, settings, k).stages
         typed = {f"search.{item.name}": self.spelt(f"--{item.name}") for item in dataclasses.fields(SeedSelectConfig)}
         with as_typed(self.how.typed() | typed):
-            first = SearchedStage(
-                models[0].config,
-                models[0].params,
-                plain.settings,
-                encoder=open_encoder(self.encoder),
-                search=self.search,
-                batch_size=self.how.batch_size,
-                folder=self.out / SEARCH,
-            )
+            encoder = open_encoder(self.encoder)
+            first = SearchedStage.of(plain, encoder=encoder, search=self.search, folder=self.out / SEARCH)
         return Pipeline([first, *later], self.how.seed)
 
     def _resolved(self, what: PromptOptions, pipeline: "Pipeline") -> "SeedSelect":

@@ -209,7 +209,8 @@ class Pipeline:
         most, requests = self.at_once, iter(requests)
         if len(self.stages) == 1:
             (stage,) = self.stages
-            for asked, drawn in stage.batches(requests, self.seed):
+            limited = (stage.feed.limited(request, stage.settings) for request in requests)
+            for asked, drawn in stage.batches(limited, self.seed):
                 yield asked, [_as_bytes(drawn)]
             return
         while asked := list(islice(requests, most)):

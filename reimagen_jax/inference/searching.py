@@ -15,8 +15,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +98,12 @@ class SearchedStage(Stage):
         self.selected: list[Selected] = []
         """What the last `draw` has found, request by request."""
 
+    @classmethod
+    def of(cls, stage: Stage, *, encoder: ImageEncoder, search: SeedSelectConfig = OURS, **more: Any) -> Self:
+        """What draws as `stage` does, from searched noise; `more` as above. Raises `UserError` likewise."""
+        more = {"batch_size": stage.batch_size, **more}
+        return cls(stage.config, stage.params, stage.settings, encoder=encoder, search=search, **more)
+
     @cached_property
     def objective(self) -> Objective:
         """The losses, and their gradient by the noise."""
@@ -107,8 +114,10 @@ class SearchedStage(Stage):
         return Objective(sampling_of, self._function, self.search)
 
     def batches(self, requests: Iterable[Request], seed: int) -> Iterator[tuple[list[Request], np.ndarray]]:
-        """All requests at once: prompts may be told from each other."""
-        yield (asked := list(requests)), self.draw(asked, seed)
+        """As `Stage.batches`; all requests at once where images depend on those of other requests."""
+        requests = iter(requests)
+        while asked := list(requests if self.search.across_images else islice(requests, self.batch_size)):
+            yield asked, self.draw(asked, seed)
 
     def draw(self, requests: Sequence[Request], seed: int = 0, what: str = "searching") -> np.ndarray:
         """The images of the best noises, as `Stage.draw` has them.

@@ -1,7 +1,8 @@
 """Variants of records: each record's picture drawn anew, from itself as the one neighbour, as records of their own.
 
 By one door, whatever draws: the record is a neighbour, so a generator of RCG draws from its representation, a decoder
-of unCLIP from its embedding, a Re-Imagen with a look at it; a caption is the prompt of those that read one.
+of unCLIP from its embedding, a Re-Imagen with a look at it; a caption is the prompt of those that read one. It is the
+reference, too, where the noise is searched (SeedSelect).
 
     index of variant s of record i of N:  s N + i
 so a variant does not depend on how many there are of each, nor on the others. Variants come as a source of records, in
@@ -39,7 +40,7 @@ class Variants(Source):
     records: Records
     pipeline: Pipeline
     models: str
-    """Checksums of the pipeline's models."""
+    """Checksums of the pipeline's models, and of the encoder that noise is searched by."""
     number: int
     originals: bool = False
     where: Where = EVERYTHING
@@ -95,7 +96,7 @@ class Variants(Source):
         side, place = stage.config.system.resolution, str(self.records.path)
         for first, records in self._parts(start):
             requests = [
-                Request(record.text, (neighbour,), self._index(i, variant))
+                Request(record.text, (neighbour,), self._index(i, variant), references=(neighbour,))
                 for i, record in enumerate(records, first)
                 for neighbour in [Neighbour.of(record, float("nan"), side, self.records.source, place)]
                 for variant in range(1, self.number + 1)

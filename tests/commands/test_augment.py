@@ -12,6 +12,8 @@ from reimagen_jax.commands.augment import Augment
 from reimagen_jax.commands.usage import run
 from reimagen_jax.data import images
 from reimagen_jax.data.records import Records, write_records
+from reimagen_jax.encoders import dual
+from reimagen_jax.encoders.settings import DualConfig
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.export import save_weights
 from reimagen_jax.inference.pipeline import Stage
@@ -21,6 +23,7 @@ from tests.systems.test_unclip import random_params
 from tests.tiny import TINY
 from tests.unclip import DECODER
 
+SEEN_BY = DualConfig(resolution=8, max_bytes=16, width=8)
 MODELS = {"reimagen": TINY, "decoder": DECODER, "generator": GENERATOR, "rdm": RDM}
 
 
@@ -37,6 +40,8 @@ def inputs(tmp_path_factory):
         if "statistics" in params.get("encoder", {}):  # variances are not below 0
             params["encoder"]["statistics"] = jax.tree.map(lambda x: abs(x) + 0.1, params["encoder"]["statistics"])
         save_weights(folder / name, config, params)
+    (folder / "encoder").mkdir()
+    dual.DualEncoder(SEEN_BY, dual.init(SEEN_BY, jax.random.key(0))).save(folder / "encoder")
     return folder
 
 
@@ -122,4 +127,47 @@ def test_other_variants_are_not_mixed_in_and_what_cannot_be_drawn_from_is_refuse
         drawn(inputs, tmp_path / "w", "--model IN/rdm --cascade IN/generator")
     with pytest.raises(UserError, match="variants"):
         drawn(inputs, tmp_path / "w", "--model IN/generator --variants 0")
+    assert not (tmp_path / "w").exists()
+
+
+def squares(image):
+    """Means over a grid of 4 x 4."""
+    return image.astype(float).reshape(4, 4, 4, 4, 3).mean((1, 3))
+
+
+SEARCH = "--model IN/reimagen --variants 2 --encoder IN/encoder --low-pass 4"
+
+
+def test_with_an_encoder_the_noise_is_searched_until_a_variant_is_like_its_record(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(augment, "SEARCHED_SHARD", 2)
+    of = {record.key: images.decode(record.image, 16) for record in Records.open(inputs / "records")}
+
+    def apart(records):
+        """What the search goes by, without its semantic part."""
+        pairs = [(images.decode(each.image), of[each.attributes["source"]]) for each in records]
+        return np.array([np.square(squares(drawn) - squares(record)).mean() for drawn, record in pairs])
+
+    words = f"{SEARCH} --semantic-weight 0 --k 0 --solver ddim"
+    first = drawn(inputs, tmp_path / "first", f"{words} --norm free --iterations 1 --learning-rate 1e-9")
+    searched = drawn(inputs, tmp_path / "searched", f"{words} --iterations 4 --learning-rate 0.5")
+    assert [record.key for record in searched] == [record.key for record in first]
+    assert (apart(searched) < apart(first)).all()
+    text = drawn(inputs, tmp_path / "text", "--model IN/reimagen --variants 2 --k 0 --solver ddim")
+    for key, picture in pictures(first).items():
+        np.testing.assert_allclose(picture.astype(int), pictures(text)[key].astype(int), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (f"{SEARCH} --start-iterations 2", "variants are drawn record by record"),
+        (f"{SEARCH} --contrast", "variants are drawn record by record"),
+        ("--model IN/reimagen --iterations 3", "of no use without --encoder"),
+        ("--model IN/generator --k 0", "neighbour"),
+        ("--model IN/reimagen --k 2", "k"),
+    ],
+)
+def test_searches_that_cannot_be_are_refused(inputs, tmp_path, options, said):
+    with pytest.raises(UserError, match=said):
+        drawn(inputs, tmp_path / "w", options)
     assert not (tmp_path / "w").exists()

@@ -68,6 +68,11 @@ class SeedSelectConfig(Checked):
         super().__post_init__()
         require(any(self.step_weights) or self.appearance_weight > 0, "search.step_weights and appearance_weight are 0")
 
+    @property
+    def across_images(self) -> bool:
+        """Whether what is found for an image depends on the other images that are asked for."""
+        return self.contrast or self.start_iterations > 0
+
     def check_steps(self, num_steps: int) -> None:
         """Raises `UserError` where a sampler has fewer steps than there are weights."""
         weights = len(self.step_weights)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from reimagen_jax.inference.model import Model
 
 Split = Literal["frequent", "rare", "unseen"]
-Source = Literal["retrieval", "caption", "none", "random", "wrong", "own"]
+Source = Literal["retrieval", "caption", "none", "random", "wrong", "own", "dense", "hybrid", "untold", "outside"]
 DESCRIPTION = "Measure a model: benchmarks, each with options of its own."
 RESULTS = "results.json"
 ROWS = "rows"
@@ -42,9 +42,11 @@ class Entities(Options):
         reimagen evaluate entities --model runs/train --knowledge-base runs/index --out runs/evaluation
 
     Prompts are fresh scenes with entities that the training data shows often, rarely or never. Each condition is a row:
-    where the neighbours come from (retrieval by the entity's name or by the whole caption, none, random, wrong, the
-    entity's own), how many they are, and eta. Rows are stored as they are done: after a stop, the same command goes on
-    where it was.
+    where the neighbours come from, how many they are, and eta. They are found by the entity's name (retrieval; untold:
+    without their captions), or by the whole caption: by its words (caption), by vectors of the knowledge base's encoder
+    (dense), by both (hybrid), or by its words in another knowledge base (outside); or there are none, random ones,
+    wrong ones, all of one other entity, or the entity's own.
+    Rows are stored as they are done: after a stop, the same command goes on where it was.
     A super-resolution model alone enlarges the true images, shrunk; --cascade adds super-resolution models that enlarge
     what --model draws, and the last one's images are rated (by a rater of their size).
     unCLIP is compared likewise: its prior without neighbours (--model PRIOR --cascade DECODER), its decoder by the
@@ -68,6 +70,8 @@ class Entities(Options):
     """Splits of the entities."""
     conditions: tuple[Source, ...] = ("retrieval", "none", "caption", "random", "wrong")
     """Sources of the neighbours, compared on every split."""
+    outside: Path | None = None
+    """The other knowledge base, for condition outside."""
     k: Count | None = None
     """Neighbours (default: as many as the model was trained with)."""
     eta: Share | None = None
@@ -90,6 +94,10 @@ class Entities(Options):
         from reimagen_jax.files import growing_dir
 
         require(len(self.splits) > 0, "--splits is empty: give at least one of frequent, rare, unseen")
+        require(
+            ("outside" in self.conditions) == (self.outside is not None),
+            "--outside DIR is the knowledge base of condition outside: give both or neither",
+        )
         with growing_dir(self.out, kind="evaluation"):
             self._evaluate()
 
@@ -184,6 +192,7 @@ class Entities(Options):
             Inventory.read(KnowledgeBase.open(self.knowledge_base)),
             num_prompts=self.num_prompts,
             num_images=self.how.num_images,
+            outside=None if self.outside is None else KnowledgeBase.open(self.outside),
         )
 
     def _write(

@@ -12,18 +12,16 @@ from reimagen_jax.commands.augment import Augment
 from reimagen_jax.commands.usage import run
 from reimagen_jax.data import images
 from reimagen_jax.data.records import Records, write_records
-from reimagen_jax.encoders import dual
-from reimagen_jax.encoders.settings import DualConfig
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference.export import save_weights
 from reimagen_jax.inference.pipeline import Stage
 from tests.rcg import GENERATOR, RDM
 from tests.samples import example
+from tests.seeing import tiny_dual_in
 from tests.systems.test_unclip import random_params
 from tests.tiny import TINY
 from tests.unclip import DECODER
 
-SEEN_BY = DualConfig(resolution=8, max_bytes=16, width=8)
 MODELS = {"reimagen": TINY, "decoder": DECODER, "generator": GENERATOR, "rdm": RDM}
 
 
@@ -40,8 +38,7 @@ def inputs(tmp_path_factory):
         if "statistics" in params.get("encoder", {}):  # variances are not below 0
             params["encoder"]["statistics"] = jax.tree.map(lambda x: abs(x) + 0.1, params["encoder"]["statistics"])
         save_weights(folder / name, config, params)
-    (folder / "encoder").mkdir()
-    dual.DualEncoder(SEEN_BY, dual.init(SEEN_BY, jax.random.key(0))).save(folder / "encoder")
+    tiny_dual_in(folder / "encoder")
     return folder
 
 

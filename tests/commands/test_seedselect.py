@@ -2,26 +2,21 @@
 
 import json
 
-import jax
 import pytest
 from PIL import Image
 
 from reimagen_jax.cli import main
 from reimagen_jax.commands.seedselect import SeedSelect, _defaults
-from reimagen_jax.encoders import dual
-from reimagen_jax.encoders.settings import DualConfig
 from reimagen_jax.systems.seedselect.settings import CODE, OURS, PAPER
 from tests.samples import picture
+from tests.seeing import tiny_dual_in
 
 FEW = ["--iterations", "1", "--batch-size", "2", "--low-pass", "4"]
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encoder")
-    config = DualConfig(resolution=8, max_bytes=16, width=8)
-    dual.DualEncoder(config, dual.init(config, jax.random.key(0))).save(folder)
-    return folder
+    return tiny_dual_in(tmp_path_factory.mktemp("made") / "encoder")
 
 
 def fails(capsys, *args):

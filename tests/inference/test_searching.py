@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 from reimagen_jax.diffusion import sampler
-from reimagen_jax.encoders import dual
-from reimagen_jax.encoders.settings import DualConfig
 from reimagen_jax.errors import UserError
 from reimagen_jax.inference import searching
 from reimagen_jax.inference.pipeline import Pipeline, Stage
@@ -21,16 +19,11 @@ from reimagen_jax.systems.reimagen.system import ReImagen
 from reimagen_jax.systems.request import Neighbour, Request
 from reimagen_jax.systems.seedselect.settings import SeedSelectConfig
 from tests.samples import encoded, picture
+from tests.seeing import tiny_dual
 from tests.tiny import TINY, TINY_SR, random_params
 
 PARAMS = random_params(TINY)
 SETTINGS = dataclasses.replace(TINY.system.sampler, k=1)
-
-
-@functools.cache
-def encoder():
-    config = DualConfig(resolution=8, max_bytes=16, width=8)
-    return dual.DualEncoder(config, dual.init(config, jax.random.key(0)))
 
 
 def reference(seed):
@@ -47,7 +40,7 @@ def requests(number=3, references=3):
 def stage(folder=None, **settings):
     """Of settings that differ in how long and how far they go, one objective: it compiles once."""
     search = SeedSelectConfig(**{"iterations": 2, "low_pass": 4, **settings})
-    made = SearchedStage(TINY, PARAMS, SETTINGS, encoder=encoder(), search=search, batch_size=2, folder=folder)
+    made = SearchedStage(TINY, PARAMS, SETTINGS, encoder=tiny_dual(), search=search, batch_size=2, folder=folder)
     if not search.contrast:
         made.objective = copy.copy(_base().objective)
         made.objective.settings = search
@@ -56,7 +49,7 @@ def stage(folder=None, **settings):
 
 @functools.cache
 def _base():
-    return SearchedStage(TINY, PARAMS, SETTINGS, encoder=encoder(), search=SeedSelectConfig(low_pass=4), batch_size=2)
+    return SearchedStage(TINY, PARAMS, SETTINGS, encoder=tiny_dual(), search=SeedSelectConfig(low_pass=4), batch_size=2)
 
 
 def test_it_draws_what_the_plain_stage_draws_and_then_what_is_nearer(tmp_path):
@@ -141,4 +134,4 @@ def test_what_cannot_be_searched_is_refused():
     with pytest.raises(UserError, match="step_weights are 4, but the sampler has 3 steps"):
         stage(step_weights=(1.0,) * 4)
     with pytest.raises(UserError, match="tiny_sr enlarges images"):
-        SearchedStage(TINY_SR, random_params(TINY_SR), encoder=encoder())
+        SearchedStage(TINY_SR, random_params(TINY_SR), encoder=tiny_dual())

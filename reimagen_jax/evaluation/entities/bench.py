@@ -21,6 +21,7 @@ from reimagen_jax.evaluation.entities.inventory import Inventory
 from reimagen_jax.evaluation.entities.prompts import EntityPrompt, draw_prompts, find_neighbours
 from reimagen_jax.evaluation.rater import Rater
 from reimagen_jax.inference.pipeline import Pipeline
+from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.systems.request import Neighbour, Request
 
 FORMAT = 2
@@ -39,7 +40,7 @@ class Outcome:
     told_NA: Bool[np.ndarray, "n a"]
     """The attributes of the scene that the prompt tells."""
     copied_NS: Bool[np.ndarray, "n s"]
-    """The image shows the look of the first neighbour's entity, whoever that is."""
+    """The image shows the look of the first neighbour's entity, whoever that is, of this world."""
     found_N: Float[np.ndarray, " n"]
     """Share of the neighbours that show the prompt's entity; 0 without neighbours."""
     category_N: Int[np.ndarray, " n"]
@@ -59,14 +60,16 @@ class EntityBench:
         *,
         num_prompts: int,
         num_images: int = 1,
+        outside: KnowledgeBase | None = None,
     ) -> None:
-        """`model` is a checksum of the pipeline's parameters."""
+        """`model` is a checksum of the pipeline's parameters; neighbours from outside are found in `outside`."""
         self.pipeline = pipeline
         self.model = model
         self.rater = rater
         self.inventory = inventory
         self.num_prompts = num_prompts
         self.num_images = num_images
+        self.outside = outside
         self._prompts: dict[str, list[EntityPrompt]] = {}
         self._neighbours: dict[tuple[str, str], list[tuple[Neighbour, ...]]] = {}
         self._shrunk: dict[str, list[np.ndarray]] = {}
@@ -86,8 +89,9 @@ class EntityBench:
         source = "none" if arm.source == TRUTH else arm.source
         if (arm.split, source) not in self._neighbours:
             most, size = getattr(self.pipeline.settings, "k", 0), self.pipeline.config.system.resolution
-            found = find_neighbours(source, self.prompts(arm.split), self.inventory, most, size, self.pipeline.seed)
-            self._neighbours[arm.split, source] = found
+            self._neighbours[arm.split, source] = find_neighbours(
+                source, self.prompts(arm.split), self.inventory, most, size, self.pipeline.seed, self.outside
+            )
         return [few[: arm.k] for few in self._neighbours[arm.split, source]]
 
     def requests(self, arm: Arm) -> list[Request]:
@@ -157,6 +161,8 @@ class EntityBench:
             "rater": self.rater.digest,
             "knowledge_base": {"index": base.fingerprint, "records": base.records.fingerprint},
         }
+        if arm.source == "outside":
+            facts["outside"] = {"index": self.outside.fingerprint, "records": self.outside.records.fingerprint}
         later = [dataclasses.asdict(stage.settings) for stage in pipeline.stages[1:]]
         return facts | ({"later_stages": later} if later else {})
 
@@ -180,9 +186,10 @@ class EntityBench:
 
     def _copied(self, images: np.ndarray, shown: Sequence[Sequence[int]]) -> np.ndarray:
         """Whether each image shows the entity of its first neighbour: bool [N S]."""
-        looks = np.stack([entity_look(self.inventory.world.seed, ids[0] if ids else 0) for ids in shown])
+        first = np.array([ids[0] if ids else -1 for ids in shown])
+        looks = np.stack([entity_look(self.inventory.world.seed, max(int(entity), 0)) for entity in first])
         right = self.rater.read(images).look_right(np.repeat(looks, self.num_images, axis=0)).all(axis=1)
-        return right & np.repeat([bool(ids) for ids in shown], self.num_images)
+        return right & np.repeat(first >= 0, self.num_images)
 
 
 def truths(prompts: Sequence[EntityPrompt], repeats: int) -> tuple[np.ndarray, Scene, np.ndarray]:

@@ -66,8 +66,9 @@ class Inventory:
         return found
 
     def shown(self, neighbours: Sequence[Neighbour]) -> list[int]:
-        """The entities that neighbours show."""
-        return [int(self.entity_R[self.record_of[neighbour.key]]) for neighbour in neighbours]
+        """The entities that neighbours show; -1 for one of another knowledge base."""
+        own = self.base.fingerprint
+        return [int(self.entity_R[self.record_of[each.key]]) if each.base == own else -1 for each in neighbours]
 
 
 def world_of(base: KnowledgeBase) -> World:

@@ -8,12 +8,16 @@ come from one of these sources:
     random      k records of other entities, of any category
     wrong       k records of one other entity of the same category
     own         k records of the entity itself, whatever a search would find: true references
+    dense       as caption, by vectors of the knowledge base's encoder
+    hybrid      as caption, by words and by vectors
+    untold      as retrieval, without the captions of what is found
+    outside     as caption, in another knowledge base (the paper's out-of-domain database)
 Source: Re-Imagen (Chen et al., ICLR 2023), section 4.3. There the neighbours are the entity's own pairs, which asking
 for the name finds here; the entities are real, and the judges people.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,9 +28,12 @@ from reimagen_jax.data.entityworld.scenes import draw_scene
 from reimagen_jax.errors import UserError
 from reimagen_jax.evaluation.entities.inventory import Inventory
 from reimagen_jax.inference.requests import neighbours_of, retrieve
+from reimagen_jax.retrieval.knowledge_base import KnowledgeBase, Method
 from reimagen_jax.systems.request import Neighbour
 
-SOURCES = ("retrieval", "caption", "none", "random", "wrong", "own")
+METHODS: Mapping[str, Method] = {"caption": "lexical", "dense": "dense", "hybrid": "hybrid", "outside": "lexical"}
+"""How each source that asks for the whole prompt searches."""
+SOURCES = ("retrieval", "caption", "none", "random", "wrong", "own", "dense", "hybrid", "untold", "outside")
 
 
 @dataclass(frozen=True)
@@ -73,14 +80,28 @@ def draw_prompts(inventory: Inventory, split: str, count: int, seed: int) -> lis
 
 
 def find_neighbours(
-    source: str, prompts: Sequence[EntityPrompt], inventory: Inventory, k: int, resolution: int, seed: int
+    source: str,
+    prompts: Sequence[EntityPrompt],
+    inventory: Inventory,
+    k: int,
+    resolution: int,
+    seed: int,
+    outside: KnowledgeBase | None = None,
 ) -> list[tuple[Neighbour, ...]]:
-    """At most k neighbours of every prompt, best first; the first j of them are those for k = j."""
+    """At most k neighbours of every prompt, best first; the first j of them are those for k = j.
+
+    Raises `UserError` for "dense" and "hybrid" where the knowledge base has no vectors, and for "outside" without one.
+    """
     if source == "none" or k == 0:
         return [()] * len(prompts)
-    if source in ("retrieval", "caption"):
-        queries = [prompt.name if source == "retrieval" else prompt.text for prompt in prompts]
-        return retrieve(inventory.base, queries, k, resolution)
+    if source in ("retrieval", "untold"):
+        found = retrieve(inventory.base, [prompt.name for prompt in prompts], k, resolution)
+        return found if source == "retrieval" else [tuple(replace(each, text="") for each in few) for few in found]
+    if source in METHODS:
+        base = outside if source == "outside" else inventory.base
+        if base is None:
+            raise UserError("neighbours from outside: there is no other knowledge base (--outside) to find them in")
+        return retrieve(base, [prompt.text for prompt in prompts], k, resolution, method=METHODS[source])
     choose = {"random": _others, "wrong": _another, "own": _own}[source]
     chosen = []
     for i, prompt in enumerate(prompts):

@@ -15,8 +15,10 @@ from reimagen_jax.evaluation.entities.inventory import Inventory
 from reimagen_jax.evaluation.entities.prompts import draw_prompts
 from reimagen_jax.evaluation.rater import Rater
 from reimagen_jax.inference.export import save_weights
+from reimagen_jax.retrieval.building import Dense
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.systems.reimagen.system import ReImagen
+from tests.seeing import tiny_dual_in
 from tests.tiny import TINY, changed
 
 WORLD = World(num_entities=40, num_images=240)
@@ -29,6 +31,15 @@ def base(tmp_path_factory) -> KnowledgeBase:
     folder = tmp_path_factory.mktemp("world")
     items = WorldSource(WORLD, resolution=32).items()
     records = write_records(items, folder / "records", source="world", settings={"world": vars(WORLD)})
+    return KnowledgeBase.build(records, folder / "index", dense=Dense(tiny_dual_in(folder / "encoder"), of="text"))
+
+
+@pytest.fixture(scope="session")
+def outside(tmp_path_factory) -> KnowledgeBase:
+    """Of another world, whose records have the same keys."""
+    folder, world = tmp_path_factory.mktemp("outside"), replace(WORLD, seed=7)
+    items = WorldSource(world, resolution=32).items()
+    records = write_records(items, folder / "records", source="world", settings={"world": vars(world)})
     return KnowledgeBase.build(records, folder / "index")
 
 

@@ -3,17 +3,15 @@
 import json
 import re
 
-import jax
 import pytest
 from PIL import Image
 
 from reimagen_jax.cli import main
-from reimagen_jax.encoders import dual
-from reimagen_jax.encoders.settings import DualConfig
 from reimagen_jax.inference.export import save_weights
 from reimagen_jax.inference.pipeline import Stage
 from reimagen_jax.reports.keeping import keep
 from tests import rcg, unclip
+from tests.seeing import tiny_dual_in
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +25,7 @@ def others(tmp_path_factory) -> dict[str, str]:
     }
     for name, config in drawn.items():
         save_weights(folder / name, config, rcg.random_params(config))
-    config = DualConfig(resolution=8, max_bytes=16, width=8)
-    (folder / "encoder").mkdir()
-    dual.DualEncoder(config, dual.init(config, jax.random.key(0))).save(folder / "encoder")
+    tiny_dual_in(folder / "encoder")
     return {name: str(folder / name) for name in (*drawn, "encoder")}
 
 

@@ -20,7 +20,7 @@ from tests.tiny import TINY, TINY_SR, random_params
 
 def test_the_plan_has_every_arm_once():
     rows = plan(SPLITS, SOURCES, 2, 0.5, range(5), np.arange(11) / 10, ("unseen",))
-    assert len(rows) == len(set(rows)) == 3 + 6 * 3 + 3 + 10  # k 0 is none; k 2 at eta 0.5 is retrieval
+    assert len(rows) == len(set(rows)) == 3 + len(SOURCES) * 3 + 3 + 10  # k 0 is none; k 2 at eta 0.5 is retrieval
     assert sum(row.source == "none" for row in rows) == sum(row.source == TRUTH for row in rows) == 3
     unseen = [row for row in rows if row.split == "unseen" and row.source == "retrieval"]
     assert {row.k for row in unseen} == {1, 2, 3, 4} and len({row.eta for row in unseen}) == 11

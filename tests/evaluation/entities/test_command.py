@@ -108,12 +108,27 @@ def test_the_command_takes_a_cascade_and_notes_every_stage(base, tmp_path):
         (("--num-prompts", "0"), "at least 1"),
         (("--rater", "nowhere"), "holds no rater"),
         (("--knowledge-base", "nowhere"), "not found"),
+        (("--conditions", "outside"), "give both or neither"),
+        (("--conditions", "caption", "--outside", "nowhere"), "give both or neither"),
     ],
 )
 def test_bad_input_is_refused(base, model, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         run(base, model, tmp_path / "out", *(option.format(model=model) for option in options))
     assert not (tmp_path / "out").exists()
+
+
+def test_ways_of_search_are_compared_and_another_base_is_another_row(base, outside, model, tmp_path, capsys):
+    ways = ("dense", "hybrid", "untold", "outside")
+    options = ("--conditions", *ways, "--splits", "unseen", "--ks", "--etas", "--steps", "2", "--num-prompts", "2")
+    run(base, model, tmp_path / "out", *options, "--outside", str(outside.path))
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    rows = {row["source"]: row for row in found["rows"]}
+    assert set(rows) == {*ways, "true renders"}
+    assert rows["outside"]["found"] == 0 and rows["untold"]["found"] == 1
+    before = len(list((tmp_path / "out" / "rows").glob("*.json")))
+    run(base, model, tmp_path / "out", *options, "--outside", str(base.path))
+    assert len(list((tmp_path / "out" / "rows").glob("*.json"))) == before + 1
 
 
 def test_sources_of_the_command_are_those_there_are():

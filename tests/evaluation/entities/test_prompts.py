@@ -36,24 +36,38 @@ def test_a_caption_that_the_base_holds_is_worded_anew(inventory):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_neighbours_are_what_their_source_promises(source, inventory):
+def test_neighbours_are_what_their_source_promises(source, inventory, outside):
     prompts = draw_prompts(inventory, "unseen", 8, seed=0)
-    found = find_neighbours(source, prompts, inventory, 3, 32, seed=0)
-    fewer = find_neighbours(source, prompts, inventory, 2, 32, seed=0)
+    found = find_neighbours(source, prompts, inventory, 3, 32, 0, outside)
+    fewer = find_neighbours(source, prompts, inventory, 2, 32, 0, outside)
     for prompt, neighbours, two in zip(prompts, found, fewer, strict=True):
         shown = inventory.shown(neighbours)
         assert [n.key for n in two] == [n.key for n in neighbours[:2]]
         assert len(neighbours) == len({n.key for n in neighbours}) == (0 if source == "none" else 3)
         assert all(n.image.shape == (32, 32, 3) for n in neighbours)
-        if source in ("retrieval", "own"):
+        if source in ("retrieval", "own", "untold"):
             assert set(shown) == {prompt.index}
+            assert all(bool(n.text) == (source != "untold") for n in neighbours)
         elif source == "random":
             assert prompt.index not in shown
         elif source == "wrong":
             assert len(set(shown)) == 1 and shown[0] != prompt.index
             assert entity_look(WORLD.seed, shown[0])[0] == prompt.look[0]
+        elif source == "outside":
+            assert shown == [-1] * 3, "its keys are those of records here, and it shows none of this world's entities"
+        elif source in ("dense", "hybrid"):
+            ids, _ = inventory.base.search([prompt.text], 3, method=source)
+            assert shown == inventory.entity_R[ids[0]].tolist()
     if source == "random":
         assert len({entity_look(WORLD.seed, i)[0] for n in found for i in inventory.shown(n)}) > 1
+
+
+def test_what_there_is_nowhere_to_search_for_is_refused(inventory, outside):
+    prompts = draw_prompts(inventory, "unseen", 1, seed=0)
+    with pytest.raises(UserError, match="no other knowledge base"):
+        find_neighbours("outside", prompts, inventory, 1, 32, 0)
+    with pytest.raises(UserError, match="vectors"):
+        find_neighbours("dense", prompts, Inventory.read(outside), 1, 32, 0)
 
 
 def test_only_entityworld_has_looks_to_compare_with(tmp_path, base):

@@ -2,19 +2,14 @@
 
 import json
 
-import jax
 from PIL import Image
 
 from reimagen_jax.cli import main
-from reimagen_jax.encoders import dual
-from reimagen_jax.encoders.settings import DualConfig
+from tests.seeing import tiny_dual_in
 
 
 def test_four_ways_are_compared_and_gone_on_with(base, model, tmp_path, capsys):
-    config = DualConfig(resolution=8, max_bytes=16, width=8)
-    encoder = tmp_path / "encoder"
-    encoder.mkdir()
-    dual.DualEncoder(config, dual.init(config, jax.random.key(0))).save(encoder)
+    encoder = tiny_dual_in(tmp_path / "encoder")
     words = ["evaluate", "seedselect", "--model", str(model), "--encoder", str(encoder)]
     words += ["--knowledge-base", str(base.path), "--num-prompts", "2", "--k", "1", "--references", "2"]
     words += [

@@ -1,6 +1,7 @@
 """Few shots: what is learned from and what is asked about stay apart, whatever was made; learners learn; rows stay."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -163,3 +164,11 @@ def test_what_is_made_of_what_is_asked_about_is_never_seen(folder, tmp_path):
     for task, x in zip(bench.tasks(setting), seen[20:], strict=True):
         made = {int(each[0, 0, 0]) for each in x if (each[1:] == 255).all()}
         assert made == set(np.concatenate(task.support).tolist()) and not made & set(task.asked.tolist())
+
+
+def test_one_picture_of_each_of_many_classes_is_learned_from_without_complaints():
+    x_ND, y_N = np.eye(30), np.arange(30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        said = learners.probe(x_ND, y_N, x_ND, 30, seed=0)
+    np.testing.assert_array_equal(said, y_N)

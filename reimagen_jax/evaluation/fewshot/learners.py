@@ -6,6 +6,7 @@ net     three times (3 x 3 convolution, group norm, relu, half the sides), the m
         Adam for so many steps of batches drawn with replacement, a cosine's rate                                (2)
 """
 
+import warnings
 from collections.abc import Callable
 from functools import cache
 
@@ -29,7 +30,9 @@ BATCH, RATE = 64, 3e-3
 def probe(x_ND: Float[np.ndarray, "n d"], y_N: np.ndarray, q_QD: np.ndarray, ways: int, seed: int) -> np.ndarray:
     """(1)"""
     del ways, seed
-    line = LogisticRegression(C=STRENGTH, max_iter=500).fit(_scaled(x_ND), y_N)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # one shot of many is meant so
+        line = LogisticRegression(C=STRENGTH, max_iter=500).fit(_scaled(x_ND), y_N)
     return line.predict(_scaled(q_QD))
 
 

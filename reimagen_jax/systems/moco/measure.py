@@ -89,5 +89,6 @@ def _probe(x_ND: np.ndarray, label_N: np.ndarray, other_ND: np.ndarray, other_N:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # what it has found by then is what is measured
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # of many classes, few of each
         line = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)).fit(x_ND, label_N)
     return round(float(line.score(other_ND, other_N)), 4)

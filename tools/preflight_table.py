@@ -119,6 +119,16 @@ ROWS = (
             ("DALL-E 2, 256 to 1024, bfloat16", "dalle2_1024"),
         )
     ),
+    *(
+        Row(name, experiment, "train", batch, {"h100:8": (8, accumulate), "v4:4x4x4": (8, 1)})
+        for name, experiment, batch, accumulate in (
+            ("RCG's MoCo-v3, ViT-B", "rcg_moco_b", 4096, 1),
+            ("RCG's RDM", "rcg_rdm", 512, 1),
+            ("RCG's MAGE-B", "rcg_mage_b", 4096, 4),
+            ("RCG's MAGE-L", "rcg_mage_l", 4096, 4),
+        )
+    ),
+    Row("RCG's tokenizer", "rcg_vq_256", "train", 32, {"h100:8": (8, 1)}),
     Row("Re-Imagen 64, 2.5B", "re_imagen_64", "train", 2048, {"v5p:4x4x4": (16, 8), "v6e:8x8": (8, 8)}),
     Row("Re-Imagen 64, 1.4B", "re_imagen_64_small", "train", 2048, {"v5e:16x16": (16, 4)}),
     Row("Re-Imagen 64, 2.5B", "re_imagen_64", "sampler", 64, {"v4:4x4x4": (1, 1)}),

@@ -138,9 +138,14 @@ def resumed_dir(target: Path, *, kind: str, begun: str, overwrite: bool) -> Iter
             yield folder
         return
     with growing_dir(target, kind=kind):
-        for partial in target.rglob(".*.partial"):  # of a process that died
-            partial.unlink()
+        remove_partials(target)
         yield target
+
+
+def remove_partials(folder: Path) -> None:
+    """Removes the files in it that a process which died was writing."""
+    for partial in folder.rglob(".*.partial"):
+        partial.unlink()
 
 
 def require_writable(target: Path, *, kind: str = "", overwrite: bool, say: bool = True) -> None:

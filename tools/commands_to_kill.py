@@ -2,8 +2,10 @@
 
 import contextlib
 import hashlib
+import json
 import shutil
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -36,12 +38,13 @@ from reimagen_jax.commands import (  # noqa: F401 (imported before processes are
 )
 from reimagen_jax.data import preparing, records
 from reimagen_jax.data.entityworld import World
+from reimagen_jax.data.image_text import ImageText
 from reimagen_jax.data.sources import WorldSource
 from reimagen_jax.evaluation import rater_check  # noqa: F401
 from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 
 tqdm.set_lock(threading.RLock())  # one of processes would be left behind by those that are killed
-records.RECORDS_PER_SHARD = augment.SHARD = 2  # so that little is much
+records.RECORDS_PER_SHARD = augment.SHARD = augment.SEARCHED_SHARD = 2  # so that little is much
 FEW = "--num-images 1 --steps 1"
 EXPERIMENT = "from specimens import {} as config\n"
 
@@ -55,7 +58,21 @@ def write_specimens(folder: Path) -> None:
     settings = {"where": [], "resolution": 32, "world": vars(world)}
     drawn = preparing.prepare_records(WorldSource(world, resolution=32), folder / "world", settings=settings)
     KnowledgeBase.build(drawn, folder / "world_base")
+    _write_coco(folder / "coco", drawn.fetch(range(4)))
     shutil.copytree(pages.ROOT / "experiments" / "results", folder / "results")
+
+
+def _write_coco(folder: Path, shown: Iterable[ImageText]) -> None:
+    """Records as COCO is published, a caption each."""
+    images, captions = [], []
+    (folder / "val2014").mkdir(parents=True)
+    for number, record in enumerate(shown):
+        images.append({"id": number, "file_name": f"{number}.png"})
+        captions.append({"id": number, "image_id": number, "caption": record.text})
+        (folder / "val2014" / f"{number}.png").write_bytes(record.image)
+    told = json.dumps({"images": images, "annotations": captions})
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "captions_val2014.json").write_text(told, encoding="utf-8")
 
 
 def run(words: list[str]) -> int:
@@ -163,6 +180,11 @@ SCENARIOS = {
     "augment": Scenario(
         "augment records --model model --out out --variants 2 --steps 1 --batch-size 2", ("records", "model")
     ),
+    "augment by a search": Scenario(
+        "augment records --model model --encoder encoder --out out --variants 1 --steps 2 --iterations 1 --low-pass 4 "
+        "--batch-size 2",
+        ("records", "model", "encoder"),
+    ),
     "sweep": Scenario(
         f"sweep --model model --knowledge-base base --prompt cat --out out --etas 0 1 {FEW}", (*_BASE, "model")
     ),
@@ -175,6 +197,11 @@ SCENARIOS = {
         "evaluate entities --model shipped --knowledge-base world_base --out out --num-prompts 2 --splits unseen "
         f"--conditions none retrieval --ks --etas --k 1 {FEW}",
         ("world", "world_base"),
+    ),
+    "coco": Scenario(
+        "evaluate coco --captions coco/annotations/captions_val2014.json --count 3 --model shipped --features rater "
+        f"--out out --database none own=world_base --k 1 --batch-size 2 {FEW}",
+        ("coco", "world", "world_base"),
     ),
     "fewshot": Scenario(
         "evaluate fewshot world --out out --class-by category --learners net --net-side 8 --net-steps 2 --queries 1 "

@@ -240,12 +240,11 @@ class _Protocol(Options):
         """Draws what is missing, and compares: what an earlier run has measured is read."""
         from reimagen_jax.api import complete
         from reimagen_jax.data.pictures import DRAWN
-        from reimagen_jax.files import read_json
+        from reimagen_jax.files import read_json, remove_partials
 
         folder = self.out / name
         folder.mkdir(exist_ok=True)
-        for partial in folder.rglob(".*.partial"):  # of a process that died
-            partial.unlink()
+        remove_partials(folder)
         complete(job, folder, told)
         drawn = read_json(folder / DRAWN, "what was drawn")["images"]
         found = measured.row(folder)

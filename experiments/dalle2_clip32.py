@@ -1,8 +1,8 @@
 r"""The CLIP of unCLIP (DALL-E 2) on EntityWorld at 32 x 32: what its prior and its decoder hold frozen.
 
     reimagen prepare --out runs/world/train --where role=train --resolution 32
-    reimagen train experiments/dalle2_clip32.py --workdir runs/world/clip --data.records runs/world/train
-    reimagen encode-train runs/world/train --from-run runs/world/clip --out runs/world/clip_encoder
+    reimagen train experiments/dalle2_clip32.py --workdir runs/unclip/clip --data.records runs/world/train
+    reimagen encode-train runs/world/train --from-run runs/unclip/clip --out runs/unclip/encoder
 
 `reimagen encode-train RECORDS --towers clip --max-bytes 83 --out DIR` is much the same in one command. The paper's CLIP
 has seen the world; this one has seen the training role alone: of an unseen entity it knows looks from pictures, not the

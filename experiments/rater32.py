@@ -7,7 +7,7 @@
 package was made. Each step renders its batch on its device: there are no data to prepare.
 
 Hardware: 2 CPU cores, 5 CPU-minutes (350 renders a second beside other work), 1.3 GiB. Reached: 0.9998 [0.9991, 0.9999]
-of true renders called faithful, 0.9999 aligned, no parameter read right in less than 0.9994; the loss ends at 0.008.
+of softened renders called faithful, 0.9999 aligned, no parameter read right in less than 0.9994; the loss ends at 0.008.
 """
 
 from reimagen_jax.config import Experiment, TrainConfig

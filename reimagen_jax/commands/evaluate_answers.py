@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from reimagen_jax.inference.pipeline import Pipeline
 
 ROWS, RESULTS = "rows", "results.json"
-BASE = "Imagen"
-"""The row that the others are compared with."""
+IMAGEN, SHOWN_NOTHING = "Imagen", "Re-Imagen, no neighbours"
+"""The row that the others are compared with: a model trained without neighbours, or --model, which sees none."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,12 @@ class Answers(Options):
         reimagen evaluate answers --model runs/train --imagen runs/imagen --encoder runs/encoder --prior runs/prior \\
             --decoder runs/decoder --generator runs/generator --knowledge-base runs/index --out runs/answers
 
-    Imagen draws from the text alone, Re-Imagen attends to neighbours, SeedSelect searches the noise of either, unCLIP
-    draws from an embedding, of its prior or of a reference, RCG from a reference's representation. What is not given is
-    left out. Each draws as its experiment says; SeedSelect by few steps of DDIM, as its gradients go through all of
-    them. Rows are stored as they are done, with seconds and memory an image: after a stop, the same command goes on
-    where it was. Writes results.json, and a picture for each split.
+    Imagen draws from the text alone (without --imagen, --model that sees no neighbours), Re-Imagen attends to
+    neighbours, SeedSelect searches the noise of either, unCLIP draws from an embedding, of its prior or of a reference,
+    RCG from a reference's representation. What is not given is left out. Each draws as its experiment says; SeedSelect
+    by few steps of DDIM, as its gradients go through all of them. Rows are stored as they are done, with seconds and
+    memory an image: after a stop, the same command goes on where it was. Writes results.json, and a picture for each
+    split.
     """
 
     common: ClassVar[tuple[str, ...]] = ("imagen", "encoder", "prior", "decoder", "generator", "num_prompts", "splits")
@@ -125,7 +126,7 @@ class Answers(Options):
         print(f"{'split':<9} {'drawn by':<26} {'  '.join(heads)}  an image / a batch", flush=True)
         rows, outcomes = answers.run(asked, self.splits, self.out / ROWS, tell)
         differences = [
-            answers.difference(split, each.name, BASE, outcomes) for split in self.splits for each in asked[1:]
+            answers.difference(split, each.name, asked[0].name, outcomes) for split in self.splits for each in asked[1:]
         ]
         for entry in differences:
             say(f"{entry['split']}, {entry['what']}: faithful {entry['faithfulness']}, both {entry['both']}")
@@ -162,7 +163,7 @@ class Answers(Options):
             counts = {"num_prompts": self.num_prompts}
             return Answer(name, k, self._pipeline(drawn_by, k), digests, rater, inventory, **counts)
 
-        yield answer(BASE, 0, [imagen])
+        yield answer(SHOWN_NOTHING if self.imagen is None else IMAGEN, 0, [imagen])
         yield answer("Re-Imagen", self.k, [re_imagen])
         if self.encoder is not None:
             yield from self._searched(imagen, re_imagen, rater, inventory)

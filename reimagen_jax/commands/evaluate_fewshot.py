@@ -30,7 +30,7 @@ class _Learning(Options):
     class_by: str = "entity"
     """Field whose values are the classes; a dot reaches into nested ones."""
     where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Only records with FIELD=VALUE, such as entity_split=unseen, are learned from and asked about. Repeat it for
+    """Only records with FIELD=VALUE, such as split=unseen, are learned from and asked about. Repeat it for
     further values, or for further fields."""
     made: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LABEL=DIR ...")] = ()
     """Records that a system made of these ones, as `reimagen augment` writes them, under the name that their row is to
@@ -97,9 +97,9 @@ class _Learning(Options):
 class FewShot(Options):
     """N-way K-shot classification with pictures that were made added to the support.
 
-        reimagen evaluate fewshot runs/records --where entity_split=unseen --out runs/fewshot
+        reimagen evaluate fewshot runs/records --where split=unseen --out runs/fewshot
         reimagen augment runs/records --model runs/train --variants 4 --out runs/more
-        reimagen evaluate fewshot runs/records --where entity_split=unseen --made Re-Imagen=runs/more --out runs/fewshot
+        reimagen evaluate fewshot runs/records --where split=unseen --made Re-Imagen=runs/more --out runs/fewshot
 
     An episode draws N classes and K records of each, its support; others of these classes are asked about. Without
     augmentation, with classical one, and with each system's pictures, the episodes are the same. A picture that was

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 REST_FIELDS = ("style", "category", "kind", "type")
 """What else a caption tells, where it is looked for."""
-GROUP_FIELD = "entity_split"
+GROUP_FIELDS = ("entity_split", "split")
+"""What tells how often an entity is seen in training, where it is looked for; the second is what `reimagen split` and
+EntityWorld write."""
 NONE = "none"
 GUIDANCE = ("eta", "text-weight", "neighbour-weight")
 
@@ -60,8 +62,8 @@ class Pictures(Options):
     rest: str | None = None
     """Field of what else the caption tells (default: style, category, ..., where there is one; `none`)."""
     group_by: str | None = None
-    """Field by which prompts are told apart in rows of their own (default: entity_split, where there is one); `count`:
-    by how many other true pictures there are of their entity."""
+    """Field by which prompts are told apart in rows of their own (default: entity_split or split, where all have one);
+    `count`: by how many other true pictures there are of their entity."""
     arms: tuple[Literal["with", "without", "wrong"], ...] = ("with", "without", "wrong")
     """With the neighbours that are found, without, with those of another prompt."""
     over: Annotated[
@@ -173,9 +175,7 @@ class Pictures(Options):
         most = max((len(each.neighbours) for each in prompts), default=0)
         first = self.how.settings(config.system.sampler)
         pipeline = self.stages.pipeline(models, self.how, first, most)
-        group_by = self.group_by or (
-            GROUP_FIELD if all(value_of(each.attributes, GROUP_FIELD) for each in prompts) else ""
-        )
+        told = (name for name in GROUP_FIELDS if all(value_of(each.attributes, name) for each in prompts))
         return PictureBench(
             pipeline,
             "+".join(model.digest for model in models),
@@ -186,7 +186,7 @@ class Pictures(Options):
             named.get(rest),
             Images(self.out / "pictures"),
             num_images=self.how.num_images,
-            group_by=group_by,
+            group_by=self.group_by or next(told, ""),
         )
 
     def _judge(self, about: str, values: Sequence[str | None], spaces: Any) -> "Judge":

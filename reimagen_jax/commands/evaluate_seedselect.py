@@ -82,7 +82,7 @@ class SeedSelect(Options):
             cost = f"{row['seconds']:8.2f} s {row['MiB']:8.1f} MiB"
             print(f"{row['split']:<9} {row['drawn by']:<26} {shares}  {cost}", flush=True)
 
-        heads = (f"{head:<20}" for head in ("faithful", "aligned", "parameters right"))
+        heads = (f"{head:<20}" for head in ("faithful", "aligned", "category and look"))
         print(f"{'split':<9} {'drawn by':<26} {'  '.join(heads)}  an image / a batch", flush=True)
         rows, outcomes = answers.run(benches, self.splits, self.out / ROWS, tell)
         differences = seedselect.differences(self.splits, outcomes)

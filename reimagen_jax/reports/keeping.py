@@ -157,9 +157,10 @@ def _by_count(results: Mapping[str, Any]) -> Iterator[Case]:
 
 def _answers(results: Mapping[str, Any]) -> Iterator[Case]:
     """The four ways, and all answers, of which it is told besides what is both."""
-    shares = {"faithfulness": "faithful", "alignment": "aligned", "both": "both", "look right": "parameters right"}
+    shares = {"faithfulness": "faithful", "alignment": "aligned", "both": "both"}
     for row in results["rows"]:
         figures = {word: (IMAGES, row[name]) for name, word in shares.items() if name in row}
+        figures["category and look"] = ("share of parameters", row["look right"])
         cost = {"s an image": ("s", row["seconds"]), "temporaries, MiB": ("MiB", row["MiB"])}
         yield Case({"entities": row["split"], "drawn by": row["drawn by"]}, figures | cost)
 

@@ -8,7 +8,7 @@ For s = 0 .. N - 1, with the share r = (s + 1) / N of the steps:
             and at most one less than before
 
 After the last step the tokens are as they were sampled. w - 1 is the papers' tau.
-Sources: Chang et al. 2022 (MaskGIT, arXiv 2202.04200); Li et al. 2023 (RCG, arXiv 2312.03701).
+Sources: Chang et al. 2022 (MaskGIT, arXiv 2202.04200); Li et al. 2024 (RCG, arXiv 2312.03701).
 """
 
 from collections.abc import Callable

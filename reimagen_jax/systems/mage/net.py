@@ -10,7 +10,7 @@
 
 Slot 0 of (5) has neither norm nor position where it is a representation or a class. Dropout follows (1) and is within
 the blocks.
-Sources: Li et al. 2023 (MAGE, arXiv 2211.09117); RCG, Li et al. 2023 (arXiv 2312.03701), whose masks are of the same
+Sources: Li et al. 2023 (MAGE, arXiv 2211.09117); RCG, Li et al. 2024 (arXiv 2312.03701), whose masks are of the same
 size in each batch, so that shapes are static.
 """
 

@@ -10,7 +10,7 @@
 
 The network is in net.py. Tokenizer and encoder lie frozen among the parameters: {"encoder": ..., "vq": ...,
 "mage": ...}. In RCG's code each device draws its own r of (1); here it is one for all.
-Sources: Li et al. 2023 (MAGE, arXiv 2211.09117); RCG, Li et al. 2023 (arXiv 2312.03701), sections 3.3 and A; neighbours
+Sources: Li et al. 2023 (MAGE, arXiv 2211.09117); RCG, Li et al. 2024 (arXiv 2312.03701), sections 3.3 and A; neighbours
 and their mean are ours.
 """
 

@@ -40,11 +40,11 @@ def test_all_answers_are_rows_of_one_table(base, model, others, tmp_path, capsys
     assert main(words) == 0
     said = capsys.readouterr()
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    names = ["Imagen", "Re-Imagen", "SeedSelect", "Re-Imagen with SeedSelect"]
+    names = ["Re-Imagen, no neighbours", "Re-Imagen", "SeedSelect", "Re-Imagen with SeedSelect"]
     names += ["unCLIP, by its prior", "unCLIP, of a reference", "RCG, of a reference"]
     assert [row["drawn by"] for row in results["rows"]] == names and all(name in said.out for name in names)
     assert all(row["seconds"] > 0 and row["MiB"] > 0 and len(row["both"]) == 3 for row in results["rows"])
-    assert [entry["what"] for entry in results["differences"]] == [f"{name} minus Imagen" for name in names[1:]]
+    assert [entry["what"] for entry in results["differences"]] == [f"{name} minus {names[0]}" for name in names[1:]]
     assert set(results["models"]) == {"model", "prior", "decoder", "generator"}
     assert min(Image.open(tmp_path / "out" / "unseen.png").size) > 100
     table = keep([str(tmp_path / "out")], "Answers", "Two prompts.")

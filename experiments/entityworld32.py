@@ -6,8 +6,8 @@ r"""Re-Imagen on EntityWorld at 32 x 32: unseen entities, drawn from retrieved i
         --query-by entity entity entity caption
     reimagen train experiments/entityworld32.py --workdir runs/world/run --data.triples runs/world/triples
 
-Hardware: 2 CPU cores, about 40 images a second when nothing else runs (the shipped weights' 301,500 examples: 3.5 hours beside other work).
-The shipped weights were trained in three runs, each from the averaged weights of the one before (--init.weights):
+Hardware: 2 CPU cores, about 40 images a second when nothing else runs; the shipped weights' 301,500 examples took 3.5
+hours beside other work. They were trained in three runs, each from the averaged weights of the one before (--init.weights):
 2,844 steps with --diffusion.time-exponent 1; 7,000 as below, without neighbour attention at 16 x 16 and with triples
 asked by the caption alone; 9,000 as below (--init.fresh neighbour_attention_level0 --train.ema-decay 0.9995).
 

@@ -6,8 +6,9 @@
 `reimagen rater train --out runs/rater` is both in one command, with these settings; so the rater that comes with the
 package was made. Each step renders its batch on its device: there are no data to prepare.
 
-Hardware: 2 CPU cores, 5 CPU-minutes (350 renders a second beside other work), 1.3 GiB. Reached: 0.9998 [0.9991, 0.9999]
-of softened renders called faithful, 0.9999 aligned, no parameter read right in less than 0.9994; the loss ends at 0.008.
+Hardware: 2 CPU cores, 5 CPU-minutes (350 renders a second beside other work), 1.3 GiB. Reached, of softened
+renders: 0.9998 [0.9991, 0.9999] called faithful, 0.9999 aligned, no parameter read right in less than 0.9994; the loss
+ends at 0.008.
 """
 
 from reimagen_jax.config import Experiment, TrainConfig

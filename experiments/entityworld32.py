@@ -6,10 +6,10 @@ r"""Re-Imagen on EntityWorld at 32 x 32: unseen entities, drawn from retrieved i
         --query-by entity entity entity caption
     reimagen train experiments/entityworld32.py --workdir runs/world/run --data.triples runs/world/triples
 
-Hardware: 2 CPU cores, about 40 images a second when nothing else runs; the shipped weights' 301,500 examples took 3.5
-hours beside other work. They were trained in three runs, each from the averaged weights of the one before (--init.weights):
-2,844 steps with --diffusion.time-exponent 1; 7,000 as below, without neighbour attention at 16 x 16 and with triples
-asked by the caption alone; 9,000 as below (--init.fresh neighbour_attention_level0 --train.ema-decay 0.9995).
+Hardware: 2 CPU cores, about 40 images a second when nothing else runs. The shipped weights' 301,500 examples took 3.5
+hours beside other work, in three runs, each from the averaged weights of the one before (--init.weights): 2,844 steps
+with --diffusion.time-exponent 1; 7,000 as below, without neighbour attention at 16 x 16 and with triples asked by the
+caption alone; 9,000 as below (--init.fresh neighbour_attention_level0 --train.ema-decay 0.9995).
 
 What was tried (unseen entities, retrieval, k = 2, eta 0.5):
 - Uniform times spend 40 % of the loss on fine denoising (t < 0.2), where neighbours change nothing; with density 2 t,

@@ -120,7 +120,7 @@ ROWS = (
         )
     ),
     *(
-        Row(name, experiment, "train", batch, {"h100:8": (8, accumulate), "v4:4x4x4": (8, 1)})
+        Row(name, experiment, "train", batch, {"h100:8": (8, accumulate), "v4:4x4x4": (4, 1)})
         for name, experiment, batch, accumulate in (
             ("RCG's MoCo-v3, ViT-B", "rcg_moco_b", 4096, 1),
             ("RCG's RDM", "rcg_rdm", 512, 1),

@@ -161,7 +161,7 @@ def test_with_an_encoder_the_noise_is_searched_until_a_variant_is_like_its_recor
         (f"{SEARCH} --contrast", "variants are drawn record by record"),
         ("--model IN/reimagen --iterations 3", "of no use without --encoder"),
         ("--model IN/generator --k 0", "neighbour"),
-        ("--model IN/reimagen --k 2", "k"),
+        ("--model IN/reimagen --k 2", "--k 2: at most 1"),
     ],
 )
 def test_searches_that_cannot_be_are_refused(inputs, tmp_path, options, said):

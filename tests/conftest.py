@@ -4,13 +4,14 @@ import gc
 import os
 import tempfile
 
-from tests.compiling import FLAGS
+from tests.compiling import FLAGS, ShapesKnown
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # here, and in the processes that tests start
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS} --xla_force_host_platform_device_count=8"
 
+import flax.core.scope
 import jax
 import pytest
 from jaxtyping import install_import_hook
@@ -21,6 +22,7 @@ SYSTEMS = ("reimagen", "dual", "rater", "seedselect", "unclip", "moco", "rcg", "
 CHECKED = ("nets", "diffusion", "encoders", *(f"systems.{name}" for name in SYSTEMS))
 install_import_hook([f"reimagen_jax.{name}" for name in CHECKED], "beartype.beartype")
 
+flax.core.scope.jax = ShapesKnown(jax)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "reimagen_jax_test_cache"))

@@ -18,11 +18,11 @@ from reimagen_jax.encoders import dual
 from reimagen_jax.encoders.settings import DualConfig, JointConfig, LpipsConfig, RepresentationConfig
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.files import read_json, write_json
-from reimagen_jax.inference.pipeline import Stage
+from reimagen_jax.inference.pipeline import Stage, shared
 from reimagen_jax.pretrained.finite import require_finite_tree
 from reimagen_jax.pretrained.weights import WEIGHTS, fingerprint, load_params
 from reimagen_jax.systems import kinds
-from reimagen_jax.systems.base import Params, Settings
+from reimagen_jax.systems.base import Params, Settings, System
 from reimagen_jax.systems.dual.settings import ClipSystemConfig, DualSystemConfig
 from reimagen_jax.systems.mage.settings import LpipsWeights
 from reimagen_jax.systems.moco.settings import MocoConfig
@@ -77,6 +77,10 @@ class Chosen(Checked):
         return f"{told}, chosen at step {self.step} by {self.by}"
 
 
+def _shapes(system: System) -> Params:
+    return jax.eval_shape(system.init, randomness.key(0))
+
+
 @dataclass(frozen=True)
 class Model:
     """An opened model, and how to know it again."""
@@ -111,8 +115,7 @@ class Model:
             if (path / NAME).is_file():  # as `reimagen export` writes it
                 open_folder(path, "weights")
             require(step is None, f"{path} holds weights, not the checkpoints of a run: there is no step {step}")
-            expected = jax.eval_shape(kinds.system_of(config).init, randomness.key(0))
-            params = load_params(path / WEIGHTS, expected, on_host=on_host)
+            params = load_params(path / WEIGHTS, shared(_shapes, kinds.system_of(config)), on_host=on_host)
         else:
             step, params = checkpoint.load_ema(path, step, on_host=on_host)
             params = stored.system.opened_params(params)
@@ -134,7 +137,7 @@ class Model:
         self, settings: Settings | None = None, batch_size: int = 32, devices: Sequence[jax.Device] = ()
     ) -> Stage:
         """The model, to draw with these settings (default: those of its experiment), on these devices (see `Stage`)."""
-        return Stage(self.config, self.params, settings, batch_size=batch_size, devices=devices)
+        return Stage(self.config, self.params, settings, batch_size=batch_size, devices=devices, shared=True)
 
     def facts(self) -> dict[str, str]:
         """For reports."""

@@ -9,10 +9,10 @@ neighbours (decoded at each stage's own resolution) and the image's index are th
 2.4; Re-Imagen 3.1.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from itertools import islice, pairwise
 from typing import Any
 
@@ -30,8 +30,54 @@ from reimagen_jax.errors import UserError, require
 from reimagen_jax.progress import compiling, track
 from reimagen_jax.sharding import batch_sharding, make_mesh
 from reimagen_jax.systems import finite, kinds
-from reimagen_jax.systems.base import Params, Settings
+from reimagen_jax.systems.base import Params, Settings, System
 from reimagen_jax.systems.request import Request
+
+
+class Program:
+    """What draws a batch: compiled at the first, and for each further size of a batch."""
+
+    def __init__(self, sample: Callable[..., jax.Array]) -> None:
+        """`sample` takes parameters, inputs and keys, as `System.sample` does."""
+        self.compilations = 0
+        self._sample = sample
+
+    @cached_property
+    def _jitted(self):
+        def program(*told):
+            self.compilations += 1  # runs when JAX traces, not when the program runs
+            return self._sample(*told)
+
+        # Nothing is donated: the noise is drawn inside, and but for an edited image's no input has the samples' shape.
+        return jax.jit(finite.watched(program))
+
+    def __call__(self, *told: Any) -> tuple[finite.Note, jax.Array]:
+        """Which samples are not finite, and the samples."""
+        return self._jitted(*told)
+
+    @classmethod
+    def of(cls, system: System, settings: Settings) -> "Program":
+        """What draws by a system with these settings."""
+        return cls(partial(_sample, system, settings))
+
+
+def _sample(system: System, settings: Settings, params: Params, inputs: Any, keys_B: jax.Array) -> jax.Array:
+    return system.sample(params, inputs, keys_B, settings)
+
+
+def shared(make: Callable[..., Any], *told: Any) -> Any:
+    """What `make` makes of a system and its settings, the same again for the same: what was compiled for a model serves
+    whoever opens it again, be it with other parameters. Made anew where settings cannot be hashed."""
+    try:
+        hash(told)
+    except TypeError:
+        return make(*told)
+    return _shared(make, *told)
+
+
+@lru_cache(maxsize=64)
+def _shared(make: Callable[..., Any], *told: Any) -> Any:
+    return make(*told)
 
 
 class Stage:
@@ -45,9 +91,10 @@ class Stage:
         *,
         batch_size: int = 32,
         devices: Sequence[jax.Device] = (),
+        shared: bool = False,
     ) -> None:
         """`settings` are those of the experiment by default; each of the devices (default: JAX's) draws `batch_size`
-        images at once.
+        images at once. With `shared` its program is that of all stages that draw alike.
 
         `params` may be arrays of numpy: they are on the devices then only while this stage draws. Raises `UserError`
         when the settings do not fit the model.
@@ -59,21 +106,21 @@ class Stage:
         config.system.check_settings(self.settings)
         self.batch_size = checked(batch_size, Count, "batch_size")
         self.mesh = make_mesh(devices=devices) if devices else None
-        self.compilations = 0
+        self.shared = shared
+        self._program = self._made()
+
+    def _made(self) -> Any:
+        return shared(Program.of, self.system, self.settings) if self.shared else Program(self.sample)
+
+    @property
+    def compilations(self) -> int:
+        """How often what draws was compiled."""
+        return self._program.compilations
 
     @property
     def at_once(self) -> int:
         """Images that all devices draw at once."""
         return self.batch_size * (1 if self.mesh is None else self.mesh.size)
-
-    @cached_property
-    def _program(self):
-        def program(params, *told):
-            self.compilations += 1  # runs when JAX traces, not when the program runs
-            return self.sample(params, *told)
-
-        # Nothing is donated: the noise is drawn inside, and but for an edited image's no input has the samples' shape.
-        return jax.jit(finite.watched(program))
 
     def told(self, batch: Sequence[Request], seed: int) -> tuple[Any, ...]:
         """What the program takes for requests besides the parameters."""

@@ -17,8 +17,9 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from reimagen_jax import randomness
-from reimagen_jax.inference.pipeline import Stage
+from reimagen_jax.inference.pipeline import Stage, shared
 from reimagen_jax.systems import finite, stepwise
+from reimagen_jax.systems.base import Settings, System
 from reimagen_jax.systems.request import Request
 from reimagen_jax.systems.stepwise import State, Steps
 
@@ -60,6 +61,28 @@ class Walk:
         return jax.lax.fori_loop(first, end, body, state)
 
 
+class Walks:
+    """What draws step by step: the programs for inputs of each shape. Edits and negative prompts have their own."""
+
+    def __init__(self, system: System, settings: Settings) -> None:
+        self.compilations = 0
+        self._system, self._settings = system, settings
+        self._known: dict[Any, Walk] = {}
+
+    def of(self, told: Any) -> Walk:
+        """The programs for these inputs."""
+        leaves, tree = jax.tree.flatten(told)
+        shape = tree, tuple((np.shape(leaf), leaf.dtype) for leaf in leaves)
+        if shape not in self._known:
+            end = partial(stepwise.finished, self._system, settings=self._settings)
+            self._known[shape] = Walk(self._steps, end)
+        return self._known[shape]
+
+    def _steps(self, *told: Any) -> Steps:
+        self.compilations += 1  # runs when JAX traces, not when the program runs
+        return stepwise.steps_of(self._system, *told, self._settings)
+
+
 class SteppedStage(Stage):
     """A stage whose system takes steps (systems/stepwise.py); `tell` is called before the first step of a batch, and
     after each."""
@@ -68,7 +91,9 @@ class SteppedStage(Stage):
         """As `Stage`, on one device."""
         super().__init__(*args, **how)
         self.tell = tell
-        self._walks: dict[Any, Walk] = {}
+
+    def _made(self) -> Walks:
+        return shared(Walks, self.system, self.settings) if self.shared else Walks(self.system, self.settings)
 
     def batches(self, requests: Iterable[Request], seed: int) -> Iterator[tuple[list[Request], np.ndarray]]:
         """As `Stage.batches`, one batch after the other."""
@@ -87,7 +112,7 @@ class SteppedStage(Stage):
         return stepwise.number_of(self.system, self.settings)
 
     def _walked(self, params: Any, inputs: Any, keys_B: jax.Array) -> tuple[finite.Note, jax.Array]:
-        walk = self._walk((inputs, keys_B))
+        walk = self._program.of((inputs, keys_B))
         state, visits, constants = walk.begin(params, inputs, keys_B)
         steps = len(jax.tree.leaves(visits)[0])
         self.tell(0, steps)
@@ -97,21 +122,11 @@ class SteppedStage(Stage):
             self.tell(i + 1, steps)
         return walk.end(params, inputs, state[0])
 
-    def _walk(self, told: Any) -> Walk:
-        """The programs for these inputs: edits and negative prompts have their own."""
-        leaves, tree = jax.tree.flatten(told)
-        shape = tree, tuple((np.shape(leaf), leaf.dtype) for leaf in leaves)
-        if shape not in self._walks:
-            self._walks[shape] = Walk(self._steps, partial(stepwise.finished, self.system, settings=self.settings))
-        return self._walks[shape]
-
-    def _steps(self, *told: Any) -> Steps:
-        self.compilations += 1  # runs when JAX traces, not when the program runs
-        return stepwise.steps_of(self.system, *told, self.settings)
-
 
 def stepped(stage: Stage, tell: Tell) -> Stage:
     """The stage, to tell of its steps; as it is where its system takes none, or several devices draw."""
     if stage.mesh is not None or not stepwise.takes_steps(stage.system):
         return stage
-    return SteppedStage(stage.config, stage.params, stage.settings, batch_size=stage.batch_size, tell=tell)
+    return SteppedStage(
+        stage.config, stage.params, stage.settings, batch_size=stage.batch_size, shared=stage.shared, tell=tell
+    )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from reimagen_jax.errors import UserError
+from reimagen_jax.inference import pipeline
 from reimagen_jax.inference.pipeline import Pipeline, Stage
 from reimagen_jax.inference.prompts import Prompt
 from reimagen_jax.systems import finite
@@ -47,6 +48,24 @@ def test_an_eta_sweep_over_11_values_compiles_once(params):
     stage.draw([request(i, k=k, weight=w) for i in range(3) for k in (0, 1, 2) for w in (1.0, 4.0)], seed=3)
     assert images.shape == (22, 16, 16, 3) and images.dtype == np.uint8
     assert stage.compilations == 1
+
+
+def test_who_opens_a_model_again_compiles_nothing_also_for_other_parameters(params):
+    """Told from others by what it draws with: other settings, or another system, have a program of their own."""
+    config, requests = dataclasses.replace(TINY, name="opened_again"), [request(i) for i in range(4)]
+    first, again = (Stage(config, each, batch_size=4, shared=True) for each in (params, random_params(TINY, seed=1)))
+    drawn = first.draw(requests)
+    assert first.compilations == again.compilations == 1
+    other = again.draw(requests)
+    assert again.compilations == 1 and np.any(drawn != other)
+    np.testing.assert_array_equal(Stage(config, again.params, batch_size=4).draw(requests), other)
+    longer = Stage(config, params, TINY.system.sampler.changed(num_steps=4), batch_size=4, shared=True)
+    assert longer.compilations == Stage(TINY_SR, {}, shared=True).compilations == 0
+
+
+def test_what_cannot_be_hashed_is_not_shared():
+    assert pipeline.shared(list, (1,)) is pipeline.shared(list, (1,))
+    assert pipeline.shared(list, [1]) is not pipeline.shared(list, [1])
 
 
 def test_an_image_depends_on_its_request_and_seed_only(stage):

@@ -4,12 +4,32 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
+import pytest
+
+from reimagen_jax import sharding
 from reimagen_jax.commands import train as command
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+@contextmanager
+def few_devices() -> Iterator[None]:
+    """Training runs on one device here, or on as many as share its parameters: steps for eight take twice as long to
+    compile, and what is trained on eight is the training loop's own tests' to tell."""
+    make_mesh = sharding.make_mesh
+
+    def smallest(fsdp: int = 1, devices: Any = None) -> Any:
+        return make_mesh(fsdp, jax.devices()[:fsdp] if devices is None else devices)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "make_mesh", smallest)
+        yield
 
 
 def small_command(name: str, folder: Path, *given: str) -> list[str]:
@@ -26,7 +46,8 @@ def small_command(name: str, folder: Path, *given: str) -> list[str]:
 
 def two_steps(name: str, folder: Path, *given: str) -> dict[str, Any]:
     """Of an experiment, by that command: what is logged of the second."""
-    command.main(small_command(name, folder, *given))
+    with few_devices():
+        command.main(small_command(name, folder, *given))
     (logged,) = (json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines())
     assert logged["step"] == 2
     return logged
@@ -36,9 +57,10 @@ def four_steps_and_parts(words: list[str], folder: Path) -> tuple[Path, Path]:
     """A run of four steps, and one that was stopped after two and gone on with: their folders."""
     whole, parts = folder / "whole", folder / "parts"
     words = [*words, "--train.num-steps", "4", "--train.checkpoint-every", "2"]
-    command.main([*words, "--workdir", str(whole)])
-    shutil.copytree(whole, parts)
-    shutil.rmtree(parts / "checkpoints" / "4")
-    command.main([*words, "--workdir", str(parts)])
+    with few_devices():
+        command.main([*words, "--workdir", str(whole)])
+        shutil.copytree(whole, parts)
+        shutil.rmtree(parts / "checkpoints" / "4")
+        command.main([*words, "--workdir", str(parts)])
     assert (parts / "checkpoints" / "4").is_dir()
     return whole, parts

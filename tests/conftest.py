@@ -61,6 +61,19 @@ def few_programs():
         gc.collect()
 
 
+@pytest.fixture(autouse=True)
+def programs_as_they_are(request):
+    """What is compiled while a test has something replaced is not what others share, nor the other way round."""
+    from reimagen_jax.inference import pipeline  # after the hook, which checks what it imports
+
+    replaced = "monkeypatch" in request.fixturenames
+    if replaced:
+        pipeline.forget()
+    yield
+    if replaced:
+        pipeline.forget()
+
+
 @pytest.fixture
 def key():
     """A typed key, the same in every test."""

@@ -35,7 +35,7 @@ from reimagen_jax.systems.request import Request
 
 
 class Program:
-    """What draws a batch: compiled at the first, and for each further size of a batch."""
+    """What draws a batch: compiled at the first, and for each further form of a batch (edits, negative prompts)."""
 
     def __init__(self, sample: Callable[..., jax.Array]) -> None:
         """`sample` takes parameters, inputs and keys, as `System.sample` does."""
@@ -56,8 +56,8 @@ class Program:
         return self._jitted(*told)
 
     @classmethod
-    def of(cls, system: System, settings: Settings) -> "Program":
-        """What draws by a system with these settings."""
+    def of(cls, system: System, settings: Settings, *where: Any) -> "Program":
+        """What draws by a system with these settings; `where` tells apart what is compiled for other devices."""
         return cls(partial(_sample, system, settings))
 
 
@@ -66,8 +66,8 @@ def _sample(system: System, settings: Settings, params: Params, inputs: Any, key
 
 
 def shared(make: Callable[..., Any], *told: Any) -> Any:
-    """What `make` makes of a system and its settings, the same again for the same: what was compiled for a model serves
-    whoever opens it again, be it with other parameters. Made anew where settings cannot be hashed."""
+    """What `make` makes of these, the same again for the same: what was compiled for a model serves whoever opens it
+    again, be it with other parameters. Made anew where a system's settings cannot be hashed."""
     try:
         hash(told)
     except TypeError:
@@ -78,6 +78,11 @@ def shared(make: Callable[..., Any], *told: Any) -> Any:
 @lru_cache(maxsize=64)
 def _shared(make: Callable[..., Any], *told: Any) -> Any:
     return make(*told)
+
+
+def forget() -> None:
+    """Lets nothing that was shared serve again: for who changes a system's code while Python runs."""
+    _shared.cache_clear()
 
 
 class Stage:
@@ -110,7 +115,11 @@ class Stage:
         self._program = self._made()
 
     def _made(self) -> Any:
-        return shared(Program.of, self.system, self.settings) if self.shared else Program(self.sample)
+        return self._shared(Program.of) if self.shared else Program(self.sample)
+
+    def _shared(self, make: Callable[..., Any]) -> Any:
+        """What all stages have that draw the same number at once by the same system, with the same settings, there."""
+        return shared(make, self.system, self.settings, self.batch_size, self.mesh)
 
     @property
     def compilations(self) -> int:

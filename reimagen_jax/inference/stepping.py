@@ -17,7 +17,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from reimagen_jax import randomness
-from reimagen_jax.inference.pipeline import Stage, shared
+from reimagen_jax.inference.pipeline import Stage
 from reimagen_jax.systems import finite, stepwise
 from reimagen_jax.systems.base import Settings, System
 from reimagen_jax.systems.request import Request
@@ -64,7 +64,8 @@ class Walk:
 class Walks:
     """What draws step by step: the programs for inputs of each shape. Edits and negative prompts have their own."""
 
-    def __init__(self, system: System, settings: Settings) -> None:
+    def __init__(self, system: System, settings: Settings, *where: Any) -> None:
+        """`where` as `Program.of` takes it."""
         self.compilations = 0
         self._system, self._settings = system, settings
         self._known: dict[Any, Walk] = {}
@@ -93,7 +94,7 @@ class SteppedStage(Stage):
         self.tell = tell
 
     def _made(self) -> Walks:
-        return shared(Walks, self.system, self.settings) if self.shared else Walks(self.system, self.settings)
+        return self._shared(Walks) if self.shared else Walks(self.system, self.settings)
 
     def batches(self, requests: Iterable[Request], seed: int) -> Iterator[tuple[list[Request], np.ndarray]]:
         """As `Stage.batches`, one batch after the other."""

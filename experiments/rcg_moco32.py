@@ -13,7 +13,7 @@ right are told of a scene. The temperature is half of MoCo-v3's: its loss looks 
 
 Hardware: 2 CPU cores, 75 to 250 images a second beside other work: 700 steps (--train.num-steps 700) in 20 minutes. A
 line then tells from features (those of random weights) of 2,000 held-out records: category 0.70 (0.43), place 1.00
-(0.88), time 1.00 (1.00), position 0.95 (0.65), size 0.95 (0.82), the first parameter of the look 0.67 (0.42). Features
+(0.88), time 1.00 (1.00), position 0.95 (0.65), size 0.95 (0.81), the first parameter of the look 0.67 (0.42). Features
 were taken for representations (--network.no-projected): the head gives up what views differ in. After 200 steps of 128
 images, from features (representations; those of random weights): category 0.53 (0.39; 0.36), place 0.99 (0.97; 0.74),
 position 0.75 (0.41; 0.53), the first parameter of the look 0.60 (0.55; 0.34). With MoCo-v3's temperature of 0.2 and

@@ -20,8 +20,8 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 @contextmanager
 def few_devices() -> Iterator[None]:
-    """Training runs on one device here, or on as many as share its parameters: steps for eight take twice as long to
-    compile, and what is trained on eight is the training loop's own tests' to tell."""
+    """Training runs on one device here, or on as many as share its parameters: large steps take twice as long to
+    compile for eight, and what is trained on eight is the training loop's own tests' to tell."""
     make_mesh = sharding.make_mesh
 
     def smallest(fsdp: int = 1, devices: Any = None) -> Any:

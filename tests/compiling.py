@@ -25,17 +25,13 @@ class ShapesKnown:
     def eval_shape(self, fun: Callable[..., Any], *args: Any) -> Any:
         """`jax.eval_shape`; of an initialiser remembered, whose shape depends on what it is told alone."""
         told = inspect.getclosurevars(fun).nonlocals
-        key = tuple(told.get(name) for name in ("init_fn", "init_args")), tuple(told.get("init_kwargs", {}).items())
-        if args or key[0][0] is None or not _hashable(key):
+        if args or "init_fn" not in told:
             return self._jax.eval_shape(fun, *args)
-        if key not in self._known:
+        key = told["init_fn"], told["init_args"], tuple(told["init_kwargs"].items())
+        try:
+            known = key in self._known
+        except TypeError:  # told what cannot be hashed
+            return self._jax.eval_shape(fun)
+        if not known:
             self._known[key] = self._jax.eval_shape(fun)
         return self._known[key]
-
-
-def _hashable(key: Any) -> bool:
-    try:
-        hash(key)
-    except TypeError:
-        return False
-    return True

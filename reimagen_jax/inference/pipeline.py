@@ -12,7 +12,7 @@ neighbours (decoded at each stage's own resolution) and the image's index are th
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache
 from itertools import islice, pairwise
 from typing import Any
 
@@ -40,43 +40,36 @@ class Program:
     def __init__(self, sample: Callable[..., jax.Array]) -> None:
         """`sample` takes parameters, inputs and keys, as `System.sample` does."""
         self.compilations = 0
-        self._sample = sample
 
-    @cached_property
-    def _jitted(self):
-        def program(*told):
+        def program(*told: Any) -> jax.Array:
             self.compilations += 1  # runs when JAX traces, not when the program runs
-            return self._sample(*told)
+            return sample(*told)
 
         # Nothing is donated: the noise is drawn inside, and but for an edited image's no input has the samples' shape.
-        return jax.jit(finite.watched(program))
+        self._jitted = jax.jit(finite.watched(program))
 
     def __call__(self, *told: Any) -> tuple[finite.Note, jax.Array]:
         """Which samples are not finite, and the samples."""
         return self._jitted(*told)
 
     @classmethod
-    def of(cls, system: System, settings: Settings, *where: Any) -> "Program":
-        """What draws by a system with these settings; `where` tells apart what is compiled for other devices."""
-        return cls(partial(_sample, system, settings))
+    def of(cls, system: System, settings: Settings) -> "Program":
+        """What draws by a system with these settings."""
+        return cls(lambda *told: system.sample(*told, settings))
 
 
-def _sample(system: System, settings: Settings, params: Params, inputs: Any, keys_B: jax.Array) -> jax.Array:
-    return system.sample(params, inputs, keys_B, settings)
-
-
-def shared(make: Callable[..., Any], *told: Any) -> Any:
-    """What `make` makes of these, the same again for the same: what was compiled for a model serves whoever opens it
-    again, be it with other parameters. Made anew where a system's settings cannot be hashed."""
+def shared(make: Callable[..., Any], *told: Any, where: tuple[Any, ...] = ()) -> Any:
+    """What `make` makes of these, the same again for the same, there: what was compiled for a model serves whoever
+    opens it again, be it with other parameters. Made anew where a system's settings cannot be hashed."""
     try:
         hash(told)
     except TypeError:
         return make(*told)
-    return _shared(make, *told)
+    return _shared(make, told, where)
 
 
 @lru_cache(maxsize=64)
-def _shared(make: Callable[..., Any], *told: Any) -> Any:
+def _shared(make: Callable[..., Any], told: tuple[Any, ...], where: tuple[Any, ...]) -> Any:
     return make(*told)
 
 
@@ -119,7 +112,7 @@ class Stage:
 
     def _shared(self, make: Callable[..., Any]) -> Any:
         """What all stages have that draw the same number at once by the same system, with the same settings, there."""
-        return shared(make, self.system, self.settings, self.batch_size, self.mesh)
+        return shared(make, self.system, self.settings, where=(self.batch_size, self.mesh))
 
     @property
     def compilations(self) -> int:

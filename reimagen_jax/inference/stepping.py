@@ -64,8 +64,7 @@ class Walk:
 class Walks:
     """What draws step by step: the programs for inputs of each shape. Edits and negative prompts have their own."""
 
-    def __init__(self, system: System, settings: Settings, *where: Any) -> None:
-        """`where` as `Program.of` takes it."""
+    def __init__(self, system: System, settings: Settings) -> None:
         self.compilations = 0
         self._system, self._settings = system, settings
         self._known: dict[Any, Walk] = {}

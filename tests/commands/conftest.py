@@ -15,8 +15,16 @@ from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.systems.rater.net import RaterConfig, RaterNet
 from reimagen_jax.systems.reimagen.system import ReImagen
 from tests.tiny import TINY, TINY_CROPS, TINY_SR, random_params
+from tests.trained import few_devices
 
 SMALL_WORLD = World(num_entities=20, num_images=120)
+
+
+@pytest.fixture(scope="module", name="few_devices")
+def trained_on_few_devices():
+    """What a file's commands train."""
+    with few_devices():
+        yield
 
 
 @pytest.fixture(scope="session")

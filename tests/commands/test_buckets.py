@@ -17,13 +17,8 @@ from reimagen_jax.retrieval.knowledge_base import KnowledgeBase
 from reimagen_jax.retrieval.neighbours import build_triples
 from reimagen_jax.retrieval.triples import Triples
 from tests.emulators import KINDS, reached
-from tests.trained import few_devices
 
-
-@pytest.fixture(scope="module", autouse=True)
-def trained_on_few_devices():
-    with few_devices():
-        yield
+pytestmark = pytest.mark.usefixtures("few_devices")
 
 
 @pytest.fixture(scope="module", params=KINDS)

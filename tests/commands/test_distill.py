@@ -17,15 +17,9 @@ from reimagen_jax.retrieval.neighbours import build_triples
 from reimagen_jax.systems.reimagen.settings import Distilled, ReImagenConfig
 from reimagen_jax.training.checkpoint import load_ema
 from tests.tiny import TINY
-from tests.trained import few_devices
 
+pytestmark = pytest.mark.usefixtures("few_devices")
 OPTIONS = ["--num-steps", "2", "--batch-size", "8", "--learning-rate", "1e-3"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def trained_on_few_devices():
-    with few_devices():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,6 @@ from tests.samples import encoded, picture
 from tests.tenant import RINGS, Ring
 from tests.tiny import TINY, TINY_SR, changed, random_params
 
-SHAPES = ((5, ()), (4, jax.devices()[:2]))
-"""Of a batch: how many images, and the devices that draw it."""
 FROZEN_TEXT = dataclasses.replace(TINY.system.text, frozen=FROZEN)
 
 
@@ -62,7 +60,10 @@ def test_who_opens_a_model_again_compiles_nothing_also_for_other_parameters(para
     assert again.compilations == 1 and np.any(drawn != other)
     np.testing.assert_array_equal(Stage(config, again.params, batch_size=4).draw(requests), other)
     longer = Stage(config, params, TINY.system.sampler.changed(num_steps=4), batch_size=4, shared=True)
-    others = [Stage(config, params, batch_size=size, devices=at, shared=True) for size, at in SHAPES]
+    others = [
+        Stage(config, params, batch_size=size, devices=at, shared=True)
+        for size, at in ((5, ()), (4, jax.devices()[:2]))
+    ]
     others += [longer, Stage(TINY_SR, {}, batch_size=4, shared=True)]
     assert [other.compilations for other in others] == [0] * 4
 

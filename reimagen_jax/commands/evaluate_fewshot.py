@@ -75,7 +75,7 @@ class _Learning(Options):
                 "features": str(opened),
                 "side": self.net_side,
                 "steps": self.net_steps,
-                "format": 1,
+                "format": 2,
             },
             folder=out / "rows",
             queries=self.queries,

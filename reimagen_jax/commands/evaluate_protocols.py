@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,7 @@ SHOWN = ("FID", "FID without bias", "KID", "precision", "recall")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Protocol(Options):
+class _Protocol(Options, ABC):
     """What both have in common."""
 
     own: ClassVar[tuple[str, ...]] = ()
@@ -91,15 +92,17 @@ class _Protocol(Options):
         with growing_dir(self.out, kind=KIND):
             self._evaluate(databases, source)
 
+    @abstractmethod
     def _source(self) -> "Source":
-        raise NotImplementedError
+        """The set's records."""
 
+    @abstractmethod
     def _place(self) -> Path:
         """What the set is called by."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _count(self) -> int | None:
-        raise NotImplementedError
+        """Captions to draw; None: as many as there are."""
 
     def _attributes(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Of a prompt, from those of its picture."""

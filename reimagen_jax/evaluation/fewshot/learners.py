@@ -25,7 +25,6 @@ Learner = Callable[[np.ndarray, np.ndarray, np.ndarray, int, int], np.ndarray]
 STRENGTH = 1.0
 WIDTHS = (32, 64, 128)
 BATCH, RATE = 32, 3e-3
-ASKED_AT_ONCE = 64
 
 
 def probe(x_ND: Float[np.ndarray, "n d"], y_N: np.ndarray, q_QD: np.ndarray, ways: int, seed: int) -> np.ndarray:
@@ -52,8 +51,8 @@ def net(steps: int) -> Learner:
         for _ in range(steps):
             rows = rng.permutation(len(x))[:BATCH]
             state = step(state, x[rows], y_N[rows].astype(np.int32))
-        padded = np.concatenate([q, np.zeros((-len(q) % ASKED_AT_ONCE, *q.shape[1:]), np.uint8)])
-        said = [np.asarray(say(state, padded[i : i + ASKED_AT_ONCE])) for i in range(0, len(padded), ASKED_AT_ONCE)]
+        padded = np.concatenate([q, np.zeros((-len(q) % BATCH, *q.shape[1:]), np.uint8)])
+        said = [np.asarray(say(state, padded[i : i + BATCH])) for i in range(0, len(padded), BATCH)]
         return np.concatenate(said)[: len(q)]
 
     return learn

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import inspect
 import math
 import pkgutil
 import types
@@ -105,11 +106,12 @@ def command_modules() -> list[types.ModuleType]:
 
 
 def declared(module: types.ModuleType) -> list[type]:
-    """The dataclasses that a module declares."""
+    """The dataclasses that a module declares and of which there are instances; abstract ones' fields are theirs."""
     return [
         kind
         for kind in vars(module).values()
         if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__ == module.__name__
+        if not inspect.isabstract(kind)
     ]
 
 

@@ -65,18 +65,18 @@ class _Learning(Options):
         made |= {label: pools.made_pictures(label, path, truth, self.variants, read) for label, path in given.items()}
         for pool in (truth.pool, *made.values()):
             say(f"{pool.name}: {len(pool.of):,} pictures")
+        known = {
+            "probe": learners.Learner(learners.probe, "vectors_ND", {"features": str(opened)}),
+            "net": learners.Learner(
+                learners.net(self.net_steps),
+                "pixels_NHWC",
+                {"side": self.net_side, "steps": self.net_steps, "format": 2},
+            ),
+        }
         return Bench(
             truth=truth,
             made=made,
-            learners={
-                name: learners.probe if name == "probe" else learners.net(self.net_steps) for name in self.learners
-            },
-            facts={
-                "features": str(opened),
-                "side": self.net_side,
-                "steps": self.net_steps,
-                "format": 2,
-            },
+            learners={name: known[name] for name in self.learners},
             folder=out / "rows",
             queries=self.queries,
             seed=self.seed,
@@ -198,7 +198,7 @@ def _run(name: str, command: FewShot | LongTail, settings: "Sequence[Setting]", 
             "records": bench.truth.pool.fingerprint,
             "classes": len(bench.truth.classes),
             "arms": {label: {"pictures": len(pool.of), "of": pool.fingerprint} for label, pool in bench.made.items()},
-            **bench.facts,
+            "learners": {name: learner.facts for name, learner in bench.learners.items()},
             "versions": versions(),
         }
         rows = []

@@ -61,7 +61,7 @@ def test_the_probe_reads_features(folder, tmp_path, rater):
     words = f"{folder}/true --class-by colour --learners probe --features {rater} --shots 1 --ways 3 --episodes 4"
     run("fewshot", f"{words} --queries 2 --variants 1 --out {tmp_path}/out")
     found = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert "the rater's features" in found["features"] and len(found["rows"]) == 2
+    assert "the rater's features" in found["learners"]["probe"]["features"] and len(found["rows"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from reimagen_jax.evaluation.fewshot import bench as module
 from reimagen_jax.evaluation.fewshot import learners
 from reimagen_jax.evaluation.fewshot.bench import Bench, Setting
 from reimagen_jax.evaluation.fewshot.episodes import GROUPS, episodes, group_of, tails, zipf
+from reimagen_jax.evaluation.fewshot.learners import Learner
 from reimagen_jax.evaluation.fewshot.pools import Pool, Reader, augmented, made_pictures, true_pictures
 from tests.fewshot import COLOURS, means, write_squares
 
@@ -125,7 +126,7 @@ def bench_of(folder, out, made, **how):
     truth = true_pictures(folder / "true", "colour", pixels_reader())
     pools = {label: made_pictures(label, folder / label, truth, 3, pixels_reader()) for label in made}
     settings = {"number": 40, "queries": 4, "seed": 0, "shots": 3, "most": 4} | how
-    return Bench(truth, pools, {"net": means}, {}, out, **settings)
+    return Bench(truth, pools, {"net": Learner(means, "pixels_NHWC", {})}, out, **settings)
 
 
 def test_good_pictures_help_those_who_learn_from_few_and_rows_are_kept(folder, tmp_path, monkeypatch):
@@ -140,10 +141,17 @@ def test_good_pictures_help_those_who_learn_from_few_and_rows_are_kept(folder, t
     assert filled.difference["all"].mean == pytest.approx(filled.accuracy["all"].mean - plain.accuracy["all"].mean)
     assert plain.accuracy["all"].mean > 0.4 and plain.difference == {}
     assert list(rows[-1].accuracy) == ["all", *GROUPS] and rows[-1].tasks == 40
-    monkeypatch.setitem(bench.learners, "net", lambda *_: pytest.fail("it was learned anew"))
+    never = Learner(lambda *_: pytest.fail("it was learned anew"), "pixels_NHWC", {})
+    for name in ("net", "probe"):
+        monkeypatch.setitem(bench.learners, name, never)
     assert list(bench.rows(settings)) == rows
+    monkeypatch.setitem(bench.learners, "probe", dataclasses.replace(never, facts={"features": "others"}))
+    assert list(bench.rows(settings)) == rows, "of one learner's facts no other's rows depend"
     with pytest.raises(pytest.fail.Exception, match="learned anew"):
         list(dataclasses.replace(bench, seed=1).rows(settings))
+    monkeypatch.setitem(bench.learners, "net", dataclasses.replace(never, facts={"steps": 9}))
+    with pytest.raises(pytest.fail.Exception, match="learned anew"):
+        list(bench.rows(settings))
 
 
 def test_what_is_made_of_what_is_asked_about_is_never_seen(folder, tmp_path):
@@ -158,7 +166,8 @@ def test_what_is_made_of_what_is_asked_about_is_never_seen(folder, tmp_path):
     marked = np.full((len(truth.keys), 8, 8, 3), 255, np.uint8)
     marked[:, 0, 0, 0] = np.arange(len(truth.keys))
     pool = Pool("marked", "m", tuple((n,) for n in range(len(truth.keys))), None, marked)
-    bench = Bench(truth, {"marked": pool}, {"net": learner}, {}, tmp_path, 20, 4, 0, shots=2)
+    known = {"net": Learner(learner, "pixels_NHWC", {})}
+    bench = Bench(truth, {"marked": pool}, known, tmp_path, 20, 4, 0, shots=2)
     setting = Setting("net", 2, 2)
     list(bench.rows([setting]))
     for task, x in zip(bench.tasks(setting), seen[20:], strict=True):

@@ -5,7 +5,7 @@ classical augmentation, or pictures that a system made of it. Its values are the
 mean is told with its 95 % interval (the bootstrap over tasks), and the difference to `none` on the same tasks.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,6 @@ class Bench:
     made: Mapping[str, Pool]
     """Arm -> pictures, in order; without `none`."""
     learners: Mapping[str, Learner]
-    facts: Mapping[str, Any]
-    """All else that rows depend on: features, steps, ..."""
     folder: Path
     number: int
     """Tasks."""
@@ -131,19 +129,18 @@ class Bench:
     def _learned(self, setting: Setting, arm: str, task: Task, seed: int) -> tuple[np.ndarray, int]:
         """Which queries are said right by whoever has learned a task, and from how many pictures."""
         x, y = [], []
-        values = _values_of(setting.learner)
+        learner = self.learners[setting.learner]
         filled = max(len(each) for each in task.support) if setting.shots is None else None
         for place, true in enumerate(task.support):
-            x.append(values(self.truth.pool)[true])
+            x.append(_read(self.truth.pool, learner)[true])
             y += [place] * len(true)
             if arm != NONE:
                 pool = self.made[arm]
                 more = _spread(pool, true)[: None if filled is None else filled - len(true)]
-                x.append(values(pool)[more])
+                x.append(_read(pool, learner)[more])
                 y += [place] * len(more)
-        learned = np.concatenate(x)
-        say = self.learners[setting.learner]
-        said_Q = say(learned, np.array(y), values(self.truth.pool)[task.asked], task.ways, seed)
+        learned, asked = np.concatenate(x), _read(self.truth.pool, learner)[task.asked]
+        said_Q = learner.learn(learned, np.array(y), asked, task.ways, seed)
         return said_Q == task.asked_class, len(learned)
 
     def _depends(self, setting: Setting, arm: str) -> dict[str, Any]:
@@ -157,21 +154,16 @@ class Bench:
             "queries": self.queries,
             "seed": self.seed,
             **tail,
-            **self.facts,
+            **self.learners[setting.learner].facts,
         }
 
 
-def _values_of(learner: str) -> Callable[[Pool], np.ndarray]:
+def _read(pool: Pool, learner: Learner) -> np.ndarray:
     """What a learner reads of a pool."""
-    name = "vectors_ND" if learner == "probe" else "pixels_NHWC"
-
-    def values(pool: Pool) -> np.ndarray:
-        found = getattr(pool, name)
-        if found is None:
-            raise UserError(f"{pool.name}: its pictures were not read for the {learner}")
-        return found
-
-    return values
+    found = getattr(pool, learner.reads)
+    if found is None:
+        raise UserError(f"{pool.name}: of its pictures no {learner.reads} were read")
+    return found
 
 
 def _spread(pool: Pool, true: Sequence[int]) -> list[int]:

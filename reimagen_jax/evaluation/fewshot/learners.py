@@ -7,8 +7,10 @@ net     three times (3 x 3 convolution of stride 2, group norm, relu), the mean 
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -20,11 +22,22 @@ from sklearn.linear_model import LogisticRegression
 
 from reimagen_jax import randomness
 
-Learner = Callable[[np.ndarray, np.ndarray, np.ndarray, int, int], np.ndarray]
+Learn = Callable[[np.ndarray, np.ndarray, np.ndarray, int, int], np.ndarray]
 """(what to learn from, its classes, what is asked about, classes, seed) -> the class that it says of each."""
 STRENGTH = 1.0
 WIDTHS = (32, 64, 128)
 BATCH, RATE = 32, 3e-3
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Somebody who learns, and what of."""
+
+    learn: Learn
+    reads: Literal["vectors_ND", "pixels_NHWC"]
+    """Of a pool."""
+    facts: Mapping[str, Any]
+    """All that what it says depends on but for what it is given."""
 
 
 def probe(x_ND: Float[np.ndarray, "n d"], y_N: np.ndarray, q_QD: np.ndarray, ways: int, seed: int) -> np.ndarray:
@@ -41,7 +54,7 @@ def _scaled(x_ND: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
     return x_ND / np.sqrt(np.maximum((x_ND**2).mean(axis=1, keepdims=True), 1e-24))
 
 
-def net(steps: int) -> Learner:
+def net(steps: int) -> Learn:
     """(2)"""
 
     def learn(x: UInt8[np.ndarray, "n s s 3"], y_N: np.ndarray, q: np.ndarray, ways: int, seed: int) -> np.ndarray:

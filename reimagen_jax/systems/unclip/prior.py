@@ -12,6 +12,7 @@ Sources: Ramesh et al. 2022 (arXiv 2204.06125), section 2.2 and appendix C (17.2
 x_0 are karlo's.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -67,7 +68,7 @@ class PriorNet(nn.Module):
 
 
 @dataclass(frozen=True)
-class TextPrior:
+class TextPrior(ABC):
     """What draws an image's embedding given a text; holds settings only."""
 
     config: Experiment
@@ -96,15 +97,15 @@ class TextPrior:
         params = {"clip": self.clip.init(key_clip), **self.init_network(key_net, text)}
         return params | ({"null": {"state": state_MD, "vector": vector_D}} if model.null == "learned" else {})
 
+    @abstractmethod
     def init_network(self, key: Key[Array, ""], text: TextReading) -> Params:
         """Random parameters of the network, for such a text, and statistics."""
-        raise NotImplementedError
 
+    @abstractmethod
     def losses(
         self, params: Params, batch: PairBatch, dropped_B: Bool[Array, " b"], key: Key[Array, ""]
     ) -> Float[Array, " b"]:
         """The loss of each example, without its text where the flag is true."""
-        raise NotImplementedError
 
     def parts(self, loss_B: Float[Array, " b"], key: Key[Array, ""]) -> Sums:
         """Details of these losses."""

@@ -23,6 +23,7 @@ SIGNIFICANT = 6
 COUNTED = "prompts"
 """The unit of a column of counts, which have no digits behind the point."""
 IMAGES, PICTURES, VERDICTS, LEARNT = "share of images", "share of pictures", "share of raters' verdicts", "accuracy"
+LOOK, PARAMETERS = "category and look", "share of parameters"
 
 
 class Case(NamedTuple):
@@ -142,6 +143,7 @@ def _entities(results: Mapping[str, Any]) -> Iterator[Case]:
     for row in results["rows"]:
         setting = {"k": str(row["k"]), "eta": f"{row['eta']:g}"} if row["k"] else {}
         figures = {word: (IMAGES, row[name]) for name, word in shares.items()}
+        figures |= {LOOK: (PARAMETERS, row["look_right"])} if "look_right" in row else {}
         figures |= {best_of(images): ("share of prompts", row["best_both"])} if images > 1 else {}
         yield Case({"entities": row["split"], "neighbours": row["source"], **setting}, figures)
 
@@ -160,7 +162,7 @@ def _answers(results: Mapping[str, Any]) -> Iterator[Case]:
     shares = {"faithfulness": "faithful", "alignment": "aligned", "both": "both"}
     for row in results["rows"]:
         figures = {word: (IMAGES, row[name]) for name, word in shares.items() if name in row}
-        figures["category and look"] = ("share of parameters", row["look right"])
+        figures[LOOK] = (PARAMETERS, row["look right"])
         cost = {"s an image": ("s", row["seconds"]), "temporaries, MiB": ("MiB", row["MiB"])}
         yield Case({"entities": row["split"], "drawn by": row["drawn by"]}, figures | cost)
 

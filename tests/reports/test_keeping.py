@@ -22,6 +22,7 @@ from tests.reports import test_grid_report, test_report
 from tests.tiny import TINY
 
 HALF, MOST = wilson(5, 10), wilson(9, 10)
+LOOK = "0.889 [0.889, 0.889]"
 VERSIONS = {"reimagen_jax": "0.2.0", "device": "1 x cpu", "hardware": "2 CPU cores, a kind", "commit": "0a1b"}
 
 
@@ -45,6 +46,7 @@ def arm(source, images=1, k=0):
     half_NS = np.arange(10 * images).reshape(10, images) % 2 == 0
     all_NS = np.ones((10, images), bool)
     look_NSP, scene_NSA = (all_NS[..., None].repeat(parameters, 2) for parameters in (9, 4))
+    look_NSP[..., 1] = False
     found_N, category_N = np.zeros(10), np.zeros(10, int)
     outcome = Outcome(half_NS, all_NS, look_NSP, scene_NSA, np.ones((10, 4), bool), ~all_NS, found_N, category_N)
     return row(Arm("unseen", source, k, 0.5 if k else 1.0), outcome)
@@ -57,10 +59,10 @@ def test_entities_with_all_that_the_run_recorded(tmp_path):
     os.utime(run / "results.json", (1.75e9, 1.75e9))
     found = kept(run)
     assert found.labels == ("entities", "neighbours", "k", "eta")
-    assert [column.name for column in found.columns] == ["faithful", "aligned", "both"]
+    assert [column.name for column in found.columns] == ["faithful", "aligned", "both", "category and look"]
     assert markdown(found)[2:] == [
-        f"| unseen | retrieval | 2 | 0.5 | {HALF} | {wilson(10, 10)} | {HALF} |",
-        f"| unseen | none |  |  | {HALF} | {wilson(10, 10)} | {HALF} |",
+        f"| unseen | retrieval | 2 | 0.5 | {HALF} | {wilson(10, 10)} | {HALF} | {LOOK} |",
+        f"| unseen | none |  |  | {HALF} | {wilson(10, 10)} | {HALF} | {LOOK} |",
     ]
     (made,) = found.made
     assert made.command == "reimagen evaluate entities --model shipped" and made.facts() == {

@@ -20,7 +20,9 @@ from reimagen_jax.evaluation.statistics import difference_ci, mean_ci, paired_di
 Outcomes = Mapping[Arm, Outcome]
 COUNTS = ((0, 0), (1, 9), (10, 99), (100, 999), (1_000, None))
 """From how many training images of an entity to how many, in the table by these."""
-MEASURES = ("faithfulness", "alignment", "both", "best_faithfulness", "best_alignment", "best_both", "copied")
+MEASURES = (
+    "faithfulness", "alignment", "both", "best_faithfulness", "best_alignment", "best_both", "look_right", "copied",
+)  # fmt: skip
 PAPERS_IMAGES = 4
 """Images of a prompt, of which the paper's headline takes the best."""
 
@@ -33,9 +35,10 @@ def best_of(several: int) -> str:
 def row(arm: Arm, outcome: Outcome) -> dict[str, Any]:
     """One arm as JSON types; shares are `Interval`s.
 
-    "both" is (1) and "best_both" (2), of as many images as "images_per_prompt" says; "copied"
-    shows the entity of the first neighbour, whoever that is; "found"
-    is the share of the neighbours that show the prompt's entity.
+    "both" is (1) and "best_both" (2), of as many images as "images_per_prompt" says; "look_right" is the share of the
+    look's parameters that are right, the category among them: of models that draw no entity wholly, it tells more.
+    "copied" shows the entity of the first neighbour, whoever that is; "found" is the share of the neighbours that show
+    the prompt's entity.
     """
     faithful, aligned = outcome.faithful_NS, outcome.aligned_NS
     both = faithful & aligned
@@ -53,6 +56,7 @@ def row(arm: Arm, outcome: Outcome) -> dict[str, Any]:
         "best_faithfulness": mean_ci(faithful.any(axis=1)),
         "best_alignment": mean_ci(aligned.any(axis=1)),
         "best_both": mean_ci(both.any(axis=1)),  # (2)
+        "look_right": mean_ci(outcome.look_right_NSP.mean(axis=2)),
         "copied": mean_ci(outcome.copied_NS),
         "found": float(np.mean(outcome.found_N)),
         "seconds": round(outcome.seconds, 1),

@@ -25,6 +25,10 @@ def test_rows_and_comparisons_are_means_of_the_ratings(bench):
     assert entry["both"].mean == both.mean() and entry["best_both"].mean == both.any(axis=1).mean()
     assert entry["best_both"].low < entry["best_both"].mean < entry["best_both"].high
     assert entry["parameters"]["category"].mean == outcomes[retrieval].look_right_NSP[..., 0].mean()
+    category = np.zeros_like(outcomes[retrieval].look_right_NSP)
+    category[..., 0] = True
+    nothing_else = row(retrieval, dataclasses.replace(outcomes[retrieval], look_right_NSP=category))
+    assert nothing_else["look_right"].mean == pytest.approx(1 / category.shape[-1])
     found = {entry["what"]: entry["difference"] for entry in comparisons(outcomes, 2, 0.5)}
     assert found["faithfulness, unseen: retrieval minus none"].mean == pytest.approx(half.mean())
     assert found["faithfulness with retrieval: frequent minus unseen"].low > 0.3

@@ -387,8 +387,10 @@ def _wrong(options: Sequence[Option], args: Sequence[str], told: str) -> str:
     if missing:
         return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} needed"
     if len(free) > len(places) and not any("..." in option.value for option in places):
-        return f"{free[len(places)]!r} belongs to no option"
-    for option, word in zip(places, free, strict=False):
+        word, before = free[len(places)]
+        again = before in named and named[before].repeated
+        return f"{word!r} belongs to no option" + (f": for a further value give {before} again" if again else "")
+    for option, (word, _) in zip(places, free, strict=False):
         if option.choices and word not in option.choices:
             return f"{word!r}: {_need(option)}"
     about = next((name for name in re.findall(r"--[\w.-]*\w", told) if name in named), None)
@@ -420,12 +422,12 @@ def _given(args: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     yield word, behind
 
 
-def _free(args: Sequence[str], named: Mapping[str, Option]) -> list[str]:
-    """The words that belong to no option."""
-    free: list[str] = []
+def _free(args: Sequence[str], named: Mapping[str, Option]) -> list[tuple[str, str]]:
+    """The words that belong to no option, each with the option before it."""
+    free: list[tuple[str, str]] = []
     for word, behind in _given(args):
         takes = named[_dashed(word)].value.split() if _dashed(word) in named else []
-        free += [] if "..." in takes else behind[len(takes) :]
+        free += [] if "..." in takes else [(each, _dashed(word)) for each in behind[len(takes) :]]
     return free
 
 

@@ -145,6 +145,7 @@ def test_what_is_needed_comes_first(told):
         ("sample --out o --model m --share 1", "--share '1': 2 values are needed, N M"),
         ("sample --out o --model m --overwrite=yes", "--overwrite takes no value"),
         ("sample --out o --model m cat", "'cat' belongs to no option"),
+        ("prepare --out o --where a=b c=d", "'c=d' belongs to no option: for a further value give --where again"),
         ("sample -m x", "there is no option -m"),
         ("completion tcsh", "'tcsh': one of bash, zsh, fish is needed"),
         ("train", "EXPERIMENT.py and --workdir DIR are needed"),

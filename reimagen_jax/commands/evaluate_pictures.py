@@ -141,7 +141,7 @@ class Pictures(Options):
         if grid:
             own = bench.pipeline.settings
             gentle = {arm: _strength(own, dict(arm.guidance)) for arm in grid}
-            best, tied = best_of(grid, outcomes, self.best, gentle)
+            best, tied = best_of(grid, outcomes, self.best, gentle, bench.about)
             choice = pictures.Choice(self.best, best, tuple(tied), " ".join(_options(tied[0])))
             say(*choice.lines(rows))
             if self.set_default:

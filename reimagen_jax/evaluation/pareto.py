@@ -93,6 +93,7 @@ def tabulate(grid: Grid, images: Images, rater: Rater | None, measure: Measure =
     """Rates what was drawn, where a rater applies, and compares. Raises `UserError` for images of another size."""
     truths = [truth(prompt.attributes) for prompt in grid.prompts]
     rated_P = np.array([known is not None for known in truths])
+    about = [known.about for known in truths if known is not None]
     networks = {(each.parameters, *(str(stage.config.system) for stage in each.stages)) for each in grid.programs}
     several = len(networks) > 1 or len(grid.programs[0].stages) > 1
     results = []
@@ -106,13 +107,15 @@ def tabulate(grid: Grid, images: Images, rater: Rater | None, measure: Measure =
             known = [each for each in truths if each is not None for _ in range(grid.num_images)]
             said = judge(image_QSHWC.reshape(-1, *image_QSHWC.shape[2:]), known, rater)
             said = said.reshape(2, *image_QSHWC.shape[:2])
-            result = _with_shares(result, np.concatenate([said, said.all(axis=0)[None]]))
+            result = _with_shares(result, np.concatenate([said, said.all(axis=0)[None]]), about)
         results.append(result)
-    return chosen(results, measure, "seconds" if several else "evaluations", rated_P)
+    return chosen(results, measure, "seconds" if several else "evaluations", rated_P, about)
 
 
-def chosen(results: Sequence[Result], measure: Measure, by: str, rated_P: np.ndarray) -> Table:
-    """Finds the front, the best, and what cannot be told from it."""
+def chosen(
+    results: Sequence[Result], measure: Measure, by: str, rated_P: np.ndarray, about: Sequence[str] | None = None
+) -> Table:
+    """Finds the front, the best, and what cannot be told from it; `about` is what each rated prompt is about."""
     rated = [each for each in results if each.shares is not None]
     if not rated:
         return Table(tuple(results), measure, by, rated_P)
@@ -123,7 +126,7 @@ def chosen(results: Sequence[Result], measure: Measure, by: str, rated_P: np.nda
     for each in results:
         if each.shares is not None:
             own_QS = each.verdict_VQS[MEASURES.index(measure)]
-            behind = paired_difference_ci(own_QS, best_QS)
+            behind = paired_difference_ci(own_QS, best_QS, about)
             tied = behind.high >= 0.0 or np.any(own_QS != best_QS, axis=1).sum() < TELLING
             each = replace(each, behind=behind, front=on_front[each.number], tied=bool(tied))
         compared.append(each)
@@ -136,6 +139,6 @@ def front(rated: Sequence[Result]) -> list[bool]:
     return [not bool(((gain_ND >= own).all(axis=1) & (gain_ND > own).any(axis=1)).any()) for own in gain_ND]
 
 
-def _with_shares(result: Result, verdict_VQS: np.ndarray) -> Result:
-    shares = {name: mean_ci(said_QS) for name, said_QS in zip(MEASURES, verdict_VQS, strict=True)}
+def _with_shares(result: Result, verdict_VQS: np.ndarray, about: Sequence[str] | None = None) -> Result:
+    shares = {name: mean_ci(said_QS, about) for name, said_QS in zip(MEASURES, verdict_VQS, strict=True)}
     return replace(result, verdict_VQS=verdict_VQS, shares=shares)

@@ -59,20 +59,30 @@ def measure(rater: Rater, num_images: int = 8192, seed: int = 1) -> dict[str, An
 
 
 def accuracies(
-    category_N: np.ndarray, look_right: np.ndarray, scene_right: np.ndarray, told_NA: np.ndarray
+    category_N: np.ndarray,
+    look_right: np.ndarray,
+    scene_right: np.ndarray,
+    told_NA: np.ndarray,
+    of_N: np.ndarray | None = None,
 ) -> dict[str, Interval]:
     """Share right for every parameter: "category", then "dog.coat" and so on, then the scene's attributes.
 
     `look_right` is [N, 1 + P] or, for S images of each prompt, [N, S, 1 + P]; `scene_right` likewise. A look's
     parameters are judged on images of its category, attributes where they are told; what occurs nowhere is left out.
+    `of_N` is what each prompt is about (`mean_ci`).
     """
-    groups = {"category": look_right[..., 0]}
+    every_N = np.ones(len(category_N), bool)
+    groups = {"category": (look_right[..., 0], every_N)}
     for c, category in enumerate(CATEGORIES):
         for p, parameter in enumerate(LOOK_PARAMETERS[category]):
-            groups[f"{category}.{parameter.name}"] = look_right[category_N == c, ..., 1 + p]
+            groups[f"{category}.{parameter.name}"] = look_right[..., 1 + p], category_N == c
     for a, parameter in enumerate(SCENE_PARAMETERS):
-        groups[parameter.name] = scene_right[told_NA[:, a], ..., a]
-    return {name: mean_ci(right) for name, right in groups.items() if len(right)}
+        groups[parameter.name] = scene_right[..., a], told_NA[:, a]
+    return {
+        name: mean_ci(right[asked_N], None if of_N is None else of_N[asked_N])
+        for name, (right, asked_N) in groups.items()
+        if asked_N.any()
+    }
 
 
 def one_changed(looks: np.ndarray, key: jax.Array) -> np.ndarray:

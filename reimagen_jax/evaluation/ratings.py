@@ -32,6 +32,11 @@ class Truth:
     tells: np.ndarray
     """bool [4]: the attributes of the scene that the caption tells."""
 
+    @property
+    def about(self) -> str:
+        """The look in a word: prompts about one entity have the same."""
+        return " ".join(map(str, self.look))
+
 
 @dataclass(frozen=True)
 class Ratings:
@@ -116,8 +121,9 @@ def rate(sweep: Sweep, rater: Rater) -> Ratings:
     each = [known for known in truths if known is not None for _ in range(shape_QSC[1] * shape_QSC[2])]
     verdict_VPSC = np.zeros((len(VERDICTS), *sweep.image_PSCHWC.shape[:3]), bool)
     verdict_VPSC[:, applies_P] = judge(image_QSCHWC.reshape(-1, *shape_HWC), each, rater).reshape(-1, *shape_QSC)
+    about = [known.about for known in truths if known is not None]
     curves = tuple(
-        _curve(name, sweep.etas, verdict_PSC[applies_P], ceiling.mean)
+        _curve(name, sweep.etas, verdict_PSC[applies_P], about, ceiling.mean)
         for name, verdict_PSC, ceiling in zip(VERDICTS, verdict_VPSC, ceilings(rater), strict=True)
     )
     return Ratings(curves, verdict_VPSC, applies_P, _note(sweep, int(applies_P.sum())), describe_rater(rater))
@@ -136,9 +142,9 @@ def verdicts(images: np.ndarray, truths: Sequence[Truth], rater: Rater) -> Verdi
     return rater.rate(images, looks, scenes, np.stack([known.tells for known in truths]))
 
 
-def _curve(name: str, etas: tuple[float, ...], verdict_PSC: np.ndarray, ceiling: float) -> Curve:
-    # Prompts are drawn at random, the images of one belong together: `mean_ci` knows of rows.
-    baseline, *points = (mean_ci(verdict_PSC[:, :, c]) for c in range(verdict_PSC.shape[2]))
+def _curve(name: str, etas: tuple[float, ...], verdict_PSC: np.ndarray, about: Sequence[str], ceiling: float) -> Curve:
+    # Prompts are drawn at random, the images of one belong together, and the prompts about one entity: `mean_ci`.
+    baseline, *points = (mean_ci(verdict_PSC[:, :, c], about) for c in range(verdict_PSC.shape[2]))
     return Curve(name, etas, tuple(points), baseline, ceiling)
 
 

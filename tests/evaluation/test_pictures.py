@@ -232,15 +232,19 @@ def test_an_entity_that_is_in_no_other_picture_is_not_judged(bench_of, prompts):
 def test_of_guidance_that_cannot_be_told_apart_the_least_is_taken():
     arms = [Arm(WITH, (("text_weight", weight),)) for weight in (1.0, 2.0, 8.0)]
     gentle = {arm: arm.guidance[0][1] for arm in arms}
-    values = np.linspace(0, 1, 40)[:, None]
+    values, about = np.linspace(0, 1, 40)[:, None], list(map(str, range(40)))
     outcomes = {
         arms[0]: {"m": values * 0.1},
         arms[1]: {"m": values},
         arms[2]: {"m": values + 0.001 * np.cos(9 * values)},
     }
-    assert best_of(arms, outcomes, "m", gentle)[1] == [arms[1], arms[2]]
+    assert best_of(arms, outcomes, "m", gentle, about)[1] == [arms[1], arms[2]]
     outcomes[arms[1]] = {"m": np.where(values < 0.1, np.nan, values)}
-    assert best_of(arms, outcomes, "m", gentle)[1][0] == arms[1], "what is not judged does not count"
+    assert best_of(arms, outcomes, "m", gentle, about)[1][0] == arms[1], "what is not judged does not count"
+    few = np.repeat([0.0, 1.0], 20)[:, None]  # two entities alone are drawn differently
+    alike = {arms[0]: {"m": few * 0.0}, arms[1]: {"m": few * 0.0}, arms[2]: {"m": few}}
+    assert best_of(arms, alike, "m", gentle, about)[1] == [arms[2]]
+    assert arms[0] in best_of(arms, alike, "m", gentle, ["one"] * 20 + ["other"] * 20)[1]
 
 
 def test_a_training_is_watched_by_what_it_draws(tmp_path, prompts):

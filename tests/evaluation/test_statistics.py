@@ -58,6 +58,42 @@ def test_images_of_one_prompt_count_as_one():
     assert width(independent) == pytest.approx(width(repeated) / math.sqrt(8), rel=0.15)
 
 
+class TestPromptsAboutTheSame:
+    rng = np.random.default_rng(4)
+    right_C = rng.random(60) < 0.5
+    size_C = rng.integers(1, 9, 60)
+    of = np.repeat(np.arange(60), size_C)
+
+    def test_they_count_as_one_where_they_agree(self):
+        (mean, low, high), alone = mean_ci(np.repeat(self.right_C, 5), np.repeat(range(60), 5)), mean_ci(self.right_C)
+        assert mean == alone.mean and high - low == pytest.approx(alone.high - alone.low, rel=0.1)
+        certain = mean_ci(np.ones(20), np.repeat(range(4), 5))
+        assert certain == mean_ci(np.ones(4)), "and do not make certainty"
+
+    def test_their_interval_covers_the_truth_as_often_as_it_says(self):
+        covered = {"of": 0, "without": 0}
+        for _ in range(150):
+            values = self.rng.random(len(self.of)) < np.repeat(self.rng.beta(0.5, 0.5, 60), self.size_C)
+            for name, found in {"of": mean_ci(values, self.of), "without": mean_ci(values)}.items():
+                covered[name] += found.low <= 0.5 <= found.high
+        assert covered["of"] / 150 > 0.89 and covered["without"] / 150 < 0.8
+
+    def test_names_of_any_kind_tell_them_and_one_of_each_or_one_of_all_changes_nothing(self):
+        values = self.rng.random(len(self.of))
+        named = [f"entity {c}" for c in self.of]
+        assert mean_ci(values, named) == mean_ci(values, self.of) != mean_ci(values)
+        assert mean_ci(values, range(len(values))) == mean_ci(values, ["the same"] * len(values)) == mean_ci(values)
+        with pytest.raises(ValueError, match="3 prompts and what 2 are about"):
+            mean_ci([1, 0, 1], ["a", "b"])
+
+    def test_differences_know_of_them(self):
+        values = np.repeat(self.right_C, self.size_C)
+        other = np.zeros(len(values), bool)
+        assert paired_difference_ci(values, other, self.of) == mean_ci(values * 1.0, self.of)
+        apart, known = difference_ci(values, other), difference_ci(values, other, self.of, self.of)
+        assert known.mean == apart.mean and known.low < apart.low and known.high > apart.high
+
+
 @given(counts, counts)
 def test_difference_changes_sign_with_its_order(first, second):
     a, b = outcomes(*first), outcomes(*second)

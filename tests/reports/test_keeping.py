@@ -48,7 +48,9 @@ def arm(source, images=1, k=0):
     look_NSP, scene_NSA = (all_NS[..., None].repeat(parameters, 2) for parameters in (9, 4))
     look_NSP[..., 1] = False
     found_N, category_N = np.zeros(10), np.zeros(10, int)
-    outcome = Outcome(half_NS, all_NS, look_NSP, scene_NSA, np.ones((10, 4), bool), ~all_NS, found_N, category_N)
+    outcome = Outcome(
+        half_NS, all_NS, look_NSP, scene_NSA, np.ones((10, 4), bool), ~all_NS, found_N, category_N, np.arange(10)
+    )
     return row(Arm("unseen", source, k, 0.5 if k else 1.0), outcome)
 
 

@@ -96,7 +96,7 @@ def row(split: str, answer: Answer, outcome: Outcome, cost: Cost) -> dict[str, A
         "split": split,
         "drawn by": answer.name,
         "prompts": answer.num_prompts,
-        **{name: mean_ci(of(outcome)) for name, of in COMPARED.items()},
+        **{name: mean_ci(of(outcome), outcome.entity_N) for name, of in COMPARED.items()},
         "seconds": round(cost.seconds, 3),
         "MiB": round(cost.bytes / 2**20, 1),
     }
@@ -105,7 +105,7 @@ def row(split: str, answer: Answer, outcome: Outcome, cost: Cost) -> dict[str, A
 def difference(split: str, name: str, base: str, outcomes: Outcomes) -> dict[str, Any]:
     """Of a row to another one of the same split, prompt by prompt."""
     one, other = outcomes[split, name], outcomes[split, base]
-    differences = {measure: paired_difference_ci(of(one), of(other)) for measure, of in COMPARED.items()}
+    differences = {measure: paired_difference_ci(of(one), of(other), one.entity_N) for measure, of in COMPARED.items()}
     return {"split": split, "what": f"{name} minus {base}", **differences}
 
 

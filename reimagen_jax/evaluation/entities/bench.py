@@ -44,6 +44,8 @@ class Outcome:
     found_N: Float[np.ndarray, " n"]
     """Share of the neighbours that show the prompt's entity; 0 without neighbours."""
     category_N: Int[np.ndarray, " n"]
+    entity_N: Int[np.ndarray, " n"]
+    """What each prompt is about: of few entities there are several prompts each."""
     seconds: float = field(default=0.0, compare=False)
     """Of drawing."""
 
@@ -80,9 +82,13 @@ class EntityBench:
             self._prompts[split] = draw_prompts(self.inventory, split, self.num_prompts, self.pipeline.seed)
         return self._prompts[split]
 
+    def entities(self, split: str) -> Int[np.ndarray, " n"]:
+        """The number of every prompt's entity."""
+        return np.array([prompt.index for prompt in self.prompts(split)])
+
     def counts(self, split: str) -> Int[np.ndarray, " n"]:
         """Training images of every prompt's entity."""
-        return self.inventory.world.image_counts()[[prompt.index for prompt in self.prompts(split)]]
+        return self.inventory.world.image_counts()[self.entities(split)]
 
     def neighbours(self, arm: Arm) -> list[tuple[Neighbour, ...]]:
         """Those of every prompt in an arm: for fewer, the first of those for more."""
@@ -135,6 +141,7 @@ class EntityBench:
             copied_NS=copied.reshape(shape),
             found_N=np.array([ids.count(p.index) / max(len(ids), 1) for p, ids in zip(prompts, shown, strict=True)]),
             category_N=looks[:: self.num_images, 0],
+            entity_N=self.entities(arm.split),
             seconds=seconds,
         )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from pydantic import StringConstraints
 
 from reimagen_jax.checked import Checked, Natural, NonNegative, Number, parse
@@ -67,7 +67,7 @@ def run_arm(bench: EntityBench, arm: Arm, folder: Path, keeper: Keeper | None = 
     path = stored(bench, arm, folder)
     if path.is_file() and (keeper is None or keeper.has(arm)):
         told = read_json(path, "ratings")
-        outcome = from_json(parse(_Stored, told, str(path)).outcome, str(path))
+        outcome = from_json(parse(_Stored, told, str(path)).outcome, bench.entities(arm.split), str(path))
         require(unchanged(told), f"{path} is not as it was written: delete it to draw and rate again")
         return outcome
     began = time.perf_counter()
@@ -100,7 +100,8 @@ def read_strip(path: Path) -> UInt8[np.ndarray, "n r r 3"]:
 
 
 def to_json(outcome: Outcome) -> dict[str, Any]:
-    """The fields of an outcome; ratings as one string of 0 and 1 for each prompt, which is short and can be read."""
+    """The fields of an outcome, but for its prompts' entities; ratings as one string of 0 and 1 for each prompt, which
+    is short and can be read."""
 
     def encode(value: Any) -> Any:
         if not isinstance(value, np.ndarray):
@@ -110,11 +111,12 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         rows = ["".join("01"[int(x)] for x in row) for row in value.reshape(len(value), -1)]
         return {"shape": list(value.shape), "bits": rows}
 
-    return {f.name: encode(getattr(outcome, f.name)) for f in dataclasses.fields(outcome)}
+    return {f.name: encode(getattr(outcome, f.name)) for f in dataclasses.fields(outcome) if f.name != "entity_N"}
 
 
-def from_json(stored: dict[str, Any], where: str = "ratings") -> Outcome:
-    """The inverse of `to_json`. Raises `UserError`, beginning with `where`, on what that does not write."""
+def from_json(stored: dict[str, Any], entity_N: Int[np.ndarray, " n"], where: str = "ratings") -> Outcome:
+    """The inverse of `to_json`, of prompts about these entities. Raises `UserError`, beginning with `where`, on what
+    that does not write."""
 
     def decode(value: Any) -> Any:
         if isinstance(value, dict):
@@ -123,7 +125,7 @@ def from_json(stored: dict[str, Any], where: str = "ratings") -> Outcome:
 
     parse(_Outcome, stored, where)
     try:
-        decoded = {name: decode(value) for name, value in stored.items()}
+        decoded = {name: decode(value) for name, value in stored.items()} | {"entity_N": entity_N}
     except ValueError as error:
         raise UserError(f"{where}: {error}; delete it to draw and rate again") from error
     prompts = {len(value) for value in decoded.values() if isinstance(value, np.ndarray)}

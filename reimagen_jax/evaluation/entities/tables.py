@@ -8,6 +8,7 @@ Source: Re-Imagen (Chen et al., ICLR 2023), section 4.3; there people judge, and
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ def row(arm: Arm, outcome: Outcome) -> dict[str, Any]:
     faithful, aligned = outcome.faithful_NS, outcome.aligned_NS
     both = faithful & aligned
     N, S = faithful.shape
+    share = partial(mean_ci, of=outcome.entity_N)
     return {
         "split": arm.split,
         "source": arm.source,
@@ -50,17 +52,19 @@ def row(arm: Arm, outcome: Outcome) -> dict[str, Any]:
         "eta": arm.eta,
         "prompts": N,
         "images_per_prompt": S,
-        "faithfulness": mean_ci(faithful),
-        "alignment": mean_ci(aligned),
-        "both": mean_ci(both),  # (1)
-        "best_faithfulness": mean_ci(faithful.any(axis=1)),
-        "best_alignment": mean_ci(aligned.any(axis=1)),
-        "best_both": mean_ci(both.any(axis=1)),  # (2)
-        "look_right": mean_ci(outcome.look_right_NSP.mean(axis=2)),
-        "copied": mean_ci(outcome.copied_NS),
+        "faithfulness": share(faithful),
+        "alignment": share(aligned),
+        "both": share(both),  # (1)
+        "best_faithfulness": share(faithful.any(axis=1)),
+        "best_alignment": share(aligned.any(axis=1)),
+        "best_both": share(both.any(axis=1)),  # (2)
+        "look_right": share(outcome.look_right_NSP.mean(axis=2)),
+        "copied": share(outcome.copied_NS),
         "found": float(np.mean(outcome.found_N)),
         "seconds": round(outcome.seconds, 1),
-        "parameters": accuracies(outcome.category_N, outcome.look_right_NSP, outcome.scene_right_NSA, outcome.told_NA),
+        "parameters": accuracies(
+            outcome.category_N, outcome.look_right_NSP, outcome.scene_right_NSA, outcome.told_NA, outcome.entity_N
+        ),
     }
 
 
@@ -76,12 +80,12 @@ def by_count(outcomes: Outcomes, counts: Mapping[str, np.ndarray]) -> list[dict[
         most = np.inf if high is None else high
         within = {split: (low <= count_N) & (count_N <= most) for split, count_N in counts.items()}
         for (source, k, eta), arms in alike.items():
-            faithful, aligned = (
+            faithful, aligned, entity_N = (
                 np.concatenate([getattr(outcomes[arm], name)[within[arm.split]] for arm in arms])
-                for name in ("faithful_NS", "aligned_NS")
+                for name in ("faithful_NS", "aligned_NS", "entity_N")
             )
             if len(faithful):
-                shares = {"faithfulness": mean_ci(faithful), "both": mean_ci(faithful & aligned)}
+                shares = {"faithfulness": mean_ci(faithful, entity_N), "both": mean_ci(faithful & aligned, entity_N)}
                 named = {"images": (low, high), "source": source, "k": k, "eta": eta, "prompts": len(faithful)}
                 rows.append(named | shares)
     return rows
@@ -95,7 +99,8 @@ def comparisons(outcomes: Outcomes, k: int, eta: float) -> list[dict[str, Any]]:
     """
     found = []
     for name, of in _compared(outcomes).items():
-        found += _differences(name, {arm: of(outcome) for arm, outcome in outcomes.items()}, k, eta)
+        values = {arm: (of(outcome), outcome.entity_N) for arm, outcome in outcomes.items()}
+        found += _differences(name, values, k, eta)
     return sorted(found, key=lambda entry: entry["what"])
 
 
@@ -111,15 +116,20 @@ def _compared(outcomes: Outcomes) -> dict[str, Callable[[Outcome], np.ndarray]]:
     return compared
 
 
-def _differences(name: str, values: Mapping[Arm, np.ndarray], k: int, eta: float) -> list[dict[str, Any]]:
+def _differences(
+    name: str, values: Mapping[Arm, tuple[np.ndarray, np.ndarray]], k: int, eta: float
+) -> list[dict[str, Any]]:
+    """`values` are those of an arm's prompts, and what these are about."""
     found = []
     retrieved = {arm.split: v for arm, v in values.items() if arm == Arm(arm.split, "retrieval", k, eta)}
     without = {arm.split: v for arm, v in values.items() if arm.source == "none"}
     for split in retrieved.keys() & without.keys():
-        difference = paired_difference_ci(retrieved[split], without[split])
+        (with_N, entity_N), (without_N, _) = retrieved[split], without[split]
+        difference = paired_difference_ci(with_N, without_N, entity_N)
         found.append({"what": f"{name}, {split}: retrieval minus none", "difference": difference})
     if "frequent" in retrieved:
         for split in retrieved.keys() - {"frequent"}:
-            difference = difference_ci(retrieved["frequent"], retrieved[split])
+            (frequent_N, often_N), (other_N, entity_N) = retrieved["frequent"], retrieved[split]
+            difference = difference_ci(frequent_N, other_N, often_N, entity_N)
             found.append({"what": f"{name} with retrieval: frequent minus {split}", "difference": difference})
     return found

@@ -27,7 +27,7 @@ from reimagen_jax.errors import require
 from reimagen_jax.evaluation.pictures import measures
 from reimagen_jax.evaluation.pictures.features import Pictures, Spaces
 from reimagen_jax.evaluation.pictures.judges import Judge
-from reimagen_jax.evaluation.statistics import Interval, mean_ci, paired_difference_ci
+from reimagen_jax.evaluation.statistics import mean_ci, paired_difference_ci
 from reimagen_jax.evaluation.store import Images, checksum
 from reimagen_jax.inference.pipeline import Pipeline
 from reimagen_jax.inference.prompts import Prompt
@@ -138,6 +138,8 @@ class PictureBench:
         self.true = np.stack([prompt.target for prompt in prompts])
         self.space = entity.space if entity is not None else "all"
         """For likeness, KID and FID."""
+        self.about = [(value_of(each.attributes, entity.about) if entity else None) or each.text for each in prompts]
+        """Of every prompt its entity, where there is a judge of it, else its text: several may be about the same."""
         self.groups = _groups(prompts, group_by, true, entity)
         self._true_ND, self._pool_MD = spaces(self.space, self.true), spaces.own(self.space)
         self._flat_pool_MD = measures.flat(true.pictures)
@@ -242,9 +244,9 @@ class PictureBench:
         row: dict[str, Any] = {"arm": str(arm), "group": group, "prompts": int(within.sum())}
         for name in SHARES:
             values = outcome.get(name, np.empty((len(within), 0)))[within]
-            values = values[~np.isnan(values).any(axis=1)] if values.shape[1] else values[:0]
-            if len(values):
-                row[name] = mean_ci(values)
+            known = ~np.isnan(values).any(axis=1) & (values.shape[1] > 0)
+            if known.any():
+                row[name] = mean_ci(values[known], np.array(self.about)[within][known])
         if arm.neighbours != TRUE and group == EVERYTHING:
             drawn = self.drawn(arm)
             vectors = self.spaces(self.space, drawn.reshape(-1, *drawn.shape[2:]))
@@ -266,9 +268,7 @@ class PictureBench:
 
     def _another(self, i: int) -> int:
         """A prompt about something else, that has neighbours, for prompt i."""
-        about = [
-            value_of(prompt.attributes, self.entity.about) if self.entity else prompt.text for prompt in self.prompts
-        ]
+        about = self.about
         rivals = [j for j, prompt in enumerate(self.prompts) if about[j] != about[i] and prompt.neighbours]
         require(bool(rivals), f"no other prompt has neighbours that would be wrong for {self.prompts[i].text!r}")
         return rivals[np.random.default_rng((self.pipeline.seed, i)).integers(len(rivals))]
@@ -300,15 +300,18 @@ def _groups(prompts: Sequence[Prompt], group_by: str, true: Gallery, entity: Jud
 
 
 def best_of(
-    arms: Sequence[Arm], outcomes: Mapping[Arm, Mapping[str, np.ndarray]], measure: str, gentle: Mapping[Arm, float]
+    arms: Sequence[Arm],
+    outcomes: Mapping[Arm, Mapping[str, np.ndarray]],
+    measure: str,
+    gentle: Mapping[Arm, float],
+    about: Sequence[str],
 ) -> tuple[Arm, list[Arm]]:
     """The arm with the highest mean of a measure; and, with it, those that cannot be told from it by paired differences
-    over the prompts, the one with the least guidance first: that is the one to take."""
+    over what the prompts are `about`, the one with the least guidance first: that is the one to take."""
     values = {arm: outcomes[arm][measure] for arm in arms}
     known = ~np.isnan(np.stack([value.mean(axis=1) for value in values.values()])).any(axis=0)
-    means: dict[Arm, Interval] = {arm: mean_ci(value[known]) for arm, value in values.items()}
-    best = max(arms, key=lambda arm: means[arm].mean)
-    tied = [
-        arm for arm in arms if arm == best or paired_difference_ci(values[best][known], values[arm][known]).low <= 0
-    ]
-    return best, sorted(tied, key=lambda arm: (gentle[arm], -means[arm].mean))
+    values = {arm: value[known] for arm, value in values.items()}
+    about_N = np.array(about)[known]
+    best = max(arms, key=lambda arm: values[arm].mean())
+    tied = [arm for arm in arms if arm == best or paired_difference_ci(values[best], values[arm], about_N).low <= 0]
+    return best, sorted(tied, key=lambda arm: (gentle[arm], -values[arm].mean()))

@@ -92,15 +92,20 @@ def difference_ci(
 def paired_difference_ci(
     a: Sequence | np.ndarray, b: Sequence | np.ndarray, of: Sequence | np.ndarray | None = None
 ) -> Interval:
-    """The difference mean(a) - mean(b) where row i of both is of the same prompt, by the bootstrap over prompts (3), or
-    over what they are about (4).
+    """The difference mean(a) - mean(b) of shares where row i of both is of the same prompt, by the bootstrap over
+    prompts (3), or over what they are about (4). Where all differ alike, which is no certainty: by Wilson's bound (1) for
+    those that do not, none in so many.
 
     Raises `ValueError` when the shapes differ.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape:
         raise ValueError(f"values of shapes {a.shape} and {b.shape} are not paired")
-    return _bootstrap(a - b, _clusters(len(a), of))
+    difference, cluster_N = a - b, _clusters(len(a), of)
+    if difference.size and (difference == difference.flat[0]).all():
+        mean, unseen = float(difference.flat[0]), wilson(0, len(set(cluster_N.tolist()))).high
+        return Interval(mean, max(mean - unseen, -1.0), min(mean + unseen, 1.0))
+    return _bootstrap(difference, cluster_N)
 
 
 def _clusters(N: int, of: Sequence | np.ndarray | None) -> np.ndarray:

@@ -128,3 +128,5 @@ def test_nothing_has_no_mean():
 def test_prompts_that_all_agree_do_not_make_certainty():
     assert mean_ci(np.ones((8, 4))) == mean_ci(np.ones(8))
     assert mean_ci(np.zeros((8, 4))) == mean_ci(np.zeros(8))
+    assert paired_difference_ci(np.zeros(8), np.zeros(8)) == (0.0, -wilson(0, 8).high, wilson(0, 8).high)
+    assert paired_difference_ci(np.ones((8, 2)), np.zeros((8, 2))) == mean_ci(np.ones(8))

@@ -93,8 +93,8 @@ def paired_difference_ci(
     a: Sequence | np.ndarray, b: Sequence | np.ndarray, of: Sequence | np.ndarray | None = None
 ) -> Interval:
     """The difference mean(a) - mean(b) of shares where row i of both is of the same prompt, by the bootstrap over
-    prompts (3), or over what they are about (4). Where all differ alike, which is no certainty: by Wilson's bound (1) for
-    those that do not, none in so many.
+    prompts (3), or over what they are about (4). Where all differ alike, which is no certainty, by Wilson's bound (1)
+    for those that do not: none in so many.
 
     Raises `ValueError` when the shapes differ.
     """

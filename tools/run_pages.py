@@ -56,7 +56,6 @@ SMALL = (
     (r"reimagen unclip", "--steps 2 --batch-size 2"),
     (r"tools/rate_bench.py", "--seconds 2 --side 32"),
     (r"reimagen rcg", "--steps 2 --batch-size 2 --num-images 2"),
-    (r"tools/unclip_table.py", ""),
     (r"tools/text_differences.py", "--num-prompts 2 --shares 0.2 --steps 2 --batch-size 2"),
     (r"tools/variations.py", "--num-images 2 --steps 2 --batch-size 2"),
     (r"reimagen seedselect", "--limit 1 --steps 2 --iterations 1 --batch-size 1"),

@@ -13,10 +13,11 @@ from reimagen_jax.evaluation.entities.prompts import SOURCES
 from reimagen_jax.evaluation.human.contents import about, references
 from reimagen_jax.evaluation.human.drawn import common, read_systems
 from reimagen_jax.inference.export import save_weights
+from reimagen_jax.reports.keeping import keep
 from tests import unclip
 from tests.systems.test_unclip import random_params as unclip_params
 from tests.tiny import TINY, TINY_SR, random_params
-from tools import text_differences, unclip_table, variations
+from tools import text_differences, variations
 
 
 def run(base, model, out, *more: str) -> None:
@@ -164,10 +165,10 @@ def test_unclip_is_compared_in_the_conditions_that_it_can_draw(base, tmp_path, c
     ):
         with pytest.raises(UserError, match=message):
             evaluate.main(["entities", *few, *model, *options, "--out", f"{tmp_path}/refused"])
-    labels = [f"{name}={tmp_path}/of_{name}" for name in told]
-    lines = unclip_table.table(unclip_table.rows_of(labels))
-    assert len(lines) == 2 + 6 and lines[2].startswith("| neighbours | unseen | true renders |")
-    assert all(line.count("|") == lines[0].count("|") for line in lines)
+    table = keep([f"{name}={tmp_path}/of_{name}" for name in told], "unCLIP", "")
+    first, second = (" ".join(row.labels) for row in table.rows[:2])
+    assert first.startswith("neighbours unseen true renders") and second.startswith("neighbours unseen retrieval 2")
+    assert len(table.rows) == 4 + 2 + 2 and all("category and look" in row.values for row in table.rows)
 
 
 def test_what_varies_not_at_all_keeps_all(base, tmp_path):

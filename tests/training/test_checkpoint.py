@@ -25,7 +25,7 @@ from reimagen_jax.errors import UserError
 from reimagen_jax.inference.model import experiment_of
 from reimagen_jax.systems.reimagen.settings import GuidedSamplerConfig, ReImagenConfig, TriplesConfig
 from reimagen_jax.training import parallel
-from reimagen_jax.training.checkpoint import Checkpoints, claim, load_ema, read_run, settle
+from reimagen_jax.training.checkpoint import Checkpoints, _one_copy, claim, load_ema, read_run, settle
 from reimagen_jax.training.failing_reads import told_once
 from reimagen_jax.training.state import init_state
 from reimagen_jax.training.step import make_optimizer, train_step
@@ -88,7 +88,19 @@ def test_a_state_saved_on_8_devices_is_restored_on_any_number(saved, num_devices
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), continued, at_4)
 
 
-@pytest.mark.parametrize(("num_devices", "fsdp"), [(1, 1), (8, 8)])
+def test_what_all_devices_hold_is_written_once_from_memory_that_is_there():
+    _, abstract, init, _ = on_mesh(8, 4)
+    state = parallel.sharded_init(init, abstract)
+    for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(_one_copy(state)), strict=True):
+        if before.is_fully_replicated:
+            assert len(after.devices()) == 1
+            assert after.unsafe_buffer_pointer() == before.addressable_data(0).unsafe_buffer_pointer()
+        else:
+            assert after is before
+    assert {leaf.is_fully_replicated for leaf in jax.tree.leaves(state)} == {True, False}
+
+
+@pytest.mark.parametrize(("num_devices", "fsdp"), [(1, 1), (8, 8), (8, 1)])
 def test_steps_taken_while_a_checkpoint_is_written_do_not_touch_it(tmp_path, num_devices, fsdp):
     """The step is given the state's own memory (donation) while Orbax writes it in the background."""
     mesh, abstract, init, step = on_mesh(num_devices, fsdp, width=8192)

@@ -5,7 +5,7 @@ too, bars in their hatching.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 
 import matplotlib
@@ -20,6 +20,8 @@ from reimagen_jax.reports.words import say
 MARKERS = ("o", "s", "^", "D", "v", "P")
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "++")
 DASHES = ((5, 3), (1, 2))
+GROUP = 0.8
+"""Of the room of a group, what its series take."""
 LEGEND = {"frameon": False, "fontsize": 9, "labelcolor": INK}
 
 
@@ -186,16 +188,10 @@ def points(
 
     `None` leaves a place empty. In SVG a series is a line of its own, `points-I`.
     """
-    apart = 0.8 / len(values)
     figure = Figure(figsize=(8.6, 1.2 + len(rows) * (0.1 + 0.13 * len(values))), layout="constrained")
     axes = figure.subplots()
-    styles = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
-    for i, ((name, intervals), (colour, marker)) in enumerate(zip(values.items(), styles, strict=False)):
-        shown = [(row + (i - (len(values) - 1) / 2) * apart, x) for row, x in enumerate(intervals) if x is not None]
-        if not shown:
-            continue
-        y, found = zip(*shown, strict=True)
-        mean, low, high = zip(*found, strict=True)
+    for i, name, y, (mean, low, high) in _side_by_side(values):
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         axes.hlines(y, low, high, color=colour, linewidth=2, alpha=0.6, clip_on=False)
         style = {"color": colour, "marker": marker, "markersize": 6, "markeredgecolor": PAPER, "clip_on": False}
         axes.plot(mean, y, linewidth=0, label=name, gid=f"points-{i}", zorder=3, **style)
@@ -224,16 +220,11 @@ def bars(
     `None` leaves the place of a bar empty.
     """
     figure = Figure(figsize=(max(6.4, 0.5 + 0.55 * len(groups) * len(values)), 3.9), layout="constrained")
-    axes, width = figure.subplots(), 0.8 / len(values)
-    styles = zip(cycle(COLOURS), cycle(HATCHES), strict=False)
-    for i, ((label, intervals), (colour, hatch)) in enumerate(zip(values.items(), styles, strict=False)):
-        shown = [(g + (i - (len(values) - 1) / 2) * width, y) for g, y in enumerate(intervals) if y is not None]
-        if not shown:
-            continue
-        x, y = zip(*shown, strict=True)
-        mean, low, high = zip(*y, strict=True)
+    axes, width = figure.subplots(), 0.92 * GROUP / len(values)
+    for i, label, x, (mean, low, high) in _side_by_side(values):
+        colour, hatch = COLOURS[i % len(COLOURS)], HATCHES[i % len(HATCHES)]
         reach = [[m - lo for m, lo in zip(mean, low, strict=True)], [hi - m for m, hi in zip(mean, high, strict=True)]]
-        axes.bar(x, mean, width * 0.92, color=colour, hatch=hatch, edgecolor="white", linewidth=0, label=label)
+        axes.bar(x, mean, width, color=colour, hatch=hatch, edgecolor="white", linewidth=0, label=label)
         axes.errorbar(x, mean, yerr=reach, fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
     _levels(axes, levels)
     axes.set_xticks(range(len(groups)), groups)
@@ -241,6 +232,17 @@ def bars(
     _finish(axes, title, "", y_label)
     _legend(axes)
     return figure
+
+
+def _side_by_side(
+    values: Mapping[str, Sequence[Interval | tuple[float, float, float] | None]],
+) -> Iterator[tuple[int, str, tuple[float, ...], tuple[tuple[float, ...], ...]]]:
+    """Of each series, but for empty ones: its number, its name, the places of what it shows, and means, lows, highs."""
+    for i, (name, intervals) in enumerate(values.items()):
+        aside = (i - (len(values) - 1) / 2) * GROUP / len(values)
+        if shown := [(group + aside, found) for group, found in enumerate(intervals) if found is not None]:
+            places, found = zip(*shown, strict=True)
+            yield i, name, places, tuple(zip(*found, strict=True))
 
 
 def _levels(axes: Axes, levels: Mapping[str, float] | None) -> None:

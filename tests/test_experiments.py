@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import os
-import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +21,7 @@ from reimagen_jax.retrieval.neighbours import build_triples
 from reimagen_jax.systems.kinds import from_json
 from reimagen_jax.systems.reimagen.batches import draw_kept_neighbours
 from tests.compiling import FLAGS
+from tests.trained import commands
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for path in (ROOT / "experiments").glob("*.py") if not path.stem.startswith("tour_"))
@@ -39,12 +38,6 @@ def triples(tmp_path_factory):
     records = write_records(source.items(), folder / "records", source=source.name)
     build_triples(records, KnowledgeBase.build(records, folder / "index"), 2, folder / "triples")
     return folder / "triples"
-
-
-def commands(path: Path) -> list[list[str]]:
-    """The `reimagen train` commands of a file's header, as words."""
-    text = re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8").split('"""')[1])
-    return [shlex.split(line)[2:] for line in text.splitlines() if line.strip().startswith("reimagen train")]
 
 
 def run(path: Path, words: list[str], triples: Path, workdir: Path) -> list[dict]:

@@ -32,14 +32,18 @@ def few_devices() -> Iterator[None]:
         yield
 
 
+def commands(path: Path) -> list[list[str]]:
+    """The `reimagen train` commands of an experiment's header, as arguments."""
+    text = re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8").split('"""')[1])
+    return [shlex.split(line)[2:] for line in text.splitlines() if line.strip().startswith("reimagen train")]
+
+
 def small_command(name: str, folder: Path, *given: str) -> list[str]:
     """The last `reimagen train` command of an experiment's header, as arguments: it trains in `folder / name`, and what
     it names `runs/tiny/X` is `folder / X` for each X that is given."""
     path = EXPERIMENTS / f"{name}.py"
-    text = re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8").split('"""')[1])
-    line = [line for line in text.splitlines() if line.strip().startswith("reimagen train")][-1]
     places = {f"runs/tiny/{part}": folder / part for part in given} | {f"experiments/{name}.py": path}
-    words = [str(places.get(word, word)) for word in shlex.split(line)[2:]]
+    words = [str(places.get(word, word)) for word in commands(path)[-1]]
     words[words.index("--workdir") + 1] = str(folder / name)
     return words
 

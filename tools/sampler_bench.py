@@ -297,11 +297,12 @@ def compared(outcome: "Outcome", first: "Outcome") -> dict[str, Any]:
     neither lies below its interval."""
     from reimagen_jax.evaluation.statistics import mean_ci, paired_difference_ci
 
+    of = outcome.entity_N
     ratings = zip(MEASURES, ("faithful_NS", "aligned_NS"), strict=True)
     pairs = {measure: (getattr(outcome, name), getattr(first, name)) for measure, name in ratings}
-    found: dict[str, Any] = {name: mean_ci(ours) for name, (ours, _) in pairs.items()}
-    found |= {f"{name}, difference": paired_difference_ci(ours, theirs) for name, (ours, theirs) in pairs.items()}
-    reference = {name: mean_ci(theirs) for name, (_, theirs) in pairs.items()}
+    found: dict[str, Any] = {name: mean_ci(ours, of) for name, (ours, _) in pairs.items()}
+    found |= {f"{name}, difference": paired_difference_ci(ours, theirs, of) for name, (ours, theirs) in pairs.items()}
+    reference = {name: mean_ci(theirs, of) for name, (_, theirs) in pairs.items()}
     found["kept"] = all(own.low <= found[name].mean for name, own in reference.items())
     return found
 

@@ -71,6 +71,7 @@ def run(args: TextDifferences) -> list[str]:
     require(len(kept) > 0, f"{args.knowledge_base} has no picture of any entity of the split {args.split!r}")
     prompts, found = [prompts[i] for i in kept], [found[i][0] for i in kept]
     truths = [truth(prompt.attributes) for prompt in prompts]
+    about = [each.about for each in truths]
 
     codes = decoder.codes([each.image for each in found])
     to_ND, of_ND = (decoder.texts(texts) for texts in ([p.text for p in prompts], [each.text for each in found]))
@@ -88,7 +89,9 @@ def run(args: TextDifferences) -> list[str]:
         drawn = np.stack(stage.draw(requests, args.seed, f"share {share:g}"))
         said = verdicts(drawn, truths, rater)
         values = [said.faithful, said.aligned, said.faithful & said.aligned, said.look_right[:, 1:].mean(axis=1)]
-        rows.append([f"{share:g}", *(str(mean_ci(each.astype(float))) for each in (*values, *said.scene_right.T))])
+        rows.append(
+            [f"{share:g}", *(str(mean_ci(each.astype(float), about)) for each in (*values, *said.scene_right.T))]
+        )
     head = ["share", "faithful", "aligned", "both", "look, of 8", *truths[0].scene]
     noise = "noise of its own" if args.drawn_noise else "the picture's noise"
     return [

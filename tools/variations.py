@@ -72,7 +72,7 @@ def run(args: Variations) -> list[str]:
             break
     require(len(pictures) > 0, f"{args.records} has no entities of the split {args.split!r}")
 
-    codes = decoder.codes(pictures)
+    codes, about = decoder.codes(pictures), [each.about for each in truths]
     stage, rows = decoder.stage(len(codes)), []
     for share in (0.0, *args.stochasticity):
         requests = [
@@ -83,7 +83,7 @@ def run(args: Variations) -> list[str]:
             off = np.sqrt(np.mean((drawn.astype(np.float64) - np.stack(pictures)) ** 2)) / 255
         found = verdicts(drawn, truths, rater)
         kept = [found.look_right[:, 0], found.look_right[:, 1:].mean(axis=1), *found.scene_right.T]
-        rows.append([f"{share:g}", *(str(mean_ci(each.astype(float))) for each in kept)])
+        rows.append([f"{share:g}", *(str(mean_ci(each.astype(float), about)) for each in kept)])
     head = ["stochasticity", "category", "look, of 8", *truths[0].scene]
     return [
         f"{len(codes)} pictures of {args.split} entities, {args.steps} steps; given back within {off:.2%} (RMS)",

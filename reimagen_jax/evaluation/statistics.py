@@ -5,9 +5,12 @@
                      p1 - p2 - sqrt((p1 - l1)^2 + (u2 - p2)^2)  ..  p1 - p2 + sqrt((u1 - p1)^2 + (p2 - l2)^2)
     (3) bootstrap    the 2.5 % and 97.5 % quantiles of the mean over prompts drawn with replacement (scipy's)
     (4) of clusters  (3), drawing what prompts are about, each with all its prompts: sum of values / sum of counts
+    (5) all alike    as far from the mean as (1) has 0 of so many prompts, or of what they are about, within the bounds
 Images of one prompt are not independent, so (3) draws prompts, with all their images. Nor are prompts about one entity,
 so where it is told what each is about (`of`), and some are about the same, (4) takes the place of (1) and (3). Of a few
-clusters its intervals are rather too narrow.
+clusters its intervals are rather too narrow; where all are about one, figures are of that one, and it is (1) or (3).
+Where no value differs, drawing tells of no spread: (5) takes each cluster for one value, as if those in it had to be
+the same, so that the interval of no success may be wider than that of a single one.
 Sources: Wilson 1927; Newcombe 1998 (method 10); Efron 1979; Davison and Hinkley 1997, section 3.8 (4).
 """
 
@@ -20,6 +23,9 @@ import numpy as np
 from scipy import stats
 
 RESAMPLES = 4000
+TELLING = 6
+"""Prompts that have to differ, or what they are about: a sign test at 5 % never tells fewer from chance, since
+2 (1/2)^5 = 0.06 and 2 (1/2)^6 = 0.03."""
 
 
 class Interval(NamedTuple):
@@ -59,19 +65,15 @@ def mean_ci(values: Sequence | np.ndarray, of: Sequence | np.ndarray | None = No
     """The mean of one value a prompt [N], or of several [N, S], with its 95 % confidence interval.
 
     Wilson's interval (1) for one 0/1 value a prompt, else the bootstrap over prompts (3), or over what they are about
-    (4), which `of` [N] names. Raises `ValueError` when empty.
+    (4), which `of` [N] names; (5) for shares that are all alike. Raises `ValueError` when empty.
     """
     values = np.asarray(values)
     if values.ndim > 1 and values.shape[1] == 1:
         values = values[:, 0]
     cluster_N = _clusters(len(values), of)
-    C, binary = len(set(cluster_N.tolist())), bool(np.isin(values, (0, 1)).all())
-    if binary and values.ndim == 1 and len(values) == C:
-        return wilson(int(values.sum()), len(values))
-    if binary and values.size and (values == values.flat[0]).all():
-        # Resampling clusters that all agree would claim certainty; as many with one value each would not.
-        return wilson(C * int(values.flat[0]), C)
-    return _bootstrap(values, cluster_N)
+    if values.ndim == 1 and len(values) == _count(cluster_N) and np.isin(values, (0, 1)).all():
+        return wilson(int(values.sum()), len(values))  # (1)
+    return _alike(values, cluster_N, 0.0) or _bootstrap(values, cluster_N)
 
 
 def difference_ci(
@@ -92,9 +94,8 @@ def difference_ci(
 def paired_difference_ci(
     a: Sequence | np.ndarray, b: Sequence | np.ndarray, of: Sequence | np.ndarray | None = None
 ) -> Interval:
-    """The difference mean(a) - mean(b) of shares where row i of both is of the same prompt, by the bootstrap over
-    prompts (3), or over what they are about (4). Where all differ alike, which is no certainty, by Wilson's bound (1)
-    for those that do not: none in so many.
+    """The difference mean(a) - mean(b) where row i of both is of the same prompt, by the bootstrap over prompts (3), or
+    over what they are about (4); (5) for shares that all differ alike.
 
     Raises `ValueError` when the shapes differ.
     """
@@ -102,10 +103,15 @@ def paired_difference_ci(
     if a.shape != b.shape:
         raise ValueError(f"values of shapes {a.shape} and {b.shape} are not paired")
     difference, cluster_N = a - b, _clusters(len(a), of)
-    if difference.size and (difference == difference.flat[0]).all():
-        mean, unseen = float(difference.flat[0]), wilson(0, len(set(cluster_N.tolist()))).high
-        return Interval(mean, max(mean - unseen, -1.0), min(mean + unseen, 1.0))
-    return _bootstrap(difference, cluster_N)
+    return _alike(difference, cluster_N, -1.0) or _bootstrap(difference, cluster_N)
+
+
+def told_apart(a: Sequence | np.ndarray, b: Sequence | np.ndarray, of: Sequence | np.ndarray | None = None) -> bool:
+    """Whether two means over the same prompts are told from each other: the interval of their difference has no 0 in
+    it, and at least `TELLING` prompts differ, or of what they are about as many. Raises as `paired_difference_ci`."""
+    difference = paired_difference_ci(a, b, of)
+    differ_N = (np.asarray(a) != np.asarray(b)).reshape(len(a), -1).any(axis=1)
+    return not difference.low <= 0.0 <= difference.high and _count(_clusters(len(a), of)[differ_N]) >= TELLING
 
 
 def _clusters(N: int, of: Sequence | np.ndarray | None) -> np.ndarray:
@@ -118,6 +124,18 @@ def _clusters(N: int, of: Sequence | np.ndarray | None) -> np.ndarray:
     numbers: dict[Any, int] = {}
     cluster_N = np.array([numbers.setdefault(each, len(numbers)) for each in of], int)
     return cluster_N if len(numbers) > 1 else np.arange(N)
+
+
+def _count(cluster_N: np.ndarray) -> int:
+    return len(set(cluster_N.tolist()))
+
+
+def _alike(values: np.ndarray, cluster_N: np.ndarray, least: float) -> Interval | None:
+    """(5) of values within `least` and 1; None where they are not alike, not within, or none."""
+    if not values.size or (values != values.flat[0]).any() or not least <= values.flat[0] <= 1.0:
+        return None
+    mean, unseen = float(values.flat[0]), wilson(0, _count(cluster_N)).high
+    return Interval(mean, max(mean - unseen, least), min(mean + unseen, 1.0))
 
 
 def _bootstrap(values: np.ndarray, cluster_N: np.ndarray) -> Interval:

@@ -159,9 +159,9 @@ def note(report: GridReport) -> str:
         "the scene that the caption tells is right. Both: in the same image. Each point: "
         f"{prompts} prompts, {'one image' if S == 1 else f'{S} images'} of each, from the same noise at every point; "
         "95 % intervals. Not to be told from the best (≈): the interval of the difference, prompt by prompt, has 0 in "
-        "it, or fewer than six prompts differ. The best of many points is also the luckiest: other prompts or another "
-        f"seed tell whether it stays the best. The front (★): no other point is as good in both and as cheap (by "
-        f"{report.table.by}) and better in one of them."
+        "it, or fewer than six prompts differ, or than six entities, where several are about one. The best of many "
+        "points is also the luckiest: other prompts or another seed tell whether it stays the best. The front (★): no "
+        f"other point is as good in both and as cheap (by {report.table.by}) and better in one of them."
     )
 
 

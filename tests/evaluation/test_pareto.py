@@ -58,7 +58,8 @@ def test_what_cannot_be_told_from_the_best_is_named_and_the_cheapest_of_it():
     shown = table([result(1, best, right, 50), result(2, near, right, 8), result(3, far, right, 2)])
     assert shown.best.number == 1 and [each.number for each in shown.tied] == [2]
     assert shown.cheapest.number == 2
-    for each, values in zip(shown.results, (best, near, far), strict=True):
+    assert shown.best.behind == (0.0, 0.0, 0.0), "of itself it is known"
+    for each, values in zip(shown.results[1:], (near, far), strict=True):
         assert each.behind == paired_difference_ci(values[:, None], best[:, None])
     assert [each.tied for each in shown.results] == [True, True, False]
 
@@ -68,6 +69,10 @@ def test_few_prompts_that_differ_tell_nothing():
     for count, tied in ((2, True), (5, True), (6, False)):
         shown = table([result(1, [1] * count, [1] * count), result(2, [0] * count, [1] * count, 1)])
         assert [each.tied for each in shown.results] == [True, tied]
+    rows = [result(1, [1] * 12, [1] * 12), result(2, [0] * 12, [1] * 12, 1)]
+    for entities, tied in ((6, False), (4, True)):
+        shown = chosen(rows, "faithful", "evaluations", np.ones(12, bool), [i % entities for i in range(12)])
+        assert [each.tied for each in shown.results] == [True, tied], "nor do few entities"
         assert shown.cheapest.number == (2 if tied else 1)
 
 

@@ -14,6 +14,7 @@ from reimagen_jax.evaluation.pictures.bench import TRUE, WITH, WITHOUT, WRONG, A
 from reimagen_jax.evaluation.pictures.features import FEATURES, Spaces, resized
 from reimagen_jax.evaluation.pictures.judges import choose
 from reimagen_jax.evaluation.pictures.watching import HeldOut
+from reimagen_jax.evaluation.statistics import mean_ci
 from reimagen_jax.evaluation.store import Images
 from reimagen_jax.inference.pipeline import Pipeline, Stage
 from reimagen_jax.inference.prompts import from_record
@@ -208,6 +209,10 @@ def test_pictures_that_are_right_are_judged_right_and_copies_are_counted(bench_o
     np.testing.assert_array_equal(truth["entity"], right["entity"])
     assert "nearest" not in truth
     rows = list(bench.rows(Arm(WITH), bench.outcome(Arm(WITH))))
+    assert bench.about == [prompt.attributes["entity"] for prompt in prompts]
+    bench.about, mixed = ["a", "a", "a", "b", "c", "c"], np.array([[1.0], [1.0], [0.0], [np.nan], [0.0], [0.0]])
+    row = bench.row(Arm(TRUE), "all", {"entity": mixed, "blank": mixed * np.nan})
+    assert row["entity"] == mean_ci(mixed[[0, 1, 2, 4, 5]], ["a", "a", "a", "c", "c"]) and "blank" not in row
     assert [(row["group"], row["prompts"]) for row in rows] == [("all", 6), ("frequent", 5), ("rare", 1)]
     assert rows[0]["KID"].low <= rows[0]["KID"].mean and "KID" not in rows[1]
     report.write(bench, rows, None, {"command": "reimagen <again>"}, tmp_path, 4)

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reimagen_jax.evaluation.statistics import Interval, difference_ci, mean_ci, paired_difference_ci, wilson
+from reimagen_jax.evaluation.statistics import (
+    Interval,
+    difference_ci,
+    mean_ci,
+    paired_difference_ci,
+    told_apart,
+    wilson,
+)
 
 counts = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -72,14 +79,15 @@ class TestPromptsAboutTheSame:
 
     def test_their_interval_covers_the_truth_as_often_as_it_says(self):
         covered = {"of": 0, "without": 0}
+        rng = np.random.default_rng(5)
         for _ in range(150):
-            values = self.rng.random(len(self.of)) < np.repeat(self.rng.beta(0.5, 0.5, 60), self.size_C)
+            values = rng.random(len(self.of)) < np.repeat(rng.beta(0.5, 0.5, 60), self.size_C)
             for name, found in {"of": mean_ci(values, self.of), "without": mean_ci(values)}.items():
                 covered[name] += found.low <= 0.5 <= found.high
         assert covered["of"] / 150 > 0.89 and covered["without"] / 150 < 0.8
 
     def test_names_of_any_kind_tell_them_and_one_of_each_or_one_of_all_changes_nothing(self):
-        values = self.rng.random(len(self.of))
+        values = np.random.default_rng(6).random(len(self.of))
         named = [f"entity {c}" for c in self.of]
         assert mean_ci(values, named) == mean_ci(values, self.of) != mean_ci(values)
         assert mean_ci(values, range(len(values))) == mean_ci(values, ["the same"] * len(values)) == mean_ci(values)
@@ -130,3 +138,14 @@ def test_prompts_that_all_agree_do_not_make_certainty():
     assert mean_ci(np.zeros((8, 4))) == mean_ci(np.zeros(8))
     assert paired_difference_ci(np.zeros(8), np.zeros(8)) == (0.0, -wilson(0, 8).high, wilson(0, 8).high)
     assert paired_difference_ci(np.ones((8, 2)), np.zeros((8, 2))) == mean_ci(np.ones(8))
+    assert mean_ci(np.full(8, 0.75)) == (0.75, 0.75 - wilson(0, 8).high, 1.0)
+    assert mean_ci(np.full((1, 3), 0.5))[1:] == (0.0, 1.0), "nor does one prompt"
+
+
+def test_means_are_told_apart_by_what_differs_six_times():
+    zeros = np.zeros(40)
+    few, enough = np.arange(40) < 5, np.arange(40) < 6
+    assert paired_difference_ci(few, zeros).low > 0 and not told_apart(few, zeros)
+    assert told_apart(enough, zeros) and told_apart(zeros, enough)
+    assert not told_apart(enough, zeros, np.arange(40) // 2), "which are of three entities"
+    assert not told_apart(np.arange(40) < 20, np.arange(40) >= 20), "as often the one as the other"

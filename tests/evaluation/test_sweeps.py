@@ -85,7 +85,9 @@ class Oracle:
         return SimpleNamespace(faithful=images[:, 0, 0, 0] > 0, aligned=images[:, 0, 0, 1] > 0)
 
 
-def rated_sweep(num_prompts: int, num_seeds: int, stranger: int | None = None) -> tuple[Sweep, np.ndarray]:
+def rated_sweep(
+    num_prompts: int, num_seeds: int, stranger: int | None = None, entities: int = 20
+) -> tuple[Sweep, np.ndarray]:
     """A sweep of images for the oracle, and the verdicts [2, P, S, C] written into them."""
     world, etas = World(num_entities=20, num_images=200), (0.0, 0.5, 1.0)
     image = np.zeros((num_prompts, num_seeds, 4, 16, 16, 3), np.uint8)
@@ -93,7 +95,7 @@ def rated_sweep(num_prompts: int, num_seeds: int, stranger: int | None = None) -
     image[:, :, :, 0, 0, :2] = np.moveaxis(verdict, 0, -1) * 255
     prompts = []
     for p in range(num_prompts):
-        attributes = world.example(p, 0, resolution=16)["attributes"]
+        attributes = world.example(p % entities, p // entities, resolution=16)["attributes"]
         known = truth(attributes)
         image[p, :, :, 0, 0, 2], image[p, :, :, 0, 1, 2] = known.look[1] * 10, known.scene["place"] * 10
         prompts.append(prompt(p, attributes={} if p == stranger else attributes))
@@ -110,6 +112,12 @@ def test_verdicts_and_curves_belong_to_their_images(num_seeds):
         assert list(curve.points) == [mean_ci(verdict_PSC[:, :, 1 + e]) for e in range(3)]
     assert [curve.ceiling for curve in ratings.curves] == [0.9, 1.0]
     assert "100 true images" in ratings.about_rater and "6 prompts" in ratings.note
+
+
+def test_prompts_about_one_entity_are_drawn_together_for_the_curves_intervals():
+    sweep, verdict = rated_sweep(12, 1, entities=4)
+    curve = rate(sweep, Oracle()).curves[0]
+    assert curve.baseline == mean_ci(verdict[0][:, :, 0], list(range(4)) * 3) != mean_ci(verdict[0][:, :, 0])
 
 
 def test_prompts_without_truth_are_left_out_of_the_curves():

@@ -13,7 +13,7 @@ from reimagen_jax.evaluation.entities.tables import row
 from reimagen_jax.evaluation.fewshot.bench import Row, Setting
 from reimagen_jax.evaluation.human import results as human
 from reimagen_jax.evaluation.sets import Figure
-from reimagen_jax.evaluation.statistics import wilson
+from reimagen_jax.evaluation.statistics import mean_ci, wilson
 from reimagen_jax.files import write_json
 from reimagen_jax.reports import fewshot, grid_results, results
 from reimagen_jax.reports.keeping import READERS, keep, places
@@ -22,7 +22,7 @@ from tests.reports import test_grid_report, test_report
 from tests.tiny import TINY
 
 HALF, MOST = wilson(5, 10), wilson(9, 10)
-LOOK = "0.889 [0.889, 0.889]"
+LOOK = str(mean_ci(np.full(10, 8 / 9)))
 VERSIONS = {"reimagen_jax": "0.2.0", "device": "1 x cpu", "hardware": "2 CPU cores, a kind", "commit": "0a1b"}
 
 

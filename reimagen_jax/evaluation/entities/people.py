@@ -200,7 +200,7 @@ def judged(folder: Path) -> list[dict[str, Any]]:
     S, prompts = drawn.images_per_prompt, len(drawn.prompts)
     rows = []
     categories = list(dict.fromkeys(prompt.category for prompt in drawn.prompts))
-    of = np.array([prompt.category for prompt in drawn.prompts])
+    of, entity_N = (np.array([getattr(prompt, name) for prompt in drawn.prompts]) for name in ("category", "entity"))
     for source in drawn.sources:
         value = {name: np.zeros((prompts, S), bool) for name in JUDGED}
         for sheet in drawn.pictures:
@@ -208,9 +208,11 @@ def judged(folder: Path) -> list[dict[str, Any]]:
                 for name in JUDGED:
                     value[name][sheet.prompt, sheet.image] = verdicts[sheet.picture][name]
         for category in [*categories, *([EVERYTHING] if len(categories) > 1 else [])]:
-            here = {name: v[(of == category) | (category == EVERYTHING)] for name, v in value.items()}
+            within = (of == category) | (category == EVERYTHING)
+            here = {name: v[within] for name, v in value.items()}
             both = here["faithful"] & here["aligned"]  # (3)
-            shares = {name: mean_ci(v) for name, v in {**here, "both": both, "best": both.any(axis=1)}.items()}
+            told = {**here, "both": both, "best": both.any(axis=1)}
+            shares = {name: mean_ci(v, entity_N[within]) for name, v in told.items()}
             counts = {"prompts": len(both), "images_per_prompt": S}
             rows.append({"category": category, "source": source, **counts, **shares})
     return rows

@@ -162,7 +162,7 @@ def _read(pool: Pool, learner: Learner) -> np.ndarray:
     """What a learner reads of a pool."""
     found = getattr(pool, learner.reads)
     if found is None:
-        raise UserError(f"{pool.name}: of its pictures no {learner.reads} were read")
+        raise UserError(f"{pool.name}: its pictures were not read for this learner")
     return found
 
 

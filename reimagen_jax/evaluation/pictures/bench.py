@@ -27,7 +27,7 @@ from reimagen_jax.errors import require
 from reimagen_jax.evaluation.pictures import measures
 from reimagen_jax.evaluation.pictures.features import Pictures, Spaces
 from reimagen_jax.evaluation.pictures.judges import Judge
-from reimagen_jax.evaluation.statistics import mean_ci, paired_difference_ci
+from reimagen_jax.evaluation.statistics import mean_ci, told_apart
 from reimagen_jax.evaluation.store import Images, checksum
 from reimagen_jax.inference.pipeline import Pipeline
 from reimagen_jax.inference.prompts import Prompt
@@ -306,12 +306,12 @@ def best_of(
     gentle: Mapping[Arm, float],
     about: Sequence[str],
 ) -> tuple[Arm, list[Arm]]:
-    """The arm with the highest mean of a measure; and, with it, those that cannot be told from it by paired differences
-    over what the prompts are `about`, the one with the least guidance first: that is the one to take."""
+    """The arm with the highest mean of a measure; and, with it, those that cannot be told from it over what the prompts
+    are `about` (`statistics.told_apart`), the one with the least guidance first: that is the one to take."""
     values = {arm: outcomes[arm][measure] for arm in arms}
     known = ~np.isnan(np.stack([value.mean(axis=1) for value in values.values()])).any(axis=0)
     values = {arm: value[known] for arm, value in values.items()}
     about_N = np.array(about)[known]
     best = max(arms, key=lambda arm: values[arm].mean())
-    tied = [arm for arm in arms if arm == best or paired_difference_ci(values[best], values[arm], about_N).low <= 0]
+    tied = [arm for arm in arms if not told_apart(values[best], values[arm], about_N)]
     return best, sorted(tied, key=lambda arm: (gentle[arm], -values[arm].mean()))

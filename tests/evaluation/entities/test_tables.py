@@ -1,12 +1,16 @@
 """EntityDrawBench in numbers."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from reimagen_jax.evaluation.entities import answers
 from reimagen_jax.evaluation.entities.arms import TRUTH, Arm, plan
-from reimagen_jax.evaluation.entities.tables import by_count, comparisons, row
+from reimagen_jax.evaluation.entities.bench import Outcome
+from reimagen_jax.evaluation.entities.tables import MEASURES, by_count, comparisons, row
+from reimagen_jax.evaluation.statistics import difference_ci, mean_ci
 from reimagen_jax.reports.entities import tables
 
 
@@ -36,6 +40,36 @@ def test_rows_and_comparisons_are_means_of_the_ratings(bench):
     assert found["best of 2, unseen: retrieval minus none"].mean == pytest.approx(both.any(axis=1).mean())
     assert found["best of 2 with retrieval: frequent minus unseen"].mean > 0.3
     assert len(found) == 3 * 3
+
+
+def test_prompts_about_one_entity_are_not_independent():
+    """In every table: 24 prompts about eight entities, of which all prompts fare alike."""
+    entity_N = np.repeat(np.arange(8), 3)
+    right_NS, none_NS = (entity_N < 3)[:, None], np.zeros((24, 1), bool)
+    told_NA = np.ones((24, 4), bool)
+
+    def outcome(right_NS):
+        look_NSP, scene_NSA = (right_NS[..., None].repeat(parameters, 2) for parameters in (9, 4))
+        verdicts = (right_NS, right_NS, look_NSP, scene_NSA, told_NA, right_NS)
+        return Outcome(*verdicts, np.zeros(24), np.zeros(24, int), entity_N)
+
+    wide, narrow = mean_ci(right_NS, entity_N), mean_ci(right_NS)
+    assert wide.high - wide.low > 1.4 * (narrow.high - narrow.low)
+    with_, without = Arm("unseen", "retrieval", 2, 0.5), Arm("unseen", "none")
+    entry = row(with_, outcome(right_NS))
+    assert {entry[name] for name in MEASURES} | set(entry["parameters"].values()) == {wide}
+    outcomes = {with_: outcome(right_NS), without: outcome(none_NS)}
+    (counted, _) = by_count(outcomes, {"unseen": np.zeros(24, int)})
+    assert counted["faithfulness"] == counted["both"] == wide
+    differences = {each["what"]: each["difference"] for each in comparisons(outcomes, 2, 0.5)}
+    assert set(differences.values()) == {wide}
+    often = {**outcomes, Arm("frequent", "retrieval", 2, 0.5): outcome(right_NS)}
+    of_splits = [each["difference"] for each in comparisons(often, 2, 0.5) if "frequent minus" in each["what"]]
+    assert set(of_splits) == {difference_ci(right_NS, right_NS, entity_N, entity_N)}
+    answer = answers.row("unseen", SimpleNamespace(name="a", num_prompts=24), outcome(right_NS), answers.Cost(1.0, 1))
+    assert {answer[name] for name in answers.COMPARED} == {wide}
+    pair = {("unseen", "a"): outcome(right_NS), ("unseen", "b"): outcome(none_NS)}
+    assert {answers.difference("unseen", "a", "b", pair)[name] for name in answers.COMPARED} == {wide}
 
 
 def test_an_image_that_is_faithful_and_another_that_is_aligned_are_not_both(bench):

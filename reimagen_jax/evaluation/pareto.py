@@ -6,7 +6,7 @@
   best                       the highest share of one measure; of equals, the cheapest                             (3)
   indistinguishable          points whose difference to the best, over the same prompts, may be none: its 95 %
                              interval (paired bootstrap) has 0 in it, or fewer than six prompts, or of what they
-                             are about, differ (`statistics.told_apart`)                                           (4)
+                             are about, differ (`statistics.enough_differ`)                                        (4)
 
 The best of many points is the luckiest as well: its interval knows nothing of the choice. Other prompts, or another
 seed, tell whether it stays the best.
@@ -22,7 +22,7 @@ from jaxtyping import Bool
 from reimagen_jax.evaluation.grids import Grid
 from reimagen_jax.evaluation.rater import Rater
 from reimagen_jax.evaluation.ratings import judge, truth
-from reimagen_jax.evaluation.statistics import Interval, mean_ci, paired_difference_ci, told_apart
+from reimagen_jax.evaluation.statistics import Interval, enough_differ, mean_ci, paired_difference_ci
 from reimagen_jax.evaluation.store import Images
 
 Measure = Literal["faithful", "aligned", "both"]
@@ -126,7 +126,7 @@ def chosen(
             own_QS = each.verdict_VQS[MEASURES.index(measure)]
             itself = each.number == best
             behind = Interval(0.0, 0.0, 0.0) if itself else paired_difference_ci(own_QS, best_QS, about)
-            tied = not told_apart(own_QS, best_QS, about)
+            tied = behind.high >= 0.0 or not enough_differ(own_QS, best_QS, about)
             each = replace(each, behind=behind, front=on_front[each.number], tied=tied)
         compared.append(each)
     return Table(tuple(compared), measure, by, rated_P, next(each for each in compared if each.number == best))

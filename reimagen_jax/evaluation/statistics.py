@@ -108,10 +108,15 @@ def paired_difference_ci(
 
 def told_apart(a: Sequence | np.ndarray, b: Sequence | np.ndarray, of: Sequence | np.ndarray | None = None) -> bool:
     """Whether two means over the same prompts are told from each other: the interval of their difference has no 0 in
-    it, and at least `TELLING` prompts differ, or of what they are about as many. Raises as `paired_difference_ci`."""
+    it, and enough prompts differ. Raises as `paired_difference_ci`."""
     difference = paired_difference_ci(a, b, of)
+    return not difference.low <= 0.0 <= difference.high and enough_differ(a, b, of)
+
+
+def enough_differ(a: Sequence | np.ndarray, b: Sequence | np.ndarray, of: Sequence | np.ndarray | None = None) -> bool:
+    """Whether at least `TELLING` prompts differ, or of what they are about as many."""
     differ_N = (np.asarray(a) != np.asarray(b)).reshape(len(a), -1).any(axis=1)
-    return not difference.low <= 0.0 <= difference.high and _count(_clusters(len(a), of)[differ_N]) >= TELLING
+    return _count(_clusters(len(a), of)[differ_N]) >= TELLING
 
 
 def _clusters(N: int, of: Sequence | np.ndarray | None) -> np.ndarray:

@@ -241,12 +241,13 @@ class PictureBench:
     def row(self, arm: Arm, group: str, outcome: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """A row of the table: JSON types, shares are `Interval`s; KID and FID are over all groups alone."""
         within = np.array([group in (EVERYTHING, own) for own in self.groups])
+        about_N = np.array(self.about)[within]
         row: dict[str, Any] = {"arm": str(arm), "group": group, "prompts": int(within.sum())}
         for name in SHARES:
             values = outcome.get(name, np.empty((len(within), 0)))[within]
             known = ~np.isnan(values).any(axis=1) & (values.shape[1] > 0)
             if known.any():
-                row[name] = mean_ci(values[known], np.array(self.about)[within][known])
+                row[name] = mean_ci(values[known], about_N[known])
         if arm.neighbours != TRUE and group == EVERYTHING:
             drawn = self.drawn(arm)
             vectors = self.spaces(self.space, drawn.reshape(-1, *drawn.shape[2:]))
@@ -268,8 +269,7 @@ class PictureBench:
 
     def _another(self, i: int) -> int:
         """A prompt about something else, that has neighbours, for prompt i."""
-        about = self.about
-        rivals = [j for j, prompt in enumerate(self.prompts) if about[j] != about[i] and prompt.neighbours]
+        rivals = [j for j, prompt in enumerate(self.prompts) if self.about[j] != self.about[i] and prompt.neighbours]
         require(bool(rivals), f"no other prompt has neighbours that would be wrong for {self.prompts[i].text!r}")
         return rivals[np.random.default_rng((self.pipeline.seed, i)).integers(len(rivals))]
 

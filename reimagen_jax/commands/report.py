@@ -84,7 +84,7 @@ class Keep(Options):
 
     def run(self) -> None:
         """Reads, writes, and prints the table. Raises `UserError` on runs that it cannot read."""
-        from reimagen_jax.reports.keeping import keep, places
+        from reimagen_jax.reports.keeping import keep, other_prompts, places
         from reimagen_jax.reports.kept import markdown, write_kept
 
         require(self.out.suffix == ".json", f"--out {self.out}: measurements are files NAME.json")
@@ -97,6 +97,8 @@ class Keep(Options):
         except OSError as error:
             raise UserError(f"cannot write {self.out}: {error.strerror}") from error
         say(*markdown(kept), f"kept: {self.out}")
+        if apart := other_prompts(self.runs):
+            say(f"{', '.join(apart)}: of other prompts than the runs before; draw the same to compare", error=True)
         if named := dict.fromkeys(place for made in kept.made for place in places(made)):
             say(f"the commands in it name places of this machine: {', '.join(named)}", error=True)
 

@@ -18,6 +18,8 @@ from reimagen_jax.reports.pictures import DISTANCES
 
 FILES = ("results.json", "sweep.json")
 """What an evaluation's folder has its figures in."""
+PROMPTS = "prompts.json"
+"""And the prompts of `evaluate entities`."""
 SIGNIFICANT = 6
 """Digits that are kept."""
 COUNTED = "prompts"
@@ -123,6 +125,19 @@ def _made(results: Mapping[str, Any], file: Path, hardware: str | None, label: s
         date=datetime.fromtimestamp(file.stat().st_mtime, UTC).date().isoformat(),
         rows=label,
     )
+
+
+def other_prompts(runs: Sequence[str]) -> list[str]:
+    """The runs, of several, that have drawn other prompts of a split than the first that has drawn it: their rows are
+    not of the same."""
+    first: dict[str, Any] = {}
+    apart = []
+    for run in runs:
+        path = _named(run, alone=len(runs) == 1)[1] / PROMPTS
+        asked = read_json(path, "the prompts of an evaluation") if path.is_file() else {}
+        if any(first.setdefault(split, prompts) != prompts for split, prompts in asked.items()):
+            apart.append(run)
+    return apart
 
 
 def places(made: Made) -> list[str]:

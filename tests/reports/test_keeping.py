@@ -16,7 +16,7 @@ from reimagen_jax.evaluation.sets import Figure
 from reimagen_jax.evaluation.statistics import mean_ci, wilson
 from reimagen_jax.files import write_json
 from reimagen_jax.reports import fewshot, grid_results, results
-from reimagen_jax.reports.keeping import READERS, keep, places
+from reimagen_jax.reports.keeping import READERS, keep, other_prompts, places
 from reimagen_jax.reports.kept import markdown, read_kept, write_kept
 from tests.reports import test_grid_report, test_report
 from tests.tiny import TINY
@@ -96,6 +96,14 @@ def test_several_images_of_a_prompt_have_their_best(tmp_path):
     found = kept(run)
     assert [column.name for column in found.columns][-1] == "best of 4"
     assert found.rows[0].values["best of 4"] == pytest.approx(wilson(10, 10), abs=1e-5)
+
+
+def test_runs_of_other_prompts_are_named(tmp_path):
+    for name, asked in {"a": {"unseen": ["x"]}, "b": {"unseen": ["x"], "rare": ["y"]}, "c": {"unseen": ["z"]}}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "prompts.json").write_text(json.dumps(asked))
+    runs = [f"{name}={tmp_path / name}" for name in "abc"]
+    assert other_prompts(runs) == runs[2:] and other_prompts([*runs[:2], f"d={tmp_path / 'd'}"]) == []
 
 
 def test_several_runs_are_one_table_by_their_labels(tmp_path):

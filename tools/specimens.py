@@ -444,6 +444,7 @@ def write_ratings(folder: Path) -> None:
         copied_NS=right_NS,
         found_N=np.linspace(0, 1, 4),
         category_N=np.arange(4),
+        entity_N=np.arange(4),
         seconds=1.5,
     )
     folder.mkdir()

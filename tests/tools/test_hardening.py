@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[2]
 MODULE = "tests.tools.planted"
 
 
-def tool(name, *args, cwd=ROOT):
-    """Status and output of a tool, asked about the planted module."""
-    words = [sys.executable, str(ROOT / "tools" / f"{name}.py"), "--module", MODULE, *map(str, args)]
+def tool(name, *args, module=MODULE, cwd=ROOT):
+    """Status and output of a tool, asked about a module: the planted one."""
+    words = [sys.executable, str(ROOT / "tools" / f"{name}.py"), "--module", module, *map(str, args)]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tools"), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(words, cwd=cwd, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     assert "Traceback" not in done.stderr, done.stderr
@@ -54,6 +54,12 @@ def test_the_fuzzer_does_not_accuse_an_input_of_what_the_interpreter_stumbles_ov
     status, printed = tool("fuzz", *limits, "--targets", "stumbles")
     assert status == 0 and rows(printed)["stumbles"][:4] == [3, 3, 0, 0], printed
     assert not (tmp_path / "findings").exists()
+
+
+def test_every_reader_reads_its_specimens_as_they_are(tmp_path):
+    """Or a change of what the program writes would leave its readers, and these, behind."""
+    status, printed = tool("fuzz", "--inputs", 1, "--findings", tmp_path / "findings", module="readers")
+    assert "cannot be read" not in printed and status == 0, printed
 
 
 def test_inputs_are_the_same_for_the_same_seed():

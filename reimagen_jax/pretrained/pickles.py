@@ -34,6 +34,13 @@ from reimagen_jax.pretrained.safetensors_reader import Index
 
 LARGEST_PICKLE = 2**25
 """Bytes; a pickle takes some 200 for a tensor."""
+MOST_INSTRUCTIONS = 2**22
+"""Of a pickle; a tensor takes some 25. Each makes a value of some 70 bytes at most, however short it is itself."""
+MOST_ARGUMENTS = 16
+"""Of a call, which copies them; a tensor is made of seven."""
+MOST_AXES = 64
+LONGEST_NAME = 200
+"""Of a storage; PyTorch's are numbers."""
 OLD_MARK, OLD_VERSION = 0x1950A86A20F9469CFC6C, 1001
 """That files from before PyTorch 1.6 begin with."""
 
@@ -55,6 +62,8 @@ STORAGES: Mapping[str, tuple[str, Any]] = {
 _DAMAGED = (ArithmeticError, EOFError, LookupError, OSError, RuntimeError, ValueError, struct.error, zlib.error)
 _DAMAGED += (zipfile.BadZipFile,)
 """What zipfile raises of archives that are none, or not whole."""
+_BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Of these zipfile unpacks no more than is asked for; of others a few bytes may become any number."""
 
 
 class Skipped:
@@ -110,15 +119,16 @@ class Tensor:
         """Raises `UserError` where it would reach out of its storage, or have more values than that."""
         whole = [self.offset, *self.shape, *self.strides]
         good = all(type(number) is int and 0 <= number < 2**62 for number in whole)
-        good = good and len(self.shape) == len(self.strides) <= 64 and self.offset <= self.storage.count
-        if good and 0 not in self.shape:
+        good = good and len(self.shape) == len(self.strides) <= MOST_AXES and self.offset <= self.storage.count
+        told = self.shape if good else "unknown"  # of other values it may be endless to tell
+        if good and 0 in self.shape:
+            good = math.prod(n for n in self.shape if n) < 2**48  # as many as numpy can count
+        elif good:
             last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
             good = last < self.storage.count and math.prod(self.shape) <= self.storage.count
-        # Not any value: one of another type may be endless to tell.
-        shape = self.shape if all(type(number) is int for number in self.shape) else "unknown"
         require(
             good,
-            f"{self.storage.path}: a tensor of shape {shape} does not lie in its storage, {self.storage.member} "
+            f"{self.storage.path}: a tensor of shape {told} does not lie in its storage, {self.storage.member} "
             f"of {self.storage.count} values: the file is damaged",
         )
 
@@ -132,7 +142,8 @@ class Tensor:
         numbers = self.storage.read()[self.offset :]
         if 0 in self.shape:
             return np.zeros(self.shape, self.storage.dtype)[index]
-        steps = tuple(step * numbers.itemsize for step in self.strides)
+        # Along an axis of one value no step is taken, whatever the file tells of it.
+        steps = [step * numbers.itemsize if n > 1 else 0 for n, step in zip(self.shape, self.strides, strict=True)]
         return np.array(np.lib.stride_tricks.as_strided(numbers, self.shape, steps, writeable=False)[index])
 
     def rows(self, begin: int, end: int) -> "Tensor":
@@ -188,7 +199,7 @@ def state_dict(path: str | Path, *, under: tuple[str, ...] = ("state_dict", "mod
     require(isinstance(content, dict), f"{path} holds no table of tensors: is it the file of a network's weights?")
     named = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
     found = {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}
-    some = ", ".join(list(named or map(str, content))[:3])
+    some = ", ".join([name[:80] for name in named or content if isinstance(name, str)][:3])
     require(bool(found), f"{path} holds no tensors called {prefix}...: it has {some or 'nothing'}")
     return found
 
@@ -212,8 +223,13 @@ def load(path: str | Path) -> Any:
                 f"{path}: its pickle has {members[name].file_size:,} bytes, at most {LARGEST_PICKLE:,} are read",
             )
             folder = name.removesuffix("data.pkl")
-            order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in members else b"little"
-            require(order.strip() == b"little", f"{path}: its numbers begin with their highest byte, which is not read")
+            order = f"{folder}byteorder"
+            packed = [each for each in (name, order) if each in members and members[each].compress_type not in _BOUNDED]
+            require(not packed, f"{path}: {', '.join(packed)} is compressed in a way that PyTorch does not write")
+            if order in members:
+                with archive.open(order) as file:
+                    little = file.read(16).strip() == b"little"
+                require(little, f"{path}: its numbers begin with their highest byte, which is not read")
             program = archive.read(name)
     except _DAMAGED as error:
         raise UserError(f"{path} cannot be read, is it whole? ({error})") from error
@@ -233,7 +249,8 @@ def _old(path: Path) -> Any:
         mark == OLD_MARK, f"{path} is no file of PyTorch's: neither a zip archive nor what it wrote before version 1.6"
     )
     version, system = _Machine(path).run(head), _Machine(path).run(head)
-    require(version == OLD_VERSION, f"{path} is of version {str(version)[:20]}, not {OLD_VERSION}: save it again")
+    told = version if type(version) is int and version < 2**32 else "unknown"  # of others it may be endless to tell
+    require(version == OLD_VERSION, f"{path} is of version {told}, not {OLD_VERSION}: save it again")
     little = isinstance(system, dict) and system.get("little_endian") is True
     require(little, f"{path}: its numbers begin with their highest byte, which is not read")
     content, names = machine.run(head), _Machine(path).run(head)
@@ -248,22 +265,22 @@ class _Name:
         self.name, self.call = name, call
 
 
-_MARK = object()
-
-
 class _Machine:
     """Python's stack machine of pickles, without all that could run code."""
 
     def __init__(self, path: Path, folder: str = "", members: Mapping[str, zipfile.ZipInfo] | None = None) -> None:
         self.path, self.folder, self.members = path, folder, members or {}
         self.stack: list[Any] = []
+        self.marks: list[int] = []
+        """How much lay on the stack when each was set."""
         self.memo: dict[int, Any] = {}
 
     def run(self, program: bytes | BinaryIO) -> Any:
         """What a pickle makes, which is read to its end and no further. Raises `UserError` on what is damaged, or not
         allowed."""
         try:
-            for instruction, argument, _ in pickletools.genops(program):
+            for number, (instruction, argument, _) in enumerate(pickletools.genops(program)):
+                require(number < MOST_INSTRUCTIONS, f"{self.path}: its pickle is too long to be one of weights")
                 if instruction.name == "STOP":
                     return self.stack.pop()
                 self.step(instruction.name, argument)
@@ -271,7 +288,9 @@ class _Machine:
             raise
         # A pickle that is not one fails in as many ways as there are instructions.
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, UnicodeError) as error:
-            raise UserError(f"{self.path}: its pickle is damaged ({type(error).__name__}: {error})") from error
+            raise UserError(
+                f"{self.path}: its pickle is damaged ({type(error).__name__}: {str(error)[:200]})"
+            ) from error
         raise UserError(f"{self.path}: its pickle has no end")
 
     def step(self, name: str, argument: Any) -> None:
@@ -281,7 +300,7 @@ class _Machine:
             case "PROTO" | "FRAME":
                 pass
             case "MARK":
-                stack.append(_MARK)
+                self.marks.append(len(stack))
             case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
                 stack.append({"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}[name]())
             case "NONE" | "NEWTRUE" | "NEWFALSE":
@@ -315,7 +334,7 @@ class _Machine:
             case "GET" | "BINGET" | "LONG_BINGET":
                 stack.append(self.memo[int(argument)])
             case "POP":
-                stack.pop()
+                (self.marks if self.marks[-1:] == [len(stack)] else stack).pop()
             case "GLOBAL":
                 stack.append(self.named(*argument.split(" ", 1)))
             case "STACK_GLOBAL":
@@ -326,6 +345,8 @@ class _Machine:
                 arguments, called = stack.pop(), stack.pop()
                 if not isinstance(called, _Name) or not isinstance(arguments, tuple):
                     raise ValueError("what is called is no function")
+                if len(arguments) > MOST_ARGUMENTS:
+                    raise ValueError(f"{called.name} is called with {len(arguments)} values")
                 stack.append(called.call(*arguments))
             case "BUILD":  # attributes of tables (versions of modules), or of what is skipped
                 stack.pop()
@@ -336,8 +357,10 @@ class _Machine:
 
     def marked(self) -> list[Any]:
         """Takes what lies above the last mark, and the mark."""
-        place = len(self.stack) - 1 - self.stack[::-1].index(_MARK)
-        values = self.stack[place + 1 :]
+        place = self.marks.pop()
+        if place > len(self.stack):
+            raise ValueError("what lay below a mark was taken")
+        values = self.stack[place:]
         del self.stack[place:]
         return values
 
@@ -347,8 +370,10 @@ class _Machine:
             raise ValueError(f"a {type(self.stack[-1]).__name__} is no {kind.__name__}")
         return self.stack[-1]
 
-    def named(self, module: str, name: str) -> _Name:
+    def named(self, module: Any, name: Any) -> _Name:
         """What may be called by this name."""
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("a name is no text")
         whole = f"{module}.{name}"
         if module == "torch" and name in STORAGES:
             return _Name(name, _not_called)
@@ -373,7 +398,8 @@ class _Machine:
 
     def told(self, word: Any, kind: Any, key: Any, _: Any, count: Any) -> tuple[str, Any, str, Any]:
         """What is told of a storage: its type in safetensors' words and as one, its name, its length."""
-        if word != "storage" or not isinstance(kind, _Name) or kind.name not in STORAGES or not isinstance(key, str):
+        known = isinstance(kind, _Name) and kind.name in STORAGES
+        if word != "storage" or not known or not isinstance(key, str) or len(key) > LONGEST_NAME:
             raise ValueError("a tensor refers to no storage")
         return *STORAGES[kind.name], key, count
 
@@ -448,6 +474,8 @@ def _parameter(tensor: Any, *_: Any) -> Any:
 def _shape(sizes: Any = ()) -> tuple[Any, ...]:
     if not isinstance(sizes, tuple | list):
         raise ValueError("a shape is no tuple")
+    if len(sizes) > MOST_AXES:
+        raise ValueError(f"a shape has {len(sizes)} axes")
     return tuple(sizes)
 
 

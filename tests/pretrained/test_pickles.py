@@ -302,3 +302,81 @@ def test_what_an_old_file_has_lost_since_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-400])
     with pytest.raises(UserError, match="is the file whole"):
         found.read()
+
+
+def _raw(path, program, members=None, compression=zipfile.ZIP_STORED, order=None):
+    """An archive of PyTorch's layout with a pickle written by hand."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", program, compression)
+        for name, content in (members or {}).items():
+            archive.writestr(f"a/data/{name}", content)
+        if order is not None:
+            archive.writestr("a/byteorder", order, zipfile.ZIP_BZIP2)
+    return path
+
+
+BEGIN, TWICE = b"\x80\x04", b"q\x00h\x00\x86"
+SIZE = b"ctorch\nSize\nq\x02"
+ENDLESS = {
+    "a name of nested tuples": BEGIN + b")" + TWICE * 60 + b"\x8c\x01x\x93.",
+    "a deep name": BEGIN + b")" + b"\x85" * 100_000 + b"\x8c\x01x\x93.",
+    "calls that copy a list": BEGIN
+    + b"]("
+    + b"K\x01" * 50_000
+    + b"eq\x00\x85q\x01"
+    + SIZE
+    + b"h\x02h\x01R" * 50_000
+    + b".",
+    "calls that copy their values": BEGIN + b"(" + b"N" * 50_000 + b"tq\x01" + SIZE + b"h\x02h\x01R" * 50_000 + b".",
+    "a table's key of many digits": BEGIN + b"}\x8b\xb8\x0b\x00\x00" + b"\x7f" * 3000 + b"K\x01s.",
+    "more values than weights have": BEGIN + b"(" + b"}" * (pickles.MOST_INSTRUCTIONS + 1) + b"t.",
+}
+
+
+@pytest.mark.parametrize("program", ENDLESS.values(), ids=ENDLESS.keys())
+def test_short_pickles_that_ask_for_time_or_memory_without_end_are_refused(program, tmp_path):
+    with pytest.raises(UserError) as error:
+        state_dict(_raw(tmp_path / "w.pt", program))
+    assert len(str(error.value)) < 500
+
+
+def test_marks_take_time_by_their_number_alone(tmp_path):
+    """Not by all that lies below them: the steps that are taken are counted, not the time."""
+    machine = pickles._Machine(tmp_path / "w.pt")
+    found = machine.run(BEGIN + b"N" * 100_000 + b"(t" * 100_000 + b"\x85.")
+    assert found == ((),) and len(machine.stack) == 199_999
+
+
+def test_what_unpacks_to_more_than_is_asked_for_is_refused(tmp_path):
+    program = pickle.dumps({"a": 1}, protocol=2)
+    with pytest.raises(UserError, match="a/byteorder is compressed in a way"):
+        load(_raw(tmp_path / "w.pt", program, order=b"little" + bytes(2**24)))
+    for way in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with pytest.raises(UserError, match=r"a/data\.pkl is compressed in a way"):
+            load(_raw(tmp_path / "w.pt", program, compression=way))
+    assert load(_raw(tmp_path / "w.pt", program, compression=zipfile.ZIP_DEFLATED)) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "version",
+    [BEGIN + b")" + TWICE * 60 + b".", BEGIN + b")" + b"\x85" * 100_000 + b".", pickle.dumps(2**30_000, 2)],
+    ids=["nested", "deep", "of many digits"],
+)
+def test_a_version_that_is_endless_to_tell_is_refused(version, tmp_path):
+    path = tmp_path / "w.pth"
+    path.write_bytes(pickle.dumps(pickles.OLD_MARK, 2) + version + pickle.dumps({"little_endian": True}, 2))
+    with pytest.raises(UserError, match="is of version unknown, not 1001"):
+        load(path)
+
+
+def test_tensors_whose_steps_or_emptiness_no_array_could_have(tmp_path):
+    stored = Stored(np.arange(4, dtype=np.float32), "0")
+    one = load(write(tmp_path / "one.pt", {"w": tensor(stored, (1, 1), (2**61, 2**61))}))["w"]
+    np.testing.assert_array_equal(one.read(), [[0.0]])  # along one value no step is taken
+    for shape in ((0, 2**61), (0, 2**40, 2**40)):
+        with pytest.raises(UserError, match="does not lie in its storage"):
+            load(write(tmp_path / "none.pt", {"w": tensor(stored, shape, (1,) * len(shape))}))
+    for bad in (tensor(Stored(stored.values, "k" * 5000), (4,), (1,)), tensor(stored, (1,) * 5000, (1,) * 5000)):
+        with pytest.raises(UserError) as error:
+            load(write(tmp_path / "long.pt", {"w": bad}))
+        assert len(str(error.value)) < 500

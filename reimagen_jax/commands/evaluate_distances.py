@@ -312,4 +312,6 @@ def _require_place(out: Path | None, overwrite: bool) -> None:
         return
     require(overwrite or not out.exists(), f"{out} already exists: pass --overwrite to replace it")
     require(not out.is_dir(), f"{out} is a folder: name a file")
+    require(out.is_file() or not out.exists(), f"{out} is no file that could be replaced: choose another --out")
+    require(not out.parent.is_file(), f"{out.parent} is a file, no folder: choose another --out")
     require(out.parent.is_dir(), f"{out.parent} not found: make the folder first, or choose another --out")

@@ -5,8 +5,11 @@ amiss with their metadata never costs the pixels.
 """
 
 import ctypes
+import errno
 import hashlib
 import io
+import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,9 +79,18 @@ def load(data: bytes) -> Image.Image:
 
 
 def read(path: str | Path) -> bytes:
-    """The content of an image file, of which no more is read than `load` needs to refuse it. Raises `OSError`."""
-    with open(path, "rb") as file:
+    """The content of an image file, of which no more is read than `load` needs to refuse it.
+
+    Raises `OSError`, also for what is no regular file: a pipe that nobody writes to would never be read to its end.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
         return file.read(MAX_BYTES + 1)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def decode(data: bytes, resolution: int | None = None) -> np.ndarray:

@@ -240,9 +240,11 @@ class Stored(NamedTuple):
 
 
 def array_names(path: Path) -> list[str]:
-    """Names of the arrays in an .npz file. Raises `UserError` where it is none."""
+    """Names of the arrays in an .npz file. Raises `UserError` where it is none, and where a name stands for two."""
     with _zip(path) as archive:
-        return [name.removesuffix(".npy") for name in archive.namelist()]
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+    require(len(set(names)) == len(names), f"{path}: two of its arrays have one name")
+    return names
 
 
 @contextmanager

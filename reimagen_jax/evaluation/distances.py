@@ -78,13 +78,19 @@ class Gaussian:
         return self.count is not None and self.count <= self.width
 
     @cached_property
+    def spectrum(self) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
+        """The covariance's eigenvalues, the smallest first, and their vectors, a column each."""
+        values_D, vectors_DD = np.linalg.eigh(self.cov_DD)
+        return values_D, vectors_DD
+
+    @cached_property
     def factor_DR(self) -> Float[np.ndarray, "d r"]:
         """F of (1), with a column for each dimension in which there is variance, or for each of few vectors."""
         if self.vectors_ND is not None:
             return (self.vectors_ND - self.mean_D).T / np.sqrt(len(self.vectors_ND) - 1)
-        values, vectors = np.linalg.eigh(self.cov_DD)
-        there = values > self.width * np.finfo(np.float64).eps * max(values[-1], 0.0)
-        return vectors[:, there] * np.sqrt(values[there])
+        values_D, vectors_DD = self.spectrum
+        there = values_D > self.width * np.finfo(np.float64).eps * max(values_D[-1], 0.0)
+        return vectors_DD[:, there] * np.sqrt(values_D[there])
 
 
 class Moments:

@@ -42,6 +42,10 @@ MEAN, COV, COUNT, FEATURES = "mu", "sigma", "count", "features"
 """Of statistics; the first two are everybody's."""
 SPATIAL_MEAN, SPATIAL_COV = "mu_s", "sigma_s"
 """Beside them in files of the ADM suite, of the map that sFID is of."""
+LARGEST = 1e30
+"""That statistics may hold: what they are of is float32."""
+ROUNDED = 1e-4
+"""How far below 0 a covariance's eigenvalues may be by rounding (to float32, at worst), as a share of the largest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,11 +167,13 @@ def _statistics(path: Path, features: Features, names: set[str]) -> PictureSet |
     try:
         with np.load(path, allow_pickle=False) as file:
             told = {name: file[name].item() for name in (COUNT, FEATURES) if name in file and _is_one(path, name)}
-            count, noted = (int(told[COUNT]) if COUNT in told else None), str(told.get(FEATURES, ""))
+            count, noted = told.get(COUNT), str(told.get(FEATURES, ""))
     except (MemoryError, UserError):
         raise
     except Exception as error:  # numpy and zipfile raise whatever they like over bytes that are not what they wrote
         raise UserError(f"{path} cannot be read as statistics (mu, sigma): {error}") from error
+    counted = count is None or (type(count) is int and count > 1)
+    require(counted, f"{path} cannot be read as statistics: {COUNT} is {count!r}, and pictures are 2 at least")
     require(
         SPATIAL_MEAN not in names or features.suite or noted != "",
         f"{path} has the ADM suite's statistics ({SPATIAL_MEAN}), of Inception's 2,048 features of pictures resized as "
@@ -211,9 +217,17 @@ def _stored_gaussian(path: Path, names: tuple[str, str], count: int | None) -> G
     finite = bool(np.isfinite(mean_D).all() and np.isfinite(cov_DD).all())
     require(finite, f"{path}: {mu} or {sigma} are no finite numbers")
     mean_D, cov_DD = mean_D.astype(np.float64), cov_DD.astype(np.float64)
+    largest = max(np.abs(mean_D).max(), np.abs(cov_DD).max())
+    require(largest < LARGEST, f"{path}: {mu} or {sigma} has {largest:.1e}: no network's features are as large")
     symmetric = np.allclose(cov_DD, cov_DD.T, rtol=1e-5, atol=1e-8 * (1 + np.abs(cov_DD).max()))
     require(symmetric, f"{path}: {sigma} is no covariance, it is not symmetric")
-    return Gaussian(mean_D, (cov_DD + cov_DD.T) / 2, count)
+    found = Gaussian(mean_D, (cov_DD + cov_DD.T) / 2, count)
+    lowest, highest = found.spectrum[0][[0, -1]]
+    require(
+        lowest >= -ROUNDED * max(highest, 0.0),
+        f"{path}: {sigma} is no covariance, it has variances below 0 (from {lowest:.3g} to {highest:.3g})",
+    )
+    return found
 
 
 def _is_one(path: Path, name: str) -> bool:

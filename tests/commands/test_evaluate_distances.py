@@ -1,7 +1,10 @@
 """`reimagen evaluate fid`, `drawn`, `scores`, `statistics`: figures of sets, statistics of others, what is refused."""
 
 import json
+import os
 import shlex
+import shutil
+import zipfile
 
 import jax
 import numpy as np
@@ -143,6 +146,11 @@ def test_statistics_as_others_write_them_are_read(drawn, rater, tmp_path, capsys
         ({"mu": np.zeros(16), "sigma": np.arange(256.0).reshape(16, 16)}, "not symmetric"),
         ({"mu": np.full(16, None), "sigma": np.eye(16)}, "no finite numbers"),
         ({"mu": np.zeros(16), "sigma": np.eye(16), "count": "many"}, "cannot be read as statistics"),
+        ({"mu": np.zeros(16), "sigma": np.eye(16), "count": -5}, "count is -5, and pictures are 2 at least"),
+        ({"mu": np.zeros(16), "sigma": np.eye(16), "count": 10.7}, "count is 10.7"),
+        ({"mu": np.zeros(16), "sigma": -1000 * np.eye(16)}, "variances below 0"),
+        ({"mu": np.zeros(16), "sigma": np.diag(np.repeat([1e3, -1.0], 8))}, "variances below 0"),
+        ({"mu": np.full(16, 1e300), "sigma": np.eye(16)}, r"has 1.0e\+300: no network's features"),
         ({"mu": np.zeros(16), "sigma": np.eye(16), "features": "Inception's"}, "of other features, Inception's"),
         ({"other": np.zeros(3)}, "neither pictures"),
     ],
@@ -151,6 +159,33 @@ def test_statistics_that_are_none_of_these_features_are_refused(drawn, rater, tm
     np.savez(tmp_path / "s.npz", **arrays)
     with pytest.raises(UserError, match=said):
         run("fid", drawn, tmp_path / "s.npz", f"--features {rater}")
+
+
+def test_an_array_that_is_there_twice_is_none(drawn, rater, tmp_path):
+    """numpy reads one of them, the header that is looked at is the other's."""
+    np.savez(tmp_path / "s.npz", mu=np.zeros(16), sigma=np.eye(16))
+    with zipfile.ZipFile(tmp_path / "s.npz", "a") as archive:
+        archive.writestr("mu", b"hello")
+    with pytest.raises(UserError, match="two of its arrays have one name"):
+        run("fid", drawn, tmp_path / "s.npz", f"--features {rater}")
+
+
+def test_rounded_covariances_of_fewer_pictures_than_dimensions_are_ones(drawn, rater, tmp_path):
+    """As float32 tells them: some variances are a little below 0."""
+    x_ND = vectors_of(drawn, rater)[:8].astype(np.float64)
+    cov_DD = np.cov(x_ND, rowvar=False).astype(np.float32)
+    assert np.linalg.eigvalsh(cov_DD.astype(np.float64))[0] < 0
+    np.savez(tmp_path / "s.npz", mu=x_ND.mean(axis=0).astype(np.float32), sigma=cov_DD)
+    run("fid", drawn, tmp_path / "s.npz", f"--features {rater} --out {tmp_path}/f.json")
+    assert told(tmp_path / "f.json")["FID"]["value"] > 0
+
+
+def test_a_pipe_among_pictures_is_refused_and_not_waited_for(drawn, rater, tmp_path):
+    shutil.copytree(drawn, tmp_path / "piped")
+    os.mkfifo(tmp_path / "piped" / "a.png")
+    (tmp_path / "piped" / "sample.json").unlink(missing_ok=True)
+    with pytest.raises(UserError, match=r"a\.png cannot be read: it is no regular file"):
+        run("fid", tmp_path / "piped", drawn, f"--features {rater}")
 
 
 def test_an_encoder_gives_features_too(drawn, tiny_encoder, tmp_path, capsys):
@@ -171,10 +206,13 @@ def test_features_are_the_raters_layers_of_unit_size_picture_by_picture(drawn, r
 def test_what_cannot_be_done_is_said_before_anything_is_computed(drawn, rater, tmp_path, monkeypatch):
     monkeypatch.setattr(distances.Moments, "add", lambda *_: pytest.fail("it was computed"))
     (tmp_path / "there.npz").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe")
     for command, words, said in (
         ("fid", f"{drawn} {drawn} --out {tmp_path}/there.npz", "already exists: pass --overwrite"),
         ("fid", f"{drawn} {drawn} --out {tmp_path}/no/f.json", "make the folder first"),
         ("fid", f"{drawn} {drawn} --features {tmp_path}", "holds no encoder"),
+        ("fid", f"{drawn} {drawn} --out {tmp_path}/there.npz/f.json", "is a file, no folder"),
+        ("fid", f"{drawn} {drawn} --out {tmp_path}/pipe --overwrite", "no file that could be replaced"),
         ("fid", f"{drawn} {tmp_path}/gone", "gone not found"),
         ("statistics", f"{drawn} --out {tmp_path}/s.txt", "NAME.npz"),
         ("statistics", f"{drawn} --out {tmp_path}/there.npz", "already exists: pass --overwrite"),

@@ -73,6 +73,12 @@ class SystemConfig(Checked):
         return getattr(self, "resolution", None)
 
     @property
+    def encoder_params(self) -> str | None:
+        """Where the encoder lies among its parameters whose vectors it draws, or draws from: two stages in a row need
+        the same. None where there is none."""
+        return None
+
+    @property
     def known_prompts(self) -> tuple[str, ...] | None:
         """What a prompt may name, where that is a list; empty: no prompt says anything to it. None: it reads texts."""
         return None

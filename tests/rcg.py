@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from reimagen_jax.config import Experiment, InitConfig, TrainConfig
 from reimagen_jax.encoders.settings import RepresentationConfig
@@ -75,8 +76,13 @@ ALL = {
 
 def random_params(config, seed=0):
     """Weights away from the zeros that training starts with, so that every input matters; pictures are told apart by
-    the encoder, its variances are above 0."""
+    the encoder, its variances are above 0. The encoder of one seed is the same in all."""
     params = unclip.random_params(config, seed)
+    if "encoder" in params:
+        rng = np.random.default_rng([seed, 2])
+        params["encoder"] = jax.tree.map(
+            lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), params["encoder"]
+        )
     if "statistics" in params.get("encoder", {}):  # a CLIP has none
         told = jax.tree_util.tree_map_with_path(
             lambda path, leaf: jnp.abs(leaf) + 0.5 if "var" in jax.tree_util.keystr(path) else leaf,

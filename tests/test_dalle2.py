@@ -84,12 +84,15 @@ def test_without_a_clip_nothing_is_trained(world, tmp_path):
 
 @pytest.fixture(scope="module")
 def models(world):
-    """All of them, as folders of weights."""
+    """All of them, as folders of weights, by one CLIP."""
+    clip = {}
     for seed, (name, config) in enumerate(TINY.items()):
         folder = world / f"tiny_{name}"
         folder.mkdir()
         (folder / EXPERIMENT).write_text(to_json(config))
-        save_params(folder / WEIGHTS, jax.jit(kinds.system_of(config).init)(jax.random.key(seed)))
+        params = jax.jit(kinds.system_of(config).init)(jax.random.key(seed))
+        clip = clip or params["clip"]
+        save_params(folder / WEIGHTS, params | ({"clip": clip} if "clip" in params else {}))
     return {name: str(world / f"tiny_{name}") for name in TINY}
 
 

@@ -27,6 +27,7 @@ from reimagen_jax.config import Experiment
 from reimagen_jax.data import images
 from reimagen_jax.diffusion.sampler import image_keys
 from reimagen_jax.errors import UserError, require
+from reimagen_jax.pretrained import weights
 from reimagen_jax.progress import compiling, track
 from reimagen_jax.sharding import batch_sharding, make_mesh
 from reimagen_jax.systems import finite, kinds
@@ -209,6 +210,7 @@ class Pipeline:
     def __init__(self, stages: Sequence[Stage], seed: int = 0) -> None:
         """`seed` is of the noise of all stages. Raises `UserError` when the stages do not chain, or it is no seed."""
         check_chain([stage.config for stage in stages])
+        _check_encoders(stages)
         self.stages, self.seed = tuple(stages), checked(seed, Seed, "seed")
 
     @property
@@ -289,6 +291,20 @@ class Pipeline:
 def _as_bytes(samples: np.ndarray) -> np.ndarray:
     """Images as they are written; vectors as they are."""
     return images.rounded(samples) if samples.ndim == 4 else samples
+
+
+def _check_encoders(stages: Sequence[Stage]) -> None:
+    """Raises `UserError` where a stage draws from vectors of another encoder than those that the one before draws: of
+    the same width, they mean nothing to it."""
+    for before, stage in pairwise(stages):
+        told, drawn = stage.config.system.encoder_params, before.config.system.encoder_params
+        if told is None or drawn is None or before.config.system.drawn is not None:
+            continue
+        require(
+            weights.same(before.params[drawn], stage.params[told]),
+            f"{stage.config.name} draws from vectors of another encoder than that of {before.config.name}, whose "
+            "vectors it would be given: take two that were trained with one encoder",
+        )
 
 
 def check_chain(configs: Sequence[Experiment]) -> None:

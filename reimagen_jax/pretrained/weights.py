@@ -87,6 +87,20 @@ def _read(checkpoint: Checkpoint, name: str, path: str | Path) -> np.ndarray:
     return array
 
 
+def same(params: Any, others: Any) -> bool:
+    """Whether two trees are of one network: what both have of it is equal, but for the rounding to 16 bits of one."""
+    theirs = flatten_dict(others, sep="/")
+    pairs = [(leaf, theirs[name]) for name, leaf in flatten_dict(params, sep="/").items() if name in theirs]
+    return bool(pairs) and all(np.shape(x) == np.shape(y) and _equal(x, y) for x, y in pairs)
+
+
+def _equal(x: Any, y: Any) -> bool:
+    x, y = np.asarray(x), np.asarray(y)
+    if x.dtype == y.dtype:
+        return np.array_equal(x, y)
+    return np.allclose(x.astype(np.float32), y.astype(np.float32), rtol=2.0**-7, atol=1e-7)
+
+
 def fingerprint(params: Any, about: Any = None) -> str:
     """SHA-256 (hex) of a parameter tree as float32, by names; and of what else, in JSON types, it belongs to."""
     content = hashlib.sha256(b"" if about is None else json.dumps(about).encode())

@@ -239,6 +239,15 @@ def test_a_clip_may_represent_in_the_encoders_place(params):
 # --- both in a row ----------------------------------------------------------------------------------------------------
 
 
+def test_vectors_of_another_encoder_are_no_condition(params):
+    """As wide as those of its own, they mean nothing to it. Rounded to 16 bits, an encoder is the same."""
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params["rdm"]["encoder"])
+    Pipeline([Stage(RDM, params["rdm"] | {"encoder": rounded}), Stage(GENERATOR, params["generator"])])
+    other = random_params(GENERATOR, seed=1)
+    with pytest.raises(UserError, match="vectors of another encoder than that of tiny_rdm"):
+        Pipeline([Stage(RDM, params["rdm"]), Stage(GENERATOR, other)])
+
+
 def test_an_image_is_drawn_from_what_an_rdm_has_drawn(params):
     stages = [Stage(RDM, params["rdm"], batch_size=2), Stage(GENERATOR, params["generator"], batch_size=2)]
     requests = [Request(index=i) for i in range(3)]

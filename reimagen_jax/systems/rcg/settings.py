@@ -118,6 +118,10 @@ class _Represented(SystemConfig):
         return ("encoder",)
 
     @property
+    def encoder_params(self) -> str | None:
+        return "encoder" if "encoder" in self.held else None
+
+    @property
     def representation_width(self) -> int:
         """D: values of a representation."""
         return self.encoder.width if getattr(self.encoder, "projected", True) else self.encoder.tower.width

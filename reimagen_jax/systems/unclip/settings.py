@@ -118,6 +118,10 @@ class _WithClip(SystemConfig):
     clip: JointConfig = field(default_factory=JointConfig)
     """Whose embeddings these are; its parameters come from `init.weights`, and do not change."""
 
+    @property
+    def encoder_params(self) -> str:
+        return "clip"
+
     def adopt(self, theirs: SystemConfig) -> "_WithClip":
         """These settings with the CLIP of `theirs`, from whose weights a run starts: a CLIP, or what holds one."""
         return dataclasses.replace(self, clip=self._clip_of(theirs))

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, get_type_hints
 
@@ -197,9 +198,9 @@ def _adapter(kind: Any) -> TypeAdapter:
 
 def _said(error: ValidationError, where: str) -> str:
     """The first error, on one line."""
-    first = error.errors(include_url=False)[0]
+    first = _nearest(error.errors(include_url=False))
     typed = where.startswith("--")  # an option, and its value behind it, as on the command line
-    parts = [] if typed else first["loc"]
+    parts = [] if typed else [part for part in first["loc"] if not _of_union(part)]
     place = where + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
     if first["type"] == "missing":
         return f"{place} is missing"
@@ -207,6 +208,22 @@ def _said(error: ValidationError, where: str) -> str:
         return f"{place} is no setting that this version knows"
     need = _NEEDED[first["type"]].format(**first.get("ctx", {})) if first["type"] in _NEEDED else first["msg"]
     return f"{place}{'' if typed else ' is'} {_short(first['input'])}: {need}"
+
+
+def _nearest(errors: list[Any]) -> Any:
+    """The first, or, where a value is none of several types, of the type that it comes nearest to."""
+    first = errors[0]
+    place = next((i for i, part in enumerate(first["loc"]) if _of_union(part)), None)
+    if place is None:
+        return first
+    return max(
+        (each for each in errors if each["loc"][:place] == first["loc"][:place]), key=lambda each: len(each["loc"])
+    )
+
+
+def _of_union(part: Any) -> bool:
+    """Whether a part of a place is pydantic's name of one of a union's types, not a field's, key's or number."""
+    return isinstance(part, str) and re.match(r"constrained-|tuple\[", part) is not None
 
 
 def _short(value: Any) -> str:

@@ -2,10 +2,10 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -13,6 +13,9 @@ from reimagen_jax.checked import Options
 from reimagen_jax.commands.usage import HELP, HELP_ALL, run, run_one
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.terminal import say
+
+if TYPE_CHECKING:
+    from reimagen_jax.reports.kept import Kept
 
 DESCRIPTION = """Show measurements that are kept as JSON, with what made each, and write tables of pages from them:
 `reimagen report RESULTS --out DIR` is `reimagen report page`."""
@@ -126,12 +129,12 @@ class Tables(Options):
     def run(self) -> int:
         """Returns the status. Raises `UserError` on comments and results that do not go together."""
         from reimagen_jax.files import write_text
-        from reimagen_jax.reports.kept import BEGIN, filled, read_all
+        from reimagen_jax.reports.kept import BEGIN, read_all
 
         require(bool(self.pages), "no page is given: name Markdown files")
         results = read_all(self.results)
         pages = {path: _text(path) for path in self.pages}
-        anew = {path: filled(text, results, str(path)) for path, text in pages.items()}  # all of them, or none
+        anew = {path: _filled(text, results, str(path)) for path, text in pages.items()}  # all of them, or none
         status = 0
         for path, text in pages.items():
             count = len(re.findall(f"^{BEGIN}", text, re.MULTILINE))
@@ -149,10 +152,21 @@ class Tables(Options):
 
 
 def _text(path: Path) -> str:
+    """With the ends of lines that it has."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8", newline="") as file:
+            return file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a Markdown page: {error}") from error
+
+
+def _filled(text: str, results: "Mapping[str, Kept]", where: str) -> str:
+    """As `filled` does; a page of Windows' lines stays one."""
+    from reimagen_jax.reports.kept import filled
+
+    windows = "\r\n" in text and text.count("\r\n") == text.count("\n")
+    new = filled(text.replace("\r\n", "\n") if windows else text, results, where)
+    return new.replace("\n", "\r\n") if windows else new
 
 
 COMMANDS = {"page": Page, "keep": Keep, "tables": Tables}

@@ -1,13 +1,16 @@
 """What evaluations have left, as a measurement that is kept (`reports/kept.py`): the commands that it knows are in
 `READERS`, each with a function that takes the results' JSON and gives their cases and figures."""
 
+import math
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from reimagen_jax.checked import parse
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.evaluation.entities.tables import best_of
 from reimagen_jax.evaluation.statistics import Interval
@@ -58,9 +61,9 @@ def keep(
         )
         require(first in ("", kind), f"{file} is of `reimagen {kind}`, {named[0][1]} of `reimagen {first}`: keep each")
         try:
-            found = list((_by_count if by_count else READERS[kind])(results))
+            found = [_rounded(case) for case in (_by_count if by_count else READERS[kind])(results)]
             made.append(_made(results, file, hardware, label))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             said = f"{type(error).__name__} {error}"
             raise UserError(f"{file} is not as `reimagen {kind}` leaves it ({said}): give the command again") from error
         cases += [Case({"of": label, **case.labels}, case.figures) for case in found]
@@ -70,12 +73,17 @@ def keep(
     rows = [
         Row(
             tuple(case.labels.get(label, "") for label in labels),
-            {name: _rounded(value) for name, (_, value) in case.figures.items() if value is not None},
+            {name: value for name, (_, value) in case.figures.items() if value is not None},
         )
         for case in cases
     ]
     columns = tuple(Column(name, unit, 0) if unit == COUNTED else Column(name, unit) for name, unit in units.items())
-    return Kept(FORMAT, title, measured, tuple(labels), columns, tuple(rows), tuple(made))
+    told = {"title": title, "measured": measured, "labels": labels}
+    lines = {
+        name: [asdict(each) for each in values]
+        for name, values in (("columns", columns), ("rows", rows), ("made", made))
+    }
+    return parse(Kept, {"format": FORMAT, **told, **lines}, ", ".join(runs))
 
 
 def _anywhere(label: str, cases: Sequence[Case]) -> bool:
@@ -118,7 +126,7 @@ def _made(results: Mapping[str, Any], file: Path, hardware: str | None, label: s
     by = re.fullmatch(r"reimagen_jax (\S+)", results.get("made_by", ""))
     return Made(
         command=results["command"].replace(f"{Path.cwd()}/", ""),
-        seed=None if seed is None else int(seed),
+        seed=int(seed) if isinstance(seed, str) else seed,
         hardware=versions.get("hardware") or hardware or versions.get("device"),
         commit=versions.get("commit"),
         version=versions.get("reimagen_jax", by and by[1]),
@@ -142,14 +150,29 @@ def other_prompts(runs: Sequence[str]) -> list[str]:
 
 def places(made: Made) -> list[str]:
     """Paths of this machine that its command names."""
-    return [word for word in shlex.split(made.command) if re.search(r"(^|=)[/~]", word)]
+    try:
+        words = shlex.split(made.command)
+    except ValueError:  # a quote without its other one
+        words = made.command.split()
+    return [word for word in words if re.search(r"(^|=)[/~]", word)]
 
 
-def _rounded(value: Any) -> Value:
-    if isinstance(value, int | float):
-        return float(f"{value:.{SIGNIFICANT}g}")
-    mean, low, high = (float(f"{number:.{SIGNIFICANT}g}") for number in value)
-    return mean, low, high
+def _rounded(case: Case) -> Case:
+    """With the figures that are kept of it. Raises `ValueError` or `TypeError` for what is none."""
+    return Case(case.labels, {name: (unit, _figure(name, value)) for name, (unit, value) in case.figures.items()})
+
+
+def _figure(name: str, value: Any) -> Value | None:
+    if value is None:
+        return None
+    numbers = value if isinstance(value, list | tuple) else [value]
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            raise ValueError(f"{name} is {number!r}, no finite number")
+    if len(numbers) not in (1, 3):
+        raise ValueError(f"{name} is {len(numbers)} numbers")
+    rounded = tuple(float(f"{number:.{SIGNIFICANT}g}") for number in numbers)
+    return rounded if len(rounded) == 3 else rounded[0]
 
 
 def _entities(results: Mapping[str, Any]) -> Iterator[Case]:
@@ -221,6 +244,9 @@ def _protocol(results: Mapping[str, Any]) -> Iterator[Case]:
 
 def _told(figures: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, Any]]:
     """Figures of sets, each of a unit of its own."""
+    names = [each["name"] for each in figures]
+    if len(set(names)) < len(names):
+        raise ValueError("two figures have one name")
     return {
         each["name"]: (
             each["name"],

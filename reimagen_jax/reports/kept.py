@@ -13,6 +13,7 @@ columns likewise. `reports/keeping.py` makes such a file from what an evaluation
 import json
 import re
 import shlex
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,11 +22,11 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 
-from reimagen_jax.checked import Known, Number, Seed, read
+from reimagen_jax.checked import Known, Number, Seed, parse, read
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.evaluation.statistics import Interval
 from reimagen_jax.files import write_text
-from reimagen_jax.reports.words import table
+from reimagen_jax.reports.words import escaped, table
 
 FORMAT = 1
 UNKNOWN = "not recorded"
@@ -34,7 +35,11 @@ COLUMN = "column"
 OPTIONAL = ("bold", "rows")
 """Fields that are left out of a file where they are empty."""
 BEGIN, END = "<!-- results: ", "<!-- /results -->"
-_BLOCK = re.compile(rf"^{BEGIN}(.+) -->\n((?:(?!<!-- ).*\n)*?){END}$", re.MULTILINE)
+_BLOCK = re.compile(rf"^{BEGIN}(.+) -->\n((?:(?:\|.*|[ \t]*)\n)*?){END}$", re.MULTILINE)
+_ALIKE = re.compile(r"^ {0,3}<!--\s*/?\s*results\b.*$", re.MULTILINE | re.IGNORECASE)
+"""A comment that is meant to be one of these; what is further in is text that shows one."""
+_FENCED = re.compile(r"(^ {0,3}(```|~~~).*?(?:^ {0,3}\2[`~]*[ \t]*$|\Z))", re.MULTILINE | re.DOTALL)
+"""Text between fences, which is shown as it is."""
 
 Value = Number | tuple[Number, Number, Number]
 """A figure: alone, or with the bounds of its 95 % interval."""
@@ -110,8 +115,16 @@ class Kept(Known):
     def __post_init__(self) -> None:
         require(self.format == FORMAT, f"format {self.format}: this version reads {FORMAT}, update reimagen_jax")
         require(bool(self.rows), "there are no rows")
+        require(bool(self.columns), "there are no columns")
         require(bool(self.made), "nothing says what made the figures: `made` is empty")
         names = [*self.labels, *(column.name for column in self.columns)]
+        lines = [self.title, *names, *(column.unit for column in self.columns), *(each.rows for each in self.made)]
+        for text in (*lines, *(label for row in self.rows for label in row.labels)):
+            kinds = {unicodedata.category(letter) for letter in text}
+            require(
+                not kinds & {"Cc", "Zl", "Zp"},
+                f"{text!r} has control characters: titles and labels are words on one line",
+            )
         require(len(set(names)) == len(names), f"labels and columns share a name: {', '.join(names)}")
         twice = [labels for labels, count in Counter(row.labels for row in self.rows).items() if count > 1]
         require(not twice, f"several rows are {', '.join(twice[0] if twice else ())}")
@@ -183,7 +196,9 @@ def read_all(folder: Path) -> dict[str, Kept]:
 
 
 def write_kept(path: Path, kept: Kept) -> None:
-    """As JSON, a row a line, so that what changes can be read in a diff."""
+    """As JSON, a row a line, so that what changes can be read in a diff. Raises `UserError` for what `read_kept` would
+    refuse, and then writes nothing."""
+    parse(Kept, asdict(kept), str(path))
     lines = ",\n".join(f'  "{name}": {_lines(value)}' for name, value in asdict(kept).items())
     write_text(path, f"{{\n{lines}\n}}\n")
 
@@ -202,10 +217,15 @@ def _json(value: Any) -> str:
 
 def markdown(kept: Kept) -> list[str]:
     """The lines of its table."""
-    rows = [[*kept.labels, *(column.name for column in kept.columns)]]
+    rows = [[escaped(name) for name in (*kept.labels, *(column.name for column in kept.columns))]]
     for row in kept.rows:
         cells = zip(kept.columns, kept.cells(row), strict=True)
-        rows.append([*row.labels, *(_stressed(cell) if column.name in row.bold else cell for column, cell in cells)])
+        rows.append(
+            [
+                *map(escaped, row.labels),
+                *(_stressed(cell) if column.name in row.bold else cell for column, cell in cells),
+            ]
+        )
     return table([[cell.replace("|", r"\|") for cell in row] for row in rows])
 
 
@@ -215,16 +235,31 @@ def _stressed(cell: str) -> str:
 
 
 def filled(page: str, results: Mapping[str, Kept], where: str) -> str:
-    """A page with its tables as the results have them. Raises `UserError`, beginning with `where`, on a comment without
-    its end, and on what the results do not have."""
-    begun, ended = (len(re.findall(rf"^{mark}", page, re.MULTILINE)) for mark in (BEGIN, END))
+    """A page with its tables as the results have them; what stands between fences stays. Raises `UserError`, beginning
+    with `where`, on a comment without its end, or not quite as it has to be, and on what the results do not have."""
+    fences = [(each.start(), each.end()) for each in _FENCED.finditer(page)]
+
+    def counts(found: re.Match[str]) -> bool:
+        return not any(start <= found.start() < end for start, end in fences)
+
+    comments = [found[0] for found in _ALIKE.finditer(page) if counts(found)]
+    for comment in comments:
+        require(
+            re.fullmatch(f"{BEGIN}.+ -->|{END}", comment) is not None,
+            f"{where}: `{comment}` is no comment that a table stands between: write `{BEGIN}NAME -->` and `{END}`, "
+            "each at the beginning of a line, with nothing behind it",
+        )
+    ended = comments.count(END)
+    begun = len(comments) - ended
     require(
-        len(_BLOCK.findall(page)) == begun == ended,
+        sum(map(counts, _BLOCK.finditer(page))) == begun == ended,
         f"{where}: {begun} tables begin by `{BEGIN}NAME -->` and {ended} end by `{END}`, with nothing but a table "
         "between them: each needs both, at the beginning of a line",
     )
 
     def new(block: re.Match[str]) -> str:
+        if not counts(block):
+            return block[0]
         try:
             lines = markdown(_chosen(block[1], results))
         except UserError as error:

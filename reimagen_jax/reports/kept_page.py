@@ -10,6 +10,7 @@ from reimagen_jax.files import write_text
 from reimagen_jax.reports import figures, plots
 from reimagen_jax.reports.kept import Column, Kept, Row, interval, markdown
 from reimagen_jax.reports.report import environment
+from reimagen_jax.reports.words import escaped
 
 PAGE, TEXT = "results.html", "results.md"
 TITLE = "Measured"
@@ -68,12 +69,13 @@ def _called(kept: Kept, row: Row) -> str:
 
 def _section(kept: Kept, pictures: list[str]) -> list[str]:
     """A measurement in Markdown."""
-    lines = [f"## {kept.title}", "", kept.measured, ""]
+    title = escaped(kept.title)
+    lines = [f"## {title}", "", kept.measured, ""]
     for picture in pictures:
-        lines += [f"![{kept.title}]({picture})", ""]
+        lines += [f"![{title}](<{picture}>)" if " " in picture else f"![{title}]({picture})", ""]
     lines += [*markdown(kept), ""]
     for made in kept.made:
         facts = ", ".join(f"{name} {value}" for name, value in made.facts().items())
-        lines += [f"{made.rows}:", ""] if made.rows else []
+        lines += [f"{escaped(made.rows)}:", ""] if made.rows else []
         lines += [f"    {made.command}", "", f"*{facts}*", ""]
     return lines

@@ -1,6 +1,7 @@
 """Numbers in words, and tables of them."""
 
 import math
+import re
 from collections.abc import Sequence
 
 from reimagen_jax.evaluation.statistics import Interval
@@ -10,6 +11,11 @@ from reimagen_jax.systems.request import Neighbour
 def say(share: Interval) -> str:
     """A share with its interval."""
     return f"{share.mean:.2f} ({share.low:.2f} to {share.high:.2f})"
+
+
+def escaped(text: str) -> str:
+    """A line of plain text as Markdown shows it: what would be a mark is none."""
+    return re.sub(r"[\\`*<\[]", r"\\\g<0>", text)
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

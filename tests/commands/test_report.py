@@ -89,6 +89,10 @@ def test_tables_are_written_and_checked(results, tmp_path, capsys):
     assert run("tables", page, "--results", results, "--check") == report.DIFFERS
     said = capsys.readouterr().err
     assert "-| 0 | 0.738" in said and "+| 0 | 0.500 |" in said
+    page.write_bytes(page.read_bytes().replace(b"\n", b"\r\n"))
+    assert run("tables", page, "--results", results) == 0
+    lines = page.read_bytes().split(b"\n")
+    assert b"0.500" in page.read_bytes() and all(line.endswith(b"\r") for line in lines[:-1]), "Windows' lines stay"
     before = page.read_text()
     other.write_text(f"{BEGIN}nothing -->\n{END}\n")
     assert "other.md, <!-- results: nothing -->: there are no results" in refused(

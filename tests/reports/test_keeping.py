@@ -1,6 +1,8 @@
 """What evaluations leave becomes a measurement that is kept, as their own writers write it; what is none is refused."""
 
+import dataclasses
 import json
+import math
 import os
 
 import numpy as np
@@ -219,6 +221,35 @@ def test_what_cannot_be_kept_is_refused(tmp_path, content, said):
         keep([str(tmp_path)], "A title", "")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"value": math.inf}, "FID is inf, no finite number"),
+        ({"value": "x"}, "FID is 'x', no finite number"),
+        ({"value": True}, "FID is True, no finite number"),
+        ({"value": 10**400}, "too large"),
+        ({"value": 1e300}, "FID.* is 1e.300: at most"),
+        ({"low": 2.0, "high": 3.0}, "1.5 is not within 2.0 to 3.0"),
+        ({"name": 3}, r"columns\[0\]\.name is 3: a text is needed"),
+        ({"figures": []}, "there are no columns"),
+        ({"figures": [{}]}, "is not as `reimagen evaluate fid` leaves it"),
+        ({"twice": True}, "two figures have one name"),
+        ({"features": 3}, r"rows\[0\]\.labels.* is 3: a text is needed"),
+        ({"seed": -1}, r"made\[0\]\.seed is -1"),
+        ({"seed": 1.7}, r"made\[0\]\.seed is 1.7: a whole number"),
+        ({"versions": {"hardware": 3}}, r"made\[0\]\.hardware is 3: a text"),
+    ],
+)
+def test_figures_that_are_none_are_refused(tmp_path, change, said):
+    figure = {"name": "FID", "value": 1.5, "low": None, "high": None, "told": "", "by": "r"}
+    figure |= {name: value for name, value in change.items() if name in figure}
+    told = {"features": "f", "pictures": {"path": "a"}, "figures": [figure] * (2 if "twice" in change else 1)}
+    told |= {name: value for name, value in change.items() if name not in figure}
+    (tmp_path / "f.json").write_text(json.dumps({"command": "reimagen evaluate fid a b", **told}))
+    with pytest.raises(UserError, match=said):
+        keep([str(tmp_path / "f.json")], "A title", "")
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="no run is given"):
         keep([], "A title", "")
@@ -238,6 +269,7 @@ def test_places_of_a_machine_are_found_and_those_of_here_shortened(tmp_path, mon
     (made,) = keep(["run"], "A title", "").made
     assert made.command == "reimagen rate results runs/rating --about=/home/somebody/x --out ~/out 1/2"
     assert places(made) == ["--about=/home/somebody/x", "~/out"]
+    assert places(dataclasses.replace(made, command="rate 'results /home/x")) == ["/home/x"], "a quote without its end"
 
 
 def test_every_reader_is_of_a_command():

@@ -68,6 +68,8 @@ def test_a_table_has_what_was_measured_and_nothing_for_what_was_not():
     ]
     odd = replace(SMALL, rows=(Row(("a | b", "c"), {}),))
     assert markdown(odd)[2] == r"| a \| b | c |  |  |  |"
+    odd = replace(SMALL, rows=(Row((r"a\|b *c* <b>", "`[d](e)"), {}),))
+    assert markdown(odd)[2] == r"| a\\\|b \*c\* \<b> | \`\[d](e) |  |  |  |", "words, and no marks"
 
 
 def test_rows_and_columns_are_chosen_in_the_order_that_is_asked_for():
@@ -87,6 +89,8 @@ def test_a_page_is_filled_and_the_rest_of_it_stays():
     assert new.splitlines()[:3] == stale.splitlines()[:3] and new.endswith(f"{END}\n\nIts end.")
     assert filled(new, {"small": SMALL}, "a.md") == new
     assert filled(f"{page('small')}\n{page('small')}", {"small": SMALL}, "a.md").count("1,234.6") == 2
+    fenced = f"```\n{page('large')}\n```\n"
+    assert filled(fenced + stale, {"small": SMALL}, "a.md") == fenced + new, "what is shown stays"
     shown = "    <!-- results: small -->\n    <!-- /results -->\n"  # as text about such comments has them
     assert filled(shown, {}, "a.md") == shown
 
@@ -104,6 +108,12 @@ def test_a_page_is_filled_and_the_rest_of_it_stays():
         (page("small").replace(END, ""), "1 tables begin by .* and 0 end by"),
         (page("small").replace(f"{BEGIN}small -->", ""), "0 tables begin by .* and 1 end by"),
         (page("small", f"{BEGIN}small -->"), "2 tables begin by .* and 1 end by"),
+        (page("small", "a text of somebody's"), "1 tables begin .* and 1 end by .* nothing but a table"),
+        (page("small", "| a |", "text <!-- a"), "1 tables begin .* and 1 end by .* nothing but a table"),
+        (page("small").replace("results: ", "Results: "), "`<!-- Results: small -->` is no comment that a table"),
+        (page("small").replace("<!-- results", "<!--results"), "`<!--results: small -->` is no comment"),
+        (page("small").replace("<!-- results", "  <!-- results"), "`  <!-- results: small -->` is no comment"),
+        (page("small").replace("small -->", "small --> "), "`<!-- results: small --> ` is no comment"),
     ],
 )
 def test_what_does_not_go_together_is_refused(text, said):
@@ -117,6 +127,11 @@ def test_what_does_not_go_together_is_refused(text, said):
         ({"format": 2}, "format 2: this version reads 1"),
         ({"rows": []}, "there are no rows"),
         ({"made": []}, "nothing says what made the figures"),
+        ({"columns": []}, "there are no columns"),
+        ({"title": "a\x1b[2J"}, "has control characters"),
+        ({"rows": [{"labels": ["a\nb", "c"], "values": {}}]}, "has control characters"),
+        ({"rows": [{"labels": ["a", "b"], "values": {"FID": [None, 0.4, 0.6]}}]}, r"FID\[0\] is None: a number"),
+        ({"rows": [{"labels": ["a", "b"], "values": {"FID": [0.5, 0.4]}}]}, r"values\.FID\[2\] is missing"),
         ({"labels": ["entities"]}, "row unseen, retrieved: a word for each of entities"),
         ({"labels": ["faithful", "neighbours"]}, "share a name"),
         ({"rows": [{"labels": ["a", "b"], "values": {"KID": 1.0}}]}, "row a, b: there is no column KID"),
@@ -133,6 +148,17 @@ def test_files_that_are_none_are_refused_by_name(tmp_path, change, said):
     (tmp_path / "small.json").write_text(json.dumps(content | change))
     with pytest.raises(UserError, match=f"small.json.*{said}"):
         read_all(tmp_path)
+
+
+def test_what_would_not_be_read_again_is_not_written(tmp_path):
+    for change, said in (
+        ({"made": (replace(SMALL.made[0], seed=-1),)}, r"made\[0\]\.seed is -1"),
+        ({"made": (replace(SMALL.made[0], hardware=3),)}, r"made\[0\]\.hardware is 3: a text"),
+        ({"rows": (Row(("a", "b"), {"FID": 1e300}),)}, "FID.* is 1e.300"),
+    ):
+        with pytest.raises(UserError, match=said):
+            write_kept(tmp_path / "small.json", replace(SMALL, **change))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_page_shows_what_made_each_figure_and_runs_nothing(tmp_path):

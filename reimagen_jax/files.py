@@ -20,7 +20,6 @@ import os
 import re
 import secrets
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from typing import Any
 
 from reimagen_jax.errors import UserError
 from reimagen_jax.paths import in_bucket
-from reimagen_jax.terminal import printable
+from reimagen_jax.terminal import say
 
 MARK = ".reimagen_jax"
 """In every folder written here, with what it holds, what made it, and, once it is complete, the names of its files."""
@@ -243,11 +242,7 @@ def _announce(folder: Path) -> None:
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime((marked if marked.is_file() else folder).stat().st_mtime))
     maker = _marked(folder, _MADE)
     what = f"{called(kind_of(folder)) or 'a folder'} of {size / 2**20:.1f} MiB, made {when}"
-    print(
-        printable(f"replacing {folder} once the new one is complete: {what}{f' by `{maker}`' if maker else ''}"),
-        file=sys.stderr,
-        flush=True,
-    )
+    say(f"replacing {folder} once the new one is complete: {what}{f' by `{maker}`' if maker else ''}", error=True)
 
 
 def kind_of(folder: Path) -> str:
@@ -370,7 +365,7 @@ def _flock(descriptor: int, target: Path, wait: bool) -> bool:
         who = f"another process{f' (number {holder})' if holder.isdigit() else ''} is writing {target}"
         if not wait:
             raise UserError(f"{who}: wait for it, or choose another --out") from None
-        print(f"{who}: waiting for it", file=sys.stderr, flush=True)
+        say(f"{who}: waiting for it", error=True)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):

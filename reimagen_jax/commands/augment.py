@@ -52,7 +52,8 @@ class Augment(Options):
     the record as its one neighbour; the caption is the prompt. With --encoder, the noise is searched until its image is
     like the record (SeedSelect), in 10 steps of DDIM where nothing else is said. What is drawn has the caption and the
     attributes of its record, and tells its key (`source`) and the number of the variant (`variant`; 0 is the record
-    itself). Hold records out before variants are drawn: those of one record are not to stand on both sides.
+    itself); what a record has called so itself is `source_before` and `variant_before`. Hold records out before
+    variants are drawn: those of one record are not to stand on both sides.
 
     Interrupted, by whatever, it goes on where it was when the same command is given again.
     """

@@ -20,6 +20,7 @@ from reimagen_jax.diffusion.settings import Repeats
 from reimagen_jax.errors import require
 from reimagen_jax.files import file_facts
 from reimagen_jax.systems.reimagen.settings import ReImagenConfig
+from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
     from reimagen_jax.inference.edits import Plan
@@ -97,7 +98,7 @@ class Edit(Options):
             drawing = edit_by(pipeline, models, plan)
             facts = self._facts(models, pipeline)
             drawing.write(folder, facts, by={"command": facts["command"]})
-        print(f"{len(drawing.requests)} images in {self.out}")
+        say(f"{len(drawing.requests)} images in {self.out}")
 
     def _facts(self, models: "list[Model]", pipeline: "Pipeline") -> dict[str, Any]:
         """The command that draws the same again, and where prompts, neighbours and images come from."""

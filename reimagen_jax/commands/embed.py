@@ -72,7 +72,7 @@ class EmbedOptions(Options):
             )
         store = embed_records(sources, encoder, settings, self.text_embeddings, say=say)
         captions = sum(len(records) for records in sources)
-        print(f"the texts of {captions:,} captions are in {self.text_embeddings} (encoder {store.encoder[:16]})")
+        say(f"the texts of {captions:,} captions are in {self.text_embeddings} (encoder {store.encoder[:16]})")
 
     def _settings(self) -> FrozenTextConfig:
         if self.text_model is None:

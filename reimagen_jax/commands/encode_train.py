@@ -9,6 +9,7 @@ import tyro
 from annotated_types import Ge, Gt, Lt
 
 from reimagen_jax.checked import Count, NonNegative, Number, Options, Seed, Share, Steps
+from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
     from reimagen_jax.config import Experiment
@@ -136,8 +137,8 @@ class EncodeTrain(Options):
             line = command_line("encode-train", command).replace("--records ", "", 1)
             write_text(folder / "README.md", card_of(encoder, line))
             encoder.save(folder)
-        print(table_of(encoder.facts["measured"]))
-        print(f"encoder of {encoder.width} values in {self.out}")
+        say(*table_of(encoder.facts["measured"]).splitlines())
+        say(f"encoder of {encoder.width} values in {self.out}")
 
     def experiment(self) -> "Experiment":
         """The options as settings of the training. Raises `UserError` on those that do not fit together."""

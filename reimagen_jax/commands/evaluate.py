@@ -119,27 +119,27 @@ class Entities(Options):
         say(tables.about_rater(bench.rater.metrics))
         tables.write_prompts({split: bench.prompts(split) for split in command.splits}, self.out)
         _announce(bench, [arm for arm in arms if not store.stored(bench, arm, self.out / ROWS).is_file()])
-        print(tables.about_measures(bench.num_images), flush=True)
-        print(tables.heading(bench.num_images), flush=True)
+        say(tables.about_measures(bench.num_images))
+        say(tables.heading(bench.num_images))
         keeper = Keeper(bench, models, self.out / PICTURES, command.line) if self.pictures else None
         counts = {split: bench.counts(split) for split in command.splits}
         outcomes, rows = {}, []
         for arm in arms:
             outcomes[arm] = store.run_arm(bench, arm, self.out / ROWS, keeper)
             rows.append(row(arm, outcomes[arm]))
-            print(tables.line(rows[-1]), flush=True)
+            say(tables.line(rows[-1]))
             differences = comparisons(outcomes, command.k, eta)
             counted = by_count(outcomes, counts)
             command._write(models, bench, rows, counted, differences, complete=len(rows) == len(arms))
-        print(*tables.count_lines(counted), sep="\n")
+        say(*tables.count_lines(counted))
         plots.write(rows, bench.rater.metrics, command.k, eta, self.out)
         plots.write_counts(counted, command.k, eta, self.out)
         for split in command.splits:
             of_split = [arm for arm in arms if arm.split == split]
             pictures.picture(bench, of_split, self.out / ROWS).save(self.out / f"{split}.png")
         for entry in differences:
-            print(f"{entry['what']}: {entry['difference']}")
-        print(f"results: {self.out / RESULTS}")
+            say(f"{entry['what']}: {entry['difference']}")
+        say(f"results: {self.out / RESULTS}")
 
     @property
     def line(self) -> str:
@@ -295,7 +295,7 @@ class People(Options):
         number = len(prompts) * len(self.conditions) * self.how.num_images
         say(f"{len(prompts)} prompts about {len({p.entity for p in prompts})} entities, {number:,} pictures")
         if captions := sum(prompt.is_caption for prompt in prompts):
-            print(f"{captions} prompts are captions of the neighbours themselves, so a copy is right: see --prompt")
+            say(f"{captions} prompts are captions of the neighbours themselves, so a copy is right: see --prompt")
         with atomic_dir(self.out, kind="pictures to judge", overwrite=self.overwrite) as folder:
             sheets = people.draw(pipeline, base, prompts, self.conditions, k, eta, self.how.num_images, folder)
             facts = {
@@ -370,9 +370,9 @@ def _announce(bench: "EntityBench", missing: "Sequence[Arm]") -> None:
     if not drawn:
         return
     images = len(drawn) * bench.num_prompts * bench.num_images
-    print(f"{len(drawn)} conditions to draw, {images:,} images; compiling", flush=True)
+    say(f"{len(drawn)} conditions to draw, {images:,} images; compiling")
     seconds = images * bench.seconds_per_image(drawn[0])
-    print(f"this takes about {_duration(seconds)}", flush=True)
+    say(f"this takes about {_duration(seconds)}")
 
 
 def _duration(seconds: float) -> str:

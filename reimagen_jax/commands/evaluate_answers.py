@@ -120,10 +120,10 @@ class Answers(Options):
 
         def tell(row: dict[str, Any]) -> None:
             shares = "  ".join(str(Interval(*row[name])) for name in ("faithfulness", "alignment", "both"))
-            print(f"{row['split']:<9} {row['drawn by']:<26} {shares}  {row['seconds']:8.2f} s {row['MiB']:8.1f} MiB")
+            say(f"{row['split']:<9} {row['drawn by']:<26} {shares}  {row['seconds']:8.2f} s {row['MiB']:8.1f} MiB")
 
         heads = (f"{head:<20}" for head in ("faithful", "aligned", "both"))
-        print(f"{'split':<9} {'drawn by':<26} {'  '.join(heads)}  an image / a batch", flush=True)
+        say(f"{'split':<9} {'drawn by':<26} {'  '.join(heads)}  an image / a batch")
         rows, outcomes = answers.run(asked, self.splits, self.out / ROWS, tell)
         differences = [
             answers.difference(split, each.name, asked[0].name, outcomes) for split in self.splits for each in asked[1:]
@@ -148,7 +148,7 @@ class Answers(Options):
             "differences": differences,
         }
         write_json(self.out / RESULTS, results)
-        print(f"results: {self.out / RESULTS}")
+        say(f"results: {self.out / RESULTS}")
 
     def _answers(self, models: "dict[str, Model]", rater: "Rater", inventory: "Inventory") -> "Iterator[Answer]":
         """All that are given, Imagen first; `models` gets what is opened."""

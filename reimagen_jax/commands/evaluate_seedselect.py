@@ -80,10 +80,10 @@ class SeedSelect(Options):
         def tell(row: dict[str, Any]) -> None:
             shares = "  ".join(str(Interval(*row[name])) for name in ("faithfulness", "alignment", "look right"))
             cost = f"{row['seconds']:8.2f} s {row['MiB']:8.1f} MiB"
-            print(f"{row['split']:<9} {row['drawn by']:<26} {shares}  {cost}", flush=True)
+            say(f"{row['split']:<9} {row['drawn by']:<26} {shares}  {cost}")
 
         heads = (f"{head:<20}" for head in ("faithful", "aligned", "category and look"))
-        print(f"{'split':<9} {'drawn by':<26} {'  '.join(heads)}  an image / a batch", flush=True)
+        say(f"{'split':<9} {'drawn by':<26} {'  '.join(heads)}  an image / a batch")
         rows, outcomes = answers.run(benches, self.splits, self.out / ROWS, tell)
         differences = seedselect.differences(self.splits, outcomes)
         for entry in differences:
@@ -107,7 +107,7 @@ class SeedSelect(Options):
             "differences": differences,
         }
         write_json(self.out / RESULTS, results)
-        print(f"results: {self.out / RESULTS}")
+        say(f"results: {self.out / RESULTS}")
 
     def _benches(self, model: "Model") -> "list[SearchBench]":
         """The four ways."""

@@ -131,7 +131,7 @@ class Index(Options):
             dense=self.how.dense(),
             overwrite=self.overwrite,
         )
-        print(f"knowledge base of {len(base)} records in {base.path}")
+        say(f"knowledge base of {len(base)} records in {base.path}")
         if base.dense is not None:
             say(f"  {_recall(base.manifest['dense'])}")
 
@@ -144,7 +144,7 @@ class Index(Options):
         records = [Records.open(path) for path in (self.path, *self.more)]
         if self.out is None and base.was_appended(records):
             tidy(base.path)
-            print(f"knowledge base of {len(base)} records in {base.path} has these as its last: nothing is left to do")
+            say(f"knowledge base of {len(base)} records in {base.path} has these as its last: nothing is left to do")
             return
         after = base.append(records, out=self.out, overwrite=self.overwrite)
         _sum_up(after, sum(map(len, records)))
@@ -162,9 +162,9 @@ class Index(Options):
 
         bases = [KnowledgeBase.open(path) for path in (self.path, *self.more)]
         merged = KnowledgeBase.merge(bases, self._needed_out(), overwrite=self.overwrite)
-        print(f"knowledge base of {len(merged)} records in {merged.path}")
+        say(f"knowledge base of {len(merged)} records in {merged.path}")
         if repeated := sum(map(len, bases)) - len(merged):
-            print(f"  {repeated} records were in several: the first was taken")
+            say(f"  {repeated} records were in several: the first was taken")
 
     def _verify(self) -> None:
         from reimagen_jax.commands.verify import Verify
@@ -221,4 +221,4 @@ def _recall(settings: dict[str, Any]) -> str:
 
 
 def _sum_up(after: "KnowledgeBase", change: int) -> None:
-    print(f"knowledge base of {len(after)} records in {after.path} ({change:+d})")
+    say(f"knowledge base of {len(after)} records in {after.path} ({change:+d})")

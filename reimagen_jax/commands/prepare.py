@@ -1,6 +1,5 @@
 """`reimagen prepare`: images with captions into records."""
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -112,8 +111,8 @@ class Prepare(Options):
         )
         if reports.number > SHOWN_PROBLEMS:
             more = reports.number - SHOWN_PROBLEMS
-            print(f"... and {more} more, all named in {self.out}/skipped.jsonl", file=sys.stderr)
-        print(f"{len(records)} records in {self.out}, {reports.number} items left out")
+            say(f"... and {more} more, all named in {self.out}/skipped.jsonl", error=True)
+        say(f"{len(records)} records in {self.out}, {reports.number} items left out")
         for reason, count in records.manifest["skipped"].items():
             say(f"  {count} x {reason}")
         for fault, count in records.manifest.get("mended", {}).items():

@@ -83,7 +83,7 @@ class Train(Options):
             write_text(folder / "README.md", rater_card.card(rater, command, renders))
         say(*rater_card.table(rater.metrics).split("\n"))
         say(*rater_card.verdict(rater.metrics).split("\n"))
-        print(f"rater: {self.out}")
+        say(f"rater: {self.out}")
 
     def experiment(self) -> "Experiment":
         """The options as settings of the training. Raises `UserError` on those that do not fit together."""

@@ -15,6 +15,7 @@ from reimagen_jax.commands.sampling_options import CascadeOptions, SamplingOptio
 from reimagen_jax.commands.usage import run_one
 from reimagen_jax.errors import require
 from reimagen_jax.files import file_facts
+from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from reimagen_jax.inference.model import Model
     from reimagen_jax.inference.pipeline import Pipeline
 
+KINDS = ("rdm", "rcg_generator", "mage")
+"""What the first model may be."""
 DESCRIPTION = """Draw images by way of their representations (RCG): out of nothing, of a class, of what a picture tells,
 of what lies between two. Images are central squares. Each writes a folder as `reimagen sample` does: an image each,
 grid.png (the contact sheet), sample.json."""
@@ -72,6 +75,8 @@ class Rcg(Options):
             for path, model in zip(paths, models, strict=True):
                 kind = model.config.system.kind
                 require(hasattr(model.config.system, "sampler"), f"{path} is a {kind}: it draws no images")
+            first = models[0].config.system.kind
+            require(first in KINDS, f"{self.model} is a {first}: give a pixel generator, or an RDM: {', '.join(KINDS)}")
             check_chain([model.config for model in models])
             last = models[-1].config
             require(
@@ -80,12 +85,12 @@ class Rcg(Options):
                 "them, --cascade GENERATOR",
             )
             plan = self.plan(models)
-            first = self.how.settings(models[0].config.system.sampler)
-            pipeline = self.stages.pipeline(models, self.how, first, 0)
+            settings = self.how.settings(models[0].config.system.sampler)
+            pipeline = self.stages.pipeline(models, self.how, settings, 0)
             drawing = edit_by(pipeline, models, plan)
             command = self._command(pipeline)
             drawing.write(folder, {"command": command, "data": file_facts(self.files())}, by=_by(command))
-        print(f"{len(drawing.requests)} images in {self.out}")
+        say(f"{len(drawing.requests)} images in {self.out}")
 
     def _command(self, pipeline: "Pipeline") -> str:
         """The command that draws the same again, with nothing left to the experiments."""
@@ -134,7 +139,7 @@ class Reconstruct(Rcg):
     def check(self) -> None:
         require(len(self.images) > 0, "no images: name at least one file")
         names = [path.name for path in self.images]
-        require(len(set(names)) == len(names), "two images of one name: give each once")
+        require(len(set(names)) == len(names), "two images of one name: give each once, or copy one under another name")
 
     def plan(self, models: "list[Model]") -> "Plan":
         from reimagen_jax.inference.representations import Representer, reconstructions

@@ -1,7 +1,6 @@
 """`reimagen sample`: prompts into images, with neighbours from a knowledge base or given by hand."""
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -109,7 +108,7 @@ class Sample(Options):
                 say(f"what was drawn is in {self.out}: the same command goes on", error=True)
             raise
         say_left_out(left_out.values())
-        print(f"{len(job)} images of {len(job.prompts)} prompts in {self.out}")
+        say(f"{len(job)} images of {len(job.prompts)} prompts in {self.out}")
 
     def _job(self, left_out: dict[tuple[str, ...], "Mapping[str, int]"]) -> "tuple[Job, dict[str, Any]]":
         """What there is to draw, and what sample.json tells of it; `left_out` is filled in as neighbours are found."""
@@ -228,5 +227,5 @@ def _read_square(path: Path, side: int) -> "np.ndarray":
         raise UserError(f"--low-res {path}: {error}") from error
     if image.size != (side, side):
         size = f"{image.width} x {image.height}"
-        print(f"--low-res {path} has {size} pixels: its central square is resized to {side} x {side}", file=sys.stderr)
+        say(f"--low-res {path} has {size} pixels: its central square is resized to {side} x {side}", error=True)
     return np.asarray(images.square(image, side))

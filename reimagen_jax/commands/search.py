@@ -2,7 +2,6 @@
 
 import difflib
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +121,7 @@ class Search(Options):
             neighbours, ids = (*given, *hits.neighbours), (*pinned_ids, *hits.ids)
             found.append(hits._replace(neighbours=neighbours, ids=ids))
         if self.k > len(base):
-            print(f"--k {self.k}: {self.knowledge_base} has {len(base)} records in all", file=sys.stderr)
+            say(f"--k {self.k}: {self.knowledge_base} has {len(base)} records in all", error=True)
         for prompt, hits in zip(prompts, found, strict=True):
             self._print(base, prompt, hits, how, fusion)
         if self.sheet is not None:
@@ -217,7 +216,7 @@ class Search(Options):
         filters = "".join(f", where {condition}" for condition in how.where)
         about = f"{self.knowledge_base} ({len(base):,} records), {how.method} search{filters}"
         save(hits_sheet(sections, about), self.sheet)
-        print(f"contact sheet in {self.sheet}", file=sys.stderr)
+        say(f"contact sheet in {self.sheet}", error=True)
 
 
 def _none_matches(match: Match, filters: str) -> str:

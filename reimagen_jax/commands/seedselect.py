@@ -19,6 +19,7 @@ from reimagen_jax.commands.sampling_options import CascadeOptions, SamplingOptio
 from reimagen_jax.commands.usage import run
 from reimagen_jax.errors import require
 from reimagen_jax.systems.seedselect.settings import OURS, PRESETS, SeedSelectConfig
+from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
     from reimagen_jax.inference.model import Model
@@ -100,7 +101,7 @@ class SeedSelect(Options):
             command = command_line("seedselect", self._resolved(seen, pipeline))
             searched.write(self.out, {"command": command, "data": seen.sources(models[0].config)}, command=command)
         lower = sum(found.facts["best"] > 0 for found in searched.selected)
-        print(f"{len(searched.selected)} images of {len(prompts)} prompts in {self.out}; {lower} better than at first")
+        say(f"{len(searched.selected)} images of {len(prompts)} prompts in {self.out}; {lower} better than at first")
 
     def _open(self, path: Path) -> "Model":
         return open_drawing(path, self.how.text_encoder, on_host=True)

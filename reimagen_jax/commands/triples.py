@@ -109,14 +109,14 @@ class BuildTriples(Options):
         what = f"{kind}neighbours"
         if self.candidates is not None:
             what = f"{kind}candidates, of which training draws {self.num_neighbours},"
-        print(f"{len(triples)} records with up to {triples.num_candidates} {what} in {self.out}")
+        say(f"{len(triples)} records with up to {triples.num_candidates} {what} in {self.out}")
         for number, count in enumerate(triples.manifest["records_by_neighbours_found"]):
             if count:
-                print(f"  {count} with {number}")
+                say(f"  {count} with {number}")
         for reason, count in triples.manifest["excluded"].items():
             if count:
                 say(f"  {count} candidates left out: {reason}")
-        print(f"  listed in {self.out / EXCLUDED_FILE}")
+        say(f"  listed in {self.out / EXCLUDED_FILE}")
         self._say_serving(triples)
         say(f"  some of them: {self.out / SHEET}")
 
@@ -138,4 +138,4 @@ class BuildTriples(Options):
                 said = f"{each.of_base:6.1%} of the base, {each.of_neighbours:6.1%} of the neighbours"
                 say(f"  {said}: {name} {each.value}")
             if len(shares) > MOST_VALUES:
-                print(f"  and {len(shares) - MOST_VALUES:,} further values of {name}")
+                say(f"  and {len(shares) - MOST_VALUES:,} further values of {name}")

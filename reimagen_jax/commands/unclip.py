@@ -14,6 +14,7 @@ from reimagen_jax.commands.usage import run_one
 from reimagen_jax.diffusion.settings import SamplerSteps
 from reimagen_jax.errors import require
 from reimagen_jax.files import file_facts
+from reimagen_jax.terminal import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,7 +98,7 @@ class Unclip(Options):
             facts = {"command": command, "data": file_facts(self.files()) | self.sources()}
             drawing.write(folder, facts, by={"made_by": "unclip", "command": command})
         self.say(drawing)
-        print(f"{len(drawing.requests)} images in {self.out}")
+        say(f"{len(drawing.requests)} images in {self.out}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +132,7 @@ class Vary(Unclip):
         from reimagen_jax.inference.codes import given_back
 
         rms = given_back(drawing.plan, drawing.stages[0])
-        print(f"the image is given back within {rms:.2%} (RMS, of the range of images)")
+        say(f"the image is given back within {rms:.2%} (RMS, of the range of images)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ again. Beside sharing the steps down to that time and going on with other noise,
 noise to differ by), any image at hand, and x_t given the image is a draw of the forward process.
 """
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from reimagen_jax.data import images
 from reimagen_jax.errors import UserError, require
 from reimagen_jax.inference.prompts import Prompt
 from reimagen_jax.systems.request import Edit, Neighbour, Request
+from reimagen_jax.terminal import say
 
 Place = tuple[Share, Share]
 """Across and down: 0 is left and top, 1 right and bottom."""
@@ -273,7 +273,7 @@ def read_square(path: Path, option: str = "--image") -> np.ndarray:
     image = read_image(path, option)
     if image.width != image.height:
         size = f"{image.width} x {image.height}"
-        print(f"{option} {path} has {size} pixels: its central square is what is drawn on", file=sys.stderr)
+        say(f"{option} {path} has {size} pixels: its central square is what is drawn on", error=True)
     return np.asarray(images.square(image, None))
 
 

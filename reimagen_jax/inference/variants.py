@@ -10,9 +10,10 @@ order, from any place on: what writes it goes on after a stop.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -66,7 +67,7 @@ class Variants(Source):
                     number, variant = i * self._each + e, e + (not self.originals)
                     if number < start:
                         continue
-                    told = {**record.attributes, SOURCE: record.key, VARIANT: variant}
+                    told = {**_own(record.attributes), SOURCE: record.key, VARIANT: variant}
                     if not variant:
                         yield number, Entry(record.key, (record.text,), told, partial(_same, record.image))
                         continue
@@ -114,3 +115,15 @@ def _encoded(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _own(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's attributes, those of them that a variant has itself under another name: `source_before`."""
+    told = dict(attributes)
+    for name in (SOURCE, VARIANT):
+        if name in told:
+            value, other = told.pop(name), f"{name}_before"
+            while other in told:
+                other += "_before"
+            told[other] = value
+    return told

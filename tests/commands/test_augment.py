@@ -29,7 +29,9 @@ MODELS = {"reimagen": TINY, "decoder": DECODER, "generator": GENERATOR, "rdm": R
 def inputs(tmp_path_factory):
     """A folder with records, some of them, and models."""
     folder = tmp_path_factory.mktemp("inputs")
-    examples = [example(i, f"the {name}", name, kind="pet", legs=4) for i, name in enumerate(("cat", "dog", "cow"))]
+    examples = [
+        example(i, f"the {name}", name, kind="pet", source="a farm") for i, name in enumerate(("cat", "dog", "cow"))
+    ]
     write_records(examples, folder / "records", source="farm")
     write_records([examples[0], examples[1]], folder / "fewer", source="farm")
     for name, config in MODELS.items():
@@ -57,7 +59,9 @@ def test_each_record_has_variants_of_its_own_that_tell_what_they_are_of(inputs, 
     found = list(drawn(inputs, tmp_path / "v", f"--model IN/{name} --variants 2"))
     assert [record.key for record in found] == [f"{key}~{v}" for key in ("cat", "dog", "cow") for v in (1, 2)]
     assert [record.text for record in found] == [f"the {key}" for key in ("cat", "dog", "cow") for _ in (1, 2)]
-    assert found[3].attributes == {"kind": "pet", "legs": 4, "source": "dog", "variant": 2}
+    assert found[3].attributes == {"kind": "pet", "source_before": "a farm", "source": "dog", "variant": 2}, (
+        "its own attribute of that name is not lost"
+    )
     seen = np.stack([images.decode(record.image) for record in found]).astype(int)
     assert seen.shape[1:] == (MODELS[name].system.resolution,) * 2 + (3,)
     assert all(np.abs(a - b).max() > 0 for i, a in enumerate(seen) for b in seen[:i]), "none is like another"

@@ -105,6 +105,7 @@ def test_between_two_representations_all_are_normalised():
         (("draw", "--model", "IN/none", "--text-weight", "2"), "nothing guides it"),
         (("reconstruct", "IN/a.png", "--model", "IN/class"), "is a rcg_generator of condition 'class': give a pixel"),
         (("reconstruct", "IN/a.png", "--model", "IN/decoder"), "is a unclip_decoder: give a pixel generator"),
+        (("draw", "--model", "IN/decoder"), "is a unclip_decoder: give a pixel generator, or an RDM"),
         (("reconstruct", "IN/a.png", "IN/a.png", "--model", "IN/generator"), "two images of one name"),
         (("reconstruct", "IN/none.png", "--model", "IN/generator"), "none.png cannot be read"),
         (("interpolate", "IN/a.png", "IN/b.png", "--model", "IN/generator", "--frames", "1"), "--frames 1"),

@@ -124,7 +124,8 @@ def _read(pictures: Pictures, features: Features, keep: bool, captions: bool, ti
             vectors.append(read.vector_BD)
         if keep and read.logits_BC is not None:
             logits.append(read.logits_BC)
-    require(moments.count > 1, f"{pictures.path} has {moments.count} pictures: 2 at least are needed to compare sets")
+    number = "1 picture" if moments.count == 1 else f"{moments.count} pictures"
+    require(moments.count > 1, f"{pictures.path} has {number}: 2 at least are needed to compare sets")
     return PictureSet(
         str(pictures.path),
         pictures.what,
@@ -201,7 +202,7 @@ def _check_shapes(path: Path, names: tuple[str, str], width: int, features: str)
             "values: both must be of the same features",
         )
         numbers = mean.dtype.kind == cov.dtype.kind == "f"
-        require(numbers, f"{path}: {mu} and {sigma} are {mean.dtype} and {cov.dtype}, no finite numbers")
+        require(numbers, f"{path}: {mu} and {sigma} are {mean.dtype} and {cov.dtype}: floats are needed")
 
 
 def _stored_gaussian(path: Path, names: tuple[str, str], count: int | None) -> Gaussian:

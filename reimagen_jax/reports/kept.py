@@ -38,7 +38,7 @@ BEGIN, END = "<!-- results: ", "<!-- /results -->"
 _BLOCK = re.compile(rf"^{BEGIN}(.+) -->\n((?:(?:\|.*|[ \t]*)\n)*?){END}$", re.MULTILINE)
 _ALIKE = re.compile(r"^ {0,3}<!--\s*/?\s*results\b.*$", re.MULTILINE | re.IGNORECASE)
 """A comment that is meant to be one of these; what is further in is text that shows one."""
-_FENCED = re.compile(r"(^ {0,3}(```|~~~).*?(?:^ {0,3}\2[`~]*[ \t]*$|\Z))", re.MULTILINE | re.DOTALL)
+_FENCED = re.compile(r"^ {0,3}(```|~~~).*?(?:^ {0,3}\1[`~]*[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 """Text between fences, which is shown as it is."""
 
 Value = Number | tuple[Number, Number, Number]
